@@ -1,0 +1,251 @@
+//! Reading JSON that may be hostile: bounded depth, no key twice, no number that changes its value.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::jcs;
+
+/// How deep objects and arrays may nest.
+pub const DEPTH_MAX: usize = 32;
+
+/// What is wrong with a JSON text, as a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct JsonFault(pub String);
+
+/// Calls `field` with each key of the object `text` and the text of its value, in order.
+///
+/// Keys may repeat; the caller sees each and decides. A value is the exact source text, checked for
+/// syntax, with no white space around it.
+///
+/// # Errors
+/// A fault when `text` is not one JSON object, or the first that `field` returns.
+pub fn for_each_field<'a>(
+    text: &'a str,
+    mut field: impl FnMut(&str, &'a str) -> Result<(), JsonFault>,
+) -> Result<(), JsonFault> {
+    struct Fields<F>(F);
+    impl<'a, F: FnMut(&str, &'a str) -> Result<(), JsonFault>> Visitor<'a> for Fields<&mut F> {
+        type Value = Result<(), JsonFault>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut outcome = Ok(());
+            while let Some(Key(key)) = map.next_key()? {
+                let value: &RawValue = map.next_value()?;
+                if outcome.is_ok() {
+                    outcome = self.0(&key, value.get());
+                }
+            }
+            Ok(outcome)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let outcome = reader.deserialize_map(Fields(&mut field)).map_err(|e| JsonFault(e.to_string()))?;
+    reader.end().map_err(|e| JsonFault(e.to_string()))?;
+    outcome
+}
+
+/// A key that borrows from the text unless it holds an escape.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The string that the JSON value `raw` is.
+///
+/// # Errors
+/// A fault when it is not a string.
+pub fn string(raw: &str) -> Result<Cow<'_, str>, JsonFault> {
+    let inner = raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')).ok_or_else(|| expected("a string", raw))?;
+    if inner.contains('\\') {
+        serde_json::from_str::<String>(raw).map(Cow::Owned).map_err(|e| JsonFault(e.to_string()))
+    } else {
+        Ok(Cow::Borrowed(inner))
+    }
+}
+
+/// A fault that says what was expected in place of `raw`.
+pub fn expected(what: &str, raw: &str) -> JsonFault {
+    let shown: String = raw.chars().take(40).collect();
+    let more = if shown.len() < raw.len() { "…" } else { "" };
+    JsonFault(format!("expected {what}, found {shown}{more}"))
+}
+
+/// The canonical form (RFC 8785) of any JSON value.
+///
+/// # Errors
+/// A fault for a syntax error, a key that stands twice in an object, nesting deeper than
+/// [`DEPTH_MAX`], or a number that a 64-bit float would change.
+pub fn canonical(text: &str) -> Result<String, JsonFault> {
+    let mut out = Vec::with_capacity(text.len());
+    push_canonical(text.trim_matches([' ', '\t', '\n', '\r']), 0, &mut out)?;
+    Ok(String::from_utf8(out).expect("JSON text is UTF-8"))
+}
+
+fn push_canonical(raw: &str, depth: usize, out: &mut Vec<u8>) -> Result<(), JsonFault> {
+    if depth > DEPTH_MAX {
+        return Err(JsonFault(format!("objects and arrays nest deeper than {DEPTH_MAX}")));
+    }
+    match raw.as_bytes().first() {
+        Some(b'{') => {
+            // Sorted by UTF-16 code units, as RFC 8785 asks; they order as text does but for
+            // characters outside the first plane.
+            let mut fields: BTreeMap<Vec<u16>, (String, &str)> = BTreeMap::new();
+            for_each_field(raw, |key, value| {
+                match fields.insert(key.encode_utf16().collect(), (key.to_owned(), value)) {
+                    None => Ok(()),
+                    Some(_) => Err(JsonFault(format!("the key {key:?} stands twice in one object"))),
+                }
+            })?;
+            out.push(b'{');
+            for (place, (key, value)) in fields.into_values().enumerate() {
+                if place > 0 {
+                    out.push(b',');
+                }
+                jcs::push_string(&key, out);
+                out.push(b':');
+                push_canonical(value, depth + 1, out)?;
+            }
+            out.push(b'}');
+        }
+        Some(b'[') => {
+            out.push(b'[');
+            for (place, item) in items(raw)?.into_iter().enumerate() {
+                if place > 0 {
+                    out.push(b',');
+                }
+                push_canonical(item, depth + 1, out)?;
+            }
+            out.push(b']');
+        }
+        Some(b'"') => jcs::push_string(&string(raw)?, out),
+        Some(b't' | b'f' | b'n') if ["true", "false", "null"].contains(&raw) => out.extend_from_slice(raw.as_bytes()),
+        _ => push_number(raw, out)?,
+    }
+    Ok(())
+}
+
+/// The source texts of the items of an array.
+fn items(raw: &str) -> Result<Vec<&str>, JsonFault> {
+    struct Items;
+    impl<'a> Visitor<'a> for Items {
+        type Value = Vec<&'a str>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+        fn visit_seq<A: SeqAccess<'a>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut items = Vec::new();
+            while let Some(item) = seq.next_element::<&RawValue>()? {
+                items.push(item.get());
+            }
+            Ok(items)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_str(raw);
+    let items = reader.deserialize_seq(Items).map_err(|e| JsonFault(e.to_string()))?;
+    reader.end().map_err(|e| JsonFault(e.to_string()))?;
+    Ok(items)
+}
+
+fn push_number(raw: &str, out: &mut Vec<u8>) -> Result<(), JsonFault> {
+    let value: f64 = serde_json::from_str(raw).map_err(|_| expected("a JSON value", raw))?;
+    let from = out.len();
+    let printed = jcs::push_float(value, out);
+    let same = printed
+        && std::str::from_utf8(&out[from..]).is_ok_and(|text| Significant::of(text) == Significant::of(raw));
+    if same {
+        Ok(())
+    } else {
+        Err(JsonFault(format!("the number {raw} does not fit a 64-bit float; send it as a string")))
+    }
+}
+
+/// A decimal literal without what does not change its value: sign, digits, power of ten.
+#[derive(PartialEq, Eq)]
+struct Significant {
+    negative: bool,
+    digits: String,
+    exponent: i64,
+}
+
+impl Significant {
+    /// `None` when the exponent is beyond any float's.
+    fn of(literal: &str) -> Option<Significant> {
+        let (negative, literal) = match literal.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, literal),
+        };
+        let (mantissa, exponent) = literal.split_once(['e', 'E']).unwrap_or((literal, "0"));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let all = format!("{whole}{fraction}");
+        let digits = all.trim_start_matches('0').trim_end_matches('0');
+        if digits.is_empty() {
+            // RFC 8785 prints -0 as 0, which is the same value.
+            return Some(Significant { negative: false, digits: String::new(), exponent: 0 });
+        }
+        let zeros_after = all.len() - all.trim_end_matches('0').len();
+        let exponent: i64 = exponent.parse().ok()?;
+        let exponent = exponent.checked_sub(fraction.len() as i64)?.checked_add(zeros_after as i64)?;
+        Some(Significant { negative, digits: digits.to_owned(), exponent })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_canonical_form_is_that_of_rfc_8785() {
+        // The example of RFC 8785, section 3.2.2, without its one number that loses digits.
+        let text = r#"{
+          "numbers": [1E30, 4.50, 2e-3, 0.000000000000000000000000001],
+          "string": "\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/",
+          "literals": [null, true, false]
+        }"#;
+        assert_eq!(
+            canonical(text).unwrap(),
+            r#"{"literals":[null,true,false],"numbers":[1e+30,4.5,0.002,1e-27],"string":"€$\u000f\nA'B\"\\\\\"/"}"#
+        );
+        assert_eq!(canonical("[-0, 1.0, 100, 1e2, 0.1e1]").unwrap(), "[0,1,100,100,1]");
+    }
+
+    #[test]
+    fn what_would_change_its_value_is_refused() {
+        for text in ["12345678901234567890", "0.10000000000000001", "333333333.33333329", "1e400", "-1e-400"] {
+            let fault = canonical(text).unwrap_err();
+            assert!(fault.0.contains("64-bit float"), "{text}: {fault}");
+        }
+    }
+
+    #[test]
+    fn hostile_texts_are_faults_not_panics() {
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        for text in [
+            r#"{"a":1,"a":2}"#,
+            r#"{"a":1,"\u0061":2}"#,
+            deep.as_str(),
+            "{",
+            "{}{}",
+            "NaN",
+            "Infinity",
+            "-",
+            "01",
+            "1.",
+            "'a'",
+            r#""\ud800""#,
+            "\"\n\"",
+            "",
+            "nul",
+            "truely",
+            "[1,]",
+            "{\"a\":}",
+        ] {
+            assert!(canonical(text).is_err(), "{}", &text[..text.len().min(30)]);
+        }
+    }
+}

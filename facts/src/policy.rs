@@ -1,0 +1,16 @@
+//! The name of a policy as receipts and decisions cite it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+
+/// Which policy was in force: its id, its revision, and the digest of its content.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PolicyRev {
+    /// The policy's stable name.
+    pub policy_id: String,
+    /// The revision that its authors gave it.
+    pub revision: String,
+    /// BLAKE3 over the canonical form of the policy.
+    pub content_digest: Digest,
+}

@@ -1,0 +1,212 @@
+//! The logical time of the platform: one `u64` that orders every fact of the whole log.
+//!
+//! The upper 52 bits are microseconds since 1970-01-01 UTC (until the year 2112), the lower 12 bits
+//! the partition. The gate stamps each fact once, ticks never repeat, and the dataflow uses the tick
+//! as its timestamp, so its frontiers speak of facts directly.
+
+use std::fmt;
+
+use differential_dataflow::lattice::Lattice;
+use serde::{Deserialize, Serialize};
+use timely::order::{PartialOrder, TotalOrder};
+use timely::progress::timestamp::{PathSummary, Refines};
+use timely::progress::{Antichain, Timestamp};
+
+use crate::time;
+
+/// Bits of a tick that hold the partition.
+pub const PARTITION_BITS: u32 = 12;
+/// The greatest number of partitions a log can have.
+pub const PARTITIONS_MAX: u16 = 1 << PARTITION_BITS;
+/// The last microsecond a tick can hold (in the year 2112).
+pub const MICROS_MAX: i64 = (1 << (64 - PARTITION_BITS)) - 1;
+
+/// The logical time of one fact: when the gate learned it, and in which partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tick(pub u64);
+
+/// A length of time in microseconds, never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Span(std::num::NonZeroI64);
+
+impl Tick {
+    /// Before every fact.
+    pub const ZERO: Tick = Tick(0);
+
+    /// The tick of `micros` in `partition`; `None` outside 1970 to 2112 or beyond 4096 partitions.
+    pub fn new(micros: i64, partition: u16) -> Option<Tick> {
+        if !(0..=MICROS_MAX).contains(&micros) || partition >= PARTITIONS_MAX {
+            return None;
+        }
+        Some(Tick((micros.cast_unsigned() << PARTITION_BITS) | u64::from(partition)))
+    }
+
+    /// The least tick of `partition` that is above `last` and not before `stamp` (microseconds).
+    ///
+    /// This is the whole rule of the sequencer: ticks increase over the log in admission order.
+    /// `None` when the time leaves the range of a tick.
+    pub fn following(last: Tick, stamp: i64, partition: u16) -> Option<Tick> {
+        let stamped = Tick::new(stamp, partition)?;
+        if stamped > last {
+            return Some(stamped);
+        }
+        let same_micros = Tick::new(last.micros(), partition)?;
+        if same_micros > last { Some(same_micros) } else { Tick::new(last.micros() + 1, partition) }
+    }
+
+    /// Microseconds since 1970-01-01 UTC.
+    pub fn micros(self) -> i64 {
+        (self.0 >> PARTITION_BITS).cast_signed()
+    }
+
+    /// The partition of the fact that carries this tick.
+    pub fn partition(self) -> u16 {
+        (self.0 & u64::from(PARTITIONS_MAX - 1)) as u16
+    }
+
+    /// The first tick above this one: the frontier once this tick has been seen.
+    pub fn next(self) -> Tick {
+        Tick(self.0 + 1)
+    }
+}
+
+impl Span {
+    /// A span of `micros`; `None` unless it is positive.
+    pub fn from_micros(micros: i64) -> Option<Span> {
+        if micros <= 0 { None } else { std::num::NonZeroI64::new(micros).map(Span) }
+    }
+
+    /// The length in microseconds.
+    pub fn micros(self) -> i64 {
+        self.0.get()
+    }
+
+    /// Reads `250ms`, `30s`, `5m`, `12h`, `7d` or `2w`.
+    ///
+    /// # Errors
+    /// A sentence that says what a span looks like, when `text` is not one.
+    pub fn parse(text: &str) -> Result<Span, String> {
+        let wrong = || format!("`{text}` is not a length of time; write a whole number and a unit, such as 250ms, 30s, 5m, 12h, 7d or 2w");
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let count: i64 = text[..digits].parse().map_err(|_| wrong())?;
+        let unit = match &text[digits..] {
+            "us" => 1,
+            "ms" => 1_000,
+            "s" => 1_000_000,
+            "m" => 60_000_000,
+            "h" => 3_600_000_000,
+            "d" => 86_400_000_000,
+            "w" => 604_800_000_000,
+            _ => return Err(wrong()),
+        };
+        count.checked_mul(unit).and_then(Span::from_micros).filter(|s| s.micros() <= MICROS_MAX).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(i64, &str); 6] =
+            [(86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms"), (1, "us")];
+        let micros = self.micros();
+        let (size, unit) = UNITS.into_iter().find(|(size, _)| micros % size == 0).expect("1us divides all");
+        write!(f, "{}{unit}", micros / size)
+    }
+}
+
+impl fmt::Display for Tick {
+    /// The time with six fractional digits, a `/`, and the partition.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", time::to_rfc3339(self.micros()), self.partition())
+    }
+}
+
+impl PartialOrder for Tick {
+    fn less_equal(&self, other: &Self) -> bool {
+        self <= other
+    }
+    fn less_than(&self, other: &Self) -> bool {
+        self < other
+    }
+}
+
+impl TotalOrder for Tick {}
+
+impl Timestamp for Tick {
+    type Summary = u64;
+    fn minimum() -> Self {
+        Tick::ZERO
+    }
+}
+
+impl PathSummary<Tick> for u64 {
+    fn results_in(&self, tick: &Tick) -> Option<Tick> {
+        tick.0.checked_add(*self).map(Tick)
+    }
+    fn followed_by(&self, other: &u64) -> Option<u64> {
+        self.checked_add(*other)
+    }
+}
+
+impl Refines<()> for Tick {
+    fn to_inner((): ()) -> Self {
+        Tick::ZERO
+    }
+    fn to_outer(self) {}
+    fn summarize(_: u64) {}
+}
+
+impl Lattice for Tick {
+    fn join(&self, other: &Self) -> Self {
+        *self.max(other)
+    }
+    fn meet(&self, other: &Self) -> Self {
+        *self.min(other)
+    }
+}
+
+impl differential_dataflow::lattice::Maximum for Tick {
+    fn maximum() -> Self {
+        Tick(u64::MAX)
+    }
+}
+
+/// The single tick of a frontier, or `None` for the empty frontier (nothing may appear any more).
+pub fn frontier_tick(frontier: &Antichain<Tick>) -> Option<Tick> {
+    frontier.elements().first().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_tick_carries_its_partition_and_is_never_before_its_stamp() {
+        let at = |micros, partition| Tick::new(micros, partition).unwrap();
+        assert_eq!(Tick::following(Tick::ZERO, 5, 2), Some(at(5, 2)));
+        assert_eq!(Tick::following(at(5, 2), 5, 3), Some(at(5, 3)), "same microsecond, higher partition");
+        assert_eq!(Tick::following(at(5, 2), 5, 2), Some(at(6, 2)), "same microsecond, same partition");
+        assert_eq!(Tick::following(at(5, 2), 5, 1), Some(at(6, 1)), "same microsecond, lower partition");
+        assert_eq!(Tick::following(at(5, 2), 3, 0), Some(at(6, 0)), "a late stamp never goes back");
+    }
+
+    #[test]
+    fn times_outside_1970_to_2112_have_no_tick() {
+        assert_eq!(Tick::new(-1, 0), None);
+        assert_eq!(Tick::new(MICROS_MAX + 1, 0), None);
+        assert_eq!(Tick::new(0, PARTITIONS_MAX), None);
+        assert_eq!(Tick::following(Tick::new(MICROS_MAX, 4095).unwrap(), 0, 4095), None);
+    }
+
+    #[test]
+    fn spans_are_read_and_printed_in_their_largest_unit() {
+        for text in ["250ms", "30s", "5m", "12h", "7d", "1us"] {
+            assert_eq!(Span::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(Span::parse("2w").unwrap().to_string(), "14d");
+        for text in ["", "0d", "d", "1", "1 d", "-1d", "1.5d", "99999999999999999w"] {
+            assert!(Span::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Event times as text: RFC 3339, UTC, exactly six fractional digits.
+
+/// `micros` since 1970-01-01 UTC as `2018-04-01T00:00:31.000000Z`.
+pub fn to_rfc3339(micros: i64) -> String {
+    let mut out = String::with_capacity(27);
+    push_rfc3339(micros, &mut out);
+    out
+}
+
+/// Appends [`to_rfc3339`] to `out` without an allocation of its own.
+pub fn push_rfc3339(micros: i64, out: &mut String) {
+    let days = micros.div_euclid(86_400_000_000);
+    let mut rest = micros.rem_euclid(86_400_000_000);
+    let (year, month, day) = civil_from_days(days);
+    let fraction = rest % 1_000_000;
+    rest /= 1_000_000;
+    for (mark, value, width) in [
+        ("", year, 4),
+        ("-", month, 2),
+        ("-", day, 2),
+        ("T", rest / 3600, 2),
+        (":", rest / 60 % 60, 2),
+        (":", rest % 60, 2),
+        (".", fraction, 6),
+    ] {
+        out.push_str(mark);
+        let mut digits = [b'0'; 6];
+        let mut value = value;
+        for slot in digits[..width].iter_mut().rev() {
+            *slot = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+        out.extend(digits[..width].iter().map(|d| char::from(*d)));
+    }
+    out.push('Z');
+}
+
+/// Reads exactly what [`to_rfc3339`] writes; `None` for any other form or an impossible date.
+pub fn parse_rfc3339_micros(text: &str) -> Option<i64> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 27 || bytes[26] != b'Z' {
+        return None;
+    }
+    for (at, mark) in [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'.')] {
+        if bytes[at] != mark {
+            return None;
+        }
+    }
+    let number = |from: usize, to: usize| {
+        bytes[from..to].iter().try_fold(0i64, |sum, d| d.is_ascii_digit().then(|| sum * 10 + i64::from(d - b'0')))
+    };
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    if !(1..=12).contains(&month) || day < 1 || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let days = days_from_civil(year, month, day);
+    if civil_from_days(days) != (year, month, day) {
+        return None;
+    }
+    Some(((days * 24 + hour) * 60 + minute) * 60_000_000 + second * 1_000_000 + number(20, 26)?)
+}
+
+/// Days since 1970-01-01 of a date of the proleptic Gregorian calendar.
+///
+/// Years are counted from March, so that the leap day is the last of its year.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+/// The inverse of [`days_from_civil`].
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_day_until_2112_is_its_own_inverse() {
+        for day in 0..52_000 {
+            let micros = day * 86_400_000_000 + day % 86_400 * 1_000_000 + 7;
+            assert_eq!(parse_rfc3339_micros(&to_rfc3339(micros)), Some(micros), "{day}");
+        }
+        assert_eq!(to_rfc3339(1_522_540_831_000_000), "2018-04-01T00:00:31.000000Z");
+    }
+
+    #[test]
+    fn only_six_digits_and_a_z_will_do() {
+        for text in [
+            "2018-04-01T00:00:31Z",
+            "2018-04-01T00:00:31.000Z",
+            "2018-04-01T00:00:31.000000",
+            "2018-04-01 00:00:31.000000Z",
+            "2018-02-29T00:00:31.000000Z",
+            "2018-13-01T00:00:31.000000Z",
+            "2018-04-01T24:00:31.000000Z",
+            "2018-04-01T00:00:31.00000aZ",
+            "+018-04-01T00:00:31.000000Z",
+        ] {
+            assert_eq!(parse_rfc3339_micros(text), None, "{text}");
+        }
+        assert!(parse_rfc3339_micros("2020-02-29T23:59:59.999999Z").is_some());
+    }
+}
