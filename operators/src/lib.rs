@@ -3,4 +3,14 @@
 //! Nothing in this crate opens a file or a socket, reads a clock or draws a random number, and no
 //! output depends on the order of a hash map: that is why a replay gives the same bytes.
 
+pub mod as_of;
+pub mod decide;
+pub mod expr;
 pub mod gate;
+pub mod keys;
+pub mod lookup;
+pub mod rows;
+pub mod snapshot;
+pub mod streams;
+pub mod timeline;
+pub mod windows;

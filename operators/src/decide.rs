@@ -1,0 +1,302 @@
+//! Decisions: an ordered bundle of rules over each row (reference: fraud platform 2.8).
+//!
+//! Every rule is a SQL boolean. The first rule of the bundle that fires names the action; all that
+//! fired are cited. A rule that cannot be evaluated counts as fired with `EVALUATION_ERROR`, and the
+//! decision is then at least a review: what could not be checked is never waved through.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, Float64Array, Int32Array, ListBuilder, RecordBatch, StringArray,
+    StringBuilder, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
+use serde::Deserialize;
+use tidegate_facts::schema::timestamp;
+use tidegate_facts::{Digest, PolicyRev, Tick, columns};
+
+use crate::expr::{Errors, Expr, Split};
+use crate::rows::ticks_of;
+
+/// What is done about an event, in the order of severity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Action {
+    /// Let it pass.
+    Allow,
+    /// Ask for more proof.
+    StepUp,
+    /// Let a person look at it.
+    QueueReview,
+    /// Stop it.
+    Block,
+}
+
+impl Action {
+    /// Every action, in the order of severity.
+    pub const ALL: [Action; 4] = [Action::Allow, Action::StepUp, Action::QueueReview, Action::Block];
+
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Allow => "ALLOW",
+            Action::StepUp => "STEP_UP",
+            Action::QueueReview => "QUEUE_REVIEW",
+            Action::Block => "BLOCK",
+        }
+    }
+}
+
+/// A rule as its file has it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleText {
+    /// The rule's name, unique in its bundle.
+    pub id: String,
+    /// A SQL boolean over the row.
+    pub when: toml::Spanned<String>,
+    /// What is done when it is the first to fire.
+    pub action: Action,
+    /// The code that decisions cite.
+    pub reason: String,
+}
+
+/// A bundle as its file has it: which rules, in which order, and what is done when none fires.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleText {
+    /// The bundle's stable name.
+    pub id: String,
+    /// The version that its authors gave it.
+    pub version: String,
+    /// What is done when no rule fires.
+    #[serde(default = "allow")]
+    pub otherwise: Action,
+    /// A SQL number over the row: how suspicious it is, more is worse.
+    pub score: toml::Spanned<String>,
+    /// The rules, most important first.
+    #[serde(rename = "rule")]
+    pub rules: Vec<RuleText>,
+}
+
+fn allow() -> Action {
+    Action::Allow
+}
+
+impl BundleText {
+    /// Reads a bundle.
+    ///
+    /// # Errors
+    /// For each fault its line and a sentence.
+    pub fn parse(text: &str) -> Result<BundleText, Vec<(u32, String)>> {
+        let bundle: BundleText = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| line_of(text, span.start));
+            vec![(line, error.message().to_owned())]
+        })?;
+        let mut faults = Vec::new();
+        for (place, rule) in bundle.rules.iter().enumerate() {
+            if bundle.rules[..place].iter().any(|earlier| earlier.id == rule.id) {
+                faults.push((
+                    line_of(text, rule.when.span().start),
+                    format!("a rule named `{}` stands above already; give each rule a name of its own", rule.id),
+                ));
+            }
+        }
+        if faults.is_empty() { Ok(bundle) } else { Err(faults) }
+    }
+
+    /// BLAKE3 over the canonical form of what the bundle says, whatever its layout and comments.
+    pub fn digest(&self) -> Digest {
+        let rules: Vec<serde_json::Value> = self
+            .rules
+            .iter()
+            .map(|r| serde_json::json!({"id": r.id, "when": r.when.get_ref(), "action": r.action.name(), "reason": r.reason}))
+            .collect();
+        let content = serde_json::json!({
+            "recipe": "tidegate.bundle.v1", "id": self.id, "version": self.version,
+            "otherwise": self.otherwise.name(), "score": self.score.get_ref(), "rules": rules,
+        });
+        let canonical = tidegate_facts::json::canonical(&content.to_string()).expect("it was just written");
+        Digest::of(canonical.as_bytes())
+    }
+}
+
+/// The line, counted from 1, that byte `at` of `text` stands in.
+pub fn line_of(text: &str, at: usize) -> u32 {
+    1 + text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count() as u32
+}
+
+/// A planned rule.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Its name.
+    pub id: String,
+    /// Its condition.
+    pub when: Expr,
+    /// What is done when it is the first to fire.
+    pub action: Action,
+    /// The code that decisions cite.
+    pub reason: String,
+}
+
+/// A planned bundle, which decides rows.
+pub struct Decider {
+    /// The node that decides; ids of decisions do not depend on it.
+    pub node: Arc<str>,
+    /// The bundle's name.
+    pub bundle_id: String,
+    /// Its version.
+    pub bundle_version: String,
+    /// Its digest.
+    pub bundle_digest: Digest,
+    /// What is done when no rule fires.
+    pub otherwise: Action,
+    /// How suspicious a row is; a 64-bit float.
+    pub score: Expr,
+    /// The rules, most important first.
+    pub rules: Vec<Rule>,
+    /// The gate's policy, under which the fact was admitted.
+    pub policy: PolicyRev,
+}
+
+/// The columns that deciding adds to a row.
+///
+/// | column | meaning |
+/// |---|---|
+/// | `decision_id` | BLAKE3 of the recipe's name, event id, tick and bundle digest |
+/// | `action` | a name of [`Action`] |
+/// | `score` | the bundle's score of the row; null where it could not be evaluated |
+/// | `rules_fired`, `reason_codes` | every rule that fired, in the bundle's order |
+/// | `bundle_id`, `bundle_version`, `bundle_digest` | which bundle decided |
+/// | `policy_id`, `policy_revision`, `policy_digest` | which gate policy admitted the fact |
+/// | `decided_at_utc` | the fact's tick as a time |
+pub fn decision_fields() -> Vec<Field> {
+    let texts = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
+    vec![
+        Field::new("decision_id", DataType::FixedSizeBinary(32), false),
+        Field::new("action", columns::dictionary(), false),
+        Field::new("score", DataType::Float64, true),
+        Field::new("rules_fired", texts.clone(), false),
+        Field::new("reason_codes", texts, false),
+        Field::new("bundle_id", columns::dictionary(), false),
+        Field::new("bundle_version", columns::dictionary(), false),
+        Field::new("bundle_digest", columns::dictionary(), false),
+        Field::new("policy_id", columns::dictionary(), false),
+        Field::new("policy_revision", columns::dictionary(), false),
+        Field::new("policy_digest", columns::dictionary(), false),
+        Field::new("decided_at_utc", timestamp(), false),
+    ]
+}
+
+/// The code of a rule that could not be evaluated.
+pub const EVALUATION_ERROR: &str = "EVALUATION_ERROR";
+
+impl Decider {
+    /// The schema of decided rows of `input`.
+    pub fn schema(input: &Schema) -> SchemaRef {
+        let fields = input.fields().iter().map(|f| f.as_ref().clone()).chain(decision_fields());
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    /// Each row with its decision. No row is lost: a failure makes it a review and a row of `errors`.
+    ///
+    /// # Panics
+    /// When the rows have no `event_id`: the plan checks that.
+    pub fn decide(&self, batch: &RecordBatch) -> Split {
+        let rows = batch.num_rows();
+        let mut errors = Errors::new(&self.node, batch);
+        let score = errors.evaluate(&self.score);
+        let score: ArrayRef = Arc::new(score.as_primitive::<Float64Type>().iter().collect::<Float64Array>());
+        let mut failed: Vec<bool> = vec![false; rows];
+        for row in errors.rows() {
+            failed[row] = true;
+        }
+        let mut action: Vec<Option<Action>> = vec![None; rows];
+        let mut fired: Vec<(u32, u16, bool)> = Vec::new();
+        for (place, rule) in self.rules.iter().enumerate() {
+            let (holds, faults) = rule.when.evaluate(batch);
+            let holds = holds.as_boolean();
+            for row in holds.values().set_indices().filter(|row| holds.is_valid(*row)) {
+                action[row].get_or_insert(rule.action);
+                fired.push((row as u32, place as u16, false));
+            }
+            for fault in &faults {
+                failed[fault.row] = true;
+                fired.push((fault.row as u32, place as u16, true));
+            }
+            errors.add(&rule.when, faults);
+        }
+        fired.sort_unstable();
+        let decided = self.columns(batch, &action, &failed, &fired, score);
+        let mut columns = batch.columns().to_vec();
+        columns.extend(decided);
+        let passed = RecordBatch::try_new(Decider::schema(batch.schema_ref()), columns).expect("made for the schema");
+        Split { passed, errors: errors.into_batch() }
+    }
+
+    fn columns(
+        &self,
+        batch: &RecordBatch,
+        action: &[Option<Action>],
+        failed: &[bool],
+        fired: &[(u32, u16, bool)],
+        score: ArrayRef,
+    ) -> Vec<ArrayRef> {
+        let rows = batch.num_rows();
+        let ticks = ticks_of(batch);
+        let event_ids = batch.column_by_name(columns::EVENT_ID).expect("the plan checks it").as_string::<i32>();
+        let mut ids = FixedSizeBinaryBuilder::with_capacity(rows, 32);
+        let mut rules_fired = ListBuilder::with_capacity(StringBuilder::new(), rows);
+        let mut reasons = ListBuilder::with_capacity(StringBuilder::new(), rows);
+        let mut rest = fired;
+        for row in 0..rows {
+            let id = decision_id(event_ids.value(row), Tick(ticks.value(row)), &self.bundle_digest);
+            ids.append_value(id.0).expect("a digest has 32 bytes");
+            let here = rest.iter().take_while(|(r, _, _)| *r as usize == row).count();
+            for (_, place, fault) in &rest[..here] {
+                let rule = &self.rules[usize::from(*place)];
+                rules_fired.values().append_value(&rule.id);
+                reasons.values().append_value(if *fault { EVALUATION_ERROR } else { &rule.reason });
+            }
+            if failed[row] && !rest[..here].iter().any(|(_, _, fault)| *fault) {
+                reasons.values().append_value(EVALUATION_ERROR); // The score failed, and no rule did.
+            }
+            rest = &rest[here..];
+            rules_fired.append(true);
+            reasons.append(true);
+        }
+        let names = StringArray::from_iter_values(Action::ALL.iter().map(|a| a.name()));
+        let actions = action.iter().zip(failed).map(|(action, failed)| {
+            let action = action.unwrap_or(self.otherwise);
+            Some((if *failed { action.max(Action::QueueReview) } else { action }) as i32)
+        });
+        let actions = arrow::array::DictionaryArray::new(actions.collect::<Int32Array>(), Arc::new(names));
+        let times = TimestampMicrosecondArray::from_iter_values(ticks.values().iter().map(|t| Tick(*t).micros()));
+        let same = |text: &str| repeated(text, rows);
+        vec![
+            Arc::new(ids.finish()),
+            Arc::new(actions),
+            score,
+            Arc::new(rules_fired.finish()),
+            Arc::new(reasons.finish()),
+            same(&self.bundle_id),
+            same(&self.bundle_version),
+            same(&self.bundle_digest.to_hex()),
+            same(&self.policy.policy_id),
+            same(&self.policy.revision),
+            same(&self.policy.content_digest.to_hex()),
+            Arc::new(times.with_timezone("UTC")),
+        ]
+    }
+}
+
+/// The id of the decision on one fact by one bundle.
+pub fn decision_id(event_id: &str, tick: Tick, bundle: &Digest) -> Digest {
+    Digest::of_parts("tidegate.decision.v1", &[event_id.as_bytes(), &tick.0.to_le_bytes(), &bundle.0])
+}
+
+/// A dictionary column that says `text` in every row.
+pub fn repeated(text: &str, rows: usize) -> ArrayRef {
+    let values = Arc::new(StringArray::from_iter_values([text]));
+    Arc::new(arrow::array::DictionaryArray::new(Int32Array::from(vec![0; rows]), values))
+}

@@ -1,0 +1,211 @@
+//! SQL expressions over batches, and what becomes of the rows they fail on.
+//!
+//! An expression is planned once against the schema of its input and then evaluated batch by batch.
+//! When a batch fails it is halved down to the faulty rows; their cause goes to the `errors` stream
+//! and the other rows are not touched by it.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt64Array, new_null_array};
+use arrow::compute::{concat, filter_record_batch, prep_null_mask_filter};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::physical_expr::PhysicalExpr;
+use tidegate_facts::columns;
+
+use crate::rows::ticks_of;
+
+/// A planned expression and the text it was planned from.
+#[derive(Clone, Debug)]
+pub struct Expr {
+    /// The SQL text, as errors show it.
+    pub text: Arc<str>,
+    /// The plan.
+    pub physical: Arc<dyn PhysicalExpr>,
+    /// The type of its values.
+    pub data_type: DataType,
+}
+
+/// One row that an expression could not be evaluated on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowFault {
+    /// The row in the batch.
+    pub row: usize,
+    /// Why, a sentence of the evaluator.
+    pub cause: String,
+}
+
+impl Expr {
+    /// The value of each row, null where it failed, and the rows where it did.
+    pub fn evaluate(&self, batch: &RecordBatch) -> (ArrayRef, Vec<RowFault>) {
+        let mut faults = Vec::new();
+        let values = self.halve(batch, 0, &mut faults);
+        (values, faults)
+    }
+
+    fn halve(&self, batch: &RecordBatch, first_row: usize, faults: &mut Vec<RowFault>) -> ArrayRef {
+        match self.physical.evaluate(batch).and_then(|value| value.into_array(batch.num_rows())) {
+            Ok(values) => values,
+            Err(_) if batch.num_rows() > 1 => {
+                let half = batch.num_rows() / 2;
+                let left = self.halve(&batch.slice(0, half), first_row, faults);
+                let right = self.halve(&batch.slice(half, batch.num_rows() - half), first_row + half, faults);
+                concat(&[&left, &right]).expect("both halves have the expression's type")
+            }
+            Err(error) => {
+                faults.push(RowFault { row: first_row, cause: error.strip_backtrace() });
+                new_null_array(&self.data_type, batch.num_rows())
+            }
+        }
+    }
+}
+
+/// Computes columns of each row; the shape of `project`.
+pub struct Projection {
+    /// Where each column comes from.
+    columns: Vec<(Column, Field)>,
+    node: Arc<str>,
+    schema: SchemaRef,
+}
+
+/// Where one column of a projection comes from.
+#[derive(Clone, Debug)]
+pub enum Column {
+    /// The input's column of that place, as it is.
+    Kept(usize),
+    /// An expression.
+    Computed(Expr),
+}
+
+impl Projection {
+    /// The projection of node `node` that gives `columns`.
+    pub fn new(node: &str, columns: Vec<(Column, Field)>) -> Projection {
+        let schema = Arc::new(Schema::new(columns.iter().map(|(_, field)| field.clone()).collect::<Vec<_>>()));
+        Projection { columns, node: node.into(), schema }
+    }
+
+    /// The schema of the projected rows.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The projected rows, and those that an expression failed on.
+    pub fn apply(&self, batch: &RecordBatch) -> Split {
+        let mut errors = Errors::new(&self.node, batch);
+        let arrays: Vec<ArrayRef> = self
+            .columns
+            .iter()
+            .map(|(column, _)| match column {
+                Column::Kept(place) => Arc::clone(batch.column(*place)),
+                Column::Computed(expr) => errors.evaluate(expr),
+            })
+            .collect();
+        let schema = if errors.is_empty() { Arc::clone(&self.schema) } else { nullable(&self.schema) };
+        let projected = RecordBatch::try_new(schema, arrays).expect("the plan gave the columns' types");
+        let split = errors.split(projected);
+        Split { passed: split.passed.with_schema(Arc::clone(&self.schema)).expect("faulty rows are out"), ..split }
+    }
+}
+
+fn nullable(schema: &Schema) -> SchemaRef {
+    Arc::new(Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))
+}
+
+/// The rows of which `condition` is true, and those that it failed on; the shape of `filter`.
+pub fn filter(node: &str, condition: &Expr, batch: &RecordBatch) -> Split {
+    let mut errors = Errors::new(node, batch);
+    let holds = errors.evaluate(condition);
+    let mut holds = holds.as_boolean().clone();
+    if holds.null_count() > 0 {
+        holds = prep_null_mask_filter(&holds);
+    }
+    let passed = if holds.true_count() == batch.num_rows() {
+        batch.clone()
+    } else {
+        filter_record_batch(batch, &holds).expect("one condition for each row")
+    };
+    Split { passed, errors: errors.into_batch() }
+}
+
+/// Rows that go on, and rows of the `errors` stream.
+pub struct Split {
+    /// The rows that nothing failed on.
+    pub passed: RecordBatch,
+    /// One row for each failure, in the schema of [`error_schema`].
+    pub errors: Option<RecordBatch>,
+}
+
+/// The columns of the `errors` stream: which fact, at which node, which expression, and why.
+pub fn error_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new(columns::TICK, DataType::UInt64, false),
+        Field::new("node", DataType::Utf8, false),
+        Field::new("expression", DataType::Utf8, false),
+        Field::new("cause", DataType::Utf8, false),
+    ]))
+}
+
+/// Gathers the failures of one batch.
+pub struct Errors<'b> {
+    node: &'b str,
+    batch: &'b RecordBatch,
+    faults: Vec<(RowFault, Arc<str>)>,
+}
+
+impl<'b> Errors<'b> {
+    /// No failures yet.
+    pub fn new(node: &'b str, batch: &'b RecordBatch) -> Errors<'b> {
+        Errors { node, batch, faults: Vec::new() }
+    }
+
+    /// The expression's values; its failures are kept here.
+    pub fn evaluate(&mut self, expr: &Expr) -> ArrayRef {
+        let (values, faults) = expr.evaluate(self.batch);
+        self.add(expr, faults);
+        values
+    }
+
+    /// Keeps failures that `expr` had on this batch.
+    pub fn add(&mut self, expr: &Expr, faults: Vec<RowFault>) {
+        self.faults.extend(faults.into_iter().map(|fault| (fault, Arc::clone(&expr.text))));
+    }
+
+    /// Whether nothing failed.
+    pub fn is_empty(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// The rows with a failure, each once, ascending.
+    pub fn rows(&self) -> Vec<usize> {
+        let mut rows: Vec<usize> = self.faults.iter().map(|(fault, _)| fault.row).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    }
+
+    /// `derived`, row for row from this batch, without the rows that failed.
+    pub fn split(self, derived: RecordBatch) -> Split {
+        if self.is_empty() {
+            return Split { passed: derived, errors: None };
+        }
+        let failed = self.rows();
+        let passed: BooleanArray = (0..derived.num_rows()).map(|row| Some(failed.binary_search(&row).is_err())).collect();
+        let passed = filter_record_batch(&derived, &passed).expect("one flag for each row");
+        Split { passed, errors: self.into_batch() }
+    }
+
+    /// The failures as rows of the `errors` stream, in the order of the facts.
+    pub fn into_batch(mut self) -> Option<RecordBatch> {
+        if self.faults.is_empty() {
+            return None;
+        }
+        self.faults.sort_by_key(|(fault, _)| fault.row);
+        let ticks = ticks_of(self.batch);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt64Array::from_iter_values(self.faults.iter().map(|(f, _)| ticks.value(f.row)))),
+            Arc::new(StringArray::from_iter_values(self.faults.iter().map(|_| self.node))),
+            Arc::new(StringArray::from_iter_values(self.faults.iter().map(|(_, text)| text.as_ref()))),
+            Arc::new(StringArray::from_iter_values(self.faults.iter().map(|(f, _)| f.cause.as_str()))),
+        ];
+        Some(RecordBatch::try_new(error_schema(), columns).expect("the columns were made for the schema"))
+    }
+}

@@ -1,0 +1,43 @@
+//! The digest of what a decision saw: the features of one event, as of its tick, on their basis.
+
+use arrow::array::{ArrayRef, AsArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, ListArray, StringArray, UInt64Array};
+use arrow::datatypes::UInt64Type;
+use tidegate_facts::Digest;
+use tidegate_facts::jcs::{RowForm, push_integer, push_string};
+
+/// For each row, BLAKE3 over the canonical form of
+/// `{"as_of":tick,"basis":[..],"event_id":..,"features":{..},"recipe":"tidegate.snapshot.v1"}`.
+///
+/// # Panics
+/// When a feature's type has no canonical form: the plan gives features types that have one.
+pub fn snapshot_digests<'a>(
+    ticks: &UInt64Array,
+    event_ids: &StringArray,
+    basis: &ListArray,
+    features: impl IntoIterator<Item = (&'a str, &'a ArrayRef)>,
+) -> FixedSizeBinaryArray {
+    let form = RowForm::new(features).expect("windows answer in types that have a canonical form");
+    let counts = basis.values().as_primitive::<UInt64Type>().values();
+    let offsets = basis.value_offsets();
+    let mut digests = FixedSizeBinaryBuilder::with_capacity(ticks.len(), 32);
+    let mut text = Vec::with_capacity(1024);
+    for row in 0..ticks.len() {
+        text.clear();
+        text.extend_from_slice(b"{\"as_of\":\"");
+        push_integer(ticks.value(row).into(), &mut text);
+        text.extend_from_slice(b"\",\"basis\":[");
+        let from = offsets[row] as usize;
+        for (place, count) in counts[from..offsets[row + 1] as usize].iter().enumerate() {
+            text.extend_from_slice(if place == 0 { b"\"" } else { b",\"" });
+            push_integer((*count).into(), &mut text);
+            text.push(b'"');
+        }
+        text.extend_from_slice(b"],\"event_id\":");
+        push_string(event_ids.value(row), &mut text);
+        text.extend_from_slice(b",\"features\":");
+        form.push_row(row, &mut text).expect("averages of finite numbers are finite");
+        text.extend_from_slice(b",\"recipe\":\"tidegate.snapshot.v1\"}");
+        digests.append_value(Digest::of(&text).0).expect("a digest has 32 bytes");
+    }
+    digests.finish()
+}
