@@ -1,0 +1,758 @@
+//! Simulated card payments and their labels, from nothing but a seed.
+//!
+//! The simulator is that of the Fraud Detection Handbook. Customers and terminals lie at random
+//! places of a square of 100 by 100; a customer pays at the terminals within `radius`, on each day a
+//! Poisson number of times, around noon, amounts around a mean of its own. Frauds are, a later kind
+//! overwriting an earlier one:
+//!
+//! 1. every payment above 220.00;
+//! 2. every payment at a compromised terminal: each day some are drawn, for 28 days;
+//! 3. a third of the payments of a compromised customer, their amounts times five: each day some are
+//!    drawn, for 14 days.
+//!
+//! The same configuration gives the same bytes on any machine. Every customer and day has a stream of
+//! random numbers of its own, so a day is made when it is read, and a day to come can be looked at
+//! without making those between; what is drawn from a stream goes through integers and `libm`, never
+//! through the machine's own transcendental functions.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Decimal128Array, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+use serde::Deserialize;
+use tidegate_facts::{Digest, tick};
+
+use crate::error::SourceError;
+use crate::prefix::{FilePrefix, Prefix};
+use crate::{Body, Chunk, Source};
+
+/// What a world is made from; the defaults give about 190 000 payments.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorldConfig {
+    /// Worlds with different seeds have nothing in common.
+    pub seed: u64,
+    /// How many customers there are.
+    pub customers: u32,
+    /// How many terminals there are.
+    pub terminals: u32,
+    /// How many days it lasts.
+    pub days: u32,
+    /// When its first day begins, in microseconds since 1970-01-01 UTC; whole seconds.
+    pub start: i64,
+    /// How far from home a customer pays, in a square of 100 by 100.
+    pub radius: f64,
+    /// A customer's mean count of payments a day lies between zero and this.
+    pub payments_daily_max: f64,
+    /// How many terminals are newly compromised each day.
+    pub terminals_compromised_daily: u32,
+    /// How many customers are newly compromised each day.
+    pub customers_compromised_daily: u32,
+    /// How long after a payment its label becomes known, in microseconds.
+    pub label_delay: i64,
+}
+
+impl Default for WorldConfig {
+    fn default() -> WorldConfig {
+        WorldConfig {
+            seed: 0,
+            customers: 1000,
+            terminals: 2000,
+            days: 100,
+            start: 1_767_225_600_000_000, // 2026-01-01T00:00:00Z
+            radius: 5.0,
+            payments_daily_max: 4.0,
+            terminals_compromised_daily: 2,
+            customers_compromised_daily: 3,
+            label_delay: 7 * DAY_SECONDS * MICROS,
+        }
+    }
+}
+
+/// Which records of a world are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorldStream {
+    /// The payments, by time.
+    Transactions,
+    /// Of each payment, whether it was a fraud, by the time that became known.
+    Labels,
+}
+
+/// A stream of a simulated world.
+pub struct WorldSource {
+    world: World,
+    stream: WorldStream,
+    batch_rows: usize,
+    position: u64,
+    /// The payments of the last day that was made and how many of them were handed over.
+    today: Vec<Payment>,
+    handed_over: usize,
+}
+
+const DAY_SECONDS: i64 = 86_400;
+const MICROS: i64 = 1_000_000;
+const SIDE: f64 = 100.0;
+const LARGE_CENTS: i64 = 22_000;
+/// What the column of amounts holds; only a customer who is drawn day after day comes near.
+const CENTS_MAX: i64 = 999_999_999_999;
+const TERMINAL_DAYS: u32 = 28;
+const CUSTOMER_DAYS: u32 = 14;
+
+/// How many places near customers a world may remember: 400 MB of them.
+const NEAR_MAX: usize = 100_000_000;
+
+/// The name and version of the recipe. Whoever changes what a world contains changes it.
+const RECIPE: &str = "tidegate.world.v1";
+
+impl WorldConfig {
+    /// The digest of the recipe and all settings.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.canonical_text().as_bytes())
+    }
+
+    fn canonical_text(&self) -> String {
+        // Without `..`, so that a new setting cannot be forgotten here.
+        let WorldConfig {
+            seed,
+            customers,
+            terminals,
+            days,
+            start,
+            radius,
+            payments_daily_max,
+            terminals_compromised_daily,
+            customers_compromised_daily,
+            label_delay,
+        } = self;
+        format!(
+            "{RECIPE} seed={seed} customers={customers} terminals={terminals} days={days} start={start} \
+             radius={radius} payments_daily_max={payments_daily_max} \
+             terminals_compromised_daily={terminals_compromised_daily} \
+             customers_compromised_daily={customers_compromised_daily} label_delay={label_delay}"
+        )
+    }
+
+    fn check(&self) -> Result<(), SourceError> {
+        let refuse = |setting, detail: &str| Err(SourceError::World { setting, detail: detail.to_owned() });
+        let ids_max = i32::MAX.cast_unsigned();
+        if self.customers > ids_max {
+            return refuse("customers", "must fit 31 bits; use fewer");
+        }
+        if self.terminals > ids_max {
+            return refuse("terminals", "must fit 31 bits; use fewer");
+        }
+        if !(self.radius >= 0.0 && self.radius.is_finite()) {
+            return refuse(
+                "radius",
+                "must be a number of zero or more; 5.0 is usual in a square of 100 by 100",
+            );
+        }
+        if !(0.0..=100.0).contains(&self.payments_daily_max) {
+            return refuse("payments_daily_max", "must lie between 0 and 100; 4.0 is usual");
+        }
+        if self.terminals_compromised_daily > self.terminals {
+            return refuse("terminals_compromised_daily", "is more than there are terminals; use fewer");
+        }
+        if self.customers_compromised_daily > self.customers {
+            return refuse("customers_compromised_daily", "is more than there are customers; use fewer");
+        }
+        if self.start < 0 || self.start % MICROS != 0 {
+            return refuse("start", "must be whole seconds after 1970-01-01, in microseconds");
+        }
+        if self.label_delay < 0 {
+            return refuse("label_delay", "must be zero or more microseconds");
+        }
+        let length = i64::from(self.days) * DAY_SECONDS * MICROS;
+        let end = self.start.checked_add(length).and_then(|end| end.checked_add(self.label_delay));
+        if end.is_none_or(|end| end > tick::MICROS_MAX) {
+            return refuse(
+                "days",
+                "must end, with `label_delay`, before 2112; use fewer days or an earlier `start`",
+            );
+        }
+        Ok(())
+    }
+}
+
+impl WorldStream {
+    /// The columns of the stream.
+    pub fn schema(self) -> SchemaRef {
+        let column = |name: &str, data_type| Field::new(name, data_type, false);
+        let time = || DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let fields = match self {
+            WorldStream::Transactions => vec![
+                column("transaction_id", DataType::Int64),
+                column("tx_datetime", time()),
+                column("customer_id", DataType::Int32),
+                column("terminal_id", DataType::Int32),
+                column("tx_amount", DataType::Decimal128(12, 2)),
+                column("tx_fraud", DataType::Boolean),
+                column("tx_fraud_scenario", DataType::Int32),
+            ],
+            WorldStream::Labels => vec![
+                column("transaction_id", DataType::Int64),
+                column("customer_id", DataType::Int32),
+                column("terminal_id", DataType::Int32),
+                column("effective_at", time()),
+                column("observed_at", time()),
+                column("tx_fraud", DataType::Boolean),
+            ],
+        };
+        Arc::new(Schema::new(fields))
+    }
+
+    /// Some payments as records of the stream, the first of them with number `first_id`.
+    ///
+    /// The delay of labels is the same for all, so they are in the order of their payments.
+    fn batch(self, payments: &[Payment], first_id: i64, config: &WorldConfig) -> RecordBatch {
+        let ints = |value: fn(&Payment) -> u32| -> ArrayRef {
+            Arc::new(Int32Array::from_iter_values(payments.iter().map(|p| value(p).cast_signed())))
+        };
+        let times = |delay: i64| -> ArrayRef {
+            let times = payments.iter().map(|p| config.start + p.second * MICROS + delay);
+            Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC"))
+        };
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values((first_id..).take(payments.len())));
+        let frauds: ArrayRef =
+            Arc::new(payments.iter().map(|p| Some(p.scenario != 0)).collect::<BooleanArray>());
+        let (customers, terminals) = (ints(|p| p.customer), ints(|p| p.terminal));
+        let columns = match self {
+            WorldStream::Transactions => {
+                let amounts = Decimal128Array::from_iter_values(payments.iter().map(|p| p.cents.into()));
+                let amounts = Arc::new(amounts.with_data_type(DataType::Decimal128(12, 2)));
+                vec![ids, times(0), customers, terminals, amounts, frauds, ints(|p| p.scenario)]
+            }
+            WorldStream::Labels => {
+                vec![ids, customers, terminals, times(0), times(config.label_delay), frauds]
+            }
+        };
+        RecordBatch::try_new(self.schema(), columns).expect("the columns are those of the schema")
+    }
+}
+
+impl WorldSource {
+    /// Opens a stream of a world from the record at `from_position` on.
+    ///
+    /// # Errors
+    /// When a setting is out of its range, or the world holds fewer than `from_position` records.
+    pub fn new(
+        config: WorldConfig,
+        stream: WorldStream,
+        from_position: u64,
+        batch_rows: usize,
+    ) -> Result<WorldSource, SourceError> {
+        let world = World::new(config)?;
+        let batch_rows = batch_rows.max(1);
+        let mut source =
+            WorldSource { world, stream, batch_rows, position: 0, today: Vec::new(), handed_over: 0 };
+        while source.position < from_position {
+            if source.take(usize::try_from(from_position - source.position).unwrap_or(usize::MAX)).is_empty()
+            {
+                let path = PathBuf::from("world");
+                return Err(SourceError::Short { path, records: source.position, from_position });
+            }
+        }
+        Ok(source)
+    }
+
+    /// The columns of the stream.
+    pub fn schema(&self) -> SchemaRef {
+        self.stream.schema()
+    }
+
+    /// The next payments of one day, at most `count`; none at the end of the world.
+    fn take(&mut self, count: usize) -> &[Payment] {
+        while self.handed_over == self.today.len() {
+            match self.world.next_day() {
+                Some(payments) => (self.today, self.handed_over) = (payments, 0),
+                None => return &[],
+            }
+        }
+        let first = self.handed_over;
+        self.handed_over += count.min(self.today.len() - first);
+        self.position += (self.handed_over - first) as u64;
+        &self.today[first..self.handed_over]
+    }
+}
+
+impl Source for WorldSource {
+    fn next(&mut self) -> Result<Option<Chunk>, SourceError> {
+        let first = self.position;
+        let mut payments = Vec::new();
+        while payments.len() < self.batch_rows {
+            match self.take(self.batch_rows - payments.len()) {
+                [] => break,
+                more => payments.extend_from_slice(more),
+            }
+        }
+        if payments.is_empty() {
+            return Ok(None);
+        }
+        let batch = self.stream.batch(&payments, first.cast_signed(), &self.world.config);
+        Ok(Some(Chunk {
+            body: Body::Rows { batch, positions: (first..self.position).collect() },
+            faults: Vec::new(),
+        }))
+    }
+
+    /// One entry named `world`, the same from the start to the end: the digest of what it is made from.
+    fn prefix(&self) -> Prefix {
+        let text = self.world.config.canonical_text();
+        let digest = self.world.config.digest();
+        Prefix {
+            files: vec![FilePrefix {
+                name: "world".to_owned(),
+                bytes: text.len() as u64,
+                digest,
+                may_grow: false,
+            }],
+        }
+    }
+}
+
+/// What stays the same from day to day, and who is compromised.
+struct World {
+    config: WorldConfig,
+    key: [u8; 32],
+    customers: Vec<Customer>,
+    /// The terminals near each customer one after the other, ascending.
+    near: Vec<u32>,
+    day: u32,
+    /// The first day on which each terminal is no longer compromised.
+    terminals_until: Vec<u32>,
+    /// Of the next days, the payments that are frauds of the third kind.
+    stolen: VecDeque<BTreeMap<PaymentKey, u32>>,
+}
+
+struct Customer {
+    mean_cents: f64,
+    payments_daily: f64,
+    /// Where its terminals stand in `near`.
+    near: std::ops::Range<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Payment {
+    /// Since the start of the world.
+    second: i64,
+    customer: u32,
+    /// Its number among the customer's payments of the day.
+    number: u32,
+    terminal: u32,
+    cents: i64,
+    scenario: u32,
+}
+
+/// The customer, and the number of the payment on its day.
+type PaymentKey = (u32, u32);
+
+/// What a stream of random numbers is for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Customer,
+    Terminal,
+    Payments,
+    CompromisedTerminals,
+    CompromisedCustomers,
+}
+
+impl World {
+    fn new(config: WorldConfig) -> Result<World, SourceError> {
+        config.check()?;
+        let mut world = World {
+            key: Digest::of_parts(RECIPE, &[&config.seed.to_le_bytes()]).0,
+            customers: Vec::new(),
+            near: Vec::new(),
+            day: 0,
+            terminals_until: vec![0; config.terminals as usize],
+            stolen: VecDeque::new(),
+            config,
+        };
+        // By their place from left to right, so that those near a customer are found in a stripe.
+        let mut terminals: Vec<(f64, f64, u32)> = (0..world.config.terminals)
+            .map(|terminal| {
+                let mut dice = world.dice(Purpose::Terminal, 0, terminal);
+                (dice.between(0.0, SIDE), dice.between(0.0, SIDE), terminal)
+            })
+            .collect();
+        terminals.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.2.cmp(&b.2)));
+        let radius = world.config.radius;
+        for customer in 0..world.config.customers {
+            let mut dice = world.dice(Purpose::Customer, 0, customer);
+            let (x, y) = (dice.between(0.0, SIDE), dice.between(0.0, SIDE));
+            let mean_cents = dice.between(500.0, 10_000.0);
+            let payments_daily = dice.between(0.0, world.config.payments_daily_max);
+            let first = world.near.len();
+            let stripe = terminals.partition_point(|t| t.0 < x - radius);
+            let stripe = terminals[stripe..].iter().take_while(|t| t.0 <= x + radius);
+            let within =
+                |t: &&(f64, f64, u32)| (t.0 - x) * (t.0 - x) + (t.1 - y) * (t.1 - y) < radius * radius;
+            world.near.extend(stripe.filter(within).map(|t| t.2));
+            world.near[first..].sort_unstable();
+            if world.near.len() > NEAR_MAX {
+                let detail = "lets customers reach too many terminals in all; use a smaller one, or fewer customers or terminals";
+                return Err(SourceError::World { setting: "radius", detail: detail.to_owned() });
+            }
+            world.customers.push(Customer { mean_cents, payments_daily, near: first..world.near.len() });
+        }
+        Ok(world)
+    }
+
+    /// The payments of the next day by time, then customer; `None` after the last day.
+    fn next_day(&mut self) -> Option<Vec<Payment>> {
+        if self.day == self.config.days {
+            return None;
+        }
+        self.compromise_terminals();
+        self.compromise_customers();
+        let stolen = self.stolen.pop_front().unwrap_or_default();
+        let mut payments = Vec::new();
+        for customer in 0..self.config.customers {
+            self.pay(customer, self.day, &mut payments);
+        }
+        for payment in &mut payments {
+            if payment.cents > LARGE_CENTS {
+                payment.scenario = 1;
+            }
+            if self.terminals_until[payment.terminal as usize] > self.day {
+                payment.scenario = 2;
+            }
+            if let Some(times) = stolen.get(&(payment.customer, payment.number)) {
+                payment.scenario = 3;
+                payment.cents = (payment.cents * 5_i64.pow(*times)).min(CENTS_MAX);
+            }
+        }
+        payments.sort_by_key(|p| (p.second, p.customer, p.number));
+        self.day += 1;
+        Some(payments)
+    }
+
+    fn compromise_terminals(&mut self) {
+        let mut dice = self.dice(Purpose::CompromisedTerminals, self.day, 0);
+        for terminal in dice.sample(self.config.terminals, self.config.terminals_compromised_daily) {
+            self.terminals_until[terminal as usize] = self.day + TERMINAL_DAYS;
+        }
+    }
+
+    /// Draws today's customers and a third of all their payments to come.
+    fn compromise_customers(&mut self) {
+        let mut dice = self.dice(Purpose::CompromisedCustomers, self.day, 0);
+        let mut payments = Vec::new();
+        for customer in dice.sample(self.config.customers, self.config.customers_compromised_daily) {
+            for day in self.day..self.config.days.min(self.day + CUSTOMER_DAYS) {
+                self.pay(customer, day, &mut payments);
+            }
+        }
+        self.stolen.resize(CUSTOMER_DAYS as usize, BTreeMap::new());
+        let count = payments.len() as u32;
+        for chosen in dice.sample(count, count / 3) {
+            let payment = &payments[chosen as usize];
+            let days_ahead = payment.second / DAY_SECONDS - i64::from(self.day);
+            *self.stolen[days_ahead as usize].entry((payment.customer, payment.number)).or_default() += 1;
+        }
+    }
+
+    /// Adds the payments of a customer on a day, without frauds.
+    fn pay(&self, customer: u32, day: u32, payments: &mut Vec<Payment>) {
+        let Customer { mean_cents, payments_daily, near } = &self.customers[customer as usize];
+        let terminals = &self.near[near.clone()];
+        if terminals.is_empty() {
+            return;
+        }
+        let mut dice = self.dice(Purpose::Payments, day, customer);
+        for number in 0..dice.poisson(*payments_daily) {
+            let second = dice.normal(DAY_SECONDS as f64 / 2.0, 20_000.0);
+            let amount = dice.normal(*mean_cents, mean_cents / 2.0);
+            let amount = if amount < 0.0 { dice.between(0.0, mean_cents * 2.0) } else { amount };
+            let terminal = terminals[dice.below(terminals.len() as u64) as usize];
+            if second >= 0.0 && second < DAY_SECONDS as f64 {
+                payments.push(Payment {
+                    second: i64::from(day) * DAY_SECONDS + second as i64,
+                    customer,
+                    number,
+                    terminal,
+                    cents: libm::round(amount) as i64,
+                    scenario: 0,
+                });
+            }
+        }
+    }
+
+    fn dice(&self, purpose: Purpose, day: u32, who: u32) -> Dice {
+        // 8 bits of purpose, 24 of day (45 926 years of them), 32 of customer or terminal.
+        let stream = (purpose as u64) << 56 | u64::from(day) << 32 | u64::from(who);
+        let mut random = ChaCha8Rng::from_seed(self.key);
+        random.set_stream(stream);
+        Dice(random)
+    }
+}
+
+/// A stream of random numbers.
+struct Dice(ChaCha8Rng);
+
+impl Dice {
+    /// In `[0, 1)`, one of the 2^53 evenly spaced floats.
+    fn unit(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn between(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * self.unit()
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        ((u128::from(self.0.next_u64()) * u128::from(end)) >> 64) as u64
+    }
+
+    /// By the method of Box and Muller, the second number unused.
+    fn normal(&mut self, mean: f64, deviation: f64) -> f64 {
+        let length = libm::sqrt(-2.0 * libm::log(1.0 - self.unit()));
+        mean + deviation * length * libm::cos(2.0 * std::f64::consts::PI * self.unit())
+    }
+
+    /// By Knuth's method, which takes as many steps as the result is large.
+    fn poisson(&mut self, mean: f64) -> u32 {
+        let end = libm::exp(-mean);
+        let mut product = self.unit();
+        let mut count = 0;
+        while product > end {
+            product *= self.unit();
+            count += 1;
+        }
+        count
+    }
+
+    /// `count` different numbers below `end`, in the order they are drawn.
+    fn sample(&mut self, end: u32, count: u32) -> Vec<u32> {
+        // A shuffle of `0..end` that is cut short; only what was moved is kept.
+        let mut moved = BTreeMap::new();
+        (0..count)
+            .map(|place| {
+                let other = place + self.below(u64::from(end - place)) as u32;
+                let here = moved.get(&place).copied().unwrap_or(place);
+                moved.insert(other, here).unwrap_or(other)
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, HashMap};
+
+    use arrow::array::AsArray;
+    use arrow::compute::concat_batches;
+    use arrow::datatypes::{Decimal128Type, Int32Type, Int64Type, TimestampMicrosecondType};
+
+    use super::*;
+
+    fn small() -> WorldConfig {
+        WorldConfig {
+            seed: 42,
+            customers: 200,
+            terminals: 300,
+            days: 40,
+            radius: 10.0,
+            ..WorldConfig::default()
+        }
+    }
+
+    fn read(config: WorldConfig, stream: WorldStream, from: u64, batch_rows: usize) -> RecordBatch {
+        let mut source = WorldSource::new(config, stream, from, batch_rows).unwrap();
+        let mut batches = Vec::new();
+        let mut expected = from;
+        while let Some(Chunk { body: Body::Rows { batch, positions }, .. }) = source.next().unwrap() {
+            assert!(positions.len() <= batch_rows);
+            assert_eq!(positions, (expected..expected + batch.num_rows() as u64).collect::<Vec<_>>());
+            expected += batch.num_rows() as u64;
+            batches.push(batch);
+        }
+        concat_batches(&stream.schema(), &batches).unwrap()
+    }
+
+    fn payments(config: WorldConfig) -> Vec<Payment> {
+        let mut world = World::new(config).unwrap();
+        std::iter::from_fn(|| world.next_day()).flatten().collect()
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_bytes_whatever_the_batches_and_the_position() {
+        for stream in [WorldStream::Transactions, WorldStream::Labels] {
+            let whole = read(small(), stream, 0, 1_000_000);
+            assert_eq!(whole, read(small(), stream, 0, 777));
+            for from in [1, 5000, whole.num_rows()] {
+                let rest = read(small(), stream, from as u64, 1000);
+                assert_eq!(rest, whole.slice(from, whole.num_rows() - from));
+            }
+            assert_ne!(whole, read(WorldConfig { seed: 43, ..small() }, stream, 0, 1_000_000));
+            let records = whole.num_rows() as u64;
+            let short = WorldSource::new(small(), stream, records + 1, 10).err().unwrap();
+            assert!(matches!(short, SourceError::Short { records: found, .. } if found == records));
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_world_never_move() {
+        let mut text = String::new();
+        for p in payments(small()) {
+            text += &format!("{} {} {} {} {}\n", p.second, p.customer, p.terminal, p.cents, p.scenario);
+        }
+        let first = "3218 115 106 6931 0";
+        assert_eq!(text.lines().next(), Some(first));
+        assert_eq!(
+            Digest::of(text.as_bytes()).to_hex(),
+            "a62279e8a52a637b6f4645a7f1b3f9116c5d80258dc04164d2b729f72784319d"
+        );
+    }
+
+    #[test]
+    fn payments_have_ids_without_gaps_in_order_of_time() {
+        let batch = read(small(), WorldStream::Transactions, 0, 1000);
+        let ids = batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+        assert_eq!(ids, (0..ids.len() as i64).collect::<Vec<_>>());
+        let times = batch.column(1).as_primitive::<TimestampMicrosecondType>().values();
+        assert!(times.is_sorted());
+        assert!(times.iter().all(|time| time % MICROS == 0));
+        let start = small().start;
+        assert!(times[0] >= start && times[times.len() - 1] < start + 40 * DAY_SECONDS * MICROS);
+        assert!(times[times.len() - 1] >= start + 39 * DAY_SECONDS * MICROS);
+    }
+
+    #[test]
+    fn every_payment_has_one_label_a_week_later() {
+        let transactions = read(small(), WorldStream::Transactions, 0, 1000);
+        let labels = read(small(), WorldStream::Labels, 0, 999);
+        for (label, transaction) in [(0, 0), (1, 2), (2, 3), (3, 1), (5, 5)] {
+            assert_eq!(labels.column(label), transactions.column(transaction));
+        }
+        let effective = labels.column(3).as_primitive::<TimestampMicrosecondType>().values();
+        let observed = labels.column(4).as_primitive::<TimestampMicrosecondType>().values();
+        assert!(effective.iter().zip(observed).all(|(e, o)| o - e == 7 * DAY_SECONDS * MICROS));
+    }
+
+    #[test]
+    fn large_amounts_are_frauds() {
+        let batch =
+            read(WorldConfig { days: 10, ..WorldConfig::default() }, WorldStream::Transactions, 0, 1000);
+        let amounts = batch.column(4).as_primitive::<Decimal128Type>().values();
+        let frauds = batch.column(5).as_boolean();
+        let scenarios = batch.column(6).as_primitive::<Int32Type>().values();
+        assert!(amounts.iter().all(|cents| *cents >= 0));
+        for (row, (cents, scenario)) in amounts.iter().zip(scenarios).enumerate() {
+            assert_eq!(frauds.value(row), *scenario != 0);
+            match scenario {
+                0 => assert!(*cents <= 22_000),
+                1 => assert!(*cents > 22_000),
+                _ => {}
+            }
+        }
+        assert_eq!(scenarios.iter().copied().collect::<BTreeSet<_>>(), BTreeSet::from([0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn a_compromised_terminal_has_frauds_only_for_28_days() {
+        let config = WorldConfig { customers_compromised_daily: 0, ..small() };
+        let mut world = World::new(config.clone()).unwrap();
+        let drawn: Vec<Vec<u32>> = (0..config.days)
+            .map(|day| world.dice(Purpose::CompromisedTerminals, day, 0).sample(config.terminals, 2))
+            .collect();
+        for day in 0..config.days {
+            let from = day.saturating_sub(27) as usize;
+            let compromised: BTreeSet<u32> = drawn[from..=day as usize].iter().flatten().copied().collect();
+            for payment in world.next_day().unwrap() {
+                assert_eq!(payment.scenario == 2, compromised.contains(&payment.terminal), "{payment:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_third_of_a_compromised_customers_payments_is_multiplied() {
+        let honest = payments(WorldConfig { customers_compromised_daily: 0, ..small() });
+        let stolen = payments(small());
+        assert_eq!(honest.len(), stolen.len());
+        let mut frauds = 0;
+        let mut by_customer: HashMap<u32, u32> = HashMap::new();
+        for (honest, stolen) in honest.iter().zip(&stolen) {
+            assert_eq!(
+                (honest.second, honest.customer, honest.terminal),
+                (stolen.second, stolen.customer, stolen.terminal)
+            );
+            if stolen.scenario == 3 {
+                frauds += 1;
+                *by_customer.entry(stolen.customer).or_default() += 1;
+                assert!([5, 25, 125].iter().any(|times| stolen.cents == honest.cents * times));
+            } else {
+                assert_eq!((stolen.cents, stolen.scenario), (honest.cents, honest.scenario));
+            }
+        }
+        // 40 days of 3 customers, about 14 days of 2 payments each, the last ones cut short.
+        let expected = (40 * 3 * 14 * 2 / 3) as f64 * (1.0 - 6.5 / 40.0);
+        assert!((0.8..1.1).contains(&(f64::from(frauds) / expected)), "{frauds} of {expected}");
+        assert!(by_customer.len() > 50 && by_customer.len() <= 120);
+    }
+
+    #[test]
+    fn the_default_world_looks_like_the_published_one() {
+        let all = payments(WorldConfig::default());
+        assert!((180_000..205_000).contains(&all.len()), "{}", all.len());
+        let mean =
+            all.iter().filter(|p| p.scenario == 0).map(|p| p.cents).sum::<i64>() as f64 / all.len() as f64;
+        assert!((4500.0..6000.0).contains(&mean), "{mean}");
+        let share =
+            |scenario| all.iter().filter(|p| p.scenario == scenario).count() as f64 / all.len() as f64;
+        // Ten times fewer customers and five times fewer terminals than published, and as many drawn.
+        assert!((0.0002..0.002).contains(&share(1)), "{}", share(1));
+        assert!((0.015..0.035).contains(&share(2)), "{}", share(2));
+        assert!((0.008..0.02).contains(&share(3)), "{}", share(3));
+    }
+
+    #[test]
+    fn a_world_of_the_published_size_has_the_published_numbers() {
+        let config = WorldConfig { customers: 5000, terminals: 10_000, days: 40, ..WorldConfig::default() };
+        let mut world = World::new(config).unwrap();
+        let seen = world.customers.iter().filter(|customer| !customer.near.is_empty()).count();
+        assert_eq!(seen, 5000);
+        let daily: Vec<usize> = std::iter::from_fn(|| world.next_day()).map(|day| day.len()).collect();
+        let mean = daily.iter().sum::<usize>() as f64 / daily.len() as f64;
+        assert!((9400.0..9900.0).contains(&mean), "published 9586, here {mean}");
+    }
+
+    #[test]
+    fn the_prefix_is_the_same_throughout_and_tells_worlds_apart() {
+        let mut source = WorldSource::new(small(), WorldStream::Labels, 0, 100).unwrap();
+        let prefix = source.prefix();
+        source.next().unwrap();
+        assert_eq!(source.prefix(), prefix);
+        assert_eq!(prefix.files[0].name, "world");
+        let other = WorldConfig { radius: 10.000_000_000_000_002, ..small() };
+        assert_ne!(WorldSource::new(other, WorldStream::Labels, 0, 100).unwrap().prefix(), prefix);
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused_and_small_worlds_are_not() {
+        let refused = |config: WorldConfig| match WorldSource::new(config, WorldStream::Labels, 0, 1) {
+            Err(SourceError::World { setting, .. }) => setting,
+            _ => "nothing",
+        };
+        assert_eq!(refused(WorldConfig { radius: f64::NAN, ..small() }), "radius");
+        assert_eq!(refused(WorldConfig { radius: -1.0, ..small() }), "radius");
+        assert_eq!(refused(WorldConfig { start: 1, ..small() }), "start");
+        assert_eq!(refused(WorldConfig { days: u32::MAX, ..small() }), "days");
+        assert_eq!(refused(WorldConfig { label_delay: i64::MAX, ..small() }), "days");
+        assert_eq!(refused(WorldConfig { label_delay: -1, ..small() }), "label_delay");
+        assert_eq!(refused(WorldConfig { customers: u32::MAX, ..small() }), "customers");
+        assert_eq!(refused(WorldConfig { payments_daily_max: 101.0, ..small() }), "payments_daily_max");
+        assert_eq!(refused(WorldConfig { customers: 2, ..small() }), "customers_compromised_daily");
+        let empty = WorldConfig { customers: 3, terminals: 2, radius: 0.0, ..small() };
+        assert_eq!(read(empty, WorldStream::Transactions, 0, 10).num_rows(), 0);
+        let crowded = WorldConfig { customers: 3, terminals: 2, radius: 1000.0, ..small() };
+        assert!(read(crowded, WorldStream::Transactions, 0, 10).num_rows() > 10);
+    }
+}
