@@ -1,3 +1,246 @@
-//! The `tidegate` command.
+//! The `tidegate` command: reads arguments, wires the crates together, reports. No logic of its own.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tidegate_dataflows::graph::{Picture, draw};
+use tidegate_dataflows::run::{Options, run};
+use tidegate_dataflows::topology::{Override, Topology};
+use tidegate_dataflows::watch::Watch;
+use tidegate_dataflows::{Fault, Plan};
+
+mod account;
+mod progress;
+
+/// Turns a stream of facts into decisions that can be proven.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Finds every fault of a topology, or says that there is none.
+    Check {
+        /// The topology file.
+        topology: PathBuf,
+        /// Replaces a setting, as node.key=value.
+        #[arg(long = "set", value_name = "NODE.KEY=VALUE")]
+        set: Vec<String>,
+        /// How to answer.
+        #[arg(long, value_enum, default_value_t = Answer::Text)]
+        format: Answer,
+    },
+    /// Draws a topology.
+    Graph {
+        /// The topology file.
+        topology: PathBuf,
+        /// How to draw it.
+        #[arg(long, value_enum, default_value_t = Drawing::Mermaid)]
+        format: Drawing,
+    },
+    /// Runs a topology.
+    Run {
+        /// The topology file.
+        topology: PathBuf,
+        /// The data folder: log, indexes, and tables unless --store says otherwise.
+        #[arg(long, default_value = "data")]
+        data: PathBuf,
+        /// The folder that committed tables go to.
+        #[arg(long)]
+        store: Option<PathBuf>,
+        /// How many dataflow workers; the answers are the same for any number.
+        #[arg(short = 'w', long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+        workers: u16,
+        /// Stops when all sources are read and everything is committed.
+        #[arg(long)]
+        until_idle: bool,
+        /// Replaces a setting, as node.key=value.
+        #[arg(long = "set", value_name = "NODE.KEY=VALUE")]
+        set: Vec<String>,
+        /// Memory for the index that keeps out duplicates, in MiB.
+        #[arg(long, default_value_t = 64)]
+        dedupe_mib: u64,
+        /// How to answer.
+        #[arg(long, value_enum, default_value_t = Answer::Text)]
+        format: Answer,
+    },
+    /// Asks SQL over the tables of a data folder.
+    Sql {
+        /// The query.
+        query: String,
+        /// The data folder.
+        #[arg(long, default_value = "data")]
+        data: PathBuf,
+        /// The folder of its committed tables, when it is not in the data folder.
+        #[arg(long)]
+        store: Option<PathBuf>,
+        /// How to answer: table, csv, json (an object a line) or parquet.
+        #[arg(long, default_value = "table")]
+        format: tidegate_queries::Format,
+    },
+    /// Measures the standard workloads against hand-written loops.
+    Bench {
+        /// Which stage; all when not given.
+        stage: Option<String>,
+        /// How to answer.
+        #[arg(long, value_enum, default_value_t = Answer::Text)]
+        format: Answer,
+        /// Divides the size of every workload, for a quick look.
+        #[arg(long, default_value_t = 1)]
+        divide: u32,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Answer {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Drawing {
+    Mermaid,
+    Dot,
+    Svg,
+}
+
+/// Exit codes: what a script can tell apart.
+mod exit {
+    /// The run or the query failed.
+    pub const FAILED: u8 = 1;
+    /// The arguments, the topology or what it names is wrong; nothing was started.
+    pub const REFUSED: u8 = 2;
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    match Arguments::parse().command {
+        Command::Check { topology, set, format } => check(&topology, &set, format),
+        Command::Graph { topology, format } => graph(&topology, format),
+        Command::Run { topology, data, store, workers, until_idle, set, dedupe_mib, format } => {
+            if !until_idle {
+                eprintln!("tidegate run needs --until-idle: it reads its sources to their end and commits; it does not follow them yet");
+                return ExitCode::from(exit::REFUSED);
+            }
+            let options = Options { data, store, workers: workers.into(), dedupe_bytes: dedupe_mib << 20 };
+            run_topology(&topology, &set, &options, format)
+        }
+        Command::Sql { query, data, store, format } => sql(&query, &data, store.as_deref(), format),
+        Command::Bench { stage, format, divide } => bench(stage.as_deref(), format, divide),
+    }
+}
+
+fn plan(file: &std::path::Path, set: &[String]) -> Result<Plan, Vec<Fault>> {
+    let mut overrides = Vec::new();
+    let mut faults = Vec::new();
+    for text in set {
+        match Override::parse(text) {
+            Ok(set) => overrides.push(set),
+            Err(what) => faults.push(Fault { file: file.to_owned(), line: 0, what }),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    Plan::new(Topology::read(file, &overrides)?)
+}
+
+fn refuse(faults: &[Fault], format: Answer) -> ExitCode {
+    for fault in faults {
+        match format {
+            Answer::Text => eprintln!("{fault}"),
+            Answer::Json => println!("{}", serde_json::json!({"file": fault.file, "line": fault.line, "fault": fault.what})),
+        }
+    }
+    if format == Answer::Text {
+        let count = faults.len();
+        eprintln!("\n{count} fault{}; nothing was started", if count == 1 { "" } else { "s" });
+    }
+    ExitCode::from(exit::REFUSED)
+}
+
+fn check(file: &std::path::Path, set: &[String], format: Answer) -> ExitCode {
+    match plan(file, set) {
+        Ok(plan) => {
+            match format {
+                Answer::Text => println!("ok: {} nodes, plan {}", plan.topology.nodes.len(), plan.digest),
+                Answer::Json => println!("{}", serde_json::json!({"ok": true, "plan": plan.digest})),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(faults) => refuse(&faults, format),
+    }
+}
+
+fn graph(file: &std::path::Path, format: Drawing) -> ExitCode {
+    let picture = match format {
+        Drawing::Mermaid => Picture::Mermaid,
+        Drawing::Dot => Picture::Dot,
+        Drawing::Svg => Picture::Svg,
+    };
+    match Topology::read(file, &[]) {
+        Ok(topology) => {
+            print!("{}", draw(&topology, picture));
+            ExitCode::SUCCESS
+        }
+        Err(faults) => refuse(&faults, Answer::Text),
+    }
+}
+
+fn run_topology(file: &std::path::Path, set: &[String], options: &Options, format: Answer) -> ExitCode {
+    let plan = match plan(file, set) {
+        Ok(plan) => Arc::new(plan),
+        Err(faults) => return refuse(&faults, format),
+    };
+    let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
+    let nodes: Vec<String> = plan.steps.iter().map(|s| s.name.clone()).collect();
+    let watch = Watch::new(&sources, &nodes);
+    let shown = progress::show(&watch, format == Answer::Text);
+    let outcome = run(&plan, options, &watch);
+    shown.stop();
+    match outcome {
+        Ok(report) => match account::print(&plan, options, &watch, &report, format == Answer::Json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(error.as_ref()),
+        },
+        Err(error) => fail(&error),
+    }
+}
+
+fn sql(query: &str, data: &std::path::Path, store: Option<&std::path::Path>, format: tidegate_queries::Format) -> ExitCode {
+    match account::query(query, data, store, format) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.as_ref()),
+    }
+}
+
+fn bench(stage: Option<&str>, format: Answer, divide: u32) -> ExitCode {
+    match tidegate_benches::run(stage, format == Answer::Json, divide) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("tidegate: {what}");
+            ExitCode::from(exit::FAILED)
+        }
+    }
+}
+
+/// Prints an error and its causes.
+fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("tidegate: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprintln!("  because: {error}");
+        cause = error.source();
+    }
+    ExitCode::from(exit::FAILED)
+}

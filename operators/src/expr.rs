@@ -83,6 +83,11 @@ impl Projection {
         Projection { columns, node: node.into(), schema }
     }
 
+    /// Where each column comes from, in order.
+    pub fn columns(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().map(|(column, _)| column)
+    }
+
     /// The schema of the projected rows.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema

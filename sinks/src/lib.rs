@@ -1,1 +1,6 @@
-//! (to come)
+//! Where results go out: the log and what is derived from it.
+//!
+//! Sinks do I/O and know nothing of operators. What a sink has reported as written is durable.
+
+pub mod dedupe;
+pub mod log;

@@ -1,0 +1,252 @@
+//! From groups of the log to batches of the graph: what the workers are fed, live and on replay.
+//!
+//! Everything here is a function of the log. A fact's batch has the plan's columns, whatever its event
+//! type; its basis counts, for each partition of `traffic`, the facts with a tick not above its own; and
+//! commit boundaries follow the counts and ticks of facts.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, DictionaryArray, ListArray, RecordBatch, StringArray, StructArray, UInt32Array,
+    UInt64Array, new_null_array,
+};
+use arrow::buffer::{OffsetBuffer, ScalarBuffer};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{DataType, Field, Int32Type, SchemaRef, UInt64Type};
+use tidegate_facts::envelope::Context;
+use tidegate_facts::{Span, Tick, Topic, columns};
+use tidegate_operators::decide::repeated;
+use tidegate_operators::rows::home;
+use tidegate_sinks::log::Group;
+
+use crate::plan::{CONTEXT_COLUMNS, Plan, payload_column};
+
+/// What the workers are told of one group: its rows, then how far they may go.
+#[derive(Clone, Debug)]
+pub struct Fed {
+    /// For each worker the batches of the partitions it owns.
+    pub rows: Vec<Vec<RecordBatch>>,
+    /// Everything before this tick has been fed.
+    pub upper: Tick,
+    /// The commit boundaries up to `upper` that this group passed.
+    pub boundaries: Vec<Tick>,
+    /// How many facts it held.
+    pub facts: usize,
+}
+
+/// Turns groups into what the workers are fed.
+pub struct Feed {
+    schema: SchemaRef,
+    workers: usize,
+    basis: Vec<u64>,
+    boundaries: Boundaries,
+}
+
+impl Feed {
+    /// The feed of a plan for so many workers, from the beginning of its log.
+    pub fn new(plan: &Plan, workers: usize) -> Feed {
+        Feed {
+            schema: Arc::clone(&plan.gate_schema),
+            workers,
+            basis: vec![0; usize::from(plan.topology.partitions)],
+            boundaries: Boundaries::new(plan.topology.commit_rows, plan.topology.commit_span),
+        }
+    }
+
+    /// The next group.
+    pub fn feed(&mut self, group: &Group) -> Fed {
+        let facts: Vec<_> = group.frames.iter().filter(|f| f.topic != Topic::Audit).collect();
+        let ticks: Vec<&[u64]> = facts
+            .iter()
+            .map(|f| f.rows.column_by_name(columns::TICK).expect("facts have ticks").as_primitive::<UInt64Type>().values().as_ref())
+            .collect();
+        // All facts in the order of their ticks, as (tick, frame, row).
+        let mut order: Vec<(u64, u32, u32)> = Vec::with_capacity(ticks.iter().map(|t| t.len()).sum());
+        for (frame, ticks) in ticks.iter().enumerate() {
+            order.extend(ticks.iter().enumerate().map(|(row, tick)| (*tick, frame as u32, row as u32)));
+        }
+        order.sort();
+        let with_basis = self.schema.index_of(columns::BASIS).is_ok();
+        let partitions = self.basis.len();
+        let mut basis: Vec<Vec<u64>> =
+            ticks.iter().map(|t| if with_basis { vec![0; t.len() * partitions] } else { Vec::new() }).collect();
+        let mut boundaries = Vec::new();
+        for (tick, frame, row) in &order {
+            if facts[*frame as usize].topic == Topic::Traffic {
+                self.basis[usize::from(Tick(*tick).partition())] += 1;
+            }
+            if with_basis {
+                let from = *row as usize * partitions;
+                basis[*frame as usize][from..from + partitions].copy_from_slice(&self.basis);
+            }
+            self.boundaries.observe(Tick(*tick), &mut boundaries);
+        }
+        if group.commit {
+            self.boundaries.mark(group.upper, &mut boundaries);
+        }
+        let mut rows = vec![Vec::new(); self.workers];
+        for (frame, basis) in facts.iter().zip(basis) {
+            let batch = self.batch(&frame.name, &frame.rows, basis);
+            self.split(batch, &mut rows);
+        }
+        Fed { rows, upper: group.upper, boundaries, facts: order.len() }
+    }
+
+    /// One frame with the plan's columns.
+    fn batch(&self, event_type: &str, rows: &RecordBatch, basis: Vec<u64>) -> RecordBatch {
+        let payload = rows.column_by_name(columns::PAYLOAD);
+        let fields: Option<&StructArray> = payload.and_then(|p| p.as_struct_opt());
+        let mut basis = Some(basis);
+        let column = |field: &Arc<Field>| -> ArrayRef {
+            let name = field.name().as_str();
+            if name == columns::BASIS {
+                return basis_column(basis.take().expect("one basis column"), self.basis.len());
+            }
+            if name == columns::EVENT_TYPE {
+                return repeated(event_type, rows.num_rows());
+            }
+            if CONTEXT_COLUMNS.contains(&name) {
+                return context_column(rows, name);
+            }
+            if name == columns::PAYLOAD {
+                let text = payload.filter(|p| *p.data_type() == DataType::Utf8).cloned();
+                return text.unwrap_or_else(|| new_null_array(&DataType::Utf8, rows.num_rows()));
+            }
+            let own = rows.column_by_name(name).or_else(|| {
+                let fields = fields?;
+                let place = fields.column_names().iter().position(|field| payload_column(field) == name)?;
+                Some(fields.column(place))
+            });
+            own.cloned().unwrap_or_else(|| new_null_array(field.data_type(), rows.num_rows()))
+        };
+        let columns: Vec<ArrayRef> = self.schema.fields().iter().map(column).collect();
+        RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("the log holds the policy's columns")
+    }
+
+    /// Gives each worker the rows of its partitions.
+    fn split(&self, batch: RecordBatch, rows: &mut [Vec<RecordBatch>]) {
+        if batch.num_rows() == 0 {
+            return;
+        }
+        if self.workers == 1 {
+            rows[0].push(batch);
+            return;
+        }
+        let ticks = batch.column_by_name(columns::TICK).expect("the plan keeps _tick").as_primitive::<UInt64Type>();
+        let mut places: Vec<Vec<u32>> = vec![Vec::new(); self.workers];
+        for (row, tick) in ticks.values().iter().enumerate() {
+            places[home(Tick(*tick).partition(), self.workers)].push(row as u32);
+        }
+        for (worker, places) in places.into_iter().enumerate() {
+            if places.len() == batch.num_rows() {
+                rows[worker].push(batch.clone());
+            } else if !places.is_empty() {
+                let part = take_record_batch(&batch, &UInt32Array::from(places));
+                rows[worker].push(part.expect("the places are the batch's own"));
+            }
+        }
+    }
+}
+
+fn basis_column(counts: Vec<u64>, partitions: usize) -> ArrayRef {
+    let rows = counts.len() / partitions;
+    let offsets: Vec<i32> = (0..=rows).map(|row| (row * partitions) as i32).collect();
+    let item = Arc::new(Field::new("item", DataType::UInt64, false));
+    let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+    Arc::new(ListArray::new(item, offsets, Arc::new(UInt64Array::from(counts)), None))
+}
+
+/// One field of the records' context, for each row.
+pub fn context_column(rows: &RecordBatch, name: &str) -> ArrayRef {
+    let contexts = rows.column_by_name(columns::CONTEXT).expect("facts have a context").as_dictionary::<Int32Type>();
+    let texts = contexts.values().as_string::<i32>();
+    let values: StringArray = texts
+        .iter()
+        .map(|text| {
+            let context: Context = serde_json::from_str(text?).expect("the gate wrote the context");
+            match name {
+                columns::EVENT_TYPE => Some(context.event_type),
+                "schema_version" => context.schema_version,
+                "producer" => context.producer,
+                "manifest_fingerprint" => Some(context.manifest_fingerprint).filter(|t| !t.is_empty()),
+                "parameter_hash" => context.parameter_hash,
+                "seed" => context.seed.map(|s| s.to_string()),
+                "scenario_id" => context.scenario_id.map(|s| s.to_string()),
+                "run_id" => context.run_id,
+                "scenario_run_id" => context.scenario_run_id,
+                _ => context.platform_run_id,
+            }
+        })
+        .collect();
+    Arc::new(DictionaryArray::new(contexts.keys().clone(), Arc::new(values)))
+}
+
+/// Where commits are cut: after `rows` facts, or before the first fact that is `span` after the interval's first.
+#[derive(Clone, Debug)]
+pub struct Boundaries {
+    rows: u64,
+    span: Span,
+    counted: u64,
+    first: Option<Tick>,
+}
+
+impl Boundaries {
+    /// Boundaries from the beginning of a log.
+    pub fn new(rows: u64, span: Span) -> Boundaries {
+        Boundaries { rows, span, counted: 0, first: None }
+    }
+
+    /// The next fact of the log; boundaries that it brings are added.
+    pub fn observe(&mut self, tick: Tick, boundaries: &mut Vec<Tick>) {
+        if let Some(first) = self.first
+            && tick.micros() - first.micros() >= self.span.micros()
+        {
+            self.mark(tick, boundaries);
+        }
+        self.first.get_or_insert(tick);
+        self.counted += 1;
+        if self.counted == self.rows {
+            self.mark(tick.next(), boundaries);
+        }
+    }
+
+    /// A boundary that stands in the log itself. Where nothing came since the last one there is none.
+    pub fn mark(&mut self, upper: Tick, boundaries: &mut Vec<Tick>) {
+        if self.counted > 0 {
+            boundaries.push(upper);
+        }
+        self.counted = 0;
+        self.first = None;
+    }
+
+    /// How many facts stand behind the last boundary.
+    pub fn pending(&self) -> u64 {
+        self.counted
+    }
+}
+
+impl Feed {
+    /// How many facts stand behind the last commit boundary.
+    pub fn pending(&self) -> u64 {
+        self.boundaries.pending()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boundaries_follow_counts_and_ticks_alone() {
+        let at = |micros| Tick::new(micros, 0).unwrap();
+        let mut boundaries = Boundaries::new(3, Span::from_micros(100).unwrap());
+        let mut found = Vec::new();
+        for micros in [1, 2, 3, 10, 110, 111] {
+            boundaries.observe(at(micros), &mut found);
+        }
+        assert_eq!(found, [at(3).next(), at(110)], "after three facts, then before the one 100 µs later");
+        boundaries.mark(at(112), &mut found);
+        boundaries.mark(at(112), &mut found);
+        assert_eq!(found.len(), 3, "an empty interval is not committed");
+    }
+}

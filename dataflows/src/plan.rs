@@ -1,0 +1,881 @@
+//! A checked plan: every node with its schema, its compiled expressions, and nothing left to go wrong.
+//!
+//! Planning opens what the topology names (the policy, the bundles, the heads of the source files)
+//! and type-checks every expression against the schema of its input. It is done twice: once against
+//! all columns, which finds every fault and the columns that are read at all, and once against only
+//! those, so that nothing travels through the graph that nobody reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use tidegate_facts::schema::timestamp;
+use tidegate_facts::{Context, Digest, PolicyRev, Span, columns};
+use tidegate_operators::as_of::AsOf;
+use tidegate_operators::decide::{BundleText, Decider, Rule, line_of};
+use tidegate_operators::expr::{Column, Expr, Projection};
+use tidegate_operators::gate::{GatePolicy, Judge, TimeBounds};
+use tidegate_operators::keys::is_key;
+use tidegate_operators::timeline::{Measure, is_measure};
+use tidegate_operators::windows::{Aggregate, WindowPlan, closing_fields};
+
+use crate::settings::{Fault, Faults, Text, choices};
+use crate::sources::{SourcePlan, plan_source};
+use crate::sql::{Planned, Sql};
+use crate::topology::{AsOfNode, GroupNode, Node, NodeKind, TableFormat, TableNode, Topology, WindowsNode};
+
+/// A topology that can run.
+pub struct Plan {
+    /// What it was planned from.
+    pub topology: Topology,
+    /// Its sources, in the order in which the gate reads them.
+    pub sources: Vec<SourcePlan>,
+    /// The gate's name.
+    pub gate: String,
+    /// The gate's policy.
+    pub policy: Arc<GatePolicy>,
+    /// The columns that the gate gives.
+    pub gate_schema: SchemaRef,
+    /// What follows the gate, each node after its inputs.
+    pub steps: Vec<Step>,
+    /// BLAKE3 over what decides the answers: the nodes and their settings, the policy, the bundles.
+    pub digest: Digest,
+}
+
+/// A node behind the gate.
+pub struct Step {
+    /// Its name.
+    pub name: String,
+    /// Whose rows it reads; the asking rows first.
+    pub inputs: Vec<String>,
+    /// The columns it gives.
+    pub schema: SchemaRef,
+    /// What it does.
+    pub kind: StepKind,
+}
+
+/// What a node behind the gate does.
+pub enum StepKind {
+    /// The rows of which the expression is true.
+    Filter(Expr),
+    /// Named columns.
+    Project(Arc<Projection>),
+    /// The rows of all inputs.
+    Union,
+    /// Aggregates over sliding windows.
+    Windows(Vec<GroupPlan>),
+    /// The value of a keyed timeline.
+    AsOf(AsOfPlan),
+    /// Rules over each row.
+    Decide(Arc<Decider>),
+    /// A committed table.
+    Table(TablePlan),
+}
+
+/// One group of windows, planned.
+#[derive(Clone)]
+pub struct GroupPlan {
+    /// The node whose rows are aggregated.
+    pub over: String,
+    /// Which of its rows.
+    pub condition: Option<Expr>,
+    /// The aggregated rows as tick, key, time and measured columns.
+    pub narrow: Arc<Projection>,
+    /// The key column of the asking rows.
+    pub key: usize,
+    /// The time column of the asking rows.
+    pub time: usize,
+    /// The windows and their aggregates.
+    pub plan: WindowPlan,
+    /// What is kept of the measured columns.
+    pub measures: Vec<Measure>,
+    /// The names of the answers.
+    pub names: Vec<String>,
+}
+
+/// An `as_of`, planned.
+#[derive(Clone)]
+pub struct AsOfPlan {
+    /// The node whose rows are the timeline.
+    pub timeline: String,
+    /// Its rows as tick, key, effective time, observed time and values.
+    pub narrow: Arc<Projection>,
+    /// The key column of the asking rows.
+    pub key: usize,
+    /// The time column of the asking rows.
+    pub time: usize,
+    /// The name of the status column.
+    pub status: String,
+    /// The names and types of the values.
+    pub values: Vec<(String, DataType)>,
+}
+
+/// A committed table, planned.
+#[derive(Clone)]
+pub struct TablePlan {
+    /// Its name.
+    pub table: String,
+    /// The input's columns that it holds, by place.
+    pub columns: Vec<usize>,
+    /// How it is written.
+    pub format: TableFormat,
+}
+
+/// The table that holds what expressions failed on.
+pub const ERRORS_TABLE: &str = "errors";
+
+/// How late an event may be when the topology does not say.
+const LATENESS_DEFAULT: &str = "1h";
+
+impl Plan {
+    /// Plans a topology.
+    ///
+    /// # Errors
+    /// Every fault of the topology, its policy and its bundles.
+    pub fn new(topology: Topology) -> Result<Plan, Vec<Fault>> {
+        let faults = Faults::new(&topology.file, &topology.text);
+        let planner = Planner { topology: &topology, faults: Rc::clone(&faults), sql: Sql::default() };
+        let whole = planner.plan(None);
+        let found = faults.take();
+        let (Some(whole), true) = (whole, found.is_empty()) else { return Err(found) };
+        let read = columns_read(&whole);
+        let pruned = planner.plan(Some(&read)).expect("it was planned with more columns before");
+        let digest = plan_digest(&topology, &pruned);
+        let Draft { sources, gate, policy, gate_schema, steps } = pruned;
+        Ok(Plan { topology, sources, gate, policy, gate_schema, steps, digest })
+    }
+
+    /// The names of the tables that a run of this plan commits, and the schema of each.
+    pub fn tables(&self) -> Vec<(String, SchemaRef)> {
+        let mut tables: Vec<(String, SchemaRef)> = Vec::new();
+        for step in &self.steps {
+            if let StepKind::Table(table) = &step.kind {
+                tables.push((table.table.clone(), Arc::clone(&step.schema)));
+            }
+        }
+        tables.push((ERRORS_TABLE.to_owned(), tidegate_operators::expr::error_schema()));
+        tables
+    }
+}
+
+/// The gate's columns that anything reads.
+fn columns_read(draft: &Draft) -> BTreeSet<String> {
+    // Backwards from the tables: what each node's output is read for.
+    let mut read: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for step in draft.steps.iter().rev() {
+        let out = read.remove(step.name.as_str()).unwrap_or_default();
+        let mut ask = |node: &str, columns: BTreeSet<String>| {
+            let name = draft.steps.iter().map(|s| s.name.as_str()).find(|n| *n == node).unwrap_or(&draft.gate);
+            read.entry(name).or_default().extend(columns);
+        };
+        let schema_of = |node: &str| draft.schema(node).expect("inputs were planned before");
+        let input = step.inputs[0].as_str();
+        let name_at = |place: usize| schema_of(input).field(place).name().clone();
+        match &step.kind {
+            StepKind::Filter(expr) => ask(input, out.into_iter().chain(reads_of(expr)).collect()),
+            StepKind::Union => step.inputs.iter().for_each(|input| ask(input, out.clone())),
+            StepKind::Project(projection) => ask(input, projection_reads(projection, schema_of(input))),
+            StepKind::Decide(decider) => {
+                let exprs = decider.rules.iter().map(|r| &r.when).chain([&decider.score]);
+                let own = exprs.flat_map(reads_of).chain([columns::EVENT_ID.to_owned()]);
+                ask(input, out.into_iter().chain(own).collect());
+            }
+            StepKind::Windows(groups) => {
+                for group in groups {
+                    let condition = group.condition.iter().flat_map(reads_of);
+                    let narrow = projection_reads(&group.narrow, schema_of(&group.over));
+                    ask(&group.over, condition.chain(narrow).collect());
+                }
+                let own = groups.iter().flat_map(|g| [name_at(g.key), name_at(g.time)]);
+                let own = own.chain([columns::EVENT_ID.to_owned(), columns::BASIS.to_owned()]);
+                ask(input, out.into_iter().chain(own).collect());
+            }
+            StepKind::AsOf(plan) => {
+                ask(&plan.timeline, projection_reads(&plan.narrow, schema_of(&plan.timeline)));
+                ask(input, out.into_iter().chain([name_at(plan.key), name_at(plan.time)]).collect());
+            }
+            StepKind::Table(table) => ask(input, table.columns.iter().map(|place| name_at(*place)).collect()),
+        }
+    }
+    let mut read = read.remove(draft.gate.as_str()).unwrap_or_default();
+    read.insert(columns::TICK.to_owned());
+    read
+}
+
+fn reads_of(expr: &Expr) -> Vec<String> {
+    let columns = datafusion::physical_expr::utils::collect_columns(&expr.physical);
+    let mut names: Vec<String> = columns.into_iter().map(|c| c.name().to_owned()).collect();
+    names.sort();
+    names
+}
+
+fn projection_reads(projection: &Projection, input: &Schema) -> BTreeSet<String> {
+    projection
+        .columns()
+        .flat_map(|column| match column {
+            Column::Kept(place) => vec![input.field(*place).name().clone()],
+            Column::Computed(expr) => reads_of(expr),
+        })
+        .collect()
+}
+
+/// What decides the answers, and not where inputs lie or how large batches are.
+fn plan_digest(topology: &Topology, draft: &Draft) -> Digest {
+    let nodes: Vec<serde_json::Value> = topology
+        .nodes
+        .iter()
+        .map(|node| {
+            let kind = match &node.kind {
+                NodeKind::Source(source) => format!("source {:?} {:?}", source.event.as_ref().map(texts_of_event), source.late),
+                NodeKind::Gate { .. } => "gate".to_owned(),
+                other => without_lines(&format!("{other:?}")),
+            };
+            let inputs: Vec<&str> = node.inputs.iter().map(|i| i.value.as_str()).collect();
+            serde_json::json!({"name": node.name, "inputs": inputs, "kind": kind})
+        })
+        .collect();
+    let bundles: Vec<String> = draft
+        .steps
+        .iter()
+        .filter_map(|step| match &step.kind {
+            StepKind::Decide(decider) => Some(decider.bundle_digest.to_hex()),
+            _ => None,
+        })
+        .collect();
+    let content = serde_json::json!({
+        "recipe": "tidegate.plan.v1",
+        "name": topology.name,
+        "clock": format!("{:?}", topology.clock),
+        "partitions": topology.partitions,
+        "commit_rows": topology.commit_rows.to_string(),
+        "commit_span": topology.commit_span.to_string(),
+        "run": topology.run,
+        "policy": draft.policy.rev(),
+        "bundles": bundles,
+        "nodes": nodes,
+    });
+    let canonical = tidegate_facts::json::canonical(&content.to_string()).expect("it was just written");
+    Digest::of(canonical.as_bytes())
+}
+
+fn texts_of_event(event: &crate::topology::EventMapping) -> Vec<String> {
+    let pairs = event.payload.iter().map(|(name, sql)| format!("{}={}", name.value, sql.value));
+    [event.event_type.value.clone(), event.id.value.clone(), event.time.value.clone()].into_iter().chain(pairs).collect()
+}
+
+/// Settings without the lines they stand on, so that a comment does not change a plan.
+fn without_lines(debug: &str) -> String {
+    let mut out = String::with_capacity(debug.len());
+    let mut rest = debug;
+    while let Some(at) = rest.find(", line: ") {
+        out.push_str(&rest[..at]);
+        rest = rest[at + 8..].trim_start_matches(|c: char| c.is_ascii_digit());
+    }
+    out.push_str(rest);
+    out
+}
+
+/// A plan in the making.
+struct Draft {
+    sources: Vec<SourcePlan>,
+    gate: String,
+    policy: Arc<GatePolicy>,
+    gate_schema: SchemaRef,
+    steps: Vec<Step>,
+}
+
+impl Draft {
+    fn schema(&self, node: &str) -> Option<&SchemaRef> {
+        if node == self.gate {
+            return Some(&self.gate_schema);
+        }
+        self.steps.iter().find(|step| step.name == node).map(|step| &step.schema)
+    }
+}
+
+struct Planner<'t> {
+    topology: &'t Topology,
+    faults: Rc<Faults>,
+    sql: Sql,
+}
+
+impl Planner<'_> {
+    /// The plan with only the gate columns in `read`; `None` when it cannot be told what the gate gives.
+    fn plan(&self, read: Option<&BTreeSet<String>>) -> Option<Draft> {
+        let gates: Vec<&Node> =
+            self.topology.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Gate { .. })).collect();
+        let [gate] = gates.as_slice() else {
+            let line = gates.get(1).map_or(1, |second| second.line);
+            self.faults.add(line, format!("a topology has one gate, and this one has {}; every source leads to it, and everything else follows from it", gates.len()));
+            return None;
+        };
+        let NodeKind::Gate { policy } = &gate.kind else { unreachable!("only gates were kept") };
+        let policy = Arc::new(self.read_policy(policy)?);
+        let gate_schema = self.gate_schema(gate, &policy, read)?;
+        let sources = self.sources(gate, &policy);
+        let mut draft = Draft { sources, gate: gate.name.clone(), policy, gate_schema, steps: Vec::new() };
+        for node in self.in_order(gate) {
+            if let Some(step) = self.step(node, &draft) {
+                draft.steps.push(step);
+            }
+        }
+        if !draft.steps.iter().any(|step| matches!(step.kind, StepKind::Table(_))) && self.faults.is_empty() {
+            self.faults.add(gate.line, "nothing would be kept: add a node of kind `sink.parquet` or `sink.jsonl`");
+        }
+        Some(draft)
+    }
+
+    fn read_policy(&self, path: &Text) -> Option<GatePolicy> {
+        let file = self.topology.path_of(&path.value);
+        let text = self.read_file(&file, path, "policy")?;
+        match GatePolicy::parse(&text) {
+            Ok(policy) => Some(policy),
+            Err(found) => {
+                for fault in found {
+                    self.faults.add_of(&file, fault.line, fault.what);
+                }
+                None
+            }
+        }
+    }
+
+    fn read_file(&self, file: &PathBuf, named: &Text, what: &str) -> Option<String> {
+        match std::fs::read_to_string(file) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                let shown = file.display();
+                self.faults.add(named.line, format!("{what} file `{shown}` cannot be read ({error}); check the path, which is relative to the topology"));
+                None
+            }
+        }
+    }
+
+    /// The gate's columns: the envelope, then the payload fields of all event types.
+    fn gate_schema(&self, gate: &Node, policy: &GatePolicy, read: Option<&BTreeSet<String>>) -> Option<SchemaRef> {
+        let mut fields = gate_fields();
+        let mut origin: BTreeMap<String, String> = BTreeMap::new();
+        for event in policy.events() {
+            let event_type = event.event_type.as_ref();
+            let Some(payload) = &event.payload else {
+                continue;
+            };
+            for field in &payload.fields {
+                let name = payload_column(&field.name);
+                let data_type = field.field_type.arrow();
+                if let Some(twin) = fields.iter().find(|f| *f.name() == name) {
+                    if *twin.data_type() != data_type {
+                        self.faults.add(gate.line, format!(
+                            "payload field `{}` is {} in `{event_type}` and {} in `{}`; give one of them another name or the same type",
+                            field.name, data_type, twin.data_type(), origin.get(&name).map_or("the envelope", String::as_str)
+                        ));
+                    }
+                    continue;
+                }
+                origin.insert(name.clone(), event_type.to_owned());
+                fields.push(Field::new(name, data_type, true));
+            }
+        }
+        if let Some(read) = read {
+            fields.retain(|field| read.contains(field.name()));
+        }
+        Some(Arc::new(Schema::new(fields)))
+    }
+
+    fn sources(&self, gate: &Node, policy: &Arc<GatePolicy>) -> Vec<SourcePlan> {
+        let mut planned = Vec::new();
+        for input in &gate.inputs {
+            let Some(node) = self.topology.node(&input.value) else {
+                self.unknown_node(input);
+                continue;
+            };
+            let NodeKind::Source(source) = &node.kind else {
+                self.faults.add(input.line, format!("the gate reads `{}`, which is no source; only records from sources pass the gate", node.name));
+                continue;
+            };
+            planned.extend(plan_source(node, source, self.topology, policy, &self.sql, &self.faults));
+        }
+        if gate.inputs.is_empty() {
+            self.faults.add(gate.line, format!("node `{}` lacks `inputs`, the list of its sources", gate.name));
+        }
+        for node in &self.topology.nodes {
+            if matches!(node.kind, NodeKind::Source(_)) && !gate.inputs.iter().any(|i| i.value == node.name) {
+                self.faults.add(node.line, format!("source `{}` leads nowhere; add it to the `inputs` of gate `{}`", node.name, gate.name));
+            }
+        }
+        planned
+    }
+
+    fn unknown_node(&self, name: &Text) {
+        let known: Vec<&str> = self.topology.nodes.iter().map(|n| n.name.as_str()).collect();
+        self.faults.add(name.line, format!("no node is named `{}`; {}", name.value, choices(&name.value, &known)));
+    }
+
+    /// The nodes behind the gate, each after its inputs.
+    fn in_order(&self, gate: &Node) -> Vec<&Node> {
+        let mut left: Vec<&Node> =
+            self.topology.nodes.iter().filter(|n| !matches!(n.kind, NodeKind::Source(_) | NodeKind::Gate { .. })).collect();
+        let mut ordered: Vec<&Node> = Vec::new();
+        let known = |name: &str| self.topology.node(name).is_some();
+        for node in &left {
+            for input in all_inputs(node) {
+                if !known(&input.value) {
+                    self.unknown_node(input);
+                } else if let Some(Node { kind: NodeKind::Source(_), name, .. }) = self.topology.node(&input.value) {
+                    self.faults.add(input.line, format!("`{name}` is a source; nothing reads a source but the gate, so read `{}`", gate.name));
+                }
+            }
+        }
+        loop {
+            let ready = |node: &Node| {
+                all_inputs(node)
+                    .iter()
+                    .all(|i| i.value == gate.name || ordered.iter().any(|o| o.name == i.value) || !left.iter().any(|l| l.name == i.value))
+            };
+            let Some(place) = left.iter().position(|node| ready(node)) else { break };
+            ordered.push(left.remove(place));
+        }
+        for node in left {
+            self.faults.add(node.line, format!("node `{}` reads its own output, by way of its inputs; break the circle", node.name));
+        }
+        ordered
+    }
+
+    fn step(&self, node: &Node, draft: &Draft) -> Option<Step> {
+        let (first, more) = match node.inputs.as_slice() {
+            [] => {
+                self.faults.add(node.line, format!("node `{}` lacks `input`, the node it reads", node.name));
+                return None;
+            }
+            [first, more @ ..] => (first, more),
+        };
+        if !more.is_empty() && !matches!(node.kind, NodeKind::Union) {
+            self.faults.add(more[0].line, format!("node `{}` reads one input; bring several together with a `union` before it", node.name));
+        }
+        // An input that could not be planned has said so itself.
+        let input = draft.schema(&first.value)?;
+        let (kind, schema) = match &node.kind {
+            NodeKind::Filter { condition } => {
+                let planned = self.boolean(condition, input)?;
+                (StepKind::Filter(planned.expr), Arc::clone(input))
+            }
+            NodeKind::Project { keep, columns } => {
+                let projection = self.project(node, keep, columns, input)?;
+                let schema = Arc::clone(projection.schema());
+                (StepKind::Project(Arc::new(projection)), schema)
+            }
+            NodeKind::Union => (StepKind::Union, self.union(node, input, more, draft)?),
+            NodeKind::Windows(windows) => self.windows(node, windows, input, draft)?,
+            NodeKind::AsOf(as_of) => self.as_of(node, as_of, input, draft)?,
+            NodeKind::Decide { bundle } => {
+                let decider = self.decide(node, bundle, input, &draft.policy.rev())?;
+                (StepKind::Decide(Arc::new(decider)), Decider::schema(input))
+            }
+            NodeKind::Table(table) => self.table(node, table, input, draft)?,
+            NodeKind::Source(_) | NodeKind::Gate { .. } => unreachable!("these stand before the gate"),
+        };
+        let inputs = node.inputs.iter().map(|i| i.value.clone()).collect();
+        Some(Step { name: node.name.clone(), inputs, schema, kind })
+    }
+
+    fn boolean(&self, text: &Text, input: &Schema) -> Option<Planned> {
+        self.planned(text, self.sql.plan_boolean(&text.value, input))
+    }
+
+    fn planned<T>(&self, text: &Text, planned: Result<T, String>) -> Option<T> {
+        planned.map_err(|what| self.faults.add(text.line, what)).ok()
+    }
+
+    /// The place of a column, or a fault.
+    fn column(&self, name: &Text, schema: &Schema, of: &str) -> Option<usize> {
+        let place = schema.index_of(&name.value).ok();
+        if place.is_none() {
+            let known: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+            self.faults.add(name.line, format!("`{of}` has no column `{}`; {}", name.value, choices(&name.value, &known)));
+        }
+        place
+    }
+
+    fn project(&self, node: &Node, keep: &[Text], columns: &[(Text, Text)], input: &Schema) -> Option<Projection> {
+        let tick = input.index_of(columns::TICK).expect("every stream carries _tick");
+        let mut made = vec![(Column::Kept(tick), input.field(tick).clone())];
+        let mut whole = true;
+        for name in keep {
+            if name.value == "*" {
+                let all = input.fields().iter().enumerate().filter(|(_, f)| f.name() != columns::TICK);
+                made.extend(all.map(|(place, field)| (Column::Kept(place), field.as_ref().clone())));
+                continue;
+            }
+            match self.column(name, input, &node.inputs[0].value) {
+                Some(place) => made.push((Column::Kept(place), input.field(place).clone())),
+                None => whole = false,
+            }
+        }
+        for (name, sql) in columns {
+            match self.planned(sql, self.sql.plan(&sql.value, input, None)) {
+                Some(planned) => {
+                    let nullable = planned.expr.physical.nullable(input).unwrap_or(true);
+                    let field = Field::new(&name.value, planned.expr.data_type.clone(), nullable);
+                    made.push((Column::Computed(planned.expr), field));
+                }
+                None => whole = false,
+            }
+            if made.iter().filter(|(_, field)| *field.name() == name.value).count() > 1 {
+                self.faults.add(name.line, format!("node `{}` gives two columns named `{}`; leave one out", node.name, name.value));
+            }
+        }
+        whole.then(|| Projection::new(&node.name, made))
+    }
+
+    fn union(&self, node: &Node, first: &SchemaRef, more: &[Text], draft: &Draft) -> Option<SchemaRef> {
+        for other in more {
+            let schema = draft.schema(&other.value)?;
+            let same = schema.fields().len() == first.fields().len()
+                && schema.fields().iter().zip(first.fields()).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
+            if !same {
+                self.faults.add(other.line, format!(
+                    "`{}` and `{}` have different columns, so node `{}` cannot bring them together; `project` them to the same names and types",
+                    node.inputs[0].value, other.value, node.name
+                ));
+            }
+        }
+        let fields: Vec<Field> = first.fields().iter().map(|f| f.as_ref().clone().with_nullable(f.name() != columns::TICK)).collect();
+        Some(Arc::new(Schema::new(fields)))
+    }
+
+    fn windows(&self, node: &Node, windows: &WindowsNode, input: &SchemaRef, draft: &Draft) -> Option<(StepKind, SchemaRef)> {
+        let lateness = windows.lateness_max.unwrap_or(Span::parse(LATENESS_DEFAULT).expect("a span")).micros();
+        for needed in [columns::EVENT_ID, columns::BASIS] {
+            if input.index_of(needed).is_err() {
+                self.faults.add(node.line, format!("node `{}` needs column `{needed}` of `{}`; keep it there", node.name, node.inputs[0].value));
+            }
+        }
+        let groups: Vec<Option<GroupPlan>> =
+            windows.groups.iter().map(|group| self.group(node, group, lateness, input, draft)).collect();
+        let groups: Vec<GroupPlan> = groups.into_iter().collect::<Option<_>>()?;
+        let mut fields: Vec<Field> = input.fields().iter().map(|f| f.as_ref().clone()).collect();
+        for group in &groups {
+            let aggregates = group.plan.windows.iter().flat_map(|_| &group.plan.aggregates);
+            fields.extend(aggregates.zip(&group.names).map(|(a, name)| Field::new(name, group.plan.answer_type(*a), true)));
+        }
+        fields.extend(closing_fields());
+        self.no_twins(node, &fields);
+        Some((StepKind::Windows(groups), Arc::new(Schema::new(fields))))
+    }
+
+    fn no_twins(&self, node: &Node, fields: &[Field]) {
+        let mut seen = BTreeSet::new();
+        for field in fields {
+            if !seen.insert(field.name()) {
+                self.faults.add(node.line, format!("node `{}` gives two columns named `{}`; give its group or aggregate another name, or drop the input's with a `project`", node.name, field.name()));
+            }
+        }
+    }
+
+    fn group(&self, node: &Node, group: &GroupNode, lateness_max: i64, input: &Schema, draft: &Draft) -> Option<GroupPlan> {
+        let over_name = group.over.as_ref().map_or(&node.inputs[0].value, |over| &over.value);
+        let over = draft.schema(over_name)?;
+        let key = self.key_column(&group.key, input, &node.inputs[0].value);
+        let over_key = self.key_column(group.over_key.as_ref().unwrap_or(&group.key), over, over_name);
+        let own_time = Text { value: columns::TS_UTC.to_owned(), line: node.line };
+        let time = self.time_column(&own_time, input, &node.inputs[0].value);
+        let over_time = self.time_column(&group.time, over, over_name);
+        let condition = match &group.condition {
+            Some(text) => Some(self.boolean(text, over)?.expr),
+            None => None,
+        };
+        let mut measured: Vec<Expr> = Vec::new();
+        let mut aggregates = Vec::new();
+        let mut whole = true;
+        for (_, text) in &group.aggregates {
+            match self.aggregate(text, over, &mut measured) {
+                Some(aggregate) => aggregates.push(aggregate),
+                None => whole = false,
+            }
+        }
+        let (key, over_key, time, over_time) = (key?, over_key?, time?, over_time?);
+        if !whole {
+            return None;
+        }
+        let tick = over.index_of(columns::TICK).expect("every stream carries _tick");
+        let mut narrow: Vec<(Column, Field)> =
+            [tick, over_key, over_time].into_iter().map(|p| (Column::Kept(p), over.field(p).clone())).collect();
+        let mut measures = Vec::new();
+        for (place, expr) in measured.iter().enumerate() {
+            let nullable = expr.physical.nullable(over).unwrap_or(true);
+            let squares = aggregates.contains(&Aggregate::Stddev(place));
+            measures.push(Measure { squares, nullable });
+            narrow.push((Column::Computed(expr.clone()), Field::new(format!("measure_{place}"), expr.data_type.clone(), true)));
+        }
+        let prefix = if group.name.is_empty() { String::new() } else { format!("{}_", group.name) };
+        let names = group
+            .windows
+            .iter()
+            .flat_map(|(width, _)| group.aggregates.iter().map(move |(name, _)| (width, name)))
+            .map(|(width, name)| format!("{prefix}{}_{}", name.value, width.value))
+            .collect();
+        Some(GroupPlan {
+            over: over_name.clone(),
+            condition,
+            narrow: Arc::new(Projection::new(&node.name, narrow)),
+            key,
+            time,
+            plan: WindowPlan {
+                windows: group.windows.iter().map(|(_, span)| *span).collect(),
+                delay: group.delay.map_or(0, Span::micros),
+                aggregates,
+                measures: measured.iter().map(|e| e.data_type.clone()).collect(),
+                lateness_max,
+            },
+            measures,
+            names,
+        })
+    }
+
+    fn key_column(&self, name: &Text, schema: &Schema, of: &str) -> Option<usize> {
+        let place = self.column(name, schema, of)?;
+        let data_type = schema.field(place).data_type();
+        if !is_key(data_type) {
+            self.faults.add(name.line, format!("column `{}` is {data_type}, which cannot be a key; a key is a whole number, a text or a boolean: cast it in a `project` before", name.value));
+            return None;
+        }
+        Some(place)
+    }
+
+    fn time_column(&self, name: &Text, schema: &Schema, of: &str) -> Option<usize> {
+        let place = self.column(name, schema, of)?;
+        let data_type = schema.field(place).data_type();
+        if *data_type != timestamp() {
+            self.faults.add(name.line, format!("column `{}` is {data_type}, and an event time is a timestamp in microseconds, UTC: cast it in a `project` before", name.value));
+            return None;
+        }
+        Some(place)
+    }
+
+    /// One aggregate such as `avg(amount)`; its argument is added to `measured` unless it is there.
+    fn aggregate(&self, text: &Text, over: &Schema, measured: &mut Vec<Expr>) -> Option<Aggregate> {
+        const KNOWN: [&str; 9] = ["count", "sum", "avg", "min", "max", "stddev", "distinct", "last", "time_since_last"];
+        let call = text.value.trim().split_once('(').and_then(|(f, rest)| Some((f.trim(), rest.strip_suffix(')')?.trim())));
+        let Some((function, argument)) = call else {
+            self.faults.add(text.line, format!("`{}` is no aggregate; write function(argument), such as avg(amount) or count(*)", text.value));
+            return None;
+        };
+        if !KNOWN.contains(&function) {
+            self.faults.add(text.line, format!("`{function}` is no aggregate of windows; {}", choices(function, &KNOWN)));
+            return None;
+        }
+        match (function, argument) {
+            ("count", "*" | "") => return Some(Aggregate::Count),
+            ("time_since_last", "*" | "") => return Some(Aggregate::TimeSinceLast),
+            (_, "*" | "") => {
+                self.faults.add(text.line, format!("`{}` needs a column or an expression between its brackets", text.value));
+                return None;
+            }
+            _ => {}
+        }
+        let planned = self.planned(text, self.sql.plan(argument, over, None))?;
+        let data_type = &planned.expr.data_type;
+        let refused = match function {
+            _ if data_type.is_floating() => {
+                Some("sums of floats depend on their order; cast it to a decimal, such as cast(x as decimal(12,2))".to_owned())
+            }
+            _ if !is_measure(data_type) => Some("use a boolean, a whole number, a decimal of at most 18 digits, a timestamp or a text".to_owned()),
+            "sum" | "avg" | "stddev" if *data_type == DataType::Utf8 || *data_type == timestamp() => Some(format!("{function}() takes numbers and booleans")),
+            "min" | "max" | "last" if *data_type == DataType::Utf8 => Some(format!("{function}() takes numbers, booleans and times; use `as_of` for texts")),
+            "stddev" if matches!(data_type, DataType::Int64) || matches!(data_type, DataType::Decimal128(d, _) if *d > 15) => {
+                Some("its squares could overflow; cast it to a decimal of at most 15 digits".to_owned())
+            }
+            _ => None,
+        };
+        if let Some(mend) = refused {
+            self.faults.add(text.line, format!("`{}` is over a {data_type}: {mend}", text.value));
+            return None;
+        }
+        let place = measured.iter().position(|e| e.text == planned.expr.text).unwrap_or(measured.len());
+        if place == measured.len() {
+            measured.push(planned.expr);
+        }
+        Some(match function {
+            "count" => Aggregate::CountOf(place),
+            "sum" => Aggregate::Sum(place),
+            "avg" => Aggregate::Avg(place),
+            "min" => Aggregate::Min(place),
+            "max" => Aggregate::Max(place),
+            "stddev" => Aggregate::Stddev(place),
+            "distinct" => Aggregate::Distinct(place),
+            _ => Aggregate::Last(place),
+        })
+    }
+
+    fn as_of(&self, node: &Node, as_of: &AsOfNode, input: &SchemaRef, draft: &Draft) -> Option<(StepKind, SchemaRef)> {
+        let of = as_of.timeline.value.as_str();
+        let timeline = draft.schema(of)?;
+        let key = self.key_column(&as_of.key, input, &node.inputs[0].value);
+        let timeline_key = self.key_column(as_of.timeline_key.as_ref().unwrap_or(&as_of.key), timeline, of);
+        let effective = self.time_column(&as_of.effective, timeline, of);
+        let observed = Text { value: columns::TS_UTC.to_owned(), line: node.line };
+        let time = self.time_column(&observed, input, &node.inputs[0].value);
+        let observed = self.time_column(&observed, timeline, of);
+        let mut values = Vec::new();
+        let mut places = Vec::new();
+        for (name, column) in &as_of.values {
+            let place = self.column(column, timeline, of)?;
+            let data_type = timeline.field(place).data_type().clone();
+            if !is_measure(&data_type) {
+                self.faults.add(column.line, format!("column `{}` is {data_type}, which a timeline cannot hold; use a boolean, a whole number, a decimal of at most 18 digits, a timestamp or a text", column.value));
+            }
+            places.push(place);
+            values.push((name.value.clone(), data_type));
+        }
+        let (key, timeline_key, effective, observed, time) = (key?, timeline_key?, effective?, observed?, time?);
+        let tick = timeline.index_of(columns::TICK).expect("every stream carries _tick");
+        let heads = [(tick, "_tick"), (timeline_key, "key"), (effective, "effective"), (observed, "observed")];
+        let narrow = heads.into_iter().chain(places.iter().zip(&values).map(|(p, (name, _))| (*p, name.as_str())));
+        let narrow = narrow.map(|(p, name)| (Column::Kept(p), timeline.field(p).clone().with_name(name))).collect();
+        let status = format!("{}_status", node.name);
+        let mut fields: Vec<Field> = input.fields().iter().map(|f| f.as_ref().clone()).collect();
+        fields.extend(AsOf::fields(&status, &values));
+        self.no_twins(node, &fields);
+        let narrow = Arc::new(Projection::new(&node.name, narrow));
+        let plan = AsOfPlan { timeline: of.to_owned(), narrow, key, time, status, values };
+        Some((StepKind::AsOf(plan), Arc::new(Schema::new(fields))))
+    }
+
+    fn decide(&self, node: &Node, path: &Text, input: &Schema, policy: &PolicyRev) -> Option<Decider> {
+        let file = self.topology.path_of(&path.value);
+        let text = self.read_file(&file, path, "bundle")?;
+        let bundle = match BundleText::parse(&text) {
+            Ok(bundle) => bundle,
+            Err(found) => {
+                for (line, what) in found {
+                    self.faults.add_of(&file, line, what);
+                }
+                return None;
+            }
+        };
+        if input.index_of(columns::EVENT_ID).is_err() {
+            self.faults.add(node.line, format!("node `{}` needs column `event_id` of `{}`; keep it there", node.name, node.inputs[0].value));
+        }
+        let in_bundle = |span: std::ops::Range<usize>, what: String| self.faults.add_of(&file, line_of(&text, span.start), what);
+        let score = self
+            .sql
+            .plan(bundle.score.get_ref(), input, Some(&DataType::Float64))
+            .map_err(|what| in_bundle(bundle.score.span(), what))
+            .ok();
+        let mut rules = Vec::new();
+        for rule in &bundle.rules {
+            match self.sql.plan_boolean(rule.when.get_ref(), input) {
+                Ok(planned) => rules.push(Rule {
+                    id: rule.id.clone(),
+                    when: planned.expr,
+                    action: rule.action,
+                    reason: rule.reason.clone(),
+                }),
+                Err(what) => in_bundle(rule.when.span(), format!("rule `{}`: {what}", rule.id)),
+            }
+        }
+        if rules.len() < bundle.rules.len() {
+            return None;
+        }
+        Some(Decider {
+            node: node.name.as_str().into(),
+            bundle_digest: bundle.digest(),
+            bundle_id: bundle.id,
+            bundle_version: bundle.version,
+            otherwise: bundle.otherwise,
+            score: score?.expr,
+            rules,
+            policy: policy.clone(),
+        })
+    }
+
+    fn table(&self, node: &Node, table: &TableNode, input: &SchemaRef, draft: &Draft) -> Option<(StepKind, SchemaRef)> {
+        let name = &table.table;
+        let plain = !name.value.is_empty() && name.value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        if !plain {
+            self.faults.add(name.line, format!("`{}` cannot name a table; use lower-case letters, digits and `_`", name.value));
+        }
+        let taken = draft.steps.iter().any(|s| matches!(&s.kind, StepKind::Table(t) if t.table == name.value));
+        if taken || [ERRORS_TABLE, "facts", "receipts", "quarantine"].contains(&name.value.as_str()) {
+            self.faults.add(name.line, format!("a table named `{}` is there already; give `table` of node `{}` another name", name.value, node.name));
+        }
+        let columns: Option<Vec<usize>> = if table.columns.is_empty() {
+            Some((0..input.fields().len()).collect())
+        } else {
+            let tick = input.index_of(columns::TICK).expect("every stream carries _tick");
+            let named: Vec<Option<usize>> =
+                table.columns.iter().map(|c| self.column(c, input, &node.inputs[0].value)).collect();
+            named.into_iter().collect::<Option<Vec<_>>>().map(|mut places| {
+                if !places.contains(&tick) {
+                    places.insert(0, tick);
+                }
+                places
+            })
+        };
+        let columns = columns?;
+        let schema = Arc::new(input.project(&columns).expect("the places are the input's"));
+        let plan = TablePlan { table: name.value.clone(), columns, format: table.format };
+        Some((StepKind::Table(plan), schema))
+    }
+}
+
+/// Every node that a node reads.
+fn all_inputs(node: &Node) -> Vec<&Text> {
+    let mut inputs: Vec<&Text> = node.inputs.iter().collect();
+    match &node.kind {
+        NodeKind::Windows(windows) => inputs.extend(windows.groups.iter().filter_map(|g| g.over.as_ref())),
+        NodeKind::AsOf(as_of) => inputs.push(&as_of.timeline),
+        _ => {}
+    }
+    inputs
+}
+
+/// The envelope columns of the gate's rows.
+pub fn gate_fields() -> Vec<Field> {
+    let mut fields = vec![
+        Field::new(columns::TICK, DataType::UInt64, false),
+        Field::new(columns::OFFSET, DataType::UInt64, false),
+        Field::new(columns::BASIS, columns::basis(), false),
+        Field::new(columns::EVENT_TYPE, columns::dictionary(), false),
+    ];
+    fields.extend(columns::envelope_fields().into_iter().filter(|f| f.name() != columns::CONTEXT));
+    fields.extend(CONTEXT_COLUMNS.iter().map(|name| Field::new(*name, columns::dictionary(), true)));
+    fields.push(Field::new(columns::PAYLOAD, DataType::Utf8, true));
+    fields
+}
+
+/// The fields of a record's context that can be read as columns.
+pub const CONTEXT_COLUMNS: [&str; 9] = [
+    "schema_version",
+    "producer",
+    "manifest_fingerprint",
+    "parameter_hash",
+    "seed",
+    "scenario_id",
+    "run_id",
+    "scenario_run_id",
+    "platform_run_id",
+];
+
+/// The column of a payload field: its name, or `payload_` and its name where the envelope has one like it.
+pub fn payload_column(field: &str) -> String {
+    let taken = gate_fields().iter().any(|f| f.name() == field);
+    if taken { format!("payload_{field}") } else { field.to_owned() }
+}
+
+/// What every record of a mapped source carries.
+pub fn context_of(run: &Context, event_type: &str, mapping: &crate::topology::EventMapping) -> Context {
+    Context {
+        event_type: event_type.to_owned(),
+        schema_version: mapping.schema_version.clone(),
+        producer: mapping.producer.clone(),
+        ..run.clone()
+    }
+}
+
+/// Used by sources to check their mapping against the gate.
+pub(crate) fn judge_of(policy: &Arc<GatePolicy>, partitions: u16, bounds: TimeBounds) -> Judge {
+    Judge::new(Arc::clone(policy), partitions, bounds)
+}
+

@@ -1,0 +1,413 @@
+//! A run: the log is read from its beginning, then the sources go on where the log ends.
+//!
+//! Threads: one for each source, which reads and judges; one for the gate, which stamps, appends and
+//! feeds; and timely's workers. Records are only handed to the workers once they are durable, so what
+//! the graph derives can always be derived again.
+//!
+//! When all sources are idle the run commits everything below the last tick and stops the workers
+//! without closing their inputs: the end of input is not the end of time.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{Int32Type, UInt64Type};
+use tidegate_facts::{Digest, Tick, Topic, columns};
+use tidegate_operators::gate::Judged;
+use tidegate_sinks::dedupe::{DedupeError, DedupeIndex, Seen};
+use tidegate_sinks::log::{EmbeddedLog, Group, LogError, LogOptions, Recovery, Start, Until, read_groups};
+use tidegate_sinks::sequencer::Sequencer;
+use tidegate_sinks::store::{Store, StoreError};
+use tidegate_sinks::table::{Commits, TableError};
+use tidegate_sources::{Prefix, SourceError};
+
+use crate::admission::{
+    Admission, AdmissionError, Counts, PROGRESS, ProgressRecord, RECEIPTS, RUN, RunRecord, audit_record,
+};
+use crate::build::Output;
+use crate::feed::{Fed, Feed};
+use crate::plan::{Plan, judge_of};
+use crate::sources::SourcePlan;
+use crate::watch::{Stage, Watch};
+use crate::workers::Workers;
+
+/// How a plan is run. None of this changes an answer.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data folder: log and indexes.
+    pub data: PathBuf,
+    /// Where committed tables go; `store` in the data folder when not given.
+    pub store: Option<PathBuf>,
+    /// How many timely workers.
+    pub workers: usize,
+    /// How much memory the index of what was seen may use, about.
+    pub dedupe_bytes: u64,
+}
+
+impl Options {
+    /// A run in `data` with one worker.
+    pub fn new(data: &Path) -> Options {
+        Options { data: data.to_owned(), store: None, workers: 1, dedupe_bytes: 64 << 20 }
+    }
+
+    /// Where committed tables go.
+    pub fn store_path(&self) -> PathBuf {
+        self.store.clone().unwrap_or_else(|| self.data.join("store"))
+    }
+}
+
+/// What a run did.
+#[derive(Debug)]
+pub struct Report {
+    /// What was found in the log when it was opened.
+    pub recovery: Recovery,
+    /// How the records of this run were received.
+    pub counts: Counts,
+    /// How many facts the log holds now.
+    pub facts: u64,
+    /// The commits there are now.
+    pub commits: Commits,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Why a run stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The log refused.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The index of what was seen refused.
+    #[error(transparent)]
+    Dedupe(#[from] DedupeError),
+    /// Admission stopped.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A table could not be written or read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A source could not be read.
+    #[error("source `{name}` cannot be read")]
+    Source {
+        /// The source.
+        name: String,
+        /// The cause.
+        source: SourceError,
+    },
+    /// The folder holds the log of another plan.
+    #[error(
+        "`{data}` holds the log of plan {found} of topology `{topology}`, and this is plan {wanted}: its nodes, rules or \
+         policy differ; run it with `--data` on a new folder, or with the files it was started with"
+    )]
+    OtherPlan {
+        /// The data folder.
+        data: PathBuf,
+        /// Whose log it is.
+        topology: String,
+        /// Its plan.
+        found: Digest,
+        /// The plan of this run.
+        wanted: Digest,
+    },
+    /// The log's own records cannot be read.
+    #[error("the log of `{data}` has no readable `{record}` record; it was not written by this program, or was changed: use a new data folder")]
+    Foreign {
+        /// The data folder.
+        data: PathBuf,
+        /// The record.
+        record: &'static str,
+    },
+    /// A worker stopped.
+    #[error("a worker stopped: {0}; this is a defect of Tidegate, please report it with the lines above")]
+    Worker(String),
+}
+
+/// Runs a plan until its sources are idle.
+///
+/// # Errors
+/// See [`RunError`]. What was durable stays, and a later run goes on from there.
+pub fn run(plan: &Arc<Plan>, options: &Options, watch: &Watch) -> Result<Report, RunError> {
+    let (log, recovery) = EmbeddedLog::open(&options.data.join("log"), LogOptions::default())?;
+    let store = Store::open(&options.store_path())?;
+    let commits = Commits::read(&store)?;
+    let failed: Arc<Mutex<Option<TableError>>> = Arc::default();
+    let output = Output { store: store.clone(), plan: plan.digest, commits, failed: Arc::clone(&failed) };
+
+    let mut workers = Workers::start(plan, options.workers, &output, watch).map_err(RunError::Worker)?;
+    let gate = Gate { plan, options, watch, log, workers: &mut workers, recovered: recovery.groups, failed: &failed };
+    let gated = gate.run();
+    let stopped = workers.finish();
+    if let Some(error) = failed.lock().expect("no panic").take() {
+        return Err(error.into());
+    }
+    stopped.map_err(RunError::Worker)?;
+    let (counts, facts) = gated?;
+    Ok(Report { recovery, counts, facts, commits: Commits::read(&store)?, elapsed: watch.elapsed() })
+}
+
+/// The gate's thread: everything between the sources and the workers.
+struct Gate<'r> {
+    plan: &'r Arc<Plan>,
+    options: &'r Options,
+    watch: &'r Watch,
+    log: EmbeddedLog,
+    workers: &'r mut Workers,
+    recovered: u64,
+    failed: &'r Mutex<Option<TableError>>,
+}
+
+/// What the log says of the past.
+#[derive(Default)]
+struct Past {
+    facts: u64,
+    /// For each source how many records have a receipt.
+    positions: BTreeMap<String, u64>,
+    /// For each source what it was read from.
+    prefixes: BTreeMap<String, ProgressRecord>,
+}
+
+/// What a source's thread hands over.
+enum FromSource {
+    Judged(Judged),
+    End(Prefix),
+    Failed(SourceError),
+}
+
+impl Gate<'_> {
+    fn run(mut self) -> Result<(Counts, u64), RunError> {
+        let index = self.options.data.join("index/dedupe");
+        let (mut dedupe, covered) = DedupeIndex::open(&index, self.options.dedupe_bytes, self.log.upper())?;
+        let mut feed = Feed::new(self.plan, self.options.workers);
+        let past = self.replay(&mut feed, &mut dedupe, covered)?;
+        let names: Vec<String> = self.plan.sources.iter().map(|s| s.name.clone()).collect();
+        let ends = [Topic::Traffic, Topic::Control].into_iter().flat_map(|topic| {
+            let log = &self.log;
+            (0..self.plan.topology.partitions).map(move |p| ((topic, p), log.end_offset(topic, p)))
+        });
+        let ends = ends.filter(|(_, end)| *end > 0).collect();
+        let upper = self.log.upper();
+        let sequencer = Sequencer::after(upper, ends);
+        let mut admission = Admission::new(self.plan.topology.clock, names, sequencer, dedupe, upper);
+        if self.recovered == 0 {
+            self.append_run_record(&mut admission, &mut feed)?;
+        }
+        let sources: Vec<Receiver<FromSource>> = self
+            .plan
+            .sources
+            .iter()
+            .enumerate()
+            .map(|(place, source)| self.open_source(place, source, &past))
+            .collect::<Result<_, _>>()?;
+        let prefixes = self.admit(&mut admission, &mut feed, &sources)?;
+        self.finish(&mut admission, &mut feed, &past, &prefixes)?;
+        Ok((admission.counts.clone(), past.facts + admission.counts.admitted))
+    }
+
+    /// Feeds what is in the log already, and learns from it where everything stood.
+    fn replay(&mut self, feed: &mut Feed, dedupe: &mut DedupeIndex, covered: Tick) -> Result<Past, RunError> {
+        let mut past = Past::default();
+        if self.recovered == 0 {
+            return Ok(past);
+        }
+        let mut judge = judge_of(&self.plan.policy, self.plan.topology.partitions, crate::sources::ANY_TIME);
+        for group in read_groups(self.log.folder(), Start::Group(0), Until::Group(self.recovered))? {
+            let group = group?;
+            self.learn(&group, &mut past)?;
+            if group.upper > covered {
+                for frame in group.frames.iter().filter(|f| f.topic != Topic::Audit) {
+                    let ticks = frame.rows.column_by_name(columns::TICK).expect("facts have ticks").as_primitive::<UInt64Type>();
+                    let offsets = frame.rows.column_by_name(columns::OFFSET).expect("facts have offsets").as_primitive::<UInt64Type>();
+                    let hashes = frame.rows.column_by_name(columns::PAYLOAD_HASH).expect("facts have it").as_fixed_size_binary();
+                    for (row, key) in judge.dedupe_keys(&frame.rows).into_iter().enumerate() {
+                        let hash = Digest(hashes.value(row).try_into().expect("a digest has 32 bytes"));
+                        let tick = Tick(ticks.value(row));
+                        if tick >= covered {
+                            dedupe.insert(key, Seen { payload: hash.short(), tick, offset: offsets.value(row) });
+                        }
+                    }
+                }
+                dedupe.advance(group.upper)?;
+            }
+            let fed = feed.feed(&group);
+            past.facts += fed.facts as u64;
+            self.send(fed);
+        }
+        Ok(past)
+    }
+
+    fn learn(&self, group: &Group, past: &mut Past) -> Result<(), RunError> {
+        let foreign = |record| RunError::Foreign { data: self.options.data.clone(), record };
+        for frame in group.frames.iter().filter(|f| f.topic == Topic::Audit) {
+            let record = || frame.rows.column(0).as_string::<i32>().value(0);
+            match frame.name.as_str() {
+                RUN => {
+                    let run: RunRecord = serde_json::from_str(record()).map_err(|_| foreign(RUN))?;
+                    if run.plan != self.plan.digest {
+                        let (data, wanted) = (self.options.data.clone(), self.plan.digest);
+                        return Err(RunError::OtherPlan { data, topology: run.topology, found: run.plan, wanted });
+                    }
+                }
+                PROGRESS => {
+                    let progress: ProgressRecord = serde_json::from_str(record()).map_err(|_| foreign(PROGRESS))?;
+                    past.prefixes.insert(progress.source.clone(), progress);
+                }
+                RECEIPTS => {
+                    let sources = frame.rows.column(0).as_dictionary::<Int32Type>();
+                    let names = sources.values().as_string::<i32>();
+                    let positions = frame.rows.column(1).as_primitive::<UInt64Type>();
+                    let mut ends = vec![0; names.len()];
+                    for (source, position) in sources.keys().values().iter().zip(positions.values()) {
+                        let end: &mut u64 = &mut ends[*source as usize];
+                        *end = (*end).max(position + 1);
+                    }
+                    for (name, end) in names.iter().flatten().zip(ends) {
+                        let known = past.positions.entry(name.to_owned()).or_default();
+                        *known = (*known).max(end);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn append_run_record(&mut self, admission: &mut Admission, feed: &mut Feed) -> Result<(), RunError> {
+        let record = RunRecord {
+            topology: self.plan.topology.name.clone(),
+            plan: self.plan.digest,
+            policy: self.plan.policy.rev(),
+            partitions: self.plan.topology.partitions,
+        };
+        let group = admission.group(vec![audit_record(RUN, &record)], false).expect("it has a frame");
+        self.append(&group, admission, feed)
+    }
+
+    /// Starts the thread of one source, after the records that have receipts.
+    fn open_source(&self, place: usize, plan: &SourcePlan, past: &Past) -> Result<Receiver<FromSource>, RunError> {
+        let failed = |source| RunError::Source { name: plan.name.clone(), source };
+        let from = past.positions.get(&plan.name).copied().unwrap_or(0);
+        if let (Some(known), Some(path)) = (past.prefixes.get(&plan.name), plan.path()) {
+            known.prefix.check(path).map_err(failed)?;
+        }
+        let mut source = plan.open(from).map_err(failed)?;
+        let mut judge = judge_of(&self.plan.policy, self.plan.topology.partitions, plan.bounds);
+        let counter = self.watch.stage(&Stage::Source(place, plan.name.clone()));
+        let plan = plan.clone();
+        let (sender, receiver) = sync_channel(2);
+        std::thread::Builder::new()
+            .name(format!("source-{}", plan.name))
+            .spawn(move || {
+                loop {
+                    let message = counter.time(|| match source.next() {
+                        Ok(Some(chunk)) => FromSource::Judged(plan.judge(&mut judge, &chunk)),
+                        Ok(None) => FromSource::End(source.prefix()),
+                        Err(error) => FromSource::Failed(error),
+                    });
+                    if let FromSource::Judged(judged) = &message {
+                        counter.add(judged.positions.len() as u64);
+                    }
+                    let last = !matches!(message, FromSource::Judged(_));
+                    if sender.send(message).is_err() || last {
+                        break; // The gate stopped, or the source did.
+                    }
+                }
+            })
+            .expect("a thread can be started");
+        Ok(receiver)
+    }
+
+    /// Takes the records of all sources until they end.
+    fn admit(
+        &mut self,
+        admission: &mut Admission,
+        feed: &mut Feed,
+        sources: &[Receiver<FromSource>],
+    ) -> Result<BTreeMap<usize, Prefix>, RunError> {
+        let rows = self.plan.topology.batch_rows;
+        let counter = self.watch.stage(&Stage::Admission);
+        let mut prefixes = BTreeMap::new();
+        while !admission.is_finished() {
+            while let Some(source) = admission.wanting() {
+                let name = || self.plan.sources[source].name.clone();
+                match sources[source].recv() {
+                    Ok(FromSource::Judged(judged)) => admission.hand_over(source, Some(judged)),
+                    Ok(FromSource::End(prefix)) => {
+                        prefixes.insert(source, prefix);
+                        admission.hand_over(source, None);
+                    }
+                    Ok(FromSource::Failed(source)) => return Err(RunError::Source { name: name(), source }),
+                    Err(_) => return Err(RunError::Worker(format!("source `{}` ended without a word", name()))),
+                }
+            }
+            counter.time(|| admission.take(rows, now()))?;
+            if admission.pending_records() >= rows {
+                let group = counter.time(|| admission.group(Vec::new(), false)).expect("it holds records");
+                self.append(&group, admission, feed)?;
+            }
+            if self.failed.lock().expect("no panic").is_some() {
+                break; // The sinks failed; their error is the run's.
+            }
+        }
+        Ok(prefixes)
+    }
+
+    /// The last group of a run: the rest, how far each source was read, and a commit boundary.
+    fn finish(
+        &mut self,
+        admission: &mut Admission,
+        feed: &mut Feed,
+        past: &Past,
+        prefixes: &BTreeMap<usize, Prefix>,
+    ) -> Result<(), RunError> {
+        if let Some(group) = admission.group(Vec::new(), false) {
+            self.append(&group, admission, feed)?;
+        }
+        let progress = prefixes.iter().filter_map(|(place, prefix)| {
+            let source = &self.plan.sources[*place].name;
+            let read = self.watch.stage(&Stage::Source(*place, source.clone())).rows();
+            let records = past.positions.get(source).copied().unwrap_or(0) + read;
+            let record = ProgressRecord { source: source.clone(), records, prefix: prefix.clone() };
+            let unchanged = past.prefixes.get(source).is_some_and(|known| known.records == records);
+            (!unchanged).then(|| audit_record(PROGRESS, &record))
+        });
+        let progress: Vec<_> = progress.collect();
+        let commit = feed.pending() > 0;
+        if commit || !progress.is_empty() {
+            let group = admission.group(progress, commit).expect("it has a mark or a frame");
+            self.append(&group, admission, feed)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a group durable, then hands it to the workers.
+    fn append(&mut self, group: &Group, admission: &mut Admission, feed: &mut Feed) -> Result<(), RunError> {
+        let log = self.watch.stage(&Stage::Log);
+        log.time(|| self.log.append(group))?;
+        log.add(group.frames.iter().filter(|f| f.topic != Topic::Audit).map(|f| f.rows.num_rows() as u64).sum());
+        let counter = self.watch.stage(&Stage::Admission);
+        let fed = counter.time(|| {
+            admission.durable(group.upper)?;
+            Ok::<_, AdmissionError>(feed.feed(group))
+        })?;
+        counter.add(fed.facts as u64);
+        self.send(fed);
+        Ok(())
+    }
+
+    fn send(&self, fed: Fed) {
+        self.watch.fed(fed.upper);
+        self.workers.send(fed);
+    }
+}
+
+/// The wall clock, in microseconds since 1970-01-01 UTC.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,157 @@
+//! Timely's workers: each builds the graph, takes what is fed, and steps until everything is committed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use tidegate_facts::Tick;
+use tidegate_operators::rows::Rows;
+use timely::communication::WorkerGuards;
+use timely::container::{CapacityContainerBuilder, NoopBuilder};
+use timely::dataflow::InputHandle;
+use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
+use timely::worker::Worker;
+
+use crate::build::{Output, build};
+use crate::feed::Fed;
+use crate::plan::Plan;
+use crate::watch::Watch;
+
+/// The running workers of one graph.
+pub struct Workers {
+    senders: Vec<SyncSender<WorkerPart>>,
+    guards: WorkerGuards<()>,
+}
+
+impl Workers {
+    /// Starts `count` workers of a plan's graph.
+    ///
+    /// # Errors
+    /// Timely's message when they cannot be started.
+    pub fn start(plan: &Arc<Plan>, count: usize, output: &Output, watch: &Watch) -> Result<Workers, String> {
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| sync_channel(4)).unzip();
+        let (plan, watch, output) = (Arc::clone(plan), watch.clone(), output.clone());
+        let receivers: Mutex<Vec<_>> = Mutex::new(receivers.into_iter().map(Some).collect());
+        let guards = timely::execute(timely::Config::process(count), move |worker| {
+            let receiver = receivers.lock().expect("no panic")[worker.index()].take().expect("one for each worker");
+            work(worker, &plan, &receiver, &output, &watch);
+        })?;
+        Ok(Workers { senders, guards })
+    }
+
+    /// Feeds one group; waits while the workers have more than enough.
+    pub fn send(&self, fed: Fed) {
+        for (sender, rows) in self.senders.iter().zip(fed.rows) {
+            // A worker that is gone has left its reason behind, which the run reports.
+            let _ = sender.send(WorkerPart { rows, upper: fed.upper, boundaries: fed.boundaries.clone() });
+        }
+    }
+
+    /// Waits until everything fed is computed, and committed up to the last boundary.
+    ///
+    /// # Errors
+    /// The message of a worker that panicked.
+    pub fn finish(self) -> Result<(), String> {
+        drop(self.senders);
+        self.guards.join().into_iter().collect()
+    }
+}
+
+/// What one worker is told of one group.
+struct WorkerPart {
+    rows: Vec<RecordBatch>,
+    upper: Tick,
+    boundaries: Vec<Tick>,
+}
+
+/// How many rows may be under way in the graph before a worker takes more.
+const ROWS_IN_FLIGHT_MAX: usize = 1 << 18;
+
+/// The life of one worker: take what is fed, step the graph, until everything is committed.
+fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, output: &Output, watch: &Watch) {
+    watch_operators(worker, watch);
+    let dataflow = worker.next_dataflow_index();
+    let mut rows: InputHandle<Tick, NoopBuilder<Rows>> = InputHandle::new_with_builder();
+    let mut boundaries: InputHandle<Tick, CapacityContainerBuilder<Vec<Tick>>> = InputHandle::new_with_builder();
+    let probes = worker.dataflow::<Tick, _, _>(|scope| {
+        let facts = rows.to_stream(scope);
+        let cuts = boundaries.to_stream(scope);
+        build(scope, plan, facts, cuts, output, watch)
+    });
+    let mut under_way: VecDeque<(Tick, usize)> = VecDeque::new();
+    let mut ended = false;
+    let mut upper = Tick::ZERO;
+    loop {
+        if output.failed.lock().expect("no panic").is_some() {
+            break;
+        }
+        while under_way.front().is_some_and(|(tick, _)| !probes.computed.less_than(tick)) {
+            under_way.pop_front();
+        }
+        let room = under_way.iter().map(|(_, rows)| rows).sum::<usize>() < ROWS_IN_FLIGHT_MAX;
+        if !ended && room {
+            // While the graph has work, only what is there is taken; when it rests, the feed is awaited.
+            let taken = if worker.step() {
+                receiver.try_recv().map_err(|e| e == TryRecvError::Disconnected)
+            } else {
+                receiver.recv_timeout(Duration::from_micros(200)).map_err(|e| e == RecvTimeoutError::Disconnected)
+            };
+            match taken {
+                Ok(part) => {
+                    let count = part.rows.iter().map(RecordBatch::num_rows).sum();
+                    for batch in part.rows {
+                        rows.send_batch(&mut Rows(batch));
+                    }
+                    for tick in part.boundaries {
+                        boundaries.send(tick);
+                    }
+                    upper = part.upper;
+                    rows.advance_to(upper);
+                    boundaries.advance_to(upper);
+                    under_way.push_back((upper, count));
+                }
+                Err(disconnected) => ended = disconnected,
+            }
+        } else {
+            worker.step_or_park(Some(Duration::from_micros(200)));
+        }
+        if ended && under_way.is_empty() && !probes.committed.less_than(&upper) {
+            break;
+        }
+    }
+    // The graph goes first: its inputs are never closed, so nothing that was due later happens.
+    worker.drop_dataflow(dataflow);
+}
+
+/// Counts how long each node's operators are busy.
+fn watch_operators(worker: &Worker, watch: &Watch) {
+    let Some(mut register) = worker.log_register() else { return };
+    let watch = watch.clone();
+    let mut counters = BTreeMap::new();
+    let mut started: BTreeMap<usize, Duration> = BTreeMap::new();
+    register.insert::<TimelyEventBuilder, _>("timely", move |_, events| {
+        for (at, event) in events.iter_mut().flat_map(|events| events.drain(..)) {
+            match event {
+                TimelyEvent::Operates(operator) => {
+                    if let Some(counter) = watch.node(&operator.name) {
+                        counters.insert(operator.id, counter);
+                    }
+                }
+                TimelyEvent::Schedule(schedule) if counters.contains_key(&schedule.id) => match schedule.start_stop {
+                    StartStop::Start => {
+                        started.insert(schedule.id, at);
+                    }
+                    StartStop::Stop => {
+                        if let Some(from) = started.remove(&schedule.id) {
+                            counters[&schedule.id].add_busy(at.saturating_sub(from));
+                        }
+                    }
+                },
+                _ => {}
+            }
+        }
+    });
+}
+

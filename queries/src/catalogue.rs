@@ -1,0 +1,154 @@
+//! The tables of one data folder, and the questions that may be asked of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
+use datafusion::datasource::object_store::ObjectStoreUrl;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::context::SQLOptions;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use tidegate_sinks::store::Store;
+use tidegate_sinks::table::{Commits, TableFile};
+
+use crate::QueryError;
+use crate::committed::{CommittedTable, STORE_URL};
+use crate::error::sentence;
+use crate::log::{LogProvider, LogTable};
+use crate::names::{self, Known, choices};
+
+/// The tables of a data folder that nothing runs on.
+///
+/// | table | rows |
+/// |---|---|
+/// | `facts` | what the gate admitted |
+/// | `receipts` | what the gate said of every record |
+/// | `quarantine` | the records that it refused, with their bytes |
+/// | each committed table | the rows of the commits there were when the catalogue was opened |
+pub struct Catalogue {
+    context: SessionContext,
+    tables: BTreeMap<String, Option<u64>>,
+    known: Known,
+}
+
+/// A table, as [`Catalogue::tables`] lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Its name.
+    pub name: String,
+    /// How many rows it has; `None` where only reading the log would tell.
+    pub rows: Option<u64>,
+}
+
+impl Catalogue {
+    /// Opens the log of the data folder `data`, and `store`, or else the store in the folder.
+    ///
+    /// # Errors
+    /// [`QueryError::NoData`] when nothing ever ran there; when the commits are broken, or a file that they name is
+    /// missing or has another size.
+    pub fn open(data: &Path, store: Option<&Path>) -> Result<Catalogue, QueryError> {
+        let log = data.join("log");
+        if !log.is_dir() {
+            return Err(QueryError::NoData { data: data.to_owned() });
+        }
+        let mut catalogue = Catalogue { context: session(), tables: BTreeMap::new(), known: Known::new() };
+        let own_store = data.join("store");
+        match store {
+            Some(store) if !store.is_dir() => return Err(QueryError::NoStore { store: store.to_owned() }),
+            Some(store) => catalogue.add_store(store)?,
+            None if own_store.is_dir() => catalogue.add_store(&own_store)?,
+            None => {}
+        }
+        for table in LogTable::ALL {
+            catalogue.add(table.name(), None, Arc::new(LogProvider::new(&log, table)));
+        }
+        Ok(catalogue)
+    }
+
+    /// The tables, by name.
+    pub fn tables(&self) -> Vec<Table> {
+        self.tables.iter().map(|(name, rows)| Table { name: name.clone(), rows: *rows }).collect()
+    }
+
+    /// Answers one statement: `SELECT`, `WITH`, `VALUES`, `EXPLAIN`, `SHOW` or `DESCRIBE`.
+    ///
+    /// Rows are made while the stream is read; [`crate::write`] reads it. It runs on the Tokio runtime of its reader.
+    ///
+    /// # Errors
+    /// When the text is not one such statement, or names what is not there.
+    pub async fn query(&self, sql: &str) -> Result<SendableRecordBatchStream, QueryError> {
+        let mut statements =
+            DFParser::parse_sql(sql).map_err(|error| QueryError::Syntax { what: sentence(&error) })?;
+        let count = statements.len();
+        let Some(mut statement) = statements.pop_front().filter(|_| count == 1) else {
+            return Err(QueryError::NotOne { count });
+        };
+        let first_word = statement.to_string().split(' ').next().unwrap_or_default().to_owned();
+        let read_only = || QueryError::ReadOnly { statement: first_word.clone() };
+        if !only_reads(&statement) {
+            return Err(read_only());
+        }
+        names::resolve(&mut statement, &self.known).map_err(|table| {
+            let known: Vec<&str> = self.tables.keys().map(String::as_str).collect();
+            QueryError::UnknownTable { choices: choices(&table, &known), table }
+        })?;
+        let plan = self.context.state().statement_to_plan(statement).await;
+        let plan = plan.map_err(|error| QueryError::of_plan(&error))?;
+        // A query may still hold what is no query, such as SELECT INTO.
+        let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        options.verify_plan(&plan).map_err(|_| read_only())?;
+        let frame = self.context.execute_logical_plan(plan).await.map_err(|error| QueryError::of_plan(&error))?;
+        frame.execute_stream().await.map_err(|error| QueryError::of_plan(&error))
+    }
+
+    fn add_store(&mut self, store: &Path) -> Result<(), QueryError> {
+        let store = Store::open(store)?;
+        let commits = Commits::read(&store)?;
+        let url = ObjectStoreUrl::parse(STORE_URL).expect("it is a URL");
+        self.context.register_object_store(url.as_ref(), store.objects());
+        for name in commits.tables() {
+            let files: Vec<&TableFile> = commits.files_of(&name).collect();
+            let table = CommittedTable::open(&name, &files, &store)?;
+            self.add(&name, Some(table.rows()), Arc::new(table));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, name: &str, rows: Option<u64>, table: Arc<dyn TableProvider>) {
+        let columns = table.schema().fields().iter().map(|field| field.name().clone()).collect();
+        self.known.insert(name.to_owned(), columns);
+        self.tables.insert(name.to_owned(), rows);
+        let registered = self.context.register_table(TableReference::bare(name), table);
+        registered.expect("tables in memory can be registered");
+    }
+}
+
+fn session() -> SessionContext {
+    let mut config = SessionConfig::new()
+        .with_information_schema(true)
+        .with_default_catalog_and_schema("tidegate", "public");
+    // Names are settled before planning.
+    config.options_mut().sql_parser.enable_ident_normalization = false;
+    SessionContext::new_with_config(config)
+}
+
+fn only_reads(statement: &Statement) -> bool {
+    match statement {
+        Statement::Statement(statement) => matches!(
+            **statement,
+            SqlStatement::Query(_)
+                | SqlStatement::ExplainTable { .. }
+                | SqlStatement::ShowTables { .. }
+                | SqlStatement::ShowColumns { .. }
+                | SqlStatement::ShowFunctions { .. }
+                | SqlStatement::ShowVariable { .. }
+                | SqlStatement::ShowCreate { .. }
+        ),
+        Statement::Explain(explain) => only_reads(&explain.statement),
+        _ => false,
+    }
+}

@@ -1,0 +1,146 @@
+//! A committed table: exactly the files that the commits name, as DataFusion scans them.
+//!
+//! Names and sizes come from the commits, so no folder is listed, and a file that a crash left behind is
+//! never read.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::json::reader::{ValueIter, infer_json_schema_from_iterator};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::Statistics;
+use datafusion::common::config::TableParquetOptions;
+use datafusion::common::stats::Precision;
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::json::JsonFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::object_store::ObjectStoreUrl;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use tidegate_facts::columns;
+use tidegate_sinks::store::Store;
+use tidegate_sinks::table::{Format, TableFile};
+
+use crate::QueryError;
+
+/// Under which the catalogue's store is registered with DataFusion.
+pub(crate) const STORE_URL: &str = "tidegate://store/";
+
+/// One table of a store.
+#[derive(Debug)]
+pub(crate) struct CommittedTable {
+    schema: SchemaRef,
+    format: Arc<dyn FileFormat>,
+    files: Vec<PartitionedFile>,
+    rows: u64,
+}
+
+impl CommittedTable {
+    /// The table that consists of `files`, of which there is one at least.
+    pub(crate) fn open(table: &str, files: &[&TableFile], store: &Store) -> Result<CommittedTable, QueryError> {
+        let mut paths = Vec::with_capacity(files.len());
+        for file in files {
+            let path = store.root().join(&file.name);
+            let found = path.metadata().map_err(|error| unreadable(table, &path, error))?.len();
+            if found != file.bytes {
+                return Err(QueryError::FileChanged { table: table.to_owned(), path, found, committed: file.bytes });
+            }
+            paths.push(path);
+        }
+        let is_parquet = files[0].name.ends_with(Format::Parquet.extension());
+        let (schema, format): (SchemaRef, Arc<dyn FileFormat>) = if is_parquet {
+            (parquet_schema(table, &paths[0])?, Arc::new(ParquetFormat::new().with_options(parquet_options())))
+        } else {
+            (jsonl_schema(table, &paths)?, Arc::new(JsonFormat::default()))
+        };
+        Ok(CommittedTable {
+            schema,
+            format,
+            files: files.iter().map(|file| PartitionedFile::new(file.name.clone(), file.bytes)).collect(),
+            rows: files.iter().map(|file| file.rows).sum(),
+        })
+    }
+
+    /// How many rows it holds.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+}
+
+fn unreadable(table: &str, path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> QueryError {
+    QueryError::FileUnreadable { table: table.to_owned(), path: path.to_owned(), source: source.into() }
+}
+
+/// Rows are filtered while they are decoded: other columns are read only where a row is left.
+fn parquet_options() -> TableParquetOptions {
+    let mut options = TableParquetOptions::default();
+    options.global.pushdown_filters = true;
+    options
+}
+
+/// All files of a table have one schema, so the first one's will do.
+fn parquet_schema(table: &str, path: &Path) -> Result<SchemaRef, QueryError> {
+    let file = File::open(path).map_err(|error| unreadable(table, path, error))?;
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new());
+    Ok(Arc::clone(metadata.map_err(|error| unreadable(table, path, error))?.schema()))
+}
+
+/// Lines leave out what is null, so that only all lines together name every column.
+fn jsonl_schema(table: &str, paths: &[PathBuf]) -> Result<SchemaRef, QueryError> {
+    let mut path = &paths[0];
+    let lines = paths.iter().flat_map(|next| {
+        path = next;
+        match File::open(next) {
+            Ok(file) => Box::new(ValueIter::new(BufReader::new(file), None)) as Box<dyn Iterator<Item = _>>,
+            Err(error) => Box::new(std::iter::once(Err(ArrowError::from(error)))),
+        }
+    });
+    let inferred = infer_json_schema_from_iterator(lines).map_err(|error| unreadable(table, path, error))?;
+    let fields = inferred.fields().iter().map(|field| match field.name().as_str() {
+        columns::TICK => Arc::new(Field::new(columns::TICK, DataType::UInt64, false)),
+        _ => Arc::clone(field),
+    });
+    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+}
+
+#[async_trait]
+impl TableProvider for CommittedTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        // Filters reach the files later, when the physical plan is optimised.
+        let source = self.format.file_source(TableSchema::from(Arc::clone(&self.schema)));
+        let groups = FileGroup::new(self.files.clone()).split_files(state.config().target_partitions());
+        let mut statistics = Statistics::new_unknown(&self.schema);
+        statistics.num_rows = Precision::Exact(self.rows as usize);
+        let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, source)
+            .with_file_groups(groups)
+            .with_statistics(statistics)
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .build();
+        self.format.create_physical_plan(state, config).await
+    }
+}

@@ -1,0 +1,214 @@
+//! Writes an answer as a table for people, or as CSV, JSON lines or Parquet for programs.
+//!
+//! | value | table, CSV | JSON |
+//! |---|---|---|
+//! | binary | hexadecimal digits | a string of them |
+//! | time | RFC 3339 | a string of it |
+//! | decimal | all digits | a number of all digits |
+//! | list, struct | as Arrow shows it; in CSV, JSON text | an array, an object |
+//! | null | `NULL`; in CSV, nothing | `null` |
+
+use std::fmt;
+use std::io::Write;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::json::writer::{EncoderOptions, LineDelimited, make_encoder};
+use arrow::util::display::FormatOptions;
+use arrow::util::pretty::pretty_format_batches_with_options;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::TryStreamExt;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+
+use crate::QueryError;
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A table with lines around it. All rows are held until the last one is there.
+    Table,
+    /// A header and a line for each row.
+    Csv,
+    /// A JSON object a line.
+    Json,
+    /// One Parquet file.
+    Parquet,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Table => "table",
+            Format::Csv => "csv",
+            Format::Json => "json",
+            Format::Parquet => "parquet",
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = QueryError;
+
+    fn from_str(text: &str) -> Result<Format, QueryError> {
+        match text {
+            "table" => Ok(Format::Table),
+            "csv" => Ok(Format::Csv),
+            "json" => Ok(Format::Json),
+            "parquet" => Ok(Format::Parquet),
+            _ => Err(QueryError::UnknownFormat { format: text.to_owned() }),
+        }
+    }
+}
+
+/// Writes the rows of an answer to `out`, and returns how many there were.
+///
+/// # Errors
+/// When the query stops on the way, the format lacks one of the answer's types, or `out` refuses.
+pub async fn write(
+    format: Format,
+    mut rows: SendableRecordBatchStream,
+    out: &mut (impl Write + Send),
+) -> Result<u64, QueryError> {
+    let schema = rows.schema();
+    if matches!(format, Format::Json | Format::Parquet) {
+        refuse_equal_names(format, &schema)?;
+    }
+    let mut writer = Writer::new(format, &schema, out)?;
+    let mut count = 0;
+    while let Some(batch) = rows.try_next().await.map_err(|error| QueryError::of_run(&error))? {
+        count += batch.num_rows() as u64;
+        writer.write(batch)?;
+    }
+    writer.finish(&schema)?;
+    Ok(count)
+}
+
+fn refuse_equal_names(format: Format, schema: &Schema) -> Result<(), QueryError> {
+    let mut names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(QueryError::SameName { column: pair[0].to_owned(), format }),
+        None => Ok(()),
+    }
+}
+
+/// An answer in the making.
+enum Writer<'o, W: Write + Send> {
+    Table { out: &'o mut W, batches: Vec<RecordBatch> },
+    Csv { out: &'o mut W },
+    Json { out: &'o mut W },
+    Parquet(Box<ArrowWriter<&'o mut W>>),
+}
+
+impl<'o, W: Write + Send> Writer<'o, W> {
+    fn new(format: Format, schema: &SchemaRef, out: &'o mut W) -> Result<Writer<'o, W>, QueryError> {
+        Ok(match format {
+            Format::Table => Writer::Table { out, batches: Vec::new() },
+            Format::Csv => {
+                let mut text = Vec::new();
+                let header = RecordBatch::new_empty(Arc::clone(schema));
+                nested_as_json(header)
+                    .and_then(|header| arrow::csv::Writer::new(&mut text).write(&header))
+                    .map_err(encode(Format::Csv))?;
+                out.write_all(&text).map_err(QueryError::Output)?;
+                Writer::Csv { out }
+            }
+            Format::Json => Writer::Json { out },
+            Format::Parquet => {
+                let zstd = Compression::ZSTD(ZstdLevel::default());
+                let properties = WriterProperties::builder().set_compression(zstd).build();
+                let writer = ArrowWriter::try_new(out, Arc::clone(schema), Some(properties));
+                Writer::Parquet(Box::new(writer.map_err(parquet_error)?))
+            }
+        })
+    }
+
+    fn write(&mut self, batch: RecordBatch) -> Result<(), QueryError> {
+        let mut text = Vec::new();
+        match self {
+            Writer::Table { batches, .. } => {
+                batches.push(batch);
+                Ok(())
+            }
+            Writer::Csv { out } => {
+                let mut writer = arrow::csv::WriterBuilder::new().with_header(false).build(&mut text);
+                nested_as_json(batch).and_then(|batch| writer.write(&batch)).map_err(encode(Format::Csv))?;
+                drop(writer);
+                out.write_all(&text).map_err(QueryError::Output)
+            }
+            Writer::Json { out } => {
+                let builder = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
+                let mut writer = builder.build::<_, LineDelimited>(&mut text);
+                writer.write(&batch).and_then(|()| writer.finish()).map_err(encode(Format::Json))?;
+                out.write_all(&text).map_err(QueryError::Output)
+            }
+            Writer::Parquet(writer) => writer.write(&batch).map_err(parquet_error),
+        }
+    }
+
+    fn finish(self, schema: &SchemaRef) -> Result<(), QueryError> {
+        match self {
+            Writer::Table { out, mut batches } => {
+                // Without any batch, there would be no header either.
+                batches.insert(0, RecordBatch::new_empty(Arc::clone(schema)));
+                let options = FormatOptions::default().with_null("NULL");
+                let table = pretty_format_batches_with_options(&batches, &options).map_err(encode(Format::Table))?;
+                writeln!(out, "{table}").and_then(|()| out.flush()).map_err(QueryError::Output)
+            }
+            Writer::Csv { out } | Writer::Json { out } => out.flush().map_err(QueryError::Output),
+            Writer::Parquet(writer) => {
+                let out = writer.into_inner().map_err(parquet_error)?;
+                out.flush().map_err(QueryError::Output)
+            }
+        }
+    }
+}
+
+fn encode(format: Format) -> impl Fn(ArrowError) -> QueryError {
+    move |source| QueryError::Encode { format, source: source.into() }
+}
+
+fn parquet_error(error: ParquetError) -> QueryError {
+    match error {
+        ParquetError::External(cause) => match cause.downcast() {
+            Ok(cause) => QueryError::Output(*cause),
+            Err(source) => QueryError::Encode { format: Format::Parquet, source },
+        },
+        error => QueryError::Encode { format: Format::Parquet, source: error.into() },
+    }
+}
+
+/// The batch with JSON text in place of lists and structs, which CSV does not have.
+fn nested_as_json(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    if !batch.schema_ref().fields().iter().any(|field| field.data_type().is_nested()) {
+        return Ok(batch);
+    }
+    let fields = batch.schema_ref().fields();
+    let flat = fields.iter().zip(batch.columns()).map(|(field, column)| {
+        if !field.data_type().is_nested() {
+            return Ok((Arc::clone(field), Arc::clone(column)));
+        }
+        let options = EncoderOptions::default();
+        let mut encoder = make_encoder(field, column, &options)?;
+        let mut texts = StringBuilder::new();
+        let mut text = Vec::new();
+        for row in 0..column.len() {
+            if encoder.is_null(row) {
+                texts.append_null();
+                continue;
+            }
+            text.clear();
+            encoder.encode(row, &mut text);
+            texts.append_value(std::str::from_utf8(&text).expect("JSON text is UTF-8"));
+        }
+        Ok((Arc::new(Field::new(field.name(), DataType::Utf8, true)), Arc::new(texts.finish()) as ArrayRef))
+    });
+    let (fields, columns): (Vec<_>, Vec<_>) = flat.collect::<Result<Vec<_>, ArrowError>>()?.into_iter().unzip();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}

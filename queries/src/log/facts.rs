@@ -1,0 +1,170 @@
+//! The table `facts`: the envelope of every fact in a column of its own, and its payload as JSON text.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, DictionaryArray, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
+    UInt16Array, UInt64Array, new_null_array,
+};
+use arrow::compute::take;
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, UInt64Type};
+use tidegate_facts::jcs::RowForm;
+use tidegate_facts::schema::timestamp;
+use tidegate_facts::{Context, Tick, columns};
+use tidegate_sinks::log::{Frame, Group};
+
+use super::{batch_of, slices};
+
+const PARTITION: &str = "partition";
+const OFFSET: &str = "offset";
+const TOPIC: &str = "topic";
+const ADMITTED_AT_UTC: &str = "admitted_at_utc";
+
+/// The columns of `facts`.
+pub(super) fn schema() -> SchemaRef {
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    Arc::new(Schema::new(vec![
+        Field::new(columns::TICK, DataType::UInt64, false),
+        Field::new(PARTITION, DataType::UInt16, false),
+        Field::new(OFFSET, DataType::UInt64, false),
+        Field::new(TOPIC, DataType::Utf8, false),
+        Field::new(columns::EVENT_TYPE, DataType::Utf8, false),
+        Field::new(columns::EVENT_ID, DataType::Utf8, false),
+        Field::new(columns::TS_UTC, timestamp(), false),
+        Field::new(ADMITTED_AT_UTC, timestamp(), false),
+        Field::new(columns::EMITTED_AT_UTC, timestamp(), true),
+        text(columns::TRACE_ID),
+        text(columns::SPAN_ID),
+        text(columns::PARENT_EVENT_ID),
+        text("schema_version"),
+        text("producer"),
+        text("manifest_fingerprint"),
+        text("parameter_hash"),
+        Field::new("seed", DataType::UInt64, true),
+        text("scenario_id"),
+        text("run_id"),
+        text("scenario_run_id"),
+        text("platform_run_id"),
+        Field::new(columns::PAYLOAD_HASH, DataType::FixedSizeBinary(32), false),
+        text(columns::PAYLOAD),
+    ]))
+}
+
+/// The facts of a group, with the columns of `schema`.
+pub(super) fn batches(group: &Group, schema: &SchemaRef, rows_max: usize) -> Result<Vec<RecordBatch>, String> {
+    let mut batches = Vec::new();
+    for frame in group.frames.iter().filter(|frame| is_facts(frame)) {
+        let contexts = contexts(frame)?;
+        for rows in slices(&frame.rows, rows_max) {
+            let part = Part { frame, contexts: &contexts, rows: &rows };
+            batches.push(batch_of(schema, rows.num_rows(), |name| part.column(name))?);
+        }
+    }
+    Ok(batches)
+}
+
+/// Whether the rows of a frame are facts.
+pub(super) fn is_facts(frame: &Frame) -> bool {
+    frame.rows.column_by_name(columns::TICK).is_some()
+}
+
+/// The distinct contexts of a frame's facts, in the order of their dictionary.
+pub(super) fn contexts(frame: &Frame) -> Result<Vec<Context>, String> {
+    let texts = context_column(&frame.rows)?.values().as_string::<i32>();
+    let contexts = texts.iter().map(|text| serde_json::from_str(text.unwrap_or_default()));
+    contexts.collect::<Result<_, _>>().map_err(|error| format!("has a `{}` with a context that cannot be read ({error})", frame.name))
+}
+
+/// Which context each fact has.
+pub(super) fn context_column(rows: &RecordBatch) -> Result<&DictionaryArray<Int32Type>, String> {
+    let column = rows.column_by_name(columns::CONTEXT).and_then(|column| column.as_dictionary_opt::<Int32Type>());
+    column.ok_or_else(|| "holds facts without a context".to_owned())
+}
+
+/// Some rows of one frame.
+struct Part<'p> {
+    frame: &'p Frame,
+    contexts: &'p [Context],
+    rows: &'p RecordBatch,
+}
+
+impl Part<'_> {
+    fn column(&self, name: &str) -> Result<ArrayRef, String> {
+        Ok(match name {
+            PARTITION => Arc::new(self.ticks().map(Tick::partition).collect::<UInt16Array>()),
+            ADMITTED_AT_UTC => {
+                let times = TimestampMicrosecondArray::from_iter_values(self.ticks().map(Tick::micros));
+                Arc::new(times.with_data_type(timestamp()))
+            }
+            OFFSET => self.stored(columns::OFFSET),
+            TOPIC => self.repeated(self.frame.topic.name()),
+            columns::EVENT_TYPE => self.repeated(&self.frame.name),
+            columns::PAYLOAD => self.payload()?,
+            "schema_version" => self.pin(|context| context.schema_version.as_deref())?,
+            "producer" => self.pin(|context| context.producer.as_deref())?,
+            "manifest_fingerprint" => {
+                self.pin(|context| Some(context.manifest_fingerprint.as_str()).filter(|text| !text.is_empty()))?
+            }
+            "parameter_hash" => self.pin(|context| context.parameter_hash.as_deref())?,
+            "run_id" => self.pin(|context| context.run_id.as_deref())?,
+            "scenario_run_id" => self.pin(|context| context.scenario_run_id.as_deref())?,
+            "platform_run_id" => self.pin(|context| context.platform_run_id.as_deref())?,
+            "scenario_id" => {
+                let ids = self.contexts.iter().map(|context| context.scenario_id.as_ref().map(ToString::to_string));
+                self.spread(&ids.collect::<StringArray>())?
+            }
+            "seed" => self.spread(&self.contexts.iter().map(|context| context.seed).collect::<UInt64Array>())?,
+            name => self.stored(name),
+        })
+    }
+
+    fn ticks(&self) -> impl Iterator<Item = Tick> {
+        self.stored(columns::TICK).as_primitive::<UInt64Type>().values().clone().into_iter().map(|tick| Tick(*tick))
+    }
+
+    /// A column as it stands in the log, which leaves out those that hold nothing.
+    fn stored(&self, name: &str) -> ArrayRef {
+        self.rows.column_by_name(name).map_or_else(
+            || {
+                let nothing = schema().field_with_name(name).map_or(DataType::Null, |field| field.data_type().clone());
+                new_null_array(&nothing, self.rows.num_rows())
+            },
+            Arc::clone,
+        )
+    }
+
+    fn repeated(&self, text: &str) -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, self.rows.num_rows())))
+    }
+
+    fn pin<'c>(&'c self, pin: impl Fn(&'c Context) -> Option<&'c str>) -> Result<ArrayRef, String> {
+        self.spread(&self.contexts.iter().map(pin).collect::<StringArray>())
+    }
+
+    /// A value for each context as a value for each fact.
+    fn spread(&self, values: &dyn Array) -> Result<ArrayRef, String> {
+        let keys = context_column(self.rows)?.keys();
+        take(values, keys, None).map_err(|error| format!("has a context out of place ({error})"))
+    }
+
+    /// The JCS text of each payload, which is what its hash covers.
+    fn payload(&self) -> Result<ArrayRef, String> {
+        let Some(payload) = self.rows.column_by_name(columns::PAYLOAD) else { return Ok(self.stored(columns::PAYLOAD)) };
+        let Some(fields) = payload.as_struct_opt() else { return Ok(Arc::clone(payload)) };
+        let wrong = |what: String| format!("has a payload of `{}` without a JSON form: {what}", self.frame.name);
+        let form = RowForm::new(fields.column_names().into_iter().zip(fields.columns()));
+        let form = form.map_err(|error| wrong(error.to_string()))?;
+        let mut texts = StringBuilder::new();
+        let mut text = Vec::new();
+        for row in 0..fields.len() {
+            if fields.is_null(row) {
+                texts.append_null();
+                continue;
+            }
+            text.clear();
+            form.push_row(row, &mut text).map_err(|field| wrong(format!("`{field}` is not a finite number")))?;
+            texts.append_value(std::str::from_utf8(&text).expect("JSON text is UTF-8"));
+        }
+        Ok(Arc::new(texts.finish()))
+    }
+}

@@ -1,0 +1,189 @@
+//! Tables over the log: read group by group, and only the columns that are asked for are made.
+//!
+//! A thread of its own reads and decodes, a few batches ahead of the query. It ends with the query,
+//! so that a `LIMIT` reads no further than it must.
+
+mod facts;
+mod receipts;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchReceiverStream;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use tidegate_facts::Verdict;
+use tidegate_sinks::log::{LogError, Start, Until, read_groups};
+
+use self::receipts::Receipts;
+
+/// How many batches the reading thread may be ahead of the query.
+const BATCHES_AHEAD: usize = 2;
+
+/// Why the log could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The log refused.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A group is whole, and does not hold what this build writes.
+    #[error("group {group} of the log {what}; another version of Tidegate wrote it: ask it with that version")]
+    Foreign {
+        /// The number of the group.
+        group: u64,
+        /// What is in it.
+        what: String,
+    },
+}
+
+/// A table that is read from the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogTable {
+    Facts,
+    Receipts,
+    Quarantine,
+}
+
+impl LogTable {
+    pub(crate) const ALL: [LogTable; 3] = [LogTable::Facts, LogTable::Receipts, LogTable::Quarantine];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            LogTable::Facts => "facts",
+            LogTable::Receipts => "receipts",
+            LogTable::Quarantine => "quarantine",
+        }
+    }
+
+    fn schema(self) -> SchemaRef {
+        match self {
+            LogTable::Facts => facts::schema(),
+            LogTable::Receipts => receipts::schema(),
+            LogTable::Quarantine => receipts::quarantine_schema(),
+        }
+    }
+}
+
+/// A [`LogTable`] of one log, as DataFusion knows it.
+#[derive(Debug)]
+pub(crate) struct LogProvider {
+    folder: PathBuf,
+    table: LogTable,
+    schema: SchemaRef,
+}
+
+impl LogProvider {
+    /// The table of the log in `folder`.
+    pub(crate) fn new(folder: &Path, table: LogTable) -> LogProvider {
+        LogProvider { folder: folder.to_owned(), table, schema: table.schema() }
+    }
+}
+
+#[async_trait]
+impl TableProvider for LogProvider {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let schema = match projection {
+            Some(projection) => Arc::new(self.schema.project(projection)?),
+            None => Arc::clone(&self.schema),
+        };
+        let scan = Scan { folder: self.folder.clone(), table: self.table, schema: Arc::clone(&schema) };
+        // The scan makes the projected columns itself, so the plan around it projects nothing.
+        Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(scan)], None, [], false, limit)?))
+    }
+}
+
+/// One walk through the log for some columns of a table.
+#[derive(Clone, Debug)]
+struct Scan {
+    folder: PathBuf,
+    table: LogTable,
+    schema: SchemaRef,
+}
+
+impl PartitionStream for Scan {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let rows_max = context.session_config().batch_size();
+        let mut stream = RecordBatchReceiverStream::builder(Arc::clone(&self.schema), BATCHES_AHEAD);
+        let sender = stream.tx();
+        let scan = self.clone();
+        stream.spawn_blocking(move || {
+            let read = scan.read(rows_max, |batch| sender.blocking_send(Ok(batch)).is_ok());
+            read.map_err(|error| DataFusionError::External(Box::new(Arc::new(error))))
+        });
+        stream.build()
+    }
+}
+
+impl Scan {
+    /// Sends batches of at most `rows_max` rows until the log ends or `send` says that it was enough.
+    fn read(&self, rows_max: usize, mut send: impl FnMut(RecordBatch) -> bool) -> Result<(), ReadError> {
+        let mut receipts = Receipts::default();
+        let mut groups = read_groups(&self.folder, Start::Group(0), Until::Complete)?;
+        while let Some(group) = groups.next().transpose()? {
+            let batches = match self.table {
+                LogTable::Facts => facts::batches(&group, &self.schema, rows_max),
+                LogTable::Receipts => receipts.batches(&group, &self.schema, rows_max, None),
+                LogTable::Quarantine => receipts.batches(&group, &self.schema, rows_max, Some(Verdict::Quarantine)),
+            };
+            let batches = batches.map_err(|what| ReadError::Foreign { group: groups.next_group() - 1, what })?;
+            if !batches.into_iter().all(&mut send) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows in parts of at most `rows_max`.
+fn slices(rows: &RecordBatch, rows_max: usize) -> impl Iterator<Item = RecordBatch> {
+    (0..rows.num_rows()).step_by(rows_max).map(move |from| rows.slice(from, rows_max.min(rows.num_rows() - from)))
+}
+
+/// A batch of the columns that `schema` names, each made by `column`.
+fn batch_of(
+    schema: &SchemaRef,
+    rows: usize,
+    column: impl FnMut(&str) -> Result<ArrayRef, String>,
+) -> Result<RecordBatch, String> {
+    let columns = schema.fields().iter().map(|field| field.name().as_str()).map(column).collect::<Result<_, _>>()?;
+    // A query that only counts asks for no column.
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+        .map_err(|error| format!("has columns of other types ({error})"))
+}
+
+fn digests<'d>(items: impl ExactSizeIterator<Item = Option<&'d [u8]>>) -> ArrayRef {
+    let mut column = FixedSizeBinaryBuilder::with_capacity(items.len(), 32);
+    for item in items {
+        match item {
+            Some(digest) => column.append_value(digest).expect("a digest has 32 bytes"),
+            None => column.append_null(),
+        }
+    }
+    Arc::new(column.finish())
+}

@@ -1,0 +1,432 @@
+//! Finds the table and the column that an unquoted name means.
+//!
+//! Columns of real data are called `TX_AMOUNT` as often as `tx_amount`, and SQL would fold an unquoted
+//! name to one case. Here an unquoted name means what it says; if nothing is called exactly that, it
+//! means the one name that differs in case only. A quoted name always means what it says.
+//!
+//! The parsed statement is rewritten before it is planned, in two walks: the first finds its tables and
+//! every name that it defines itself, the second the columns.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::Statement as AnyStatement;
+use datafusion::sql::sqlparser::ast::{
+    ExcludeSelectItem, Expr, Ident, JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, Query,
+    RenameSelectItem, Select, SelectItem, SelectItemQualifiedWildcardKind, Statement, TableFactor,
+    TableWithJoins, VisitMut, VisitorMut, WildcardAdditionalOptions,
+};
+
+/// The columns of each table.
+pub(crate) type Known = BTreeMap<String, Vec<String>>;
+
+const INFORMATION_SCHEMA: &str = "information_schema";
+
+/// Rewrites the names of a statement; or says which table there is none of.
+pub(crate) fn resolve(statement: &mut AnyStatement, known: &Known) -> Result<(), String> {
+    let Some(statement) = inner(statement) else { return Ok(()) };
+    let mut scope = Scope { known, ..Scope::of_nothing(known) };
+    let _ = VisitMut::visit(statement, &mut scope);
+    if let Some(table) = scope.unknown.take() {
+        return Err(table);
+    }
+    let _ = VisitMut::visit(statement, &mut Columns(&scope));
+    Ok(())
+}
+
+/// The statement that an `EXPLAIN` explains, or the statement itself.
+fn inner(statement: &mut AnyStatement) -> Option<&mut Statement> {
+    match statement {
+        AnyStatement::Statement(statement) => Some(statement),
+        AnyStatement::Explain(explain) => inner(&mut explain.statement),
+        _ => None,
+    }
+}
+
+/// What names may mean in a statement. Its parts are not kept apart: a name is looked up among all of
+/// them, and the planner judges whether it may stand where it stands.
+struct Scope<'k> {
+    known: &'k Known,
+    /// Names that `WITH` defines.
+    queries: Vec<String>,
+    /// Table functions that are called.
+    functions: BTreeSet<String>,
+    /// What may stand before a dot, and the columns behind it where they are known.
+    qualifiers: BTreeMap<String, Option<&'k [String]>>,
+    /// Columns of the tables that are read.
+    columns: BTreeSet<&'k str>,
+    /// Names that `AS` defines.
+    aliases: Vec<String>,
+    /// A table that there is not.
+    unknown: Option<String>,
+    /// Whether a table of the information schema is read; its names are in lower case.
+    information: bool,
+}
+
+impl<'k> Scope<'k> {
+    fn of_nothing(known: &'k Known) -> Scope<'k> {
+        Scope {
+            known,
+            queries: Vec::new(),
+            functions: BTreeSet::new(),
+            qualifiers: BTreeMap::new(),
+            columns: BTreeSet::new(),
+            aliases: Vec::new(),
+            unknown: None,
+            information: false,
+        }
+    }
+
+    /// Puts the relation behind what may stand before a dot.
+    fn add_qualifier(&mut self, name: &str, columns: Option<&'k [String]>) {
+        let merged = match self.qualifiers.get(name) {
+            Some(other) if *other != columns => None,
+            _ => columns,
+        };
+        self.qualifiers.insert(name.to_owned(), merged);
+    }
+
+    fn fix_qualifier(&self, ident: &mut Ident) -> Option<Option<&'k [String]>> {
+        let name = meant(ident, self.qualifiers.keys().map(String::as_str))?.to_owned();
+        let columns = self.qualifiers[&name];
+        ident.value = name;
+        Some(columns)
+    }
+
+    fn fix_column(&self, ident: &mut Ident, of: Option<&[String]>) {
+        let meant_column = match of {
+            Some(columns) => meant(ident, columns.iter().map(String::as_str)),
+            None if self.aliases.contains(&ident.value) => return,
+            None => meant(ident, self.columns.iter().copied())
+                .or_else(|| meant(ident, self.aliases.iter().map(String::as_str))),
+        };
+        if let Some(name) = meant_column {
+            ident.value = name.to_owned();
+        } else if self.information {
+            lower(ident);
+        }
+    }
+
+    fn fix_column_of(&self, name: &mut ObjectName) {
+        if let [ObjectNamePart::Identifier(column)] = name.0.as_mut_slice() {
+            self.fix_column(column, None);
+        }
+    }
+}
+
+/// The name that an identifier means: the same, or the only one that differs in case alone.
+fn meant<'n>(ident: &Ident, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let mut similar = BTreeSet::new();
+    for name in names {
+        if name == ident.value {
+            return Some(name);
+        }
+        if ident.quote_style.is_none() && name.eq_ignore_ascii_case(&ident.value) {
+            similar.insert(name);
+        }
+    }
+    if similar.len() == 1 { similar.pop_first() } else { None }
+}
+
+fn lower(ident: &mut Ident) {
+    if ident.quote_style.is_none() {
+        ident.value.make_ascii_lowercase();
+    }
+}
+
+impl VisitorMut for Scope<'_> {
+    type Break = ();
+
+    fn pre_visit_statement(&mut self, statement: &mut Statement) -> ControlFlow<()> {
+        // What follows SHOW TABLES is not a table.
+        if matches!(statement, Statement::ShowTables { .. }) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.queries.push(cte.alias.name.value.clone());
+            self.aliases.extend(cte.alias.columns.iter().map(|column| column.name.value.clone()));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        for item in &select.projection {
+            match item {
+                SelectItem::ExprWithAlias { alias, .. } => self.aliases.push(alias.value.clone()),
+                SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) => {
+                    let renamed = match &options.opt_rename {
+                        Some(RenameSelectItem::Single(renamed)) => std::slice::from_ref(renamed),
+                        Some(RenameSelectItem::Multiple(renamed)) => renamed,
+                        None => &[],
+                    };
+                    self.aliases.extend(renamed.iter().map(|renamed| renamed.alias.value.clone()));
+                }
+                _ => {}
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, args: Some(_), .. } = factor
+            && let [ObjectNamePart::Identifier(function)] = name.0.as_mut_slice()
+        {
+            lower(function);
+            self.functions.insert(function.value.clone());
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<()> {
+        let mut parts: Vec<&mut Ident> = relation.0.iter_mut().filter_map(ident).collect();
+        let Some((table, schemas)) = parts.split_last_mut() else { return ControlFlow::Continue(()) };
+        schemas.iter_mut().for_each(|schema| lower(schema));
+        if schemas.last().is_some_and(|schema| schema.value == INFORMATION_SCHEMA) {
+            lower(table);
+            self.information = true;
+            return ControlFlow::Continue(());
+        }
+        if self.functions.contains(&table.value) {
+            return ControlFlow::Continue(());
+        }
+        let query = if schemas.is_empty() { meant(table, self.queries.iter().map(String::as_str)) } else { None };
+        match query.or_else(|| meant(table, self.known.keys().map(String::as_str))) {
+            Some(name) => table.value = name.to_owned(),
+            None => self.unknown = self.unknown.take().or_else(|| Some(table.value.clone())),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        let (alias, name) = match factor {
+            TableFactor::Table { name, alias, .. } => (alias, name.0.last_mut().and_then(ident)),
+            TableFactor::Derived { alias, .. }
+            | TableFactor::TableFunction { alias, .. }
+            | TableFactor::UNNEST { alias, .. }
+            | TableFactor::NestedJoin { alias, .. } => (alias, None),
+            _ => return ControlFlow::Continue(()),
+        };
+        let name = name.map(|name| name.value.as_str());
+        let is_query = name.is_some_and(|name| self.queries.iter().any(|query| query == name));
+        let known = self.known;
+        let columns = name.filter(|_| !is_query).and_then(|name| known.get(name)).map(Vec::as_slice);
+        self.columns.extend(columns.into_iter().flatten().map(String::as_str));
+        match alias {
+            Some(alias) => {
+                self.aliases.extend(alias.columns.iter().map(|column| column.name.value.clone()));
+                self.add_qualifier(&alias.name.value, columns.filter(|_| alias.columns.is_empty()));
+            }
+            None => name.into_iter().for_each(|name| self.add_qualifier(name, columns)),
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn ident(part: &mut ObjectNamePart) -> Option<&mut Ident> {
+    match part {
+        ObjectNamePart::Identifier(ident) => Some(ident),
+        ObjectNamePart::Function(_) => None,
+    }
+}
+
+/// The second walk.
+struct Columns<'s, 'k>(&'s Scope<'k>);
+
+impl VisitorMut for Columns<'_, '_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Identifier(column) => self.0.fix_column(column, None),
+            Expr::CompoundIdentifier(parts) => match parts.as_mut_slice() {
+                // What stands before the dot is a table, or else a column that holds fields.
+                [.., qualifier, column] => match self.0.fix_qualifier(qualifier) {
+                    Some(columns) => self.0.fix_column(column, columns),
+                    None => self.0.fix_column(qualifier, None),
+                },
+                _ => {}
+            },
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        select.from.iter_mut().for_each(|from| self.fix_joins(from));
+        for item in &mut select.projection {
+            match item {
+                SelectItem::Wildcard(options) => self.fix_wildcard(options),
+                SelectItem::QualifiedWildcard(kind, options) => {
+                    if let SelectItemQualifiedWildcardKind::ObjectName(name) = kind
+                        && let Some(qualifier) = name.0.last_mut().and_then(ident)
+                    {
+                        self.0.fix_qualifier(qualifier);
+                    }
+                    self.fix_wildcard(options);
+                }
+                _ => {}
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Columns<'_, '_> {
+    fn fix_joins(&self, tables: &mut TableWithJoins) {
+        let joins = tables.joins.iter_mut();
+        let (operators, joined): (Vec<_>, Vec<_>) = joins.map(|join| (&mut join.join_operator, &mut join.relation)).unzip();
+        for constraint in operators.into_iter().filter_map(constraint) {
+            if let JoinConstraint::Using(columns) = constraint {
+                columns.iter_mut().for_each(|column| self.0.fix_column_of(column));
+            }
+        }
+        for relation in joined.into_iter().chain([&mut tables.relation]) {
+            if let TableFactor::NestedJoin { table_with_joins, .. } = relation {
+                self.fix_joins(table_with_joins);
+            }
+        }
+    }
+
+    fn fix_wildcard(&self, options: &mut WildcardAdditionalOptions) {
+        match &mut options.opt_exclude {
+            Some(ExcludeSelectItem::Single(column)) => self.0.fix_column_of(column),
+            Some(ExcludeSelectItem::Multiple(columns)) => columns.iter_mut().for_each(|c| self.0.fix_column_of(c)),
+            None => {}
+        }
+        if let Some(except) = &mut options.opt_except {
+            let first = std::iter::once(&mut except.first_element);
+            first.chain(&mut except.additional_elements).for_each(|column| self.0.fix_column(column, None));
+        }
+        for replaced in options.opt_replace.iter_mut().flat_map(|replace| &mut replace.items) {
+            self.0.fix_column(&mut replaced.column_name, None);
+        }
+        match &mut options.opt_rename {
+            Some(RenameSelectItem::Single(renamed)) => self.0.fix_column(&mut renamed.ident, None),
+            Some(RenameSelectItem::Multiple(renamed)) => {
+                renamed.iter_mut().for_each(|renamed| self.0.fix_column(&mut renamed.ident, None));
+            }
+            None => {}
+        }
+    }
+}
+
+fn constraint(operator: &mut JoinOperator) -> Option<&mut JoinConstraint> {
+    match operator {
+        JoinOperator::Join(constraint)
+        | JoinOperator::Inner(constraint)
+        | JoinOperator::Left(constraint)
+        | JoinOperator::LeftOuter(constraint)
+        | JoinOperator::Right(constraint)
+        | JoinOperator::RightOuter(constraint)
+        | JoinOperator::FullOuter(constraint)
+        | JoinOperator::Semi(constraint)
+        | JoinOperator::LeftSemi(constraint)
+        | JoinOperator::RightSemi(constraint)
+        | JoinOperator::Anti(constraint)
+        | JoinOperator::LeftAnti(constraint)
+        | JoinOperator::RightAnti(constraint) => Some(constraint),
+        _ => None,
+    }
+}
+
+/// What to write in place of `unknown`: the nearest of `known`, or all of them.
+pub(crate) fn choices(unknown: &str, known: &[&str]) -> String {
+    const NEAREST_MAX: usize = 3;
+    let quoted = |names: &[&str], last: &str| {
+        let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        quoted.join(last)
+    };
+    let mut near: Vec<(usize, &str)> = known.iter().map(|name| (distance(unknown, name), *name)).collect();
+    near.sort_unstable();
+    near.dedup();
+    near.retain(|(distance, _)| *distance <= unknown.chars().count() / 3 + 1);
+    let near: Vec<&str> = near.into_iter().map(|(_, name)| name).take(NEAREST_MAX).collect();
+    if known.is_empty() {
+        "there are none".to_owned()
+    } else if near.is_empty() {
+        format!("there are {}", quoted(known, ", "))
+    } else {
+        format!("did you mean {}?", quoted(&near, " or "))
+    }
+}
+
+/// How many single-character edits lie between two names, whatever their case.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().map(|c| c.to_ascii_lowercase()).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().map(|c| c.to_ascii_lowercase()).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let cost = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::parser::DFParser;
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(sql: &str, expect: Expect) {
+        let table = |name: &str, columns: &[&str]| (name.to_owned(), columns.iter().map(|c| (*c).to_owned()).collect());
+        let known = Known::from([
+            table("decisions", &["_tick", "TX_AMOUNT", "CUSTOMER_ID", "action"]),
+            table("Labels", &["_tick", "customer_id", "genuine", "Genuine"]),
+        ]);
+        let mut statement = DFParser::parse_sql(sql).unwrap().pop_front().unwrap();
+        let resolved = resolve(&mut statement, &known);
+        expect.assert_eq(&resolved.map_or_else(|table| format!("no table {table}"), |()| statement.to_string()));
+    }
+
+    #[test]
+    fn an_unquoted_name_may_differ_in_case_and_a_quoted_one_may_not() {
+        check("select Tx_Amount, ACTION from Decisions", expect![]);
+        check("select \"tx_amount\" from decisions", expect![]);
+        check("select 1 from \"Decisions\"", expect![]);
+        check("select sum(tx_amount) from decisions group by customer_id order by customer_id", expect![]);
+    }
+
+    #[test]
+    fn a_name_that_could_be_two_is_left_as_it_is() {
+        check("select genuine, Genuine, GENUINE from labels", expect![]);
+    }
+
+    #[test]
+    fn a_qualifier_decides_between_tables() {
+        check(
+            "select D.Customer_Id, l.CUSTOMER_ID from decisions d join labels L on d.customer_id = L.Customer_id",
+            expect![],
+        );
+        check("select DECISIONS.* from decisions join labels using (_TICK)", expect![]);
+    }
+
+    #[test]
+    fn names_that_the_statement_defines_are_its_own() {
+        check("select TX_AMOUNT as tx_amount, count(*) as N from decisions order by n, tx_amount", expect![]);
+        check(
+            "with Big (Who) as (select customer_id from decisions where tx_amount > 9) select who from BIG b where B.WHO > 1",
+            expect![],
+        );
+        check("explain select x.ACTION from (select action from decisions) X", expect![]);
+        check("select * exclude (tx_amount) from decisions", expect![]);
+        check("select Value from Generate_Series(1, 3)", expect![]);
+    }
+
+    #[test]
+    fn the_information_schema_is_in_lower_case() {
+        check("select TABLE_NAME from INFORMATION_SCHEMA.TABLES", expect![]);
+    }
+
+    #[test]
+    fn the_nearest_names_are_offered_and_else_all() {
+        assert_eq!(choices("TX_AMONT", &["tx_amount", "action"]), "did you mean `tx_amount`?");
+        assert_eq!(choices("colour", &["action", "facts"]), "there are `action`, `facts`");
+    }
+}

@@ -1,0 +1,315 @@
+//! Appends groups, and says that they are durable.
+//!
+//! Each append is one write and one flush. A failed one poisons the log: after a failed flush the
+//! page cache may hold what the disk does not, so only a new start, which reads the disk, can
+//! tell what is there.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use tidegate_facts::{Tick, Topic};
+
+use super::cursor::{Cursor, End, Found};
+use super::format::{ALIGNMENT, Encoder};
+use super::offsets::EndOffsets;
+use super::segment::{self, Preparation};
+use super::{Group, LogError};
+
+const LOCK: &str = "LOCK";
+/// Sizes of the log. They change no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// How large a segment file grows. A greater group gets a segment of its own.
+    pub segment_bytes: u64,
+}
+
+impl Default for LogOptions {
+    /// Segments of 64 MiB.
+    fn default() -> LogOptions {
+        LogOptions { segment_bytes: 64 << 20 }
+    }
+}
+
+/// What was found when a log was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// How many groups there are.
+    pub groups: u64,
+    /// Where the last of them ends.
+    pub upper: Tick,
+    /// The torn end that was taken back.
+    pub truncated: Option<Truncated>,
+}
+
+/// A group that was not whole and never acknowledged, and is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Truncated {
+    /// The segment file.
+    pub segment: PathBuf,
+    /// Where in it the group began.
+    pub at: u64,
+    /// How far from there anything had been written.
+    pub bytes: u64,
+}
+
+/// The log of a data folder, open for appending; at most one is at a time.
+pub struct EmbeddedLog {
+    folder: PathBuf,
+    options: LogOptions,
+    /// Locked as long as it is open.
+    _lock: File,
+    segment: Segment,
+    next: Option<Preparation>,
+    encoder: Encoder,
+    groups: u64,
+    upper: Tick,
+    ends: EndOffsets,
+    poisoned: bool,
+}
+
+/// The segment that is appended to.
+struct Segment {
+    first: u64,
+    file: File,
+    /// Where the next group goes.
+    at: u64,
+    /// Where the space ends that was reserved.
+    end: u64,
+}
+
+impl EmbeddedLog {
+    /// Opens the log in `folder`, or begins one. Every byte of it is read and checked.
+    ///
+    /// # Errors
+    /// [`LogError::Locked`] when another one is open on the folder, [`LogError::Damaged`] when bytes
+    /// other than a torn end are not what was written; the rest is what the file system refuses.
+    pub fn open(folder: &Path, options: LogOptions) -> Result<(EmbeddedLog, Recovery), LogError> {
+        let write_error = |source| LogError::Write { path: folder.to_owned(), source };
+        fs::create_dir_all(folder).map_err(write_error)?;
+        if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            segment::sync_folder(parent).map_err(write_error)?;
+        }
+        let lock = lock(&folder.join(LOCK))?;
+        segment::remove_prepared(folder).map_err(write_error)?;
+
+        let mut ends = EndOffsets::default();
+        let mut cursor = Cursor::open(folder, |_, _| false)?;
+        let torn = loop {
+            match cursor.next()? {
+                Ok(found) => check(&cursor, &found, &mut ends)?,
+                Err(End { torn }) => break torn,
+            }
+        };
+        let (first, at) = cursor.place();
+        let path = segment::path(folder, first);
+        let truncated = torn.map(|(detail, bytes)| {
+            tracing::warn!(segment = %path.display(), at, bytes, detail, "the log's last group was torn and is taken back");
+            Truncated { segment: path.clone(), at, bytes }
+        });
+        let segment = Segment::open(folder, first, at, options.segment_bytes)
+            .map_err(|source| LogError::Write { path, source })?;
+        let upper = cursor.lower().expect("the cursor began at the first group");
+        let recovery = Recovery { groups: cursor.group(), upper, truncated };
+        let log = EmbeddedLog {
+            folder: folder.to_owned(),
+            options,
+            _lock: lock,
+            segment,
+            next: None,
+            encoder: Encoder::new(),
+            groups: recovery.groups,
+            upper,
+            ends,
+            poisoned: false,
+        };
+        Ok((log, recovery))
+    }
+
+    /// Appends a group and returns its number. The group is durable then.
+    ///
+    /// # Errors
+    /// [`LogError::Encode`] changes nothing; after any other error the log takes nothing more.
+    ///
+    /// # Panics
+    /// When the group does not begin where the one before ended, holds facts outside its ticks or out of
+    /// order, or when its offsets leave a gap or overlap.
+    pub fn append(&mut self, group: &Group) -> Result<u64, LogError> {
+        assert_eq!(group.lower, self.upper, "groups leave a gap or overlap");
+        assert!(group.lower <= group.upper, "a group ends before it begins");
+        if self.poisoned {
+            return Err(LogError::Poisoned { path: self.folder.clone() });
+        }
+        let number = self.groups;
+        let (bytes, entries) = self.encoder.encode(number, group, &self.ends)?;
+        let advance = self
+            .ends
+            .follow(&entries)
+            .unwrap_or_else(|detail| panic!("offsets leave a gap or overlap: {detail}"));
+
+        let length = bytes.len() as u64;
+        debug_assert!(length.is_multiple_of(ALIGNMENT as u64), "groups are whole pieces");
+        self.poisoned = true;
+        let write_error = |path: PathBuf| |source| LogError::Write { path, source };
+        if self.segment.at + length > self.segment.end {
+            if self.segment.at > 0 {
+                let end = length.max(self.options.segment_bytes);
+                let next = self.next.take_if(|next| next.is_ready() && end == self.options.segment_bytes);
+                self.segment = roll(&self.folder, &self.segment, number, end, next)
+                    .map_err(write_error(self.folder.clone()))?;
+            } else {
+                segment::reserve(&self.segment.file, 0, length);
+                self.segment.end = length;
+            }
+        }
+        let path = segment::path(&self.folder, self.segment.first);
+        self.segment.append(bytes).map_err(write_error(path))?;
+        self.poisoned = false;
+
+        self.ends.advance(advance);
+        self.upper = group.upper;
+        self.groups += 1;
+        self.prepare();
+        Ok(number)
+    }
+
+    /// Where the last group ended, and the next one begins.
+    pub fn upper(&self) -> Tick {
+        self.upper
+    }
+
+    /// The number of the next group: all before it are durable.
+    pub fn next_group(&self) -> u64 {
+        self.groups
+    }
+
+    /// The offset of the partition's next record.
+    pub fn end_offset(&self, topic: Topic, partition: u16) -> u64 {
+        self.ends.get(topic, partition)
+    }
+
+    /// The folder of the log.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Has the next segment made ready once this one is half full, so that a small log costs no more than it holds.
+    fn prepare(&mut self) {
+        if self.next.is_none() && self.segment.at > self.options.segment_bytes / 2 {
+            self.next = Some(Preparation::start(&self.folder, self.options.segment_bytes));
+        }
+    }
+}
+
+impl Drop for EmbeddedLog {
+    /// Gives the blank space back; the log is the same without.
+    fn drop(&mut self) {
+        if !self.poisoned
+            && let Err(error) = self.segment.file.set_len(self.segment.at)
+        {
+            tracing::warn!(%error, "the log's last segment keeps its blank space");
+        }
+    }
+}
+
+impl Segment {
+    /// The last segment, of which nothing behind `at` is kept.
+    fn open(folder: &Path, first: u64, at: u64, segment_bytes: u64) -> io::Result<Segment> {
+        let path = segment::path(folder, first);
+        let end = segment_bytes.max(at);
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => {
+                // Cut even where only zeros follow, so that nothing unseen can be behind `at`.
+                file.set_len(at)?;
+                segment::reserve(&file, at, end);
+                file.sync_all()?;
+                file
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => segment::create(folder, first, end)?,
+            Err(error) => return Err(error),
+        };
+        Ok(Segment { first, file, at, end })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.at)?;
+        self.file.sync_data()?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// Closes a segment behind its last group, and begins the one of group number `first`.
+fn roll(
+    folder: &Path,
+    full: &Segment,
+    first: u64,
+    end: u64,
+    next: Option<Preparation>,
+) -> io::Result<Segment> {
+    full.file.set_len(full.at)?;
+    full.file.sync_all()?;
+    let prepared = next.map(|next| next.take(first)).transpose().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the log's next segment could not be made ready ahead of time");
+        None
+    });
+    let file = match prepared {
+        Some(file) => file,
+        None => segment::create(folder, first, end)?,
+    };
+    Ok(Segment { first, file, at: 0, end })
+}
+
+fn check(cursor: &Cursor, found: &Found, ends: &mut EndOffsets) -> Result<(), LogError> {
+    let advance = ends.follow(&found.entries).map_err(|detail| cursor.damaged_before(found, detail))?;
+    ends.advance(advance);
+    Ok(())
+}
+
+fn lock(path: &Path) -> Result<File, LogError> {
+    let write_error = |source| LogError::Write { path: path.to_owned(), source };
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.read(true).write(true).create(true).truncate(false).open(path).map_err(write_error)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            // The id only helps to find the process; a file that does not hold one names none.
+            let _ = file.read_to_string(&mut text);
+            return Err(LogError::Locked { path: path.to_owned(), pid: text.trim().parse().ok() });
+        }
+        Err(TryLockError::Error(source)) => return Err(write_error(source)),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(write_error)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_poisons_the_log_and_a_new_start_finds_what_was_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, _) = EmbeddedLog::open(folder.path(), LogOptions::default()).unwrap();
+        let group =
+            |lower, upper| Group { frames: vec![], lower: Tick(lower), upper: Tick(upper), commit: false };
+        log.append(&group(0, 5)).unwrap();
+
+        let full_disk = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let disk = std::mem::replace(&mut log.segment.file, full_disk);
+        match log.append(&group(5, 9)) {
+            Err(LogError::Write { source, .. }) => assert_eq!(source.kind(), io::ErrorKind::StorageFull),
+            other => panic!("{other:?}"),
+        }
+        log.segment.file = disk;
+        assert!(matches!(log.append(&group(5, 9)), Err(LogError::Poisoned { .. })));
+        assert_eq!((log.upper(), log.next_group()), (Tick(5), 1));
+
+        drop(log);
+        let (_, recovery) = EmbeddedLog::open(folder.path(), LogOptions::default()).unwrap();
+        assert_eq!(recovery, Recovery { groups: 1, upper: Tick(5), truncated: None });
+    }
+}
