@@ -228,7 +228,7 @@ fn plan_digest(topology: &Topology, draft: &Draft) -> Digest {
         .iter()
         .map(|node| {
             let kind = match &node.kind {
-                NodeKind::Source(source) => format!("source {:?} {:?}", source.event.as_ref().map(texts_of_event), source.late),
+                NodeKind::Source(source) => format!("source {:?}", source.event.as_ref().map(texts_of_event)),
                 NodeKind::Gate { .. } => "gate".to_owned(),
                 other => without_lines(&format!("{other:?}")),
             };

@@ -33,8 +33,6 @@ pub struct SourcePlan {
     pub mapping: Option<Mapping>,
     /// Which event times it may hold.
     pub bounds: TimeBounds,
-    /// How far it may be out of event-time order, in microseconds.
-    pub late: i64,
     /// How many records it hands over at once.
     pub batch_rows: usize,
     /// The longest record that is read whole.
@@ -68,7 +66,6 @@ pub(crate) fn plan_source(
         place: source.place.clone(),
         mapping: None,
         bounds,
-        late: source.late.map_or(0, tidegate_facts::Span::micros),
         batch_rows: topology.batch_rows,
         record_bytes_max: policy.record_bytes_max,
     };

@@ -101,8 +101,6 @@ pub struct SourceNode {
     pub place: Place,
     /// How rows become events; `None` when the records are envelopes already.
     pub event: Option<EventMapping>,
-    /// How far records may be out of event-time order.
-    pub late: Option<Span>,
     /// Event times outside are quarantined.
     pub time_between: Option<(Text, Text)>,
 }
@@ -519,7 +517,7 @@ fn read_source(
             None
         }
     };
-    SourceNode { place, event, late: section.span("late"), time_between }
+    SourceNode { place, event, time_between }
 }
 
 fn read_path(section: &Section<'_>, folder: &Path, paths: &[(String, &Section<'_>)], faults: &Rc<Faults>) -> PathBuf {

@@ -1,7 +1,7 @@
 //! Timely's workers: each builds the graph, takes what is fed, and steps until everything is committed.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -91,31 +91,28 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
             under_way.pop_front();
         }
         let room = under_way.iter().map(|(_, rows)| rows).sum::<usize>() < ROWS_IN_FLIGHT_MAX;
-        if !ended && room {
-            // While the graph has work, only what is there is taken; when it rests, the feed is awaited.
-            let taken = if worker.step() {
-                receiver.try_recv().map_err(|e| e == TryRecvError::Disconnected)
-            } else {
-                receiver.recv_timeout(Duration::from_micros(200)).map_err(|e| e == RecvTimeoutError::Disconnected)
-            };
-            match taken {
-                Ok(part) => {
-                    let count = part.rows.iter().map(RecordBatch::num_rows).sum();
-                    for batch in part.rows {
-                        rows.send_batch(&mut Rows(batch));
-                    }
-                    for tick in part.boundaries {
-                        boundaries.send(tick);
-                    }
-                    upper = part.upper;
-                    rows.advance_to(upper);
-                    boundaries.advance_to(upper);
-                    under_way.push_back((upper, count));
+        // While the graph has work, only what is there is taken; when it rests, the worker parks.
+        match if ended || !room { Err(TryRecvError::Empty) } else { receiver.try_recv() } {
+            Ok(part) => {
+                let count = part.rows.iter().map(RecordBatch::num_rows).sum();
+                for batch in part.rows {
+                    rows.send_batch(&mut Rows(batch));
                 }
-                Err(disconnected) => ended = disconnected,
+                for tick in part.boundaries {
+                    boundaries.send(tick);
+                }
+                // A group without facts does not move time, and what is buffered must go all the same.
+                boundaries.flush();
+                upper = part.upper;
+                rows.advance_to(upper);
+                boundaries.advance_to(upper);
+                under_way.push_back((upper, count));
+                worker.step();
             }
-        } else {
-            worker.step_or_park(Some(Duration::from_micros(200)));
+            Err(TryRecvError::Disconnected) => ended = true,
+            Err(TryRecvError::Empty) => {
+                worker.step_or_park(Some(Duration::from_micros(100)));
+            }
         }
         if ended && under_way.is_empty() && !probes.committed.less_than(&upper) {
             break;

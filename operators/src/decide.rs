@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, Float64Array, Int32Array, ListBuilder, RecordBatch, StringArray,
-    StringBuilder, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, Float64Array, Int32Array, ListBuilder, RecordBatch,
+    StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 use serde::Deserialize;
@@ -98,7 +98,10 @@ impl BundleText {
             if bundle.rules[..place].iter().any(|earlier| earlier.id == rule.id) {
                 faults.push((
                     line_of(text, rule.when.span().start),
-                    format!("a rule named `{}` stands above already; give each rule a name of its own", rule.id),
+                    format!(
+                        "a rule named `{}` stands above already; give each rule a name of its own",
+                        rule.id
+                    ),
                 ));
             }
         }
@@ -230,7 +233,8 @@ impl Decider {
         let decided = self.columns(batch, &action, &failed, &fired, score);
         let mut columns = batch.columns().to_vec();
         columns.extend(decided);
-        let passed = RecordBatch::try_new(Decider::schema(batch.schema_ref()), columns).expect("made for the schema");
+        let passed =
+            RecordBatch::try_new(Decider::schema(batch.schema_ref()), columns).expect("made for the schema");
         Split { passed, errors: errors.into_batch() }
     }
 
@@ -244,12 +248,13 @@ impl Decider {
     ) -> Vec<ArrayRef> {
         let rows = batch.num_rows();
         let ticks = ticks_of(batch);
-        let event_ids = batch.column_by_name(columns::EVENT_ID).expect("the plan checks it").as_string::<i32>();
+        let event_ids =
+            batch.column_by_name(columns::EVENT_ID).expect("the plan checks it").as_string::<i32>();
         let mut ids = FixedSizeBinaryBuilder::with_capacity(rows, 32);
         let mut rules_fired = ListBuilder::with_capacity(StringBuilder::new(), rows);
         let mut reasons = ListBuilder::with_capacity(StringBuilder::new(), rows);
         let mut rest = fired;
-        for row in 0..rows {
+        for (row, failed) in failed.iter().enumerate() {
             let id = decision_id(event_ids.value(row), Tick(ticks.value(row)), &self.bundle_digest);
             ids.append_value(id.0).expect("a digest has 32 bytes");
             let here = rest.iter().take_while(|(r, _, _)| *r as usize == row).count();
@@ -258,7 +263,7 @@ impl Decider {
                 rules_fired.values().append_value(&rule.id);
                 reasons.values().append_value(if *fault { EVALUATION_ERROR } else { &rule.reason });
             }
-            if failed[row] && !rest[..here].iter().any(|(_, _, fault)| *fault) {
+            if *failed && !rest[..here].iter().any(|(_, _, fault)| *fault) {
                 reasons.values().append_value(EVALUATION_ERROR); // The score failed, and no rule did.
             }
             rest = &rest[here..];
@@ -271,7 +276,8 @@ impl Decider {
             Some((if *failed { action.max(Action::QueueReview) } else { action }) as i32)
         });
         let actions = arrow::array::DictionaryArray::new(actions.collect::<Int32Array>(), Arc::new(names));
-        let times = TimestampMicrosecondArray::from_iter_values(ticks.values().iter().map(|t| Tick(*t).micros()));
+        let times =
+            TimestampMicrosecondArray::from_iter_values(ticks.values().iter().map(|t| Tick(*t).micros()));
         let same = |text: &str| repeated(text, rows);
         vec![
             Arc::new(ids.finish()),
@@ -299,4 +305,188 @@ pub fn decision_id(event_id: &str, tick: Tick, bundle: &Digest) -> Digest {
 pub fn repeated(text: &str, rows: usize) -> ArrayRef {
     let values = Arc::new(StringArray::from_iter_values([text]));
     Arc::new(arrow::array::DictionaryArray::new(Int32Array::from(vec![0; rows]), values))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, UInt64Array};
+    use arrow::datatypes::Int32Type;
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::expr::tests::plan;
+
+    fn rows(x: &[Option<i64>]) -> RecordBatch {
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            (
+                columns::TICK,
+                Arc::new(UInt64Array::from_iter_values((1..=x.len() as u64).map(|row| row << 12))),
+            ),
+            (
+                columns::EVENT_ID,
+                Arc::new(StringArray::from_iter_values((1..=x.len()).map(|row| format!("event-{row}")))),
+            ),
+            ("x", Arc::new(Int64Array::from(x.to_vec()))),
+        ];
+        let fields: Vec<Field> =
+            columns.iter().map(|(name, c)| Field::new(*name, c.data_type().clone(), *name == "x")).collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|(_, c)| c).collect())
+            .expect("the columns have one length")
+    }
+
+    const BUNDLE: &str = r#"
+        id = "velocity"
+        version = "1"
+        score = "cast(100 / (x - 50) as double)"
+
+        [[rule]]
+        id = "large"
+        when = "x > 10"
+        action = "STEP_UP"
+        reason = "LARGE"
+
+        [[rule]]
+        id = "ratio"
+        when = "60 / x >= 3"
+        action = "BLOCK"
+        reason = "RATIO"
+
+        [[rule]]
+        id = "negative"
+        when = "x < 0"
+        action = "ALLOW"
+        reason = "NEGATIVE"
+    "#;
+
+    fn decider(schema: &Schema) -> Decider {
+        let bundle = BundleText::parse(BUNDLE).expect("the test's bundle is right");
+        let rule = |r: &RuleText| Rule {
+            id: r.id.clone(),
+            when: plan(r.when.get_ref(), schema),
+            action: r.action,
+            reason: r.reason.clone(),
+        };
+        Decider {
+            node: "decide".into(),
+            bundle_id: bundle.id.clone(),
+            bundle_version: bundle.version.clone(),
+            bundle_digest: bundle.digest(),
+            otherwise: bundle.otherwise,
+            score: plan(bundle.score.get_ref(), schema),
+            rules: bundle.rules.iter().map(rule).collect(),
+            policy: PolicyRev {
+                policy_id: "gate".to_owned(),
+                revision: "1".to_owned(),
+                content_digest: Digest::of(b""),
+            },
+        }
+    }
+
+    /// One line for each `x`: what is done, the score, and what is cited; then the errors.
+    fn check(x: &[Option<i64>], wanted: &Expect) {
+        let batch = rows(x);
+        let split = decider(&batch.schema()).decide(&batch);
+        let column = |name: &str| split.passed.column_by_name(name).expect("a column of decisions");
+        let actions = column("action").as_dictionary::<Int32Type>();
+        let scores = column("score").as_primitive::<Float64Type>();
+        let cited = |name: &str, row: usize| {
+            let texts = column(name).as_list::<i32>().value(row);
+            texts.as_string::<i32>().iter().flatten().collect::<Vec<_>>().join(",")
+        };
+        let mut shown: Vec<String> = (0..batch.num_rows())
+            .map(|row| {
+                let x = x[row].map_or("null".to_owned(), |x| x.to_string());
+                let action = actions.values().as_string::<i32>().value(actions.keys().value(row) as usize);
+                let score =
+                    scores.iter().nth(row).flatten().map_or("-".to_owned(), |score| score.to_string());
+                format!(
+                    "{x}: {action} {score} [{}] [{}]\n",
+                    cited("rules_fired", row),
+                    cited("reason_codes", row)
+                )
+            })
+            .collect();
+        if let Some(errors) = &split.errors {
+            let texts = |column: usize| errors.column(column).as_string::<i32>();
+            for row in 0..errors.num_rows() {
+                let event = ticks_of(errors).value(row) >> 12;
+                shown.push(format!("event-{event}: {}: {}\n", texts(2).value(row), texts(3).value(row)));
+            }
+        }
+        wanted.assert_eq(&shown.concat());
+    }
+
+    #[test]
+    fn the_first_rule_that_fires_acts_and_all_are_cited() {
+        check(
+            &[Some(1), Some(11), Some(30), Some(9), Some(-5), Some(40)],
+            &expect![[r#"
+            1: BLOCK -2 [ratio] [RATIO]
+            11: STEP_UP -2 [large,ratio] [LARGE,RATIO]
+            30: STEP_UP -5 [large] [LARGE]
+            9: BLOCK -2 [ratio] [RATIO]
+            -5: ALLOW -1 [negative] [NEGATIVE]
+            40: STEP_UP -10 [large] [LARGE]
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_null_fires_nothing() {
+        check(
+            &[None],
+            &expect![[r#"
+            null: ALLOW - [] []
+        "#]],
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_evaluated_is_at_least_a_review() {
+        // A rule fails on 0; the score fails on 50, where a milder rule fired as well.
+        check(
+            &[Some(5), Some(0), Some(50)],
+            &expect![[r#"
+            5: BLOCK -2 [ratio] [RATIO]
+            0: QUEUE_REVIEW -2 [ratio] [EVALUATION_ERROR]
+            50: QUEUE_REVIEW - [large] [LARGE,EVALUATION_ERROR]
+            event-2: 60 / x >= 3: Arrow error: Divide by zero error
+            event-3: cast(100 / (x - 50) as double): Arrow error: Divide by zero error
+        "#]],
+        );
+    }
+
+    #[test]
+    fn ids_follow_from_event_tick_and_bundle_alone() {
+        let batch = rows(&[Some(1), Some(0), Some(11)]);
+        let whole = decider(&batch.schema()).decide(&batch).passed;
+        for row in 0..3 {
+            let alone = decider(&batch.schema()).decide(&batch.slice(row, 1)).passed;
+            assert_eq!(alone, whole.slice(row, 1), "a decision does not depend on the rows beside it");
+        }
+        let id = decision_id("event-1", Tick(1), &Digest::of(b"a"));
+        assert_eq!(id, decision_id("event-1", Tick(1), &Digest::of(b"a")));
+        for other in [("event-2", Tick(1), b"a"), ("event-1", Tick(2), b"a"), ("event-1", Tick(1), b"b")] {
+            assert_ne!(id, decision_id(other.0, other.1, &Digest::of(other.2)));
+        }
+    }
+
+    #[test]
+    fn layout_and_comments_do_not_change_a_bundles_digest() {
+        let digest = |text: &str| BundleText::parse(text).expect("right").digest();
+        assert_eq!(digest(BUNDLE), digest(&format!("# A remark.\n{}", BUNDLE.replace("\n        ", "\n"))));
+        assert_ne!(digest(BUNDLE), digest(&BUNDLE.replace("x > 10", "x > 11")));
+    }
+
+    #[test]
+    fn a_refused_bundle_names_its_lines() {
+        let twice = BUNDLE.replace("\"negative\"", "\"large\"");
+        let faults = BundleText::parse(&twice).expect_err("two rules share a name");
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].0, 20);
+        assert!(faults[0].1.contains("`large`"), "{faults:?}");
+        let unknown = BundleText::parse(&BUNDLE.replace("action = \"BLOCK\"", "action = \"STOP\""))
+            .expect_err("no such action");
+        assert_eq!(unknown[0].0, 15);
+    }
 }

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt64Array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt64Array, new_null_array,
+};
 use arrow::compute::{concat, filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
@@ -79,7 +81,8 @@ pub enum Column {
 impl Projection {
     /// The projection of node `node` that gives `columns`.
     pub fn new(node: &str, columns: Vec<(Column, Field)>) -> Projection {
-        let schema = Arc::new(Schema::new(columns.iter().map(|(_, field)| field.clone()).collect::<Vec<_>>()));
+        let schema =
+            Arc::new(Schema::new(columns.iter().map(|(_, field)| field.clone()).collect::<Vec<_>>()));
         Projection { columns, node: node.into(), schema }
     }
 
@@ -107,12 +110,15 @@ impl Projection {
         let schema = if errors.is_empty() { Arc::clone(&self.schema) } else { nullable(&self.schema) };
         let projected = RecordBatch::try_new(schema, arrays).expect("the plan gave the columns' types");
         let split = errors.split(projected);
-        Split { passed: split.passed.with_schema(Arc::clone(&self.schema)).expect("faulty rows are out"), ..split }
+        let passed = RecordBatch::try_new(Arc::clone(&self.schema), split.passed.columns().to_vec());
+        Split { passed: passed.expect("faulty rows are out"), ..split }
     }
 }
 
 fn nullable(schema: &Schema) -> SchemaRef {
-    Arc::new(Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>(),
+    ))
 }
 
 /// The rows of which `condition` is true, and those that it failed on; the shape of `filter`.
@@ -193,7 +199,8 @@ impl<'b> Errors<'b> {
             return Split { passed: derived, errors: None };
         }
         let failed = self.rows();
-        let passed: BooleanArray = (0..derived.num_rows()).map(|row| Some(failed.binary_search(&row).is_err())).collect();
+        let passed: BooleanArray =
+            (0..derived.num_rows()).map(|row| Some(failed.binary_search(&row).is_err())).collect();
         let passed = filter_record_batch(&derived, &passed).expect("one flag for each row");
         Split { passed, errors: self.into_batch() }
     }
@@ -212,5 +219,89 @@ impl<'b> Errors<'b> {
             Arc::new(StringArray::from_iter_values(self.faults.iter().map(|(f, _)| f.cause.as_str()))),
         ];
         Some(RecordBatch::try_new(error_schema(), columns).expect("the columns were made for the schema"))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use arrow::array::Int64Array;
+    use arrow::datatypes::Int64Type;
+    use datafusion::common::DFSchema;
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    /// An expression as the plan makes it.
+    pub(crate) fn plan(text: &str, schema: &Schema) -> Expr {
+        let context = SessionContext::new();
+        let columns = DFSchema::try_from(schema.clone()).expect("the names are unique");
+        let logical = context.parse_sql_expr(text, &columns).expect("the test's SQL is right");
+        let physical = context.create_physical_expr(logical, &columns).expect("the test's types are right");
+        let data_type = physical.data_type(schema).expect("the test's types are right");
+        Expr { text: text.into(), physical, data_type }
+    }
+
+    /// Rows with ticks 100, 101, ..
+    fn rows(x: &[Option<i64>]) -> RecordBatch {
+        let ticks = UInt64Array::from_iter_values((0..x.len() as u64).map(|row| 100 + row));
+        let fields =
+            vec![Field::new(columns::TICK, DataType::UInt64, false), Field::new("x", DataType::Int64, true)];
+        let columns: Vec<ArrayRef> = vec![Arc::new(ticks), Arc::new(Int64Array::from(x.to_vec()))];
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("the columns have one length")
+    }
+
+    #[test]
+    fn exactly_the_faulty_rows_fail_wherever_they_stand() {
+        let places: [&[usize]; 6] = [&[], &[0], &[6], &[2, 3], &[0, 1, 2, 3, 4, 5, 6], &[1, 5]];
+        for faulty in places {
+            let batch =
+                rows(&(0..7).map(|row| Some(if faulty.contains(&row) { 0 } else { 4 })).collect::<Vec<_>>());
+            let (values, faults) = plan("8 / x", &batch.schema()).evaluate(&batch);
+            assert_eq!(faults.iter().map(|fault| fault.row).collect::<Vec<_>>(), faulty);
+            assert!(faults.iter().all(|fault| fault.cause.contains("Divide by zero")), "{faults:?}");
+            let wanted: Int64Array = (0..7).map(|row| (!faulty.contains(&row)).then_some(2)).collect();
+            assert_eq!(values.as_primitive::<Int64Type>(), &wanted);
+        }
+    }
+
+    #[test]
+    fn a_null_is_no_fault() {
+        let batch = rows(&[None, Some(2), Some(0)]);
+        let (values, faults) = plan("8 / x", &batch.schema()).evaluate(&batch);
+        assert_eq!(values.as_primitive::<Int64Type>(), &Int64Array::from(vec![None, Some(4), None]));
+        assert_eq!(faults.iter().map(|fault| fault.row).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn a_projection_passes_the_other_rows_and_tells_of_each_failure() {
+        let batch = rows(&[Some(1), Some(0), Some(2)]);
+        let divided = plan("8 / x", &batch.schema());
+        let remainder = plan("8 % x", &batch.schema());
+        let projection = Projection::new(
+            "halves",
+            vec![
+                (Column::Kept(0), Field::new(columns::TICK, DataType::UInt64, false)),
+                (Column::Computed(divided), Field::new("divided", DataType::Int64, false)),
+                (Column::Computed(remainder), Field::new("remainder", DataType::Int64, true)),
+            ],
+        );
+        let split = projection.apply(&batch);
+        assert_eq!(split.passed.schema(), *projection.schema());
+        assert_eq!(split.passed.column(1).as_primitive::<Int64Type>().values(), &[8, 4]);
+        assert_eq!(ticks_of(&split.passed).values(), &[100, 102]);
+        let errors = split.errors.expect("one row failed twice");
+        assert_eq!(ticks_of(&errors).values(), &[101, 101]);
+        let texts =
+            |column: usize| errors.column(column).as_string::<i32>().iter().flatten().collect::<Vec<_>>();
+        assert_eq!(texts(1), ["halves", "halves"]);
+        assert_eq!(texts(2), ["8 / x", "8 % x"]);
+    }
+
+    #[test]
+    fn a_filter_passes_what_is_true_and_neither_null_nor_faulty() {
+        let batch = rows(&[Some(1), Some(0), None, Some(9)]);
+        let split = filter("big", &plan("8 / x > 0", &batch.schema()), &batch);
+        assert_eq!(ticks_of(&split.passed).values(), &[100]);
+        assert_eq!(ticks_of(&split.errors.expect("one row failed")).values(), &[101]);
     }
 }

@@ -10,6 +10,7 @@
 //! * State: the asks that wait for a timeline, and the rows that wait for answers.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,18 +22,19 @@ use differential_dataflow::trace::TraceReader;
 use tidegate_facts::{KeyHash, Tick};
 use timely::Accountable;
 use timely::container::NoopBuilder;
+use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message};
 use timely::dataflow::operators::{Capability, Operator};
-use timely::dataflow::Stream;
-use timely::progress::Antichain;
 
 use crate::keys::{NULL_KEY, owner};
 use crate::rows::{RowStream, Rows, from_ipc, ticks_of, to_ipc};
-use crate::timeline::{TimelineBatch, TimelineTrace, batches};
+use crate::timeline::{TimelineBatch, TimelineTrace, batches, timeline_order};
 
 /// What some rows of one batch want to know of one timeline.
+///
+/// When they are read they are in the order of a timeline: by key, then event time, then tick.
 #[derive(Clone, Debug, Default)]
 pub struct Asks {
     /// The key of each ask.
@@ -59,14 +61,20 @@ struct Answers {
     columns: Vec<ArrayRef>,
 }
 
+/// What is asked of each row of a batch: keys and event times.
+pub type AskOf = Box<dyn FnMut(&RecordBatch) -> (Vec<KeyHash>, Vec<i64>)>;
+
+/// The answers to asks, from a timeline's batches; one column for each answer, in the order of the asks.
+pub type ReadFrom = Box<dyn FnMut(&[Rc<TimelineBatch>], &Asks) -> Vec<ArrayRef>>;
+
 /// A group of answers: which timeline is asked, with what, and how the answers are read from it.
 pub struct Group<'scope> {
     /// What is asked of each row; called once for each batch.
-    pub ask: Box<dyn FnMut(&RecordBatch) -> (Vec<KeyHash>, Vec<i64>)>,
+    pub ask: AskOf,
     /// The timeline.
     pub timeline: Arranged<'scope, TimelineTrace>,
-    /// Reads the answers to asks from the timeline's batches; one column for each answer.
-    pub read: Box<dyn FnMut(&[Rc<TimelineBatch>], &Asks) -> Vec<ArrayRef>>,
+    /// How the answers are read from it.
+    pub read: ReadFrom,
 }
 
 /// Each batch of `rows` with the answers of each group, as `finish` puts them together.
@@ -87,7 +95,7 @@ pub fn look_up<'scope>(
             let asks = send_asks(rows.clone(), home, ask, name);
             answer_asks(asks, timeline, group as u32, read, name)
         })
-        .reduce(|left, right| timely::dataflow::operators::Concat::concat(left, right))
+        .reduce(timely::dataflow::operators::Concat::concat)
         .expect("a look-up has at least one group");
 
     let mut waiting: BTreeMap<Tick, Waiting> = BTreeMap::new();
@@ -107,7 +115,10 @@ pub fn look_up<'scope>(
                 slot.answers[answers.group as usize].push((answers.rows, answers.columns));
             });
             waiting.retain(|_, slot| {
-                let complete = slot.rows.as_ref().is_some_and(|(rows, _)| slot.answered == rows.num_rows() * groups_count);
+                let complete = slot
+                    .rows
+                    .as_ref()
+                    .is_some_and(|(rows, _)| slot.answered == rows.num_rows() * groups_count);
                 if complete {
                     let (rows, capability) = slot.rows.take().expect("just seen");
                     let columns = slot.answers.drain(..).map(in_row_order).collect();
@@ -155,7 +166,7 @@ fn in_row_order(mut parts: Vec<(Vec<u32>, Vec<ArrayRef>)>) -> Vec<ArrayRef> {
 fn send_asks<'scope>(
     rows: RowStream<'scope>,
     home: u32,
-    mut ask: Box<dyn FnMut(&RecordBatch) -> (Vec<KeyHash>, Vec<i64>)>,
+    mut ask: AskOf,
     name: &str,
 ) -> Stream<'scope, Tick, Asks> {
     rows.unary::<NoopBuilder<Asks>, _, _, _>(Pipeline, &format!("{name}: ask"), move |_, _| {
@@ -165,7 +176,14 @@ fn send_asks<'scope>(
                 let ticks: Vec<Tick> = rows.ticks().values().iter().map(|t| Tick(*t)).collect();
                 let rows = (0..ticks.len() as u32).collect();
                 let batch = ticks[0];
-                output.session_with_builder(&time).give_container(&mut Asks { keys, times, ticks, rows, home, batch });
+                output.session_with_builder(&time).give_container(&mut Asks {
+                    keys,
+                    times,
+                    ticks,
+                    rows,
+                    home,
+                    batch,
+                });
             });
         }
     })
@@ -175,11 +193,10 @@ fn answer_asks<'scope>(
     asks: Stream<'scope, Tick, Asks>,
     timeline: Arranged<'scope, TimelineTrace>,
     group: u32,
-    mut read: Box<dyn FnMut(&[Rc<TimelineBatch>], &Asks) -> Vec<ArrayRef>>,
+    mut read: ReadFrom,
     name: &str,
 ) -> Stream<'scope, Tick, Answers> {
     let mut trace = timeline.trace;
-    trace.set_physical_compaction(Antichain::new().borrow());
     let by_owner = DistributorPact(|workers| ByOwner { workers });
     let mut waiting: Vec<(Capability<Tick>, Asks)> = Vec::new();
     asks.binary_frontier::<_, NoopBuilder<Answers>, _, _, _, _>(
@@ -200,6 +217,7 @@ fn answer_asks<'scope>(
                         if !complete(asks) {
                             return true;
                         }
+                        asks.sort();
                         let columns = read(&batches, asks);
                         let mut answers = Answers {
                             group,
@@ -218,6 +236,8 @@ fn answer_asks<'scope>(
                     needed.extend(asks.ticks.iter().copied());
                 }
                 trace.set_logical_compaction(needed.borrow());
+                // Merging waits for it too, so that rows above an asking tick stand in small, late batches only.
+                trace.set_physical_compaction(needed.borrow());
             }
         },
     )
@@ -234,14 +254,25 @@ impl Asks {
         self.keys.is_empty()
     }
 
-    /// The asks in the order of a timeline: by key, then event time, then tick; without those that have no key.
-    pub fn in_timeline_order(&self) -> Vec<u32> {
-        let mut order: Vec<(KeyHash, i64, Tick, u32)> = (0..self.len())
-            .filter(|i| self.keys[*i] != NULL_KEY)
-            .map(|i| (self.keys[i], self.times[i], self.ticks[i], i as u32))
-            .collect();
-        order.sort_unstable();
-        order.into_iter().map(|(_, _, _, i)| i).collect()
+    /// Puts the asks in the order of a timeline; those without a key come last.
+    fn sort(&mut self) {
+        let order = timeline_order(&self.keys, &self.times, &self.ticks);
+        fn gather<T: Copy>(values: &[T], order: &[u32]) -> Vec<T> {
+            order.iter().map(|place| values[*place as usize]).collect()
+        }
+        self.keys = gather(&self.keys, &order);
+        self.times = gather(&self.times, &order);
+        self.ticks = gather(&self.ticks, &order);
+        self.rows = gather(&self.rows, &order);
+    }
+
+    /// Each key that is asked about, with its asks.
+    pub fn by_key(&self) -> impl Iterator<Item = (KeyHash, Range<usize>)> {
+        let mut from = 0;
+        self.keys.chunk_by(|a, b| a == b).map_while(move |run| {
+            from += run.len();
+            (run[0] != NULL_KEY).then_some((run[0], from - run.len()..from))
+        })
     }
 }
 
@@ -308,7 +339,8 @@ impl Distributor<Answers> for ByHome {
 /// Between processes, an ask or an answer is a batch with its head in the schema's metadata.
 fn with_head(columns: Vec<(String, ArrayRef)>, head: [(&str, u64); 3]) -> Vec<u8> {
     let metadata = head.into_iter().map(|(key, value)| (key.to_owned(), value.to_string())).collect();
-    let fields: Vec<Field> = columns.iter().map(|(n, c)| Field::new(n, c.data_type().clone(), true)).collect();
+    let fields: Vec<Field> =
+        columns.iter().map(|(n, c)| Field::new(n, c.data_type().clone(), true)).collect();
     let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
     let batch = RecordBatch::try_new(schema, columns.into_iter().map(|(_, c)| c).collect());
     to_ipc(&batch.expect("the columns have one length"))
@@ -326,7 +358,8 @@ impl Asks {
         let times: ArrayRef = Arc::new(arrow::array::TimestampMicrosecondArray::from(self.times.clone()));
         let ticks: ArrayRef = Arc::new(UInt64Array::from_iter_values(self.ticks.iter().map(|t| t.0)));
         let rows: ArrayRef = Arc::new(UInt32Array::from(self.rows.clone()));
-        let columns = [("high", halves(64)), ("low", halves(0)), ("time", times), ("tick", ticks), ("row", rows)];
+        let columns =
+            [("high", halves(64)), ("low", halves(0)), ("time", times), ("tick", ticks), ("row", rows)];
         with_head(
             columns.into_iter().map(|(name, column)| (name.to_owned(), column)).collect(),
             [("home", self.home.into()), ("batch", self.batch.0), ("group", 0)],
@@ -339,7 +372,11 @@ impl ContainerBytes for Asks {
         let batch = from_ipc(&bytes);
         let word = |i: usize| batch.column(i).as_primitive::<UInt64Type>().values();
         Asks {
-            keys: word(0).iter().zip(word(1)).map(|(h, l)| KeyHash::from(*h) << 64 | KeyHash::from(*l)).collect(),
+            keys: word(0)
+                .iter()
+                .zip(word(1))
+                .map(|(h, l)| KeyHash::from(*h) << 64 | KeyHash::from(*l))
+                .collect(),
             times: batch.column(2).as_primitive::<TimestampMicrosecondType>().values().to_vec(),
             ticks: word(3).iter().map(|t| Tick(*t)).collect(),
             rows: batch.column(4).as_primitive::<UInt32Type>().values().to_vec(),
@@ -411,4 +448,139 @@ pub fn micros_of(column: &ArrayRef) -> Vec<i64> {
 /// The first tick of a batch that holds rows.
 pub fn first_tick(batch: &RecordBatch) -> Tick {
     Tick(ticks_of(batch).value(0))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    //! How the tests of look-ups feed a graph: facts in the order of their ticks, group by group, each row
+    //! to the worker that owns its partition.
+
+    use std::cell::RefCell;
+
+    use arrow::array::BooleanArray;
+    use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+    use timely::dataflow::InputHandle;
+    use timely::dataflow::operators::{InspectCore, Probe, probe};
+    use timely::{CommunicationConfig, Config, WorkerConfig};
+
+    use super::*;
+    use crate::rows::home;
+
+    /// Chance with a seed (splitmix64). A test that fails prints its seed.
+    pub(crate) struct Chance(pub u64);
+
+    impl Chance {
+        /// A number from 0 to `end`, which is left out.
+        pub fn below(&mut self, end: u64) -> u64 {
+            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            (mixed ^ (mixed >> 31)) % end
+        }
+
+        /// True once in `count` times.
+        pub fn one_in(&mut self, count: u64) -> bool {
+            self.below(count) == 0
+        }
+
+        /// `Some` of a number below `end`, and null once in `count` times.
+        pub fn unless_one_in(&mut self, count: u64, end: u64) -> Option<i64> {
+            let value = self.below(end) as i64;
+            (!self.one_in(count)).then_some(value)
+        }
+    }
+
+    /// How the rows of a log are put into groups.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) enum Groups {
+        /// So many rows each, and the workers catch up after each.
+        Of(usize),
+        /// Sizes by chance, and the workers catch up by chance.
+        Random(u64),
+    }
+
+    /// What `build` makes of `facts` (rows in the order of their ticks), in the order of the ticks.
+    pub(crate) fn run(
+        facts: &RecordBatch,
+        workers: usize,
+        groups: Groups,
+        build: impl for<'scope> Fn(RowStream<'scope>) -> RowStream<'scope> + Send + Sync + 'static,
+    ) -> RecordBatch {
+        let facts = facts.clone();
+        // As bytes between workers, so that what travels between processes is tested too.
+        let communication = if workers == 1 {
+            CommunicationConfig::Thread
+        } else {
+            CommunicationConfig::ProcessBinary(workers)
+        };
+        let config = Config { communication, worker: WorkerConfig::default() };
+        let guards = timely::execute(config, move |worker| {
+            let gathered = Rc::new(RefCell::new(Vec::new()));
+            let probe = probe::Handle::new();
+            let mut input = InputHandle::<Tick, NoopBuilder<Rows>>::new_with_builder();
+            worker.dataflow(|scope| {
+                let gathered = Rc::clone(&gathered);
+                let rows = input.to_stream(scope);
+                build(rows)
+                    .inspect_container(move |event| {
+                        if let Ok((_, rows)) = event {
+                            gathered.borrow_mut().push(rows.0.clone());
+                        }
+                    })
+                    .probe_with(&probe);
+            });
+            let mut chance = Chance(if let Groups::Random(seed) = groups { seed } else { 0 });
+            let mut from = 0;
+            while from < facts.num_rows() {
+                let wanted = match groups {
+                    Groups::Of(rows) => rows,
+                    Groups::Random(_) => 1 + chance.below(30) as usize,
+                };
+                let group = facts.slice(from, wanted.min(facts.num_rows() - from));
+                from += group.num_rows();
+                let ticks = ticks_of(&group).values();
+                let own = |tick: &u64| Some(home(Tick(*tick).partition(), workers) == worker.index());
+                let own: BooleanArray = ticks.iter().map(own).collect();
+                let own = filter_record_batch(&group, &own).expect("one flag for each row");
+                if own.num_rows() > 0 {
+                    let cut = chance.below(own.num_rows() as u64) as usize;
+                    for part in [own.slice(0, cut), own.slice(cut, own.num_rows() - cut)] {
+                        if part.num_rows() > 0 {
+                            input.send_batch(&mut Rows(part));
+                        }
+                    }
+                }
+                input.advance_to(Tick(ticks[ticks.len() - 1]).next());
+                match groups {
+                    Groups::Of(_) => step_while(worker, || probe.less_than(input.time())),
+                    Groups::Random(_) => {
+                        for _ in 0..chance.below(4) {
+                            worker.step();
+                        }
+                    }
+                }
+            }
+            input.close();
+            step_while(worker, || !probe.done());
+            gathered.take()
+        });
+        let batches: Vec<RecordBatch> = guards
+            .expect("the workers start")
+            .join()
+            .into_iter()
+            .flat_map(|rows| rows.expect("no panic"))
+            .collect();
+        let all = concat_batches(batches[0].schema_ref(), &batches).expect("one schema");
+        let mut order: Vec<u32> = (0..all.num_rows() as u32).collect();
+        order.sort_by_key(|row| ticks_of(&all).value(*row as usize));
+        take_record_batch(&all, &UInt32Array::from(order)).expect("the places are the batch's own")
+    }
+
+    /// Steps as long as `wanted`, and leaves the core to the other workers in between.
+    fn step_while(worker: &mut timely::worker::Worker, mut wanted: impl FnMut() -> bool) {
+        while wanted() {
+            worker.step();
+            std::thread::yield_now();
+        }
+    }
 }

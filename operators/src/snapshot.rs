@@ -1,6 +1,8 @@
 //! The digest of what a decision saw: the features of one event, as of its tick, on their basis.
 
-use arrow::array::{ArrayRef, AsArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, ListArray, StringArray, UInt64Array};
+use arrow::array::{
+    ArrayRef, AsArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, ListArray, StringArray, UInt64Array,
+};
 use arrow::datatypes::UInt64Type;
 use tidegate_facts::Digest;
 use tidegate_facts::jcs::{RowForm, push_integer, push_string};
@@ -40,4 +42,32 @@ pub fn snapshot_digests<'a>(
         digests.append_value(Digest::of(&text).0).expect("a digest has 32 bytes");
     }
     digests.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Float64Array, Int64Array, ListBuilder, UInt64Builder};
+
+    use super::*;
+
+    #[test]
+    fn the_digest_is_of_the_canonical_form_and_leaves_nulls_out() {
+        let mut basis = ListBuilder::new(UInt64Builder::new());
+        basis.append_value([Some(3), Some(0)]);
+        basis.append_value([Some(4), Some(0)]);
+        let count: ArrayRef = Arc::new(Int64Array::from(vec![2, 3]));
+        let average: ArrayRef = Arc::new(Float64Array::from(vec![Some(0.5), None]));
+        // Sliced, as rows of a larger batch are.
+        let digests = snapshot_digests(
+            &UInt64Array::from(vec![7, 4096]).slice(1, 1),
+            &StringArray::from(vec!["a", "b\""]).slice(1, 1),
+            &basis.finish().slice(1, 1),
+            [("count_1d", &count.slice(1, 1)), ("avg_1d", &average.slice(1, 1))],
+        );
+        let text = r#"{"as_of":"4096","basis":["4","0"],"event_id":"b\"","features":{"count_1d":"3"},"recipe":"tidegate.snapshot.v1"}"#;
+        assert_eq!(tidegate_facts::json::canonical(text).expect("JSON"), text, "it is canonical");
+        assert_eq!(digests.value(0), Digest::of(text.as_bytes()).0);
+    }
 }

@@ -4,7 +4,7 @@
 //! batch layout of its own. Facts are never retracted, so there is no difference column; instead each
 //! measured column is kept as a running sum over the whole batch. The sum of any window is then the
 //! difference of two places, however many rows lie between them, and a row costs 16 bytes of index
-//! and 16 for each measure.
+//! and 8 for each measure.
 //!
 //! * Order: by key, then event time, then tick.
 //! * Merging keeps the order, and drops the rows that no look-up at or after `since` can reach.
@@ -12,20 +12,24 @@
 //!
 //! [`Spine`]: differential_dataflow::trace::implementations::spine_fueled::Spine
 
+mod batch;
+mod sums;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeBinaryArray, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt64Array,
+    Array, ArrayRef, AsArray, FixedSizeBinaryArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
+    UInt64Array,
 };
 use arrow::datatypes::{
     DataType, Decimal128Type, Field, Int32Type, Int64Type, Schema, TimestampMicrosecondType, UInt64Type,
 };
 use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
 use differential_dataflow::trace::implementations::spine_fueled::Spine;
-use differential_dataflow::trace::{Batch, BatchReader, Description, Merger, Trace, TraceReader};
+use differential_dataflow::trace::{BatchReader, Description, TraceReader};
 use tidegate_facts::digest::key_hash;
 use tidegate_facts::{KeyHash, Tick};
 use timely::Accountable;
@@ -39,6 +43,8 @@ use timely::dataflow::operators::{Capability, Operator};
 use timely::progress::frontier::AntichainRef;
 use timely::progress::{Antichain, Timestamp};
 
+pub(crate) use self::batch::first_not;
+pub use self::batch::{TimelineBatch, TimelineMerger, timeline_order};
 use crate::keys::{NULL_KEY, keys_of, owner};
 use crate::rows::{RowStream, from_ipc, ticks_of, to_ipc};
 
@@ -124,35 +130,12 @@ pub struct Timeline<'scope> {
     pub texts: Rc<RefCell<Texts>>,
 }
 
-/// One immutable piece of a timeline.
-#[derive(Debug)]
-pub struct TimelineBatch {
-    /// Absent only in a batch that never held a row.
-    layout: Option<Arc<Layout>>,
-    keys: Vec<KeyHash>,
-    /// The rows of `keys[k]` are `starts[k]..starts[k + 1]`.
-    starts: Vec<usize>,
-    times: Vec<i64>,
-    ticks: Vec<Tick>,
-    /// Whether the ticks of `keys[k]` ascend with its event times.
-    in_order: Vec<bool>,
-    sums: Vec<Sums>,
-    tick_last: Tick,
-    description: Description<Tick>,
-}
-
-/// Running sums of one measured column: the sum of rows `a..b` is `[b] - [a]`.
-#[derive(Clone, Debug, Default)]
-struct Sums {
-    sum: Vec<i128>,
-    /// Empty unless asked for.
-    squares: Vec<i128>,
-    /// Count of values that are not null; empty when none can be.
-    present: Vec<u32>,
-}
-
 /// The trace of a timeline.
 pub type TimelineTrace = TraceAgent<Spine<Rc<TimelineBatch>>>;
+
+/// How many times more than it must a timeline merges with each batch. A merged row costs little, and each
+/// batch that is left costs every look-up.
+const MERGE_EFFORT: usize = 8;
 
 /// Arranges entries by key, each key on the worker that owns it.
 ///
@@ -172,7 +155,7 @@ pub fn arrange_timeline<'scope>(
     let pact = DistributorPact(|workers| ByOwner { workers });
     let stream = entries.unary_frontier(pact, name, move |_, info| {
         let activator = scope.activator_for(Rc::clone(&info.address));
-        let spine = Spine::new(info.clone(), None, Some(activator));
+        let spine = Spine::with_effort(MERGE_EFFORT, info.clone(), None, Some(activator));
         let (agent, mut writer) = TraceAgent::new(spine, info, None);
         *reader_slot = Some(agent);
         let mut unsealed = Entries::default();
@@ -189,9 +172,10 @@ pub fn arrange_timeline<'scope>(
             });
             let upper = frontier.frontier().to_owned();
             if upper != lower {
-                let mut sealed = unsealed.split_before(upper.borrow());
-                let description = Description::new(lower.clone(), upper.clone(), Antichain::from_elem(Tick::minimum()));
-                let batch = Rc::new(TimelineBatch::from_entries(&layout, &mut sealed, description));
+                let sealed = unsealed.split_before(upper.borrow());
+                let description =
+                    Description::new(lower.clone(), upper.clone(), Antichain::from_elem(Tick::minimum()));
+                let batch = Rc::new(TimelineBatch::from_entries(&layout, &sealed, description));
                 if let Some(held) = &capability
                     && !upper.less_equal(held.time())
                 {
@@ -277,12 +261,24 @@ impl ContainerBytes for Entries {
         let keys = batch.column(0).as_fixed_size_binary();
         let ticks = batch.column(2).as_primitive::<UInt64Type>();
         Entries {
-            keys: keys.iter().flatten().map(|k| KeyHash::from_le_bytes(k.try_into().expect("16 bytes"))).collect(),
+            keys: keys
+                .iter()
+                .flatten()
+                .map(|k| KeyHash::from_le_bytes(k.try_into().expect("16 bytes")))
+                .collect(),
             times: batch.column(1).as_primitive::<TimestampMicrosecondType>().values().to_vec(),
             ticks: ticks.values().iter().map(|t| Tick(*t)).collect(),
-            values: batch.columns()[3..].iter().map(|c| c.as_primitive::<Int64Type>().iter().collect()).collect(),
+            values: batch.columns()[3..]
+                .iter()
+                .map(|c| c.as_primitive::<Int64Type>().iter().collect())
+                .collect(),
             texts: Texts(
-                batch.schema_ref().metadata().iter().map(|(n, t)| (n.parse().expect("a number"), t.as_str().into())).collect(),
+                batch
+                    .schema_ref()
+                    .metadata()
+                    .iter()
+                    .map(|(n, t)| (n.parse().expect("a number"), t.as_str().into()))
+                    .collect(),
             ),
         }
     }
@@ -292,7 +288,9 @@ impl ContainerBytes for Entries {
     }
 
     fn into_bytes<W: std::io::Write>(&self, writer: &mut W) {
-        writer.write_all(&to_ipc(&self.to_batch())).expect("timely's buffers take what length_in_bytes promised");
+        writer
+            .write_all(&to_ipc(&self.to_batch()))
+            .expect("timely's buffers take what length_in_bytes promised");
     }
 }
 
@@ -317,7 +315,8 @@ impl Entries {
             fields.push(Field::new(format!("value_{place}"), DataType::Int64, true));
             columns.push(Arc::new(Int64Array::from(values.clone())));
         }
-        let texts = self.texts.0.iter().map(|(number, text)| (number.to_string(), text.to_string())).collect();
+        let texts =
+            self.texts.0.iter().map(|(number, text)| (number.to_string(), text.to_string())).collect();
         let schema = Arc::new(Schema::new_with_metadata(fields, texts));
         RecordBatch::try_new(schema, columns).expect("the columns were made for the schema")
     }
@@ -335,7 +334,8 @@ impl Distributor<Entries> for ByOwner {
         time: &T,
         pushers: &mut [P],
     ) {
-        let empty = Entries { texts: container.texts.clone(), ..Entries::with_measures(container.values.len()) };
+        let empty =
+            Entries { texts: container.texts.clone(), ..Entries::with_measures(container.values.len()) };
         let mut parts = vec![empty; self.workers];
         for row in 0..container.len() {
             parts[owner(container.keys[row], self.workers)].push_row_of(container, row);
@@ -349,258 +349,6 @@ impl Distributor<Entries> for ByOwner {
     }
 
     fn flush<T: Clone, P: timely::communication::Push<Message<T, Entries>>>(&mut self, _: &T, _: &mut [P]) {}
-}
-
-impl Sums {
-    fn with_capacity(measure: Measure, rows: usize) -> Sums {
-        let column = |wanted: bool| if wanted { Vec::with_capacity(rows + 1) } else { Vec::new() };
-        let mut sums = Sums { sum: column(true), squares: column(measure.squares), present: Vec::new() };
-        sums.sum.push(0);
-        if measure.squares {
-            sums.squares.push(0);
-        }
-        if measure.nullable {
-            sums.present.reserve(rows + 1);
-            sums.present.push(0);
-        }
-        sums
-    }
-
-    fn push(&mut self, value: Option<i64>) {
-        let wide = i128::from(value.unwrap_or(0));
-        // Wrapping, so that a difference of two places is exact even if the running sum ever wraps.
-        self.sum.push(self.sum.last().expect("starts at 0").wrapping_add(wide));
-        if let Some(last) = self.squares.last() {
-            self.squares.push(last.wrapping_add(wide * wide));
-        }
-        if let Some(last) = self.present.last() {
-            self.present.push(last + u32::from(value.is_some()));
-        }
-    }
-
-    fn value(&self, row: usize) -> Option<i64> {
-        if !self.present.is_empty() && self.present[row] == self.present[row + 1] {
-            return None;
-        }
-        Some(self.sum[row + 1].wrapping_sub(self.sum[row]) as i64)
-    }
-}
-
-impl TimelineBatch {
-    fn from_entries(layout: &Arc<Layout>, entries: &mut Entries, description: Description<Tick>) -> TimelineBatch {
-        let mut order: Vec<(KeyHash, i64, Tick, u32)> = (0..entries.len())
-            .map(|row| (entries.keys[row], entries.times[row], entries.ticks[row], row as u32))
-            .collect();
-        order.sort_unstable();
-        let mut batch = TimelineBatch::with_capacity(layout, order.len(), description);
-        for (key, time, tick, row) in order {
-            batch.push(key, time, tick, entries.values.iter().map(|v| v[row as usize]));
-        }
-        batch
-    }
-
-    fn with_capacity(layout: &Arc<Layout>, rows: usize, description: Description<Tick>) -> TimelineBatch {
-        TimelineBatch {
-            layout: Some(Arc::clone(layout)),
-            keys: Vec::new(),
-            starts: vec![0],
-            times: Vec::with_capacity(rows),
-            ticks: Vec::with_capacity(rows),
-            in_order: Vec::new(),
-            sums: layout.measures.iter().map(|m| Sums::with_capacity(*m, rows)).collect(),
-            tick_last: Tick::ZERO,
-            description,
-        }
-    }
-
-    /// Appends a row; rows come in the batch's order.
-    fn push(&mut self, key: KeyHash, time: i64, tick: Tick, values: impl Iterator<Item = Option<i64>>) {
-        if self.keys.last() == Some(&key) {
-            let last = self.ticks.len() - 1;
-            debug_assert!((self.times[last], self.ticks[last]) < (time, tick), "rows come in order, each tick once");
-            if self.ticks[last] > tick {
-                *self.in_order.last_mut().expect("one for each key") = false;
-            }
-            *self.starts.last_mut().expect("starts at 0") += 1;
-        } else {
-            debug_assert!(self.keys.last().is_none_or(|last| *last < key), "keys come in order");
-            self.keys.push(key);
-            self.in_order.push(true);
-            self.starts.push(self.times.len() + 1);
-        }
-        self.times.push(time);
-        self.ticks.push(tick);
-        self.tick_last = self.tick_last.max(tick);
-        for (sums, value) in self.sums.iter_mut().zip(values) {
-            sums.push(value);
-        }
-    }
-
-    fn push_row_of(&mut self, other: &TimelineBatch, key: KeyHash, row: usize) {
-        self.push(key, other.times[row], other.ticks[row], other.sums.iter().map(|s| s.value(row)));
-    }
-
-    /// The keys, ascending.
-    pub fn keys(&self) -> &[KeyHash] {
-        &self.keys
-    }
-
-    /// The rows of the key at `place` in [`Self::keys`].
-    pub fn rows(&self, place: usize) -> std::ops::Range<usize> {
-        self.starts[place]..self.starts[place + 1]
-    }
-
-    /// Whether the ticks of the key at `place` ascend with its event times.
-    pub fn in_order(&self, place: usize) -> bool {
-        self.in_order[place]
-    }
-
-    /// The event time of each row.
-    pub fn times(&self) -> &[i64] {
-        &self.times
-    }
-
-    /// The tick of each row.
-    pub fn ticks(&self) -> &[Tick] {
-        &self.ticks
-    }
-
-    /// The greatest tick of any row.
-    pub fn tick_last(&self) -> Tick {
-        self.tick_last
-    }
-
-    /// The sum of a measure over `rows`; nulls count as nothing.
-    pub fn sum(&self, measure: usize, rows: std::ops::Range<usize>) -> i128 {
-        let sums = &self.sums[measure].sum;
-        sums[rows.end].wrapping_sub(sums[rows.start])
-    }
-
-    /// The sum of a measure's squares over `rows`; only where the layout asks for squares.
-    pub fn sum_of_squares(&self, measure: usize, rows: std::ops::Range<usize>) -> i128 {
-        let squares = &self.sums[measure].squares;
-        squares[rows.end].wrapping_sub(squares[rows.start])
-    }
-
-    /// How many values of a measure in `rows` are not null.
-    pub fn present(&self, measure: usize, rows: std::ops::Range<usize>) -> u64 {
-        let present = &self.sums[measure].present;
-        if present.is_empty() { rows.len() as u64 } else { u64::from(present[rows.end] - present[rows.start]) }
-    }
-
-    /// The value of a measure at `row`.
-    pub fn value(&self, measure: usize, row: usize) -> Option<i64> {
-        self.sums[measure].value(row)
-    }
-}
-
-impl BatchReader for TimelineBatch {
-    type Time = Tick;
-    fn len(&self) -> usize {
-        self.times.len()
-    }
-    fn description(&self) -> &Description<Tick> {
-        &self.description
-    }
-}
-
-impl Batch for TimelineBatch {
-    type Merger = TimelineMerger;
-    fn empty(lower: Antichain<Tick>, upper: Antichain<Tick>) -> Self {
-        TimelineBatch {
-            layout: None,
-            keys: Vec::new(),
-            starts: vec![0],
-            times: Vec::new(),
-            ticks: Vec::new(),
-            in_order: Vec::new(),
-            sums: Vec::new(),
-            tick_last: Tick::ZERO,
-            description: Description::new(lower, upper, Antichain::from_elem(Tick::minimum())),
-        }
-    }
-}
-
-/// Merges two batches key by key, in as many steps as its fuel takes.
-pub struct TimelineMerger {
-    result: TimelineBatch,
-    since: Antichain<Tick>,
-    keys_done: (usize, usize),
-}
-
-impl Merger<TimelineBatch> for TimelineMerger {
-    fn new(earlier: &TimelineBatch, later: &TimelineBatch, since: AntichainRef<'_, Tick>) -> Self {
-        assert_eq!(earlier.upper(), later.lower(), "batches leave a gap or overlap");
-        let since = since.to_owned();
-        let description = Description::new(earlier.lower().clone(), later.upper().clone(), since.clone());
-        let result = match earlier.layout.as_ref().or(later.layout.as_ref()) {
-            Some(layout) => TimelineBatch::with_capacity(layout, earlier.len() + later.len(), description),
-            None => TimelineBatch { description, ..TimelineBatch::empty(since.clone(), since.clone()) },
-        };
-        TimelineMerger { result, since, keys_done: (0, 0) }
-    }
-
-    fn work(&mut self, earlier: &TimelineBatch, later: &TimelineBatch, fuel: &mut isize) {
-        let (mut a, mut b) = self.keys_done;
-        while *fuel > 0 && (a < earlier.keys.len() || b < later.keys.len()) {
-            let key = match (earlier.keys.get(a), later.keys.get(b)) {
-                (Some(left), Some(right)) => *left.min(right),
-                (Some(key), None) | (None, Some(key)) => *key,
-                (None, None) => unreachable!("one side has keys left"),
-            };
-            let rows_of = |batch: &TimelineBatch, place: &mut usize| {
-                if batch.keys.get(*place) == Some(&key) {
-                    *place += 1;
-                    batch.rows(*place - 1)
-                } else {
-                    0..0
-                }
-            };
-            let (left, right) = (rows_of(earlier, &mut a), rows_of(later, &mut b));
-            *fuel -= (left.len() + right.len()) as isize;
-            self.merge_key(key, (earlier, left), (later, right));
-        }
-        self.keys_done = (a, b);
-    }
-
-    fn done(self) -> TimelineBatch {
-        self.result
-    }
-}
-
-impl TimelineMerger {
-    fn merge_key(
-        &mut self,
-        key: KeyHash,
-        (earlier, left): (&TimelineBatch, std::ops::Range<usize>),
-        (later, right): (&TimelineBatch, std::ops::Range<usize>),
-    ) {
-        let Some(layout) = self.result.layout.clone() else { return };
-        let since = self.since.elements().first().copied();
-        // The latest event time among the rows that every look-up from now on sees.
-        let settled = |batch: &TimelineBatch, rows: &std::ops::Range<usize>| {
-            rows.clone().rev().find(|r| since.is_none_or(|s| batch.ticks[*r] < s)).map(|r| batch.times[r])
-        };
-        let oldest_kept = match (layout.keep, since) {
-            (Keep::Span(_), None) => i64::MAX,
-            (Keep::Span(span), Some(since)) => since.micros().saturating_sub(span),
-            (Keep::Latest, _) => settled(earlier, &left).max(settled(later, &right)).unwrap_or(i64::MIN),
-        };
-        let is_kept = |batch: &TimelineBatch, row: usize| match layout.keep {
-            Keep::Span(_) => batch.times[row] > oldest_kept,
-            Keep::Latest => batch.times[row] >= oldest_kept || since.is_some_and(|s| batch.ticks[row] >= s),
-        };
-        let (mut a, mut b) = (left.start, right.start);
-        while a < left.end || b < right.end {
-            let take_left = b == right.end
-                || a < left.end && (earlier.times[a], earlier.ticks[a]) < (later.times[b], later.ticks[b]);
-            let (batch, row) = if take_left { (earlier, &mut a) } else { (later, &mut b) };
-            if is_kept(batch, *row) {
-                self.result.push_row_of(batch, key, *row);
-            }
-            *row += 1;
-        }
-    }
 }
 
 /// Every batch of a trace that holds rows, oldest first.
@@ -632,7 +380,9 @@ pub fn measured(column: &ArrayRef, texts: &mut Texts) -> Vec<Option<i64>> {
         DataType::Boolean => column.as_boolean().iter().map(|v| v.map(i64::from)).collect(),
         DataType::Int32 => column.as_primitive::<Int32Type>().iter().map(|v| v.map(i64::from)).collect(),
         DataType::Int64 => column.as_primitive::<Int64Type>().iter().collect(),
-        DataType::Utf8 => column.as_string::<i32>().iter().map(|v| v.map(|text| texts.number(text))).collect(),
+        DataType::Utf8 => {
+            column.as_string::<i32>().iter().map(|v| v.map(|text| texts.number(text))).collect()
+        }
         DataType::Decimal128(_, _) => {
             let narrow = |v: i128| i64::try_from(v).expect("18 digits fit 64 bits");
             column.as_primitive::<Decimal128Type>().iter().map(|v| v.map(narrow)).collect()
@@ -682,4 +432,155 @@ pub fn to_entries(batch: &RecordBatch) -> Entries {
         }
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use timely::dataflow::InputHandle;
+    use timely::dataflow::operators::{Probe, probe};
+
+    use super::*;
+    use crate::lookup::tests::Chance;
+
+    /// Key, event time, tick and value.
+    type Row = (KeyHash, i64, Tick, Option<i64>);
+
+    fn entries(rows: &[Row]) -> Entries {
+        Entries {
+            keys: rows.iter().map(|r| r.0).collect(),
+            times: rows.iter().map(|r| r.1).collect(),
+            ticks: rows.iter().map(|r| r.2).collect(),
+            values: vec![rows.iter().map(|r| r.3).collect()],
+            texts: Texts::default(),
+        }
+    }
+
+    /// The rows of all batches; each batch is checked to be in order.
+    fn held(trace: &TimelineTrace) -> Vec<Row> {
+        let mut held = Vec::new();
+        for batch in batches(trace) {
+            assert!(batch.keys().is_sorted_by(|a, b| a < b), "keys ascend");
+            for (place, key) in batch.keys().iter().enumerate() {
+                let rows = batch.rows(place);
+                assert!(!rows.is_empty(), "a key has rows");
+                assert!(
+                    rows.clone().is_sorted_by_key(|row| (batch.times()[row], batch.ticks()[row])),
+                    "rows ascend"
+                );
+                held.extend(
+                    rows.map(|row| (*key, batch.times()[row], batch.ticks()[row], batch.value(0, row))),
+                );
+            }
+            assert!(batch.ticks().iter().all(|tick| *tick <= batch.tick_last()));
+        }
+        held
+    }
+
+    /// Feeds `fed` in small groups; after each, compaction follows and `check` sees the rows so far, those held
+    /// and `since`.
+    fn feed(
+        seed: u64,
+        fed: Vec<Row>,
+        keep: Keep,
+        mut check: impl FnMut(&[Row], &[Row], Tick) + Send + Sync + 'static,
+    ) {
+        timely::execute_directly(move |worker| {
+            let mut chance = Chance(seed);
+            let probe = probe::Handle::new();
+            let mut input = InputHandle::<Tick, NoopBuilder<Entries>>::new_with_builder();
+            let layout = Arc::new(Layout { measures: vec![Measure { squares: true, nullable: true }], keep });
+            let mut trace = worker.dataflow(|scope| {
+                let timeline = arrange_timeline(input.to_stream(scope), &layout, "timeline");
+                timeline.arranged.stream.probe_with(&probe);
+                timeline.arranged.trace
+            });
+            let mut from = 0;
+            while from < fed.len() {
+                let to = fed.len().min(from + 1 + chance.below(12) as usize);
+                input.send_batch(&mut entries(&fed[from..to]));
+                from = to;
+                let upper = fed[to - 1].2.next();
+                input.advance_to(upper);
+                worker.step_while(|| probe.less_than(input.time()));
+                // Look-ups may lag behind; what they still need is not merged away.
+                let since = fed[to.saturating_sub(chance.below(9) as usize).max(1) - 1].2.next();
+                let since = Antichain::from_elem(since);
+                trace.set_logical_compaction(since.borrow());
+                trace.set_physical_compaction(since.borrow());
+                let since = trace.get_logical_compaction().first().copied().expect("not at the end");
+                check(&fed[..to], &held(&trace), since);
+            }
+        });
+    }
+
+    fn history(seed: u64, rows: usize) -> Vec<Row> {
+        let mut chance = Chance(seed);
+        let mut tick = Tick::ZERO;
+        let mut now = 1_000_000;
+        (0..rows)
+            .map(|_| {
+                now += chance.below(5) as i64;
+                tick = Tick::following(tick, now, chance.below(3) as u16).expect("in range");
+                let key = if chance.one_in(2) {
+                    0
+                } else {
+                    KeyHash::from(chance.below(20)) << (chance.below(2) * 70)
+                };
+                let late = if chance.one_in(3) { chance.below(40) as i64 } else { 0 };
+                (key, now - late, tick, chance.unless_one_in(5, 1_000_000))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn merging_keeps_every_row_within_retention_and_not_many_others() {
+        for seed in 0..6 {
+            let span = 40 + 100 * seed as i64;
+            feed(seed, history(seed, 3_000), Keep::Span(span), move |fed, held, since| {
+                let kept: BTreeSet<&Row> = held.iter().collect();
+                assert_eq!(kept.len(), held.len(), "seed {seed}: no row is held twice");
+                let mut wanted = fed.iter().filter(|row| row.1 > since.micros() - span);
+                assert!(wanted.all(|row| kept.contains(row)), "seed {seed}: a row is missing at {since}");
+                let fed_rows: BTreeSet<&Row> = fed[fed.len().saturating_sub(1_500)..].iter().collect();
+                assert!(
+                    held.iter().all(|row| fed_rows.contains(row)),
+                    "seed {seed}: a row is held that was not fed lately"
+                );
+                let within = fed.iter().filter(|row| row.1 > since.micros() - span).count();
+                assert!(held.len() < 3 * within + 60, "seed {seed}: {} rows held for {within}", held.len());
+            });
+        }
+    }
+
+    #[test]
+    fn merging_keeps_what_stands_of_each_key_and_not_many_others() {
+        for seed in 10..16 {
+            feed(seed, history(seed, 2_000), Keep::Latest, move |fed, held, since| {
+                for tick in [since, fed[fed.len() - 1].2] {
+                    // Of each key the rows of its latest event time.
+                    let standing = |rows: &[Row]| -> BTreeSet<Row> {
+                        let mut latest: BTreeMap<KeyHash, i64> = BTreeMap::new();
+                        for row in rows.iter().filter(|row| row.2 <= tick) {
+                            let time = latest.entry(row.0).or_insert(row.1);
+                            *time = row.1.max(*time);
+                        }
+                        rows.iter().filter(|r| r.2 <= tick && latest[&r.0] == r.1).copied().collect()
+                    };
+                    assert_eq!(standing(fed), standing(held), "seed {seed}");
+                }
+                assert!(held.len() < 3 * 40 + 60, "seed {seed}: {} rows held for 40 keys", held.len());
+            });
+        }
+    }
+
+    #[test]
+    fn a_row_waits_until_the_frontier_has_passed_its_tick() {
+        let mut unsealed =
+            entries(&[(1, 10, Tick(5), None), (1, 11, Tick(9), Some(3)), (2, 12, Tick(6), None)]);
+        let sealed = unsealed.split_before(Antichain::from_elem(Tick(9)).borrow());
+        assert_eq!((sealed.ticks, unsealed.ticks), (vec![Tick(5), Tick(6)], vec![Tick(9)]));
+        assert_eq!(unsealed.values, [[Some(3)]]);
+    }
 }

@@ -7,26 +7,26 @@
 //! The asks of a batch are sorted as the timeline is, so one walk over each of the timeline's batches
 //! answers them all: the edges of the windows only move forward. A sum is the difference of two
 //! running sums. Two cases cost more, and only where they occur: `min`, `max` and `distinct` read the
-//! rows of the window, and rows of a key that came out of event-time order within one batch are
-//! checked tick by tick while some of the batch is above the asking tick.
+//! rows of the window; and in a batch that holds ticks above the asking one, the rows that stand after
+//! the first such row of the key are taken one by one.
+
+mod cells;
 
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, Decimal128Array, DictionaryArray, Float64Array, Int32Array, Int32Builder,
-    Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-};
+use arrow::array::{ArrayRef, AsArray, DictionaryArray, Int32Builder, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field};
-use tidegate_facts::schema::timestamp;
-use tidegate_facts::{Span, Tick, columns};
+use tidegate_facts::{KeyHash, Span, Tick, columns};
 
+pub use self::cells::values_of;
+use self::cells::{Cells, Seen};
 use crate::keys::keys_of;
 use crate::lookup::{Asks, Group, look_up, micros_of, with_columns};
 use crate::rows::{RowStream, ticks_of};
 use crate::snapshot::snapshot_digests;
-use crate::timeline::{Keep, Layout, Measure, TimelineBatch, arrange_timeline, entries_of};
+use crate::timeline::{Keep, Layout, Measure, TimelineBatch, arrange_timeline, entries_of, first_not};
 
 /// One function over the rows of a window; a measure is a column of the timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,9 @@ impl WindowPlan {
     /// The type of an aggregate's answers.
     pub fn answer_type(&self, aggregate: Aggregate) -> DataType {
         match aggregate {
-            Aggregate::Count | Aggregate::CountOf(_) | Aggregate::Distinct(_) | Aggregate::TimeSinceLast => DataType::Int64,
+            Aggregate::Count | Aggregate::CountOf(_) | Aggregate::Distinct(_) | Aggregate::TimeSinceLast => {
+                DataType::Int64
+            }
             Aggregate::Avg(_) | Aggregate::Stddev(_) => DataType::Float64,
             Aggregate::Sum(measure) => match self.measures[measure] {
                 DataType::Decimal128(_, scale) => DataType::Decimal128(38, scale),
@@ -97,61 +99,90 @@ impl WindowPlan {
     ///
     /// Asks without a key see no rows. Asks beyond retention are answered with nulls.
     pub fn read(&self, batches: &[Rc<TimelineBatch>], asks: &Asks) -> Vec<ArrayRef> {
-        let order = asks.in_timeline_order();
-        let beyond: Vec<bool> =
-            asks.times.iter().zip(&asks.ticks).map(|(time, tick)| self.is_beyond_retention(*time, *tick)).collect();
+        let beyond: Vec<bool> = asks
+            .times
+            .iter()
+            .zip(&asks.ticks)
+            .map(|(time, tick)| self.is_beyond_retention(*time, *tick))
+            .collect();
+        let runs: Vec<(KeyHash, Range<usize>)> = asks.by_key().collect();
         let mut cells: Vec<Vec<Cells>> = self
             .windows
             .iter()
             .map(|_| self.aggregates.iter().map(|a| Cells::new(*a, asks.len())).collect())
             .collect();
+        let mut seen: Vec<Vec<Seen>> = vec![Vec::new(); self.windows.len()];
         for batch in batches {
-            self.walk(batch, asks, &order, &mut cells);
+            self.walk(batch, asks, &runs, &mut seen);
+            for (cells, seen) in cells.iter_mut().zip(&mut seen) {
+                cells.iter_mut().for_each(|cells| cells.add(batch, seen, asks));
+                seen.clear();
+            }
         }
         cells
             .into_iter()
             .flat_map(|window| window.into_iter().zip(&self.aggregates))
-            .map(|(cells, aggregate)| cells.finish(self, *aggregate, &beyond))
+            .map(|(cells, aggregate)| cells.finish(self, *aggregate, asks, &beyond))
             .collect()
     }
 
-    /// Adds what one batch holds for each ask.
-    fn walk(&self, batch: &TimelineBatch, asks: &Asks, order: &[u32], cells: &mut [Vec<Cells>]) {
+    /// Finds what one batch holds for each ask, in each window.
+    fn walk(
+        &self,
+        batch: &TimelineBatch,
+        asks: &Asks,
+        runs: &[(KeyHash, Range<usize>)],
+        seen: &mut [Vec<Seen>],
+    ) {
+        let keys = batch.keys();
         let mut place = 0;
-        let mut from = 0;
-        let mut edges = vec![0; self.windows.len()];
-        while from < order.len() {
-            let key = asks.keys[order[from] as usize];
-            let to = from + order[from..].iter().take_while(|i| asks.keys[**i as usize] == key).count();
-            place = gallop(batch.keys(), place, |k| *k < key);
-            if place == batch.keys().len() {
-                return;
+        let mut starts = vec![0; self.windows.len()];
+        let mut ticks_before = Vec::new();
+        for (key, asking) in runs {
+            place = first_not(place..keys.len(), |place| keys[place] < *key);
+            if keys.get(place) != Some(key) {
+                continue;
             }
-            if batch.keys()[place] == key {
-                let rows = batch.rows(place);
-                edges.fill(rows.start);
-                let mut end = rows.start;
-                for ask in &order[from..to] {
-                    let ask = *ask as usize;
-                    let until = asks.times[ask] - self.delay;
-                    end = rows_until(batch.times(), end, rows.end, until);
-                    let selection_end = Selection::end(batch, place, &rows, end, asks.ticks[ask]);
-                    for (window, width) in self.windows.iter().enumerate() {
-                        let start = rows_until(batch.times(), edges[window], rows.end, until - width.micros());
-                        edges[window] = start;
-                        let selection = selection_end.starting(start);
-                        if selection.rows.is_empty() {
-                            continue;
-                        }
-                        for cell in &mut cells[window] {
-                            cell.add(batch, &selection, ask, asks.times[ask], asks.ticks[ask]);
+            let rows = batch.rows(place);
+            let times = &batch.times()[..rows.end];
+            starts.fill(rows.start);
+            ticks_before.clear();
+            let mut end = rows.start;
+            for ask in asking.clone() {
+                let tick = asks.ticks[ask];
+                let until = asks.times[ask].saturating_sub(self.delay);
+                end = first_not(end..rows.end, |row| times[row] <= until);
+                let seen_end = if batch.tick_last() <= tick {
+                    end
+                } else {
+                    if ticks_before.is_empty() {
+                        ticks_before.extend(greatest_so_far(&batch.ticks()[rows.clone()]));
+                    }
+                    first_not(rows.start..end, |row| ticks_before[row - rows.start] <= tick)
+                };
+                for ((window, start), seen) in self.windows.iter().zip(&mut starts).zip(&mut *seen) {
+                    let after = until.saturating_sub(window.micros());
+                    *start = first_not(*start..end, |row| times[row] <= after);
+                    if *start < seen_end {
+                        seen.push(Seen::new(ask, *start..seen_end));
+                    }
+                    // Of the rows from here on some came later than the ask: they are taken one by one.
+                    for row in seen_end.max(*start)..end {
+                        if batch.ticks()[row] <= tick {
+                            seen.push(Seen::new(ask, row..row + 1));
                         }
                     }
                 }
             }
-            from = to;
         }
     }
+}
+
+fn greatest_so_far(ticks: &[Tick]) -> impl Iterator<Item = Tick> {
+    ticks.iter().scan(Tick::ZERO, |greatest, tick| {
+        *greatest = (*greatest).max(*tick);
+        Some(*greatest)
+    })
 }
 
 /// One group of windows of a node: whose rows are aggregated, and for which of the asking rows.
@@ -188,7 +219,11 @@ pub fn closing_fields() -> Vec<Field> {
 /// * Input: asking rows at home, with `event_id` and `basis`; the rows of each group.
 /// * Output: each row once, at home, at the time of its message.
 /// * State: one timeline a group, kept for its longest window, delay and lateness.
-pub fn windows<'scope>(rows: RowStream<'scope>, groups: Vec<WindowGroup<'scope>>, name: &str) -> RowStream<'scope> {
+pub fn windows<'scope>(
+    rows: RowStream<'scope>,
+    groups: Vec<WindowGroup<'scope>>,
+    name: &str,
+) -> RowStream<'scope> {
     let mut answered = Vec::new();
     let mut lateness = Vec::new();
     let groups = groups
@@ -211,7 +246,8 @@ pub fn windows<'scope>(rows: RowStream<'scope>, groups: Vec<WindowGroup<'scope>>
         let more: Vec<(Field, ArrayRef)> =
             answered.iter().flatten().cloned().zip(answers.into_iter().flatten()).collect();
         let features = more.iter().map(|(field, column)| (field.name().as_str(), column));
-        let event_ids = batch.column_by_name(columns::EVENT_ID).expect("the plan checks it").as_string::<i32>();
+        let event_ids =
+            batch.column_by_name(columns::EVENT_ID).expect("the plan checks it").as_string::<i32>();
         let basis = batch.column_by_name(columns::BASIS).expect("the plan adds it").as_list::<i32>();
         let digests = snapshot_digests(ticks_of(&batch), event_ids, basis, features);
         let reasons = reasons(&batch, &lateness);
@@ -227,245 +263,485 @@ fn reasons(batch: &RecordBatch, lateness: &[(usize, WindowPlan)]) -> ArrayRef {
     let mut late: Int32Builder = Int32Builder::with_capacity(batch.num_rows());
     let times: Vec<Vec<i64>> = lateness.iter().map(|(time, _)| micros_of(batch.column(*time))).collect();
     for (row, tick) in ticks.iter().enumerate() {
-        let beyond =
-            times.iter().zip(lateness).any(|(times, (_, plan))| plan.is_beyond_retention(times[row], Tick(*tick)));
+        let beyond = times
+            .iter()
+            .zip(lateness)
+            .any(|(times, (_, plan))| plan.is_beyond_retention(times[row], Tick(*tick)));
         late.append_option(beyond.then_some(0));
     }
     let values = Arc::new(StringArray::from_iter_values(["BEYOND_RETENTION"]));
     Arc::new(DictionaryArray::new(late.finish(), values))
 }
 
-/// The first place at or after `from` where `before` no longer holds; places nearby are found fastest.
-fn gallop<T>(slice: &[T], from: usize, before: impl Fn(&T) -> bool) -> usize {
-    let mut step = 1;
-    let mut low = from;
-    while low + step <= slice.len() && before(&slice[low + step - 1]) {
-        low += step;
-        step *= 2;
+#[cfg(test)]
+mod speed;
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{
+        Array, BooleanArray, Decimal128Array, Int32Array, Int64Array, ListBuilder, TimestampMicrosecondArray,
+        UInt64Array, UInt64Builder,
+    };
+    use arrow::compute::filter_record_batch;
+    use arrow::datatypes::{Decimal128Type, Float64Type, Int32Type, Int64Type, Schema};
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::expr::Split;
+    use crate::lookup::tests::{Chance, Groups, run};
+    use crate::streams::map_rows;
+
+    /// One fact, as the slow version reads it.
+    #[derive(Clone, Debug)]
+    pub(super) struct Fact {
+        pub tick: Tick,
+        pub time: i64,
+        /// A card by number and a shop by name.
+        pub card: Option<i64>,
+        pub shop: Option<String>,
+        /// The four measures: cents, points (never null), a city's name, a flag.
+        pub cents: Option<i64>,
+        pub points: i64,
+        pub city: Option<String>,
+        pub flag: Option<bool>,
+        /// What the `where` of a group tests.
+        pub counted: bool,
     }
-    let high = (low + step).min(slice.len());
-    low + slice[low..high].partition_point(before)
-}
 
-/// The first row at or after `from` and before `to` whose time is above `until`, else `to`.
-fn rows_until(times: &[i64], from: usize, to: usize, until: i64) -> usize {
-    gallop(&times[..to], from, |time| *time <= until)
-}
+    pub(super) const CENTS: usize = 0;
+    pub(super) const POINTS: usize = 1;
+    const CITY: usize = 2;
+    pub(super) const FLAG: usize = 3;
+    /// The place of the first measure in the columns of facts; of the keys; of the time.
+    pub(super) const MEASURES: usize = 6;
+    pub(super) const CARD: usize = 4;
+    const SHOP: usize = 5;
+    pub(super) const TIME: usize = 2;
+    pub(super) const COUNTED: usize = 10;
 
-/// Rows of one key in one batch: those of `rows`, and of them only the ones up to `tick` if it is given.
-struct Selection {
-    rows: Range<usize>,
-    tick: Option<Tick>,
-}
+    fn measures() -> Vec<Measure> {
+        let measure = |squares, nullable| Measure { squares, nullable };
+        vec![measure(true, true), measure(true, false), measure(false, true), measure(false, true)]
+    }
 
-impl Selection {
-    /// The selection of all rows before `end` with a tick not above `tick`.
-    fn end(batch: &TimelineBatch, place: usize, rows: &Range<usize>, end: usize, tick: Tick) -> Selection {
-        if batch.tick_last() <= tick {
-            return Selection { rows: rows.start..end, tick: None };
+    fn every_aggregate() -> Vec<Aggregate> {
+        let numbers = [CENTS, POINTS]
+            .into_iter()
+            .flat_map(|m| [Aggregate::Sum(m), Aggregate::Avg(m), Aggregate::Stddev(m)]);
+        let values = [CENTS, POINTS, FLAG]
+            .into_iter()
+            .flat_map(|m| [Aggregate::Min(m), Aggregate::Max(m), Aggregate::Last(m)]);
+        let all = [CENTS, POINTS, CITY, FLAG]
+            .into_iter()
+            .flat_map(|m| [Aggregate::CountOf(m), Aggregate::Distinct(m)]);
+        [Aggregate::Count, Aggregate::TimeSinceLast]
+            .into_iter()
+            .chain(numbers)
+            .chain(values)
+            .chain(all)
+            .collect()
+    }
+
+    pub(super) fn plan(
+        windows: &[i64],
+        delay: i64,
+        lateness_max: i64,
+        aggregates: Vec<Aggregate>,
+    ) -> WindowPlan {
+        let measures = vec![DataType::Decimal128(12, 2), DataType::Int32, DataType::Utf8, DataType::Boolean];
+        let windows = windows.iter().map(|w| Span::from_micros(*w).expect("not zero")).collect();
+        WindowPlan { windows, delay, aggregates, measures, lateness_max }
+    }
+
+    /// One group of a test's node: the key and whether only counted rows are aggregated, beside the plan.
+    #[derive(Clone, Debug)]
+    struct Asked {
+        key: usize,
+        only_counted: bool,
+        plan: WindowPlan,
+    }
+
+    impl Asked {
+        fn names(&self, group: usize) -> Vec<String> {
+            let windows = self.plan.windows.iter();
+            windows
+                .flat_map(|w| self.plan.aggregates.iter().map(move |a| format!("{group} {w} {a:?}")))
+                .collect()
         }
-        if !batch.in_order(place) {
-            return Selection { rows: rows.start..end, tick: Some(tick) };
+    }
+
+    pub(super) fn batch_of(facts: &[Fact]) -> RecordBatch {
+        let mut basis =
+            ListBuilder::new(UInt64Builder::new()).with_field(Field::new("item", DataType::UInt64, false));
+        for (row, _) in facts.iter().enumerate() {
+            basis.append_value([Some(row as u64 + 1)]);
         }
-        let end = if end > rows.start && batch.ticks()[end - 1] > tick {
-            rows.start + batch.ticks()[rows.start..end].partition_point(|t| *t <= tick)
-        } else {
-            end
+        let cents = facts.iter().map(|f| f.cents.map(i128::from)).collect::<Decimal128Array>();
+        let times =
+            TimestampMicrosecondArray::from_iter_values(facts.iter().map(|f| f.time)).with_timezone("UTC");
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            (columns::TICK, Arc::new(UInt64Array::from_iter_values(facts.iter().map(|f| f.tick.0)))),
+            (
+                columns::EVENT_ID,
+                Arc::new(StringArray::from_iter_values(facts.iter().map(|f| f.tick.to_string()))),
+            ),
+            (columns::TS_UTC, Arc::new(times)),
+            (columns::BASIS, Arc::new(basis.finish())),
+            ("card", Arc::new(facts.iter().map(|f| f.card).collect::<Int64Array>())),
+            ("shop", Arc::new(facts.iter().map(|f| f.shop.as_deref()).collect::<StringArray>())),
+            ("cents", Arc::new(cents.with_precision_and_scale(12, 2).expect("12 digits"))),
+            (
+                "points",
+                Arc::new(
+                    facts
+                        .iter()
+                        .map(|f| f.points as i32)
+                        .collect::<Vec<i32>>()
+                        .into_iter()
+                        .map(Some)
+                        .collect::<Int32Array>(),
+                ),
+            ),
+            ("city", Arc::new(facts.iter().map(|f| f.city.as_deref()).collect::<StringArray>())),
+            ("flag", Arc::new(facts.iter().map(|f| f.flag).collect::<BooleanArray>())),
+            ("counted", Arc::new(facts.iter().map(|f| Some(f.counted)).collect::<BooleanArray>())),
+        ];
+        let fields: Vec<Field> =
+            columns.iter().map(|(n, c)| Field::new(*n, c.data_type().clone(), true)).collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|(_, c)| c).collect())
+            .expect("the columns have one length")
+    }
+
+    /// The rows that a group aggregates.
+    fn narrow(batch: &RecordBatch, asked: &Asked) -> Split {
+        let places: Vec<usize> = [0, asked.key, TIME].into_iter().chain(MEASURES..MEASURES + 4).collect();
+        let counted = batch.column(COUNTED).as_boolean();
+        let passed = if asked.only_counted { filter_record_batch(batch, counted) } else { Ok(batch.clone()) };
+        Split {
+            passed: passed.and_then(|b| b.project(&places)).expect("the columns are there"),
+            errors: None,
+        }
+    }
+
+    /// What the operator answers.
+    fn fast(facts: &[Fact], asked: &[Asked], workers: usize, groups: Groups) -> RecordBatch {
+        let asked = asked.to_vec();
+        run(&batch_of(facts), workers, groups, move |rows| {
+            let groups = asked.iter().enumerate().map(|(place, group)| {
+                let narrowed = group.clone();
+                WindowGroup {
+                    over: map_rows(rows.clone(), "narrow", move |batch| narrow(&batch, &narrowed)).0,
+                    key: group.key,
+                    time: TIME,
+                    plan: group.plan.clone(),
+                    measures: measures(),
+                    names: group.names(place),
+                }
+            });
+            windows(rows.clone(), groups.collect(), "windows")
+        })
+    }
+
+    /// One answer.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Cell {
+        Null,
+        Whole(i128),
+        Float(f64),
+    }
+
+    fn cell(column: &ArrayRef, row: usize) -> Cell {
+        if column.is_null(row) {
+            return Cell::Null;
+        }
+        match column.data_type() {
+            DataType::Float64 => Cell::Float(column.as_primitive::<Float64Type>().value(row)),
+            DataType::Int64 => Cell::Whole(column.as_primitive::<Int64Type>().value(row).into()),
+            DataType::Int32 => Cell::Whole(column.as_primitive::<Int32Type>().value(row).into()),
+            DataType::Boolean => Cell::Whole(column.as_boolean().value(row).into()),
+            DataType::Decimal128(_, 2) => Cell::Whole(column.as_primitive::<Decimal128Type>().value(row)),
+            other => panic!("no aggregate answers in {other}"),
+        }
+    }
+
+    /// The slow, obvious version: for one asking fact, all facts are looked at; `None` beyond retention.
+    fn seen<'f>(facts: &'f [Fact], asking: &Fact, asked: &Asked, width: i64) -> Option<Vec<&'f Fact>> {
+        let same_key = |f: &Fact| match asked.key {
+            CARD => f.card.is_some() && f.card == asking.card,
+            _ => f.shop.is_some() && f.shop == asking.shop,
         };
-        Selection { rows: rows.start..end, tick: None }
+        let end = asking.time - asked.plan.delay;
+        let mut seen: Vec<&Fact> = facts
+            .iter()
+            .filter(|f| same_key(f) && (f.counted || !asked.only_counted))
+            .filter(|f| f.tick <= asking.tick && f.time <= end && f.time > end - width)
+            .collect();
+        seen.sort_by_key(|f| (f.time, f.tick));
+        (asking.tick.micros() - asking.time <= asked.plan.lateness_max).then_some(seen)
     }
 
-    fn starting(&self, start: usize) -> Selection {
-        Selection { rows: start..self.rows.end.max(start), tick: self.tick }
-    }
-
-    /// The selected rows, latest last.
-    fn each<'b>(&self, batch: &'b TimelineBatch) -> impl DoubleEndedIterator<Item = usize> + use<'b> {
-        let tick = self.tick;
-        self.rows.clone().filter(move |row| tick.is_none_or(|t| batch.ticks()[*row] <= t))
-    }
-}
-
-/// What one aggregate has gathered so far, for each ask.
-enum Cells {
-    Count(Vec<i64>),
-    CountOf(usize, Vec<i64>),
-    /// Sums and how many values they are of.
-    Sum(usize, Vec<(i128, u64)>),
-    /// Sums, sums of squares, and how many values they are of.
-    Squares(usize, Vec<(i128, i128, u64)>),
-    Least(usize, Vec<Option<i64>>),
-    Greatest(usize, Vec<Option<i64>>),
-    Distinct(usize, Vec<Vec<i64>>),
-    /// The latest row so far, and its value.
-    Last(usize, Vec<Option<(i64, Tick, i64)>>),
-    /// The latest row before the asking one.
-    Before(Vec<Option<(i64, Tick)>>, Vec<i64>),
-}
-
-impl Cells {
-    fn new(aggregate: Aggregate, asks: usize) -> Cells {
+    fn slow(seen: &[&Fact], asking: &Fact, aggregate: Aggregate) -> Cell {
+        let values = |measure: usize| -> Vec<i128> {
+            let numbered = |city: &String| i128::from(city.as_bytes()[0]);
+            let value = |f: &&Fact| match measure {
+                CENTS => f.cents.map(i128::from),
+                POINTS => Some(f.points.into()),
+                CITY => f.city.as_ref().map(numbered),
+                _ => f.flag.map(i128::from),
+            };
+            seen.iter().filter_map(value).collect()
+        };
+        let scale = |measure: usize| if measure == CENTS { 100.0 } else { 1.0 };
+        let or_null = |value: Option<i128>| value.map_or(Cell::Null, Cell::Whole);
         match aggregate {
-            Aggregate::Count => Cells::Count(vec![0; asks]),
-            Aggregate::CountOf(m) => Cells::CountOf(m, vec![0; asks]),
-            Aggregate::Sum(m) | Aggregate::Avg(m) => Cells::Sum(m, vec![(0, 0); asks]),
-            Aggregate::Stddev(m) => Cells::Squares(m, vec![(0, 0, 0); asks]),
-            Aggregate::Min(m) => Cells::Least(m, vec![None; asks]),
-            Aggregate::Max(m) => Cells::Greatest(m, vec![None; asks]),
-            Aggregate::Distinct(m) => Cells::Distinct(m, vec![Vec::new(); asks]),
-            Aggregate::Last(m) => Cells::Last(m, vec![None; asks]),
-            Aggregate::TimeSinceLast => Cells::Before(vec![None; asks], vec![0; asks]),
-        }
-    }
-
-    #[inline]
-    fn add(&mut self, batch: &TimelineBatch, selection: &Selection, ask: usize, time: i64, tick: Tick) {
-        let whole = selection.tick.is_none();
-        let rows = || selection.rows.clone();
-        match self {
-            Cells::Count(counts) => {
-                counts[ask] += if whole { rows().len() as i64 } else { selection.each(batch).count() as i64 };
+            Aggregate::Count => Cell::Whole(seen.len() as i128),
+            Aggregate::CountOf(m) => Cell::Whole(values(m).len() as i128),
+            Aggregate::Sum(m) => or_null((!values(m).is_empty()).then(|| values(m).iter().sum())),
+            Aggregate::Min(m) => or_null(values(m).into_iter().min()),
+            Aggregate::Max(m) => or_null(values(m).into_iter().max()),
+            Aggregate::Last(m) => or_null(values(m).last().copied()),
+            Aggregate::Distinct(m) => {
+                Cell::Whole(values(m).into_iter().collect::<std::collections::BTreeSet<_>>().len() as i128)
             }
-            Cells::CountOf(m, counts) => {
-                counts[ask] += if whole {
-                    batch.present(*m, rows()) as i64
-                } else {
-                    selection.each(batch).filter(|row| batch.value(*m, *row).is_some()).count() as i64
-                };
+            Aggregate::TimeSinceLast => or_null(
+                seen.iter().rfind(|f| f.tick != asking.tick).map(|f| i128::from(asking.time - f.time)),
+            ),
+            Aggregate::Avg(m) if values(m).is_empty() => Cell::Null,
+            Aggregate::Avg(m) => {
+                let sum: i128 = values(m).iter().sum();
+                Cell::Float(sum as f64 / (values(m).len() as f64 * scale(m)))
             }
-            Cells::Sum(m, sums) => {
-                let (sum, count) = &mut sums[ask];
-                if whole {
-                    *sum += batch.sum(*m, rows());
-                    *count += batch.present(*m, rows());
-                } else {
-                    for value in selection.each(batch).filter_map(|row| batch.value(*m, row)) {
-                        *sum += i128::from(value);
-                        *count += 1;
-                    }
-                }
-            }
-            Cells::Squares(m, sums) => {
-                let (sum, squares, count) = &mut sums[ask];
-                if whole {
-                    *sum += batch.sum(*m, rows());
-                    *squares += batch.sum_of_squares(*m, rows());
-                    *count += batch.present(*m, rows());
-                } else {
-                    for value in selection.each(batch).filter_map(|row| batch.value(*m, row)).map(i128::from) {
-                        *sum += value;
-                        *squares += value * value;
-                        *count += 1;
-                    }
-                }
-            }
-            Cells::Least(m, least) => {
-                let found = selection.each(batch).filter_map(|row| batch.value(*m, row)).min();
-                least[ask] = [least[ask], found].into_iter().flatten().min();
-            }
-            Cells::Greatest(m, greatest) => {
-                let found = selection.each(batch).filter_map(|row| batch.value(*m, row)).max();
-                greatest[ask] = greatest[ask].max(found);
-            }
-            Cells::Distinct(m, values) => {
-                let values = &mut values[ask];
-                values.extend(selection.each(batch).filter_map(|row| batch.value(*m, row)));
-                values.sort_unstable();
-                values.dedup();
-            }
-            Cells::Last(m, last) => {
-                let found = selection.each(batch).rev().find_map(|row| {
-                    batch.value(*m, row).map(|value| (batch.times()[row], batch.ticks()[row], value))
-                });
-                last[ask] = last[ask].max(found);
-            }
-            Cells::Before(before, asked) => {
-                asked[ask] = time;
-                let found = selection.each(batch).rev().find(|row| batch.ticks()[*row] != tick);
-                before[ask] = before[ask].max(found.map(|row| (batch.times()[row], batch.ticks()[row])));
+            Aggregate::Stddev(m) if values(m).len() < 2 => Cell::Null,
+            Aggregate::Stddev(m) => {
+                let n = values(m).len() as f64;
+                let mean = values(m).iter().sum::<i128>() as f64 / n;
+                let spread: f64 = values(m).iter().map(|v| (*v as f64 - mean).powi(2)).sum();
+                Cell::Float((spread / (n - 1.0)).sqrt() / scale(m))
             }
         }
     }
 
-    /// The answers as a column; null where `beyond`.
-    fn finish(self, plan: &WindowPlan, aggregate: Aggregate, beyond: &[bool]) -> ArrayRef {
-        let scale = |m: usize| match plan.measures[m] {
-            DataType::Decimal128(_, scale) => 10f64.powi(i32::from(scale)),
-            _ => 1.0,
+    /// Averages are the same bits; deviations are computed otherwise here, so they are near.
+    fn agree(aggregate: Aggregate, left: Cell, right: Cell) -> bool {
+        match (aggregate, left, right) {
+            (Aggregate::Stddev(_), Cell::Float(a), Cell::Float(b)) => {
+                (a - b).abs() <= 1e-9 * b.abs().max(1e-3)
+            }
+            _ => left == right,
+        }
+    }
+
+    /// Facts about few cards and shops, hot and cold, with every irregularity that a log may hold.
+    fn scenario(chance: &mut Chance, rows: usize) -> Vec<Fact> {
+        let cards = 1 + chance.below(6);
+        let (lag, late) = (1 + chance.below(40), 1 + chance.below(150));
+        let mut tick = Tick::ZERO;
+        let mut now = 1_000_000;
+        let mut facts = Vec::with_capacity(rows);
+        for _ in 0..rows {
+            now += chance.below(8) as i64;
+            tick = Tick::following(tick, now, chance.below(4) as u16).expect("in range");
+            let time = match chance.below(10) {
+                0..5 => now,
+                5..8 => now - chance.below(lag) as i64,
+                8 => now - chance.below(late) as i64,
+                _ => now + chance.below(5) as i64,
+            };
+            let hot = chance.one_in(2);
+            let name = |number: u64| char::from(b'a' + number as u8).to_string();
+            facts.push(Fact {
+                tick,
+                time,
+                card: if hot { Some(0) } else { chance.unless_one_in(9, cards) },
+                shop: chance.unless_one_in(7, 3).map(|n| name(n as u64)),
+                cents: chance.unless_one_in(4, 900).map(|c| c - 300),
+                points: chance.below(7) as i64 - 2,
+                city: chance.unless_one_in(3, 5).map(|n| name(n as u64)),
+                flag: chance.unless_one_in(3, 2).map(|f| f == 1),
+                counted: !chance.one_in(3),
+            });
+        }
+        facts
+    }
+
+    fn questions(chance: &mut Chance) -> Vec<Asked> {
+        let mut group = |key| {
+            let windows: Vec<i64> = (0..1 + chance.below(3)).map(|_| 1 + chance.below(200) as i64).collect();
+            let delay = if chance.one_in(2) { 0 } else { chance.below(60) as i64 };
+            let lateness_max = chance.below(120) as i64;
+            let plan = plan(&windows, delay, lateness_max, every_aggregate());
+            Asked { key, only_counted: chance.one_in(2), plan }
         };
-        fn kept<T: Copy>(cells: &[T], beyond: &[bool]) -> impl Iterator<Item = Option<T>> {
-            cells.iter().zip(beyond).map(|(cell, beyond)| (!beyond).then_some(*cell))
-        }
-        match self {
-            Cells::Count(counts) | Cells::CountOf(_, counts) => {
-                Arc::new(kept(&counts, beyond).collect::<Int64Array>())
-            }
-            Cells::Sum(m, sums) if aggregate == Aggregate::Avg(m) => {
-                // Both operands are exact below 2^53, so this rounds once.
-                let scale = scale(m);
-                let average = |(sum, count): (i128, u64)| (count > 0).then(|| sum as f64 / (count as f64 * scale));
-                Arc::new(kept(&sums, beyond).map(|cell| cell.and_then(average)).collect::<Float64Array>())
-            }
-            Cells::Sum(m, sums) => {
-                let some = kept(&sums, beyond).map(|cell| cell.filter(|(_, count)| *count > 0).map(|(sum, _)| sum));
-                match plan.measures[m] {
-                    DataType::Decimal128(_, scale) => Arc::new(
-                        some.collect::<Decimal128Array>().with_precision_and_scale(38, scale).expect("38 digits fit"),
-                    ),
-                    _ => Arc::new(some.map(|sum| sum.and_then(|s| i64::try_from(s).ok())).collect::<Int64Array>()),
+        vec![group(CARD), group(SHOP)]
+    }
+
+    #[test]
+    fn every_answer_is_what_a_scan_of_all_facts_gives() {
+        for seed in 0..12 {
+            let mut chance = Chance(seed);
+            let facts = scenario(&mut chance, 150);
+            let asked = questions(&mut chance);
+            let runs: Vec<RecordBatch> =
+                (1..=3).map(|workers| fast(&facts, &asked, workers, Groups::Random(seed))).collect();
+            assert!(
+                runs.iter().all(|rows| rows.num_rows() == facts.len()),
+                "seed {seed}: each row comes out once"
+            );
+            for (place, group) in asked.iter().enumerate() {
+                let mut names = group.names(place).into_iter();
+                for width in &group.plan.windows {
+                    let seen: Vec<_> =
+                        facts.iter().map(|fact| seen(&facts, fact, group, width.micros())).collect();
+                    for aggregate in &group.plan.aggregates {
+                        let name = names.next().expect("one for each answer");
+                        for (run, rows) in runs.iter().enumerate() {
+                            let column = rows.column_by_name(&name).expect("an answer of each name");
+                            for (row, (fact, seen)) in facts.iter().zip(&seen).enumerate() {
+                                let wanted =
+                                    seen.as_ref().map_or(Cell::Null, |seen| slow(seen, fact, *aggregate));
+                                let got = cell(column, row);
+                                assert!(
+                                    agree(*aggregate, got, wanted),
+                                    "seed {seed}, {} workers, {name}: {got:?}, not {wanted:?}, for {fact:?}, {group:?}",
+                                    run + 1
+                                );
+                            }
+                        }
+                    }
                 }
-            }
-            Cells::Squares(m, sums) => {
-                let scale = scale(m);
-                let deviation = |(sum, squares, count): (i128, i128, u64)| {
-                    (count > 1).then(|| {
-                        let n = i128::from(count);
-                        let exact = n.checked_mul(squares).zip(sum.checked_mul(sum)).map(|(a, b)| (a - b) as f64);
-                        let scaled = exact.unwrap_or_else(|| n as f64 * squares as f64 - sum as f64 * sum as f64);
-                        (scaled.max(0.0) / (count as f64 * (count - 1) as f64)).sqrt() / scale
-                    })
-                };
-                Arc::new(kept(&sums, beyond).map(|cell| cell.and_then(deviation)).collect::<Float64Array>())
-            }
-            Cells::Least(m, found) | Cells::Greatest(m, found) => {
-                values_of(&plan.measures[m], kept(&found, beyond).map(Option::flatten))
-            }
-            Cells::Distinct(_, values) => {
-                let counts: Vec<i64> = values.iter().map(|v| v.len() as i64).collect();
-                Arc::new(kept(&counts, beyond).collect::<Int64Array>())
-            }
-            Cells::Last(m, found) => {
-                values_of(&plan.measures[m], kept(&found, beyond).map(|cell| cell.flatten().map(|(_, _, value)| value)))
-            }
-            Cells::Before(found, asked) => {
-                let since = found.iter().zip(asked).zip(beyond).map(|((found, asked), beyond)| {
-                    found.filter(|_| !beyond).map(|(time, _)| asked - plan.delay - time)
-                });
-                Arc::new(since.collect::<Int64Array>())
             }
         }
     }
-}
 
-/// Measured values as a column of their own type.
-///
-/// # Panics
-/// For a type that no measure has; the plan refuses those.
-pub fn values_of(data_type: &DataType, values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
-    match data_type {
-        DataType::Boolean => Arc::new(values.map(|v| v.map(|v| v != 0)).collect::<BooleanArray>()),
-        DataType::Int32 => Arc::new(values.map(|v| v.map(|v| v as i32)).collect::<Int32Array>()),
-        DataType::Int64 => Arc::new(values.collect::<Int64Array>()),
-        DataType::Decimal128(digits, scale) => Arc::new(
-            values
-                .map(|v| v.map(i128::from))
-                .collect::<Decimal128Array>()
-                .with_precision_and_scale(*digits, *scale)
-                .expect("a measure keeps its type"),
-        ),
-        other => {
-            assert_eq!(*other, timestamp(), "no measure has this type");
-            Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+    #[test]
+    fn groups_and_workers_change_no_byte() {
+        for seed in 100..104 {
+            let mut chance = Chance(seed);
+            let facts = scenario(&mut chance, 200);
+            let asked = questions(&mut chance);
+            let whole = fast(&facts, &asked, 1, Groups::Of(1000));
+            for (workers, groups) in [
+                (1, Groups::Of(1)),
+                (1, Groups::Of(7)),
+                (2, Groups::Of(7)),
+                (3, Groups::Of(1000)),
+                (2, Groups::Random(seed)),
+            ] {
+                let rows = fast(&facts, &asked, workers, groups);
+                assert!(rows == whole, "seed {seed}, {workers} workers, {groups:?}");
+            }
         }
+    }
+
+    /// Facts of one card, a line each: `tick time cents`, in microseconds; answers to counts and sums.
+    fn check(plan: WindowPlan, lines: &str, wanted: &Expect) {
+        let fact = |line: &str| {
+            let mut words = line.split_whitespace().map(|word| word.parse::<i64>().expect("a number"));
+            let mut word = || words.next().expect("tick, time and cents");
+            let (tick, time, cents) = (Tick::new(word(), 0).expect("in range"), word(), Some(word()));
+            Fact {
+                tick,
+                time,
+                card: Some(7),
+                shop: None,
+                cents,
+                points: 0,
+                city: None,
+                flag: None,
+                counted: true,
+            }
+        };
+        let facts: Vec<Fact> = lines.lines().filter(|line| !line.trim().is_empty()).map(fact).collect();
+        let asked = [Asked { key: CARD, only_counted: false, plan }];
+        let rows = fast(&facts, &asked, 1, Groups::Of(2));
+        let shown: Vec<String> = (0..rows.num_rows())
+            .map(|row| {
+                let answers: Vec<String> = asked[0]
+                    .names(0)
+                    .iter()
+                    .map(|name| match cell(rows.column_by_name(name).expect("named"), row) {
+                        Cell::Null => "-".to_owned(),
+                        Cell::Whole(number) => number.to_string(),
+                        Cell::Float(number) => number.to_string(),
+                    })
+                    .collect();
+                let reason = rows.column_by_name("features_reason").expect("always there");
+                let reason = if reason.is_null(row) { "" } else { " BEYOND_RETENTION" };
+                format!("@{} {}: {}{reason}\n", facts[row].tick.micros(), facts[row].time, answers.join(" "))
+            })
+            .collect();
+        wanted.assert_eq(&shown.concat());
+    }
+
+    #[test]
+    fn a_window_holds_its_end_and_not_its_start() {
+        // Width 10: at 110 the row of 100 has just left, that of 101 is still there.
+        check(
+            plan(&[10], 0, 1000, vec![Aggregate::Count, Aggregate::Sum(CENTS)]),
+            "
+            100 100 1
+            101 101 2
+            110 110 4
+            111 110 8
+            112 111 16
+            ",
+            &expect![[r#"
+                @100 100: 1 1
+                @101 101: 2 3
+                @110 110: 2 6
+                @111 110: 3 14
+                @112 111: 3 28
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_delay_moves_both_edges() {
+        // Width 10 and delay 5: the event at 115 sees (100, 110].
+        check(
+            plan(&[10], 5, 1000, vec![Aggregate::Count, Aggregate::Sum(CENTS), Aggregate::TimeSinceLast]),
+            "
+            100 100 1
+            101 101 2
+            110 110 4
+            111 111 8
+            115 115 16
+            116 116 32
+            ",
+            &expect![[r#"
+                @100 100: 0 - -
+                @101 101: 0 - -
+                @110 110: 2 3 9
+                @111 111: 2 3 10
+                @115 115: 2 6 5
+                @116 116: 2 12 5
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_late_fact_is_seen_from_its_tick_on_and_itself_sees_its_own_time() {
+        check(
+            plan(
+                &[10, 1000],
+                0,
+                50,
+                vec![Aggregate::Count, Aggregate::Last(CENTS), Aggregate::TimeSinceLast],
+            ),
+            "
+            200 200 1
+            201 160 2
+            202 200 4
+            251 201 8
+            252 201 16
+            ",
+            &expect![[r#"
+                @200 200: 1 1 - 1 1 -
+                @201 160: 1 2 - 1 2 -
+                @202 200: 2 4 0 3 4 0
+                @251 201: 3 8 1 4 8 1
+                @252 201: - - - - - - BEYOND_RETENTION
+            "#]],
+        );
     }
 }

@@ -4,3 +4,6 @@
 
 pub mod dedupe;
 pub mod log;
+pub mod sequencer;
+pub mod store;
+pub mod table;

@@ -7,8 +7,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use object_store::local::LocalFileSystem;
 use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use tidegate_facts::Digest;
 
 /// A store of immutable objects.
@@ -39,7 +39,9 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// An object cannot be written or read.
-    #[error("cannot {doing} `{path}`; check free space and permissions, then start again: what was committed stays")]
+    #[error(
+        "cannot {doing} `{path}`; check free space and permissions, then start again: what was committed stays"
+    )]
     Object {
         /// What was tried.
         doing: &'static str,
@@ -72,8 +74,10 @@ impl Store {
         let folder = |source: std::io::Error| StoreError::Folder { path: root.to_owned(), source };
         std::fs::create_dir_all(root).map_err(folder)?;
         let root = root.canonicalize().map_err(folder)?;
-        let objects = LocalFileSystem::new_with_prefix(&root)
-            .map_err(|error| StoreError::Folder { path: root.clone(), source: std::io::Error::other(error) })?;
+        let objects = LocalFileSystem::new_with_prefix(&root).map_err(|error| StoreError::Folder {
+            path: root.clone(),
+            source: std::io::Error::other(error),
+        })?;
         Ok(Store { root, objects: Arc::new(objects) })
     }
 
@@ -111,13 +115,19 @@ impl Store {
         match linked {
             Ok(()) => {
                 removed.map_err(object("tidy up beside"))?;
-                std::fs::File::open(folder).and_then(|f| f.sync_all()).map_err(object("sync the folder of"))?;
+                std::fs::File::open(folder)
+                    .and_then(|f| f.sync_all())
+                    .map_err(object("sync the folder of"))?;
                 Ok(Created::New)
             }
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 let there = std::fs::read(&path).map_err(object("read"))?;
                 let (found, wanted) = (Digest::of(&there), Digest::of(bytes));
-                if found == wanted { Ok(Created::Already) } else { Err(StoreError::Conflict { path, found, wanted }) }
+                if found == wanted {
+                    Ok(Created::Already)
+                } else {
+                    Err(StoreError::Conflict { path, found, wanted })
+                }
             }
             Err(error) => Err(object("write")(error)),
         }
@@ -145,7 +155,8 @@ impl Store {
         };
         let mut names = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(|source| StoreError::Object { doing: "list", path: path.clone(), source })?;
+            let entry =
+                entry.map_err(|source| StoreError::Object { doing: "list", path: path.clone(), source })?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if !name.contains(".unfinished-") {
                 names.push(format!("{folder}/{name}"));

@@ -77,7 +77,9 @@ pub enum TableError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The rows could not be encoded.
-    #[error("cannot encode table `{table}`; a column has a type that its format lacks: cast it in a `project` before")]
+    #[error(
+        "cannot encode table `{table}`; a column has a type that its format lacks: cast it in a `project` before"
+    )]
     Encode {
         /// The table.
         table: String,
@@ -85,7 +87,9 @@ pub enum TableError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The chain of commits is broken.
-    #[error("commit `{name}` {what}; restore the folder from a copy, or rebuild it by running the topology on the log in a new folder")]
+    #[error(
+        "commit `{name}` {what}; restore the folder from a copy, or rebuild it by running the topology on the log in a new folder"
+    )]
     Chain {
         /// The commit.
         name: String,
@@ -152,10 +156,16 @@ impl Unsealed {
             if rows.num_rows() == 0 {
                 continue;
             }
-            let bytes = self.format.encode(&rows).map_err(|source| TableError::Encode { table: self.table.clone(), source })?;
+            let bytes = self
+                .format
+                .encode(&rows)
+                .map_err(|source| TableError::Encode { table: self.table.clone(), source })?;
             let name = format!(
                 "tables/{}/{partition:04}/{:020}-{:020}.{}",
-                self.table, lower.0, upper.0, self.format.extension()
+                self.table,
+                lower.0,
+                upper.0,
+                self.format.extension()
             );
             store.create(&name, &bytes)?;
             files.push(TableFile {
@@ -202,7 +212,8 @@ impl Format {
     fn encode(self, rows: &RecordBatch) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
         match self {
             Format::Parquet => {
-                let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(writer_properties(&rows.schema())))?;
+                let mut writer =
+                    ArrowWriter::try_new(Vec::new(), rows.schema(), Some(writer_properties(&rows.schema())))?;
                 writer.write(rows)?;
                 Ok(writer.into_inner()?)
             }
@@ -264,9 +275,14 @@ impl Commits {
         for name in store.list("commits")? {
             let bytes = store.read(&name)?;
             let broken = |what: String| TableError::Chain { name: name.clone(), what };
-            let commit: Commit = serde_json::from_slice(&bytes).map_err(|e| broken(format!("cannot be read ({e})")))?;
+            let commit: Commit =
+                serde_json::from_slice(&bytes).map_err(|e| broken(format!("cannot be read ({e})")))?;
             if commit.number != commits.list.len() as u64 {
-                return Err(broken(format!("has number {} where {} follows", commit.number, commits.list.len())));
+                return Err(broken(format!(
+                    "has number {} where {} follows",
+                    commit.number,
+                    commits.list.len()
+                )));
             }
             if commit.previous != commits.head || commit.lower != commits.upper() {
                 return Err(broken("does not follow from the commit before it".to_owned()));
@@ -286,7 +302,13 @@ impl Commits {
     ///
     /// # Errors
     /// When the store refuses; another commit with its number is a conflict.
-    pub fn publish(&mut self, upper: Tick, plan: Digest, mut files: Vec<TableFile>, store: &Store) -> Result<(), TableError> {
+    pub fn publish(
+        &mut self,
+        upper: Tick,
+        plan: Digest,
+        mut files: Vec<TableFile>,
+        store: &Store,
+    ) -> Result<(), TableError> {
         files.sort();
         let number = self.list.len() as u64;
         let commit = Commit { number, lower: self.upper(), upper, previous: self.head, plan, files };
@@ -304,10 +326,10 @@ impl Commits {
 
     /// The names of the tables that hold rows, sorted.
     pub fn tables(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.list.iter().flat_map(|c| &c.files).map(|f| f.table.clone()).collect();
+        let mut names: Vec<String> =
+            self.list.iter().flat_map(|c| &c.files).map(|f| f.table.clone()).collect();
         names.sort();
         names.dedup();
         names
     }
 }
-

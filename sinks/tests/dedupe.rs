@@ -101,7 +101,7 @@ fn key(rng: &mut ChaCha8Rng) -> u128 {
 
 #[test]
 fn it_answers_as_a_map_does_through_runs_merges_restarts_and_damage() {
-    for seed in 0..300 {
+    for seed in 0..12 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let folder = tempfile::tempdir().unwrap();
         let memory_bytes = [0, 60_000, 300_000][seed as usize % 3];

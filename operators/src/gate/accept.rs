@@ -66,7 +66,12 @@ pub fn topic_of(class: EventClass) -> Topic {
 
 impl Checked {
     /// The facts of these records, and those that have no partition key.
-    pub fn accept(self, event: &EventPolicy, contexts: &Contexts, partitions: u16) -> (Accepted, Vec<Keyless>) {
+    pub fn accept(
+        self,
+        event: &EventPolicy,
+        contexts: &Contexts,
+        partitions: u16,
+    ) -> (Accepted, Vec<Keyless>) {
         let rows = self.records.len();
         let mut hashes: Vec<u8> = Vec::with_capacity(rows * 32);
         let mut partition_of: Vec<u16> = Vec::with_capacity(rows);
@@ -77,8 +82,9 @@ impl Checked {
         let event_ids = self.event_id.as_string::<i32>();
         let payload_text = event.payload.is_none().then(|| self.payload[0].as_string::<i32>());
         let fields = event.payload.iter().flat_map(|schema| &schema.fields);
-        let form = RowForm::new(fields.zip(&self.payload).map(|(field, column)| (field.name.as_str(), column)))
-            .expect("every type of a payload field has a canonical form");
+        let form =
+            RowForm::new(fields.zip(&self.payload).map(|(field, column)| (field.name.as_str(), column)))
+                .expect("every type of a payload field has a canonical form");
         let mut text: Vec<u8> = Vec::new();
         for row in 0..rows {
             text.clear();
@@ -90,13 +96,19 @@ impl Checked {
             hashes.extend_from_slice(hash.as_bytes());
 
             text.clear();
-            let has_key =
-                event.partition_key.iter().any(|source| push_key(source, &self.payload, event_ids, row, &mut text));
+            let has_key = event
+                .partition_key
+                .iter()
+                .any(|source| push_key(source, &self.payload, event_ids, row, &mut text));
             if !has_key {
                 keep.resize(row, true);
                 keep.push(false);
                 let event_id = event_ids.value(row).to_owned();
-                keyless.push(Keyless { record: self.records[row], event_id, payload_hash: Digest(*hash.as_bytes()) });
+                keyless.push(Keyless {
+                    record: self.records[row],
+                    event_id,
+                    payload_hash: Digest(*hash.as_bytes()),
+                });
                 continue;
             }
             partition_of.push(if partitions == 1 { 0 } else { partition(&text, partitions) });
@@ -125,7 +137,8 @@ impl Checked {
         .expect("the columns are those of a fact");
         if !keyless.is_empty() {
             keep.resize(rows, true);
-            batch = filter_record_batch(&batch, &BooleanArray::from(keep.clone())).expect("one mark for each row");
+            batch = filter_record_batch(&batch, &BooleanArray::from(keep.clone()))
+                .expect("one mark for each row");
             let mut marks = keep.iter();
             records.retain(|_| *marks.next().expect("one mark for each record"));
         }
@@ -220,7 +233,8 @@ fn schema(event: &EventPolicy) -> Schema {
         None => DataType::Utf8,
     };
     let fact = columns::fact_schema(payload);
-    let fields = fact.fields().iter().filter(|f| ![columns::TICK, columns::OFFSET].contains(&f.name().as_str()));
+    let fields =
+        fact.fields().iter().filter(|f| ![columns::TICK, columns::OFFSET].contains(&f.name().as_str()));
     Schema::new(fields.cloned().collect::<Fields>())
 }
 
@@ -261,7 +275,13 @@ fn partition(key: &[u8], partitions: u16) -> u16 {
 }
 
 /// Appends the key's canonical text; `false` when the source has no value, or an empty one.
-fn push_key(source: &KeySource, payload: &[ArrayRef], event_ids: &StringArray, row: usize, out: &mut Vec<u8>) -> bool {
+fn push_key(
+    source: &KeySource,
+    payload: &[ArrayRef],
+    event_ids: &StringArray,
+    row: usize,
+    out: &mut Vec<u8>,
+) -> bool {
     match source {
         KeySource::EventId => out.extend_from_slice(event_ids.value(row).as_bytes()),
         KeySource::Field(place) => push_cell(&payload[*place], row, out),
@@ -276,7 +296,9 @@ fn push_cell(column: &ArrayRef, row: usize, out: &mut Vec<u8>) {
         return;
     }
     match column.data_type() {
-        DataType::Boolean => out.extend_from_slice(if column.as_boolean().value(row) { b"true" } else { b"false" }),
+        DataType::Boolean => {
+            out.extend_from_slice(if column.as_boolean().value(row) { b"true" } else { b"false" })
+        }
         DataType::Int32 => jcs::push_integer(column.as_primitive::<Int32Type>().value(row).into(), out),
         DataType::Int64 => jcs::push_integer(column.as_primitive::<Int64Type>().value(row).into(), out),
         DataType::Float64 => {

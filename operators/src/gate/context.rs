@@ -35,17 +35,25 @@ impl Fault {
     pub fn too_large(bytes: usize, bytes_max: usize) -> Fault {
         Fault::new(
             Reason::RecordTooLarge,
-            format!("the record has {bytes} bytes, and the policy allows {bytes_max}; send less, or raise record_bytes_max"),
+            format!(
+                "the record has {bytes} bytes, and the policy allows {bytes_max}; send less, or raise record_bytes_max"
+            ),
         )
     }
 
     /// The event time is not one that the source may send.
     pub fn out_of_range(time: i64, bounds: TimeBounds) -> Fault {
-        let shown = if WRITABLE.contains(&time) { to_rfc3339(time) } else { format!("{time} microseconds after 1970") };
+        let shown = if WRITABLE.contains(&time) {
+            to_rfc3339(time)
+        } else {
+            format!("{time} microseconds after 1970")
+        };
         let (from, to) = (to_rfc3339(bounds.from), to_rfc3339(bounds.to));
         Fault::new(
             Reason::TimeOutOfRange,
-            format!("`ts_utc` {shown} is not within {from} to {to}; mend the record, or widen the source's time_between"),
+            format!(
+                "`ts_utc` {shown} is not within {from} to {to}; mend the record, or widen the source's time_between"
+            ),
         )
     }
 }
@@ -124,7 +132,10 @@ fn judge(context: &Context, events: &[EventPolicy]) -> Result<usize, Fault> {
         let known: Vec<&str> = events.iter().map(|event| event.event_type.as_ref()).collect();
         Fault::new(
             Reason::SchemaPolicyMissing,
-            format!("the policy has no event type `{event_type}`; add it, or send one of {}", known.join(", ")),
+            format!(
+                "the policy has no event type `{event_type}`; add it, or send one of {}",
+                known.join(", ")
+            ),
         )
     })?;
     let event = &events[place];
@@ -135,13 +146,19 @@ fn judge(context: &Context, events: &[EventPolicy]) -> Result<usize, Fault> {
             Some(producer) => {
                 return Err(Fault::new(
                     Reason::Unauthorized,
-                    format!("producer `{producer}` may not send `{event_type}`; the policy lets {}", allowed_text()),
+                    format!(
+                        "producer `{producer}` may not send `{event_type}`; the policy lets {}",
+                        allowed_text()
+                    ),
                 ));
             }
             None => {
                 return Err(Fault::new(
                     Reason::Unauthorized,
-                    format!("`producer` is missing; the policy lets only {} send `{event_type}`", allowed_text()),
+                    format!(
+                        "`producer` is missing; the policy lets only {} send `{event_type}`",
+                        allowed_text()
+                    ),
                 ));
             }
         }
@@ -150,7 +167,11 @@ fn judge(context: &Context, events: &[EventPolicy]) -> Result<usize, Fault> {
     if !missing.is_empty() {
         return Err(Fault::new(
             Reason::PinsMissing,
-            format!("class {} requires the pins {}; add them to the envelope", event.class.name(), missing.join(", ")),
+            format!(
+                "class {} requires the pins {}; add them to the envelope",
+                event.class.name(),
+                missing.join(", ")
+            ),
         ));
     }
     if let Some(allowed) = &event.versions {
@@ -160,7 +181,10 @@ fn judge(context: &Context, events: &[EventPolicy]) -> Result<usize, Fault> {
             Some(version) => {
                 return Err(Fault::new(
                     Reason::SchemaVersionNotAllowed,
-                    format!("`schema_version` `{version}` of `{event_type}` is not allowed; send {}", allowed_text()),
+                    format!(
+                        "`schema_version` `{version}` of `{event_type}` is not allowed; send {}",
+                        allowed_text()
+                    ),
                 ));
             }
             None => {

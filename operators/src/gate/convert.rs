@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt64Type,
+    DataType, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+    UInt64Type,
 };
 use tidegate_facts::FieldType;
 use tidegate_facts::schema::timestamp;
@@ -107,7 +106,11 @@ pub fn convert(column: &ArrayRef, to: FieldType, mut refuse: impl FnMut(usize, S
                 &mut |row, _| unfit(row, values.value_as_string(row)),
             );
             let fitted = fitted.as_primitive::<Decimal128Type>().clone();
-            Arc::new(fitted.with_precision_and_scale(precision, scale).expect("the schema's scale is within its digits"))
+            Arc::new(
+                fitted
+                    .with_precision_and_scale(precision, scale)
+                    .expect("the schema's scale is within its digits"),
+            )
         }
         FieldType::Text => unreachable!("checked above"),
         FieldType::Timestamp => moments(column, |row, found| refuse(row, expected(to, &found))),
@@ -118,15 +121,25 @@ pub fn convert(column: &ArrayRef, to: FieldType, mut refuse: impl FnMut(usize, S
 ///
 /// A moment between two microseconds, or outside the years 0000 to 9999, becomes null and is refused.
 pub fn moments(column: &ArrayRef, mut refuse: impl FnMut(usize, String)) -> ArrayRef {
-    let DataType::Timestamp(unit, _) = column.data_type() else { unreachable!("the plan lets only timestamps here") };
+    let DataType::Timestamp(unit, _) = column.data_type() else {
+        unreachable!("the plan lets only timestamps here")
+    };
     let times = match unit {
         TimeUnit::Second => {
             let values = column.as_primitive::<TimestampSecondType>();
-            each::<TimestampSecondType, TimestampMicrosecondType>(values, |v| writable(v.checked_mul(1_000_000)?), &mut refuse)
+            each::<TimestampSecondType, TimestampMicrosecondType>(
+                values,
+                |v| writable(v.checked_mul(1_000_000)?),
+                &mut refuse,
+            )
         }
         TimeUnit::Millisecond => {
             let values = column.as_primitive::<TimestampMillisecondType>();
-            each::<TimestampMillisecondType, TimestampMicrosecondType>(values, |v| writable(v.checked_mul(1_000)?), &mut refuse)
+            each::<TimestampMillisecondType, TimestampMicrosecondType>(
+                values,
+                |v| writable(v.checked_mul(1_000)?),
+                &mut refuse,
+            )
         }
         TimeUnit::Microsecond => {
             let values = column.as_primitive::<TimestampMicrosecondType>();

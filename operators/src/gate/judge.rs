@@ -6,18 +6,17 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::Schema;
 use tidegate_facts::json::{JsonFault, canonical};
-use tidegate_facts::{Context, FieldType, Reason, columns, tick};
+use tidegate_facts::{Context, Reason, tick};
 
 use super::accept::{Checked, Growing, Keyless};
 use super::context::{self, Contexts, Fault};
-use super::convert::is_convertible;
 use super::judged::{Judged, Refused};
 use super::line::{Glimpse, Lines, Payload, fits};
 use super::payload::{self, Cell};
 use super::policy::GatePolicy;
-use super::row::{EnvelopeColumns, Faults, payload_columns, show};
+use super::row::{self, EnvelopeColumns, Faults, payload_columns, show};
 
 /// Judges the records of one source.
 pub struct Judge {
@@ -85,7 +84,8 @@ impl Judge {
                 Ok(time) => self.last_time = time,
                 Err(refusal) => {
                     let Refusal { fault, glimpse } = *refusal;
-                    self.last_time = glimpse.ts_utc.filter(|t| self.bounds.contains(*t)).unwrap_or(self.last_time);
+                    self.last_time =
+                        glimpse.ts_utc.filter(|t| self.bounds.contains(*t)).unwrap_or(self.last_time);
                     judged.refused.push(refused(record, fault, glimpse.event_type, glimpse.event_id));
                 }
             }
@@ -130,7 +130,8 @@ impl Judge {
 
         let mut judged = Judged { positions: positions.to_vec(), ..Judged::default() };
         for row in 0..batch.num_rows() {
-            self.last_time = envelope.time(row).filter(|t| self.bounds.contains(*t)).unwrap_or(self.last_time);
+            self.last_time =
+                envelope.time(row).filter(|t| self.bounds.contains(*t)).unwrap_or(self.last_time);
             judged.times.push(self.last_time);
         }
         let event_type = || Some(context.event_type.clone()).filter(|name| fits(name, 256));
@@ -153,46 +154,7 @@ impl Judge {
                 known.join(", ")
             )];
         };
-        let mut faults = Vec::new();
-        let mut check = |name: &str, field_type: FieldType, required: bool| match schema.field_with_name(name) {
-            Ok(column) => {
-                let from = column.data_type();
-                let empty = from == &DataType::Null && required;
-                let convertible = match (field_type, [columns::TS_UTC, columns::EMITTED_AT_UTC].contains(&name)) {
-                    (FieldType::Timestamp, true) => matches!(from, DataType::Timestamp(..)),
-                    _ => is_convertible(from, field_type),
-                };
-                if empty || !convertible {
-                    faults.push(format!(
-                        "column `{name}` has type {from}, and `{event_type}` needs {field_type}; cast it explicitly"
-                    ));
-                }
-            }
-            Err(_) if required => faults.push(format!(
-                "there is no column `{name}`, which `{event_type}` needs as {field_type}; add it to the source's columns{}",
-                match name {
-                    columns::EVENT_ID | columns::TS_UTC => "",
-                    columns::PAYLOAD => ", or declare the payload's fields in the policy",
-                    _ => ", or declare it optional in the policy",
-                }
-            )),
-            Err(_) => {}
-        };
-        check(columns::EVENT_ID, FieldType::Text, true);
-        check(columns::TS_UTC, FieldType::Timestamp, true);
-        check(columns::EMITTED_AT_UTC, FieldType::Timestamp, false);
-        for name in [columns::TRACE_ID, columns::SPAN_ID, columns::PARENT_EVENT_ID] {
-            check(name, FieldType::Text, false);
-        }
-        match &event.payload {
-            Some(payload) => {
-                for field in &payload.fields {
-                    check(&field.name, field.field_type, field.required);
-                }
-            }
-            None => check(columns::PAYLOAD, FieldType::Text, true),
-        }
-        faults
+        row::check_columns(schema, event)
     }
 
     /// Checks one line and appends it to the facts of its type; gives its time.
@@ -207,13 +169,9 @@ impl Judge {
             let fault = Fault::too_large(bytes.len(), self.policy.record_bytes_max);
             return Err(Box::new(Refusal { fault, glimpse: Glimpse::default() }));
         }
-        let text = std::str::from_utf8(bytes).map_err(|error| {
-            let detail = format!("not UTF-8 from byte {} on; send text as UTF-8", error.valid_up_to());
-            Box::new(Refusal { fault: Fault::new(Reason::EnvelopeInvalid, detail), glimpse: Glimpse::default() })
-        })?;
-        let line = self.lines.read(text, &mut self.contexts, values).map_err(|fault| {
-            let detail = if text.is_empty() { "the record is empty; send one JSON object".to_owned() } else { fault.0 };
-            Box::new(Refusal { fault: Fault::new(Reason::EnvelopeInvalid, detail), glimpse: Glimpse::of(text) })
+        let line = self.lines.read(bytes, &mut self.contexts, values).map_err(|fault| {
+            let fault = Fault::new(Reason::EnvelopeInvalid, fault.0);
+            Box::new(Refusal { fault, glimpse: Glimpse::of(bytes) })
         })?;
         let known = self.contexts.get(line.context);
         let refusal = |fault: Fault| {
@@ -234,7 +192,7 @@ impl Judge {
             }
             (Payload::Object(object), Some(schema)) => {
                 payload::read(object.unwrap_or("{}"), schema, cells).map_err(fails)?;
-                self.lines.learn(text, line.context, schema);
+                self.lines.learn(bytes, line.context, schema);
                 None
             }
             (Payload::Object(object), None) => Some(canonical(object.unwrap_or("{}")).map_err(fails)?),
@@ -255,11 +213,19 @@ impl Judge {
         let names: Vec<&str> = event.partition_key.iter().map(|source| event.key_name(source)).collect();
         judged.refused.extend(keyless.into_iter().map(|Keyless { record, event_id, payload_hash }| {
             let names = names.join(", ");
-            let detail = format!("none of the partition keys has a value; send one of {names}, or add \"event_id\" to them");
+            let detail = format!(
+                "none of the partition keys has a value; send one of {names}, or add \"event_id\" to them"
+            );
             let fault = Fault::new(Reason::PartitionKeyMissing, detail);
             let event_type = Some(event.event_type.to_string());
             Refused { payload_hash: Some(payload_hash), ..refused(record, fault, event_type, Some(event_id)) }
         }));
+    }
+
+    /// What stands for a context's platform run and class in dedupe keys.
+    pub(super) fn scope_of(&mut self, context: &Context) -> [u8; 16] {
+        let number = self.contexts.number(context);
+        self.contexts.get(number).scope
     }
 
     fn forget_contexts(&mut self) {

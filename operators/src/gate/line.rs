@@ -85,13 +85,19 @@ impl Lines {
     /// The fault of its envelope.
     pub fn read<'a>(
         &mut self,
-        text: &'a str,
+        bytes: &'a [u8],
         contexts: &mut Contexts,
         values: &mut Vec<(usize, &'a str)>,
     ) -> Result<Line<'a>, JsonFault> {
-        if let Some(line) = self.read_shape(text, values) {
+        if let Some(line) = self.read_shape(bytes, values) {
             return Ok(line);
         }
+        if bytes.is_empty() {
+            return Err(JsonFault("the record is empty; send one JSON object".to_owned()));
+        }
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            JsonFault(format!("not UTF-8 from byte {} on; send text as UTF-8", error.valid_up_to()))
+        })?;
         let raw = self.raw(text);
         let known = raw.and_then(|raw| line(&raw, self.number(&raw)?));
         if let Some(line) = known {
@@ -116,10 +122,11 @@ impl Lines {
     }
 
     /// Learns the shape of a line in which no fault was found, so that lines like it are read faster.
-    pub fn learn(&mut self, text: &str, context: u32, schema: &PayloadSchema) {
+    pub fn learn(&mut self, bytes: &[u8], context: u32, schema: &PayloadSchema) {
         self.shapeless = self.shapeless.saturating_add(1);
         // A source whose lines are never alike pays for learning ever more rarely.
         if (self.shapeless <= 64 || self.shapeless.is_power_of_two())
+            && let Ok(text) = std::str::from_utf8(bytes)
             && let Some(shape) = Shape::of(text, &OWN, schema, context)
         {
             self.shapes.truncate(SHAPES_MAX - 1);
@@ -127,11 +134,11 @@ impl Lines {
         }
     }
 
-    fn read_shape<'a>(&mut self, text: &'a str, values: &mut Vec<(usize, &'a str)>) -> Option<Line<'a>> {
+    fn read_shape<'a>(&mut self, bytes: &'a [u8], values: &mut Vec<(usize, &'a str)>) -> Option<Line<'a>> {
         for place in 0..self.shapes.len() {
             let mut raw: Raw<'a> = [None; FIELDS.len()];
             values.clear();
-            let alike = self.shapes[place].read(text, |slot, value| match slot {
+            let alike = self.shapes[place].read(bytes, |slot, value| match slot {
                 Slot::Envelope(place) => raw[place] = Some(value),
                 Slot::Payload(place) => values.push((place, value)),
             });
@@ -247,12 +254,19 @@ pub struct Glimpse {
 
 impl Glimpse {
     /// Reads what can be read; of a field that stands twice, the first.
-    pub fn of(text: &str) -> Glimpse {
+    pub fn of(bytes: &[u8]) -> Glimpse {
         let mut glimpse = Glimpse::default();
+        let Ok(text) = std::str::from_utf8(bytes) else { return glimpse };
         let outcome = json::for_each_field(text, |key, value| {
             match key {
-                "event_type" => glimpse.event_type = glimpse.event_type.take().or_else(|| text_of(value, 256).map(Cow::into_owned)),
-                "event_id" => glimpse.event_id = glimpse.event_id.take().or_else(|| text_of(value, 256).map(Cow::into_owned)),
+                "event_type" => {
+                    glimpse.event_type =
+                        glimpse.event_type.take().or_else(|| text_of(value, 256).map(Cow::into_owned))
+                }
+                "event_id" => {
+                    glimpse.event_id =
+                        glimpse.event_id.take().or_else(|| text_of(value, 256).map(Cow::into_owned))
+                }
                 "ts_utc" => glimpse.ts_utc = glimpse.ts_utc.or_else(|| time_of(value)),
                 _ => {}
             }

@@ -9,8 +9,7 @@ struct Number<'a> {
 }
 
 impl Number<'_> {
-    fn of(text: &str) -> Option<Number<'_>> {
-        let bytes = text.as_bytes();
+    fn of(bytes: &[u8]) -> Option<Number<'_>> {
         let (negative, bytes) = match bytes.strip_prefix(b"-") {
             Some(rest) => (true, rest),
             None => (false, bytes),
@@ -38,7 +37,8 @@ impl Number<'_> {
                 return None;
             }
             rest = end;
-            exponent = power.iter().fold(0i64, |sum, d| sum.saturating_mul(10).saturating_add(i64::from(d - b'0')));
+            exponent =
+                power.iter().fold(0i64, |sum, d| sum.saturating_mul(10).saturating_add(i64::from(d - b'0')));
             exponent *= sign;
         }
         rest.is_empty().then_some(Number { negative, whole, fraction, exponent })
@@ -50,9 +50,9 @@ fn digits(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(bytes.iter().take_while(|b| b.is_ascii_digit()).count())
 }
 
-/// Whether `text` is a JSON number.
-pub fn is_number(text: &str) -> bool {
-    Number::of(text).is_some()
+/// Whether `bytes` are a JSON number.
+pub fn is_number(bytes: &[u8]) -> bool {
+    Number::of(bytes).is_some()
 }
 
 /// The whole number that `text` is, without point or exponent; `None` beyond 64 bits.
@@ -66,7 +66,7 @@ pub fn integer(text: &str) -> Option<i64> {
 
 /// The finite float that `text` is; zero has no sign, since its canonical form has none.
 pub fn float(text: &str) -> Option<f64> {
-    Number::of(text)?;
+    Number::of(text.as_bytes())?;
     text.parse::<f64>().ok().filter(|value| value.is_finite()).map(|value| value + 0.0)
 }
 
@@ -83,7 +83,8 @@ pub enum NotDecimal {
 
 /// `text` times `10^scale`, when that is a whole number of at most `precision` digits (at most 18).
 pub fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, NotDecimal> {
-    let Number { negative, whole, fraction, exponent } = Number::of(text).ok_or(NotDecimal::Number)?;
+    let Number { negative, whole, fraction, exponent } =
+        Number::of(text.as_bytes()).ok_or(NotDecimal::Number)?;
     let all = || whole.iter().chain(fraction);
     if all().all(|digit| *digit == b'0') {
         return Ok(0);

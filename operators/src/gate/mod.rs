@@ -15,6 +15,7 @@ mod line;
 mod literal;
 mod payload;
 mod policy;
+mod replayed;
 mod row;
 mod shape;
 

@@ -183,7 +183,9 @@ impl Column {
             FieldType::Int32 => Column::Int32(Int32Builder::new()),
             FieldType::Int64 => Column::Int64(Int64Builder::new()),
             FieldType::Float64 => Column::Float64(Float64Builder::new()),
-            FieldType::Decimal(precision, scale) => Column::Decimal(Decimal128Builder::new(), precision, scale),
+            FieldType::Decimal(precision, scale) => {
+                Column::Decimal(Decimal128Builder::new(), precision, scale)
+            }
             FieldType::Text => Column::Text(StringBuilder::new()),
             FieldType::Timestamp => Column::Timestamp(TimestampMicrosecondBuilder::new()),
         }
@@ -229,7 +231,10 @@ impl Column {
             Column::Int64(mut column) => Arc::new(column.finish()),
             Column::Float64(mut column) => Arc::new(column.finish()),
             Column::Decimal(mut column, precision, scale) => Arc::new(
-                column.finish().with_precision_and_scale(precision, scale).expect("the schema's scale is within its digits"),
+                column
+                    .finish()
+                    .with_precision_and_scale(precision, scale)
+                    .expect("the schema's scale is within its digits"),
             ),
             Column::Text(mut column) => Arc::new(column.finish()),
             Column::Timestamp(mut column) => Arc::new(column.finish().with_timezone("UTC")),

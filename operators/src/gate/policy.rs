@@ -95,10 +95,12 @@ impl GatePolicy {
         let events: BTreeMap<&str, serde_json::Value> = self
             .events()
             .map(|event| {
-                let key: Vec<&str> = event.partition_key.iter().map(|source| event.key_name(source)).collect();
+                let key: Vec<&str> =
+                    event.partition_key.iter().map(|source| event.key_name(source)).collect();
                 let payload = event.payload.as_ref().map(|schema| {
                     let mark = |field: &Field| if field.required { "" } else { "?" };
-                    let said = |field: &Field| (field.name.clone(), format!("{}{}", field.field_type, mark(field)));
+                    let said =
+                        |field: &Field| (field.name.clone(), format!("{}{}", field.field_type, mark(field)));
                     schema.fields.iter().map(said).collect::<Vec<_>>()
                 });
                 let content = serde_json::json!({
@@ -165,13 +167,19 @@ impl Reader<'_> {
                 "revision" => revision = Some(self.name(key, value)),
                 "record_bytes_max" => record_bytes_max = self.record_bytes_max(value),
                 "event" => events = Some(self.events(value)),
-                other => self.fault(key.span().start, unknown("key", other, &["id", "revision", "record_bytes_max", "event"])),
+                other => self.fault(
+                    key.span().start,
+                    unknown("key", other, &["id", "revision", "record_bytes_max", "event"]),
+                ),
             }
         }
         for (known, example) in [
             (id.is_some(), "`id` is missing; add a stable name such as id = \"gate.cards\""),
             (revision.is_some(), "`revision` is missing; add one such as revision = \"1\""),
-            (events.is_some(), "no event type is declared; add a table such as [event.\"card.transaction.v1\"]"),
+            (
+                events.is_some(),
+                "no event type is declared; add a table such as [event.\"card.transaction.v1\"]",
+            ),
         ] {
             if !known {
                 self.fault(0, example);
@@ -203,7 +211,10 @@ impl Reader<'_> {
     fn events(&mut self, value: &Value) -> Option<BTreeMap<Arc<str>, EventPolicy>> {
         let table = self.table("event", value)?;
         if table.is_empty() {
-            self.fault(value.span().start, "no event type is declared; add a table such as [event.\"card.transaction.v1\"]");
+            self.fault(
+                value.span().start,
+                "no event type is declared; add a table such as [event.\"card.transaction.v1\"]",
+            );
         }
         let events: Vec<Option<EventPolicy>> =
             in_file_order(table).into_iter().map(|(key, value)| self.event(key, value)).collect();
@@ -234,7 +245,10 @@ impl Reader<'_> {
         if class.is_none() {
             self.fault(
                 name.span().start,
-                format!("event type `{event_type}` has no class; add class = \"traffic\", or another of {}", classes()),
+                format!(
+                    "event type `{event_type}` has no class; add class = \"traffic\", or another of {}",
+                    classes()
+                ),
             );
         }
         let payload = payload?;
@@ -242,13 +256,23 @@ impl Reader<'_> {
             None => vec![KeySource::EventId],
             Some(names) => self.partition_key(names?, payload.as_ref())?,
         };
-        Some(EventPolicy { event_type, class: class??, versions: versions?, producers: producers?, partition_key, payload })
+        Some(EventPolicy {
+            event_type,
+            class: class??,
+            versions: versions?,
+            producers: producers?,
+            partition_key,
+            payload,
+        })
     }
 
     fn class(&mut self, value: &Value) -> Option<EventClass> {
         let class = value.get_ref().as_str().and_then(EventClass::parse);
         if class.is_none() {
-            self.fault(value.span().start, format!("`class` is not one of the classes; use one of {}", classes()));
+            self.fault(
+                value.span().start,
+                format!("`class` is not one of the classes; use one of {}", classes()),
+            );
         }
         class
     }
@@ -283,7 +307,10 @@ impl Reader<'_> {
         for (key, value) in in_file_order(table) {
             let name = key.get_ref().as_ref();
             let Some(said) = value.get_ref().as_str() else {
-                self.fault(value.span().start, format!("the type of `{name}` is text; write it as {name} = \"int32\""));
+                self.fault(
+                    value.span().start,
+                    format!("the type of `{name}` is text; write it as {name} = \"int32\""),
+                );
                 continue;
             };
             let (type_name, required) = match said.strip_suffix('?') {
@@ -305,7 +332,10 @@ impl Reader<'_> {
     fn table<'v, 't>(&mut self, name: &str, value: &'v Value<'t>) -> Option<&'v DeTable<'t>> {
         let table = value.get_ref().as_table();
         if table.is_none() {
-            self.fault(value.span().start, format!("`{name}` is a table; write it as [{name}] and its keys below"));
+            self.fault(
+                value.span().start,
+                format!("`{name}` is a table; write it as [{name}] and its keys below"),
+            );
         }
         table
     }
@@ -313,7 +343,10 @@ impl Reader<'_> {
     fn name(&mut self, key: &Key, value: &Value) -> Option<String> {
         let name = value.get_ref().as_str().filter(|name| !name.is_empty());
         if name.is_none() {
-            self.fault(value.span().start, format!("`{}` is text that is not empty; write it in quotes", key.get_ref()));
+            self.fault(
+                value.span().start,
+                format!("`{}` is text that is not empty; write it in quotes", key.get_ref()),
+            );
         }
         name.map(str::to_owned)
     }
@@ -326,7 +359,10 @@ impl Reader<'_> {
         let texts = texts.filter(|texts| !texts.is_empty() && texts.iter().all(|(_, text)| !text.is_empty()));
         if texts.is_none() {
             let key = key.get_ref();
-            self.fault(value.span().start, format!("`{key}` is a list of texts; write {key} = [\"...\"], or leave it out"));
+            self.fault(
+                value.span().start,
+                format!("`{key}` is a list of texts; write {key} = [\"...\"], or leave it out"),
+            );
         }
         texts
     }
@@ -382,10 +418,13 @@ class = "control"
 
     #[test]
     fn a_policy_keeps_the_order_of_its_fields() {
-        check(CARDS, expect![[r#"
+        check(
+            CARDS,
+            expect![[r#"
             EventPolicy { event_type: "card.transaction.v1", class: Traffic, versions: Some({"v1", "v2"}), producers: None, partition_key: [Field(2), Field(0)], payload: Some(PayloadSchema { fields: [Field { name: "customer_id", field_type: Int32, required: true }, Field { name: "amount", field_type: Decimal(12, 2), required: true }, Field { name: "note", field_type: Text, required: false }] }) }
             EventPolicy { event_type: "run.started", class: Control, versions: None, producers: None, partition_key: [EventId], payload: None }
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -431,22 +470,34 @@ d = 1
                 line 22: `event."d"` is a table; write it as [event."d"] and its keys below
             "#]],
         );
-        check("", expect![[r#"
+        check(
+            "",
+            expect![[r#"
             line 1: `id` is missing; add a stable name such as id = "gate.cards"
             line 1: `revision` is missing; add one such as revision = "1"
             line 1: no event type is declared; add a table such as [event."card.transaction.v1"]
-        "#]]);
-        check("id = \"a\nrevision = \nid = 2", expect![[r#"
+        "#]],
+        );
+        check(
+            "id = \"a\nrevision = \nid = 2",
+            expect![[r#"
             line 1: not TOML: invalid basic string, expected `"`
             line 2: not TOML: string values must be quoted, expected literal string
             line 3: not TOML: duplicate key
-        "#]]);
-        check("id = \"a\"\nrevision = \"1\"\n[event]\n", expect![[r#"
+        "#]],
+        );
+        check(
+            "id = \"a\"\nrevision = \"1\"\n[event]\n",
+            expect![[r#"
             line 3: no event type is declared; add a table such as [event."card.transaction.v1"]
-        "#]]);
-        check("id = \"a\"\nrevision = \"1\"\n[event.x]\nclass = \"audit\"\npayload = 1\n", expect![[r#"
+        "#]],
+        );
+        check(
+            "id = \"a\"\nrevision = \"1\"\n[event.x]\nclass = \"audit\"\npayload = 1\n",
+            expect![[r#"
             line 5: `event."x".payload` is a table; write it as [event."x".payload] and its keys below
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -465,7 +516,10 @@ d = 1
             CARDS.replace("text?", "text"),
             CARDS.replace("\"control\"", "\"audit\""),
             CARDS.replace("revision = \"1\"", "revision = \"2\""),
-            CARDS.replace("customer_id = \"int32\"\namount = \"decimal(12,2)\"", "amount = \"decimal(12,2)\"\ncustomer_id = \"int32\""),
+            CARDS.replace(
+                "customer_id = \"int32\"\namount = \"decimal(12,2)\"",
+                "amount = \"decimal(12,2)\"\ncustomer_id = \"int32\"",
+            ),
         ] {
             assert_ne!(digest(&other), first, "{other}");
         }

@@ -3,22 +3,74 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, PrimitiveArray, RecordBatch, StringArray, StringBuilder, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, PrimitiveArray, RecordBatch, StringArray, StringBuilder,
+    new_null_array,
 };
 use arrow::compute::{cast, filter};
-use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Schema, TimeUnit, TimestampMicrosecondType};
 use tidegate_facts::jcs::RowForm;
 use tidegate_facts::json::{canonical, expected};
 use tidegate_facts::schema::timestamp;
-use tidegate_facts::{Reason, columns};
+use tidegate_facts::{FieldType, Reason, columns};
 
 use super::accept::Checked;
 use super::context::Fault;
-use super::convert::{WRITABLE, convert, is_text, moments};
+use super::convert::{WRITABLE, convert, is_convertible, is_text, moments};
 use super::judge::TimeBounds;
 use super::line::fits;
 use super::payload;
 use super::policy::EventPolicy;
+
+/// Whether rows of these columns can be judged as an event type: every fault, with its mend.
+pub fn check_columns(schema: &Schema, event: &EventPolicy) -> Vec<String> {
+    let optional = |name, field_type| (name, field_type, false);
+    let mut wanted = vec![
+        (columns::EVENT_ID, FieldType::Text, true),
+        (columns::TS_UTC, FieldType::Timestamp, true),
+        optional(columns::EMITTED_AT_UTC, FieldType::Timestamp),
+        optional(columns::TRACE_ID, FieldType::Text),
+        optional(columns::SPAN_ID, FieldType::Text),
+        optional(columns::PARENT_EVENT_ID, FieldType::Text),
+    ];
+    match &event.payload {
+        Some(payload) => {
+            wanted.extend(payload.fields.iter().map(|f| (f.name.as_str(), f.field_type, f.required)));
+        }
+        None => wanted.push((columns::PAYLOAD, FieldType::Text, true)),
+    }
+    let event_type = &event.event_type;
+    let mut faults = Vec::new();
+    for (name, field_type, required) in wanted {
+        match schema.field_with_name(name).map(|column| column.data_type()) {
+            Ok(DataType::Null) if !required => {}
+            Ok(from) if from != &DataType::Null && is_readable(name, from, field_type) => {}
+            Ok(from) => faults.push(format!(
+                "column `{name}` has type {from}, and `{event_type}` needs {field_type}; cast it explicitly"
+            )),
+            Err(_) if !required => {}
+            Err(_) => {
+                let or = match name {
+                    columns::EVENT_ID | columns::TS_UTC => "",
+                    columns::PAYLOAD => ", or declare the payload's fields in the policy",
+                    _ => ", or declare it optional in the policy",
+                };
+                faults.push(format!(
+                    "there is no column `{name}`, which `{event_type}` needs as {field_type}; \
+                     add it to the source's columns{or}"
+                ));
+            }
+        }
+    }
+    faults
+}
+
+/// The envelope's times are columns of times already; a field of the payload may be parsed.
+fn is_readable(name: &str, from: &DataType, field_type: FieldType) -> bool {
+    match name {
+        columns::TS_UTC | columns::EMITTED_AT_UTC => matches!(from, DataType::Timestamp(..)),
+        _ => is_convertible(from, field_type),
+    }
+}
 
 /// The first fault of each row. The checks run in the gate's order, and a later fault changes nothing.
 pub struct Faults(Vec<Option<Fault>>);
@@ -82,7 +134,7 @@ impl EnvelopeColumns {
         let times = batch.column_by_name(columns::TS_UTC).expect("the plan saw `ts_utc`");
         let mut unreadable = Vec::new();
         let ts_utc = moments(times, |row, found| unreadable.push((row, found)));
-        let is_fine = matches!(times.data_type(), DataType::Timestamp(arrow::datatypes::TimeUnit::Nanosecond, _));
+        let is_fine = matches!(times.data_type(), DataType::Timestamp(TimeUnit::Nanosecond, _));
         let beyond = if is_fine {
             refuse_times(columns::TS_UTC, unreadable, faults);
             Vec::new()
@@ -123,7 +175,10 @@ impl EnvelopeColumns {
     pub fn check_times(&self, bounds: TimeBounds, faults: &mut Faults) {
         for (row, found) in &self.beyond {
             faults.refuse(*row, || {
-                Fault::new(Reason::TimeOutOfRange, format!("`ts_utc`: {found} of its unit is outside the years 0000 to 9999"))
+                Fault::new(
+                    Reason::TimeOutOfRange,
+                    format!("`ts_utc` is {found} units after 1970, beyond the year 9999 or before 0000; mend the record"),
+                )
             });
         }
         for row in 0..self.ts_utc.len() {
@@ -177,14 +232,17 @@ fn check_texts(name: &str, texts: &ArrayRef, longest: usize, required: bool, fau
             }
         } else if !fits(texts.value(row), longest) {
             let found = texts.value(row).chars().count();
-            faults.refuse(row, || envelope_fault(name, &format!("has {found} characters; send 1 to {longest}")));
+            faults.refuse(row, || {
+                envelope_fault(name, &format!("has {found} characters; send 1 to {longest}"))
+            });
         }
     }
 }
 
 fn refuse_times(name: &str, unreadable: Vec<(usize, String)>, faults: &mut Faults) {
     for (row, found) in unreadable {
-        faults.refuse(row, || envelope_fault(name, &format!("is {found}; send a time of whole microseconds")));
+        faults
+            .refuse(row, || envelope_fault(name, &format!("is {found}; send a time of whole microseconds")));
     }
 }
 
@@ -257,7 +315,10 @@ pub fn show(batch: &RecordBatch, rows: &[u32]) -> Vec<Vec<u8>> {
         names()
             .zip(batch.columns())
             .filter_map(|(name, column)| {
-                Some((name, if keeps(column) { Arc::clone(column) } else { as_text(column).filter(has_form)? }))
+                Some((
+                    name,
+                    if keeps(column) { Arc::clone(column) } else { as_text(column).filter(has_form)? },
+                ))
             })
             .collect()
     };

@@ -3,7 +3,8 @@
 //! A producer writes its records one way, so that a line differs from an earlier one in a few
 //! scalars only. A shape is an earlier line with holes where those stand. A line that has the same
 //! bytes around the holes, and one JSON scalar in each, is JSON with the same keys in the same
-//! order: the shape was parsed, and a scalar may stand where another stood.
+//! order: the shape was parsed, and a scalar may stand where another stood. For the same reason it is
+//! UTF-8 when each hole is.
 
 use tidegate_facts::PayloadSchema;
 use tidegate_facts::envelope::FIELDS;
@@ -45,7 +46,7 @@ impl Shape {
         let mut dig = |value: &str, slot: Slot| {
             let start = value.as_ptr().addr() - text.as_ptr().addr();
             let end = start + value.len();
-            is_whole &= scalar_end(text, start) == Some(end);
+            is_whole &= scalar_end(text.as_bytes(), start) == Some(end);
             holes.push(Hole { start, end, slot });
         };
         json::for_each_field(text, |key, value| {
@@ -65,35 +66,41 @@ impl Shape {
     }
 
     /// Reads a line of this shape: `fill` gets the source text of each hole. `false` for a line of another shape.
-    pub fn read<'a>(&self, text: &'a str, mut fill: impl FnMut(Slot, &'a str)) -> bool {
+    pub fn read<'a>(&self, line: &'a [u8], mut fill: impl FnMut(Slot, &'a str)) -> bool {
         let (mut at, mut shape_at) = (0, 0);
         for hole in &self.holes {
             let around = &self.text.as_bytes()[shape_at..hole.start];
             let start = at + around.len();
-            if text.as_bytes().get(at..start) != Some(around) {
+            if line.get(at..start) != Some(around) {
                 return false;
             }
-            let Some(end) = scalar_end(text, start) else { return false };
-            fill(hole.slot, &text[start..end]);
+            let Some(end) = scalar_end(line, start) else { return false };
+            let Ok(value) = std::str::from_utf8(&line[start..end]) else { return false };
+            fill(hole.slot, value);
             (at, shape_at) = (end, hole.end);
         }
-        text.as_bytes()[at..] == self.text.as_bytes()[shape_at..]
+        line[at..] == self.text.as_bytes()[shape_at..]
     }
 }
 
 /// Where the scalar ends that stands at `start`; `None` for what is no scalar, or a string with escapes.
-fn scalar_end(text: &str, start: usize) -> Option<usize> {
-    let rest = &text.as_bytes()[start..];
+fn scalar_end(line: &[u8], start: usize) -> Option<usize> {
+    let rest = &line[start..];
     match *rest.first()? {
         b'"' => {
             let length = rest[1..].iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20))?;
             (rest[1 + length] == b'"').then_some(start + length + 2)
         }
         b'-' | b'0'..=b'9' => {
-            let length = rest.iter().take_while(|b| matches!(b, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')).count();
-            is_number(&text[start..start + length]).then_some(start + length)
+            let length = rest
+                .iter()
+                .take_while(|b| matches!(b, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'))
+                .count();
+            is_number(&rest[..length]).then_some(start + length)
         }
-        _ => ["true", "false", "null"].iter().find(|w| rest.starts_with(w.as_bytes())).map(|w| start + w.len()),
+        _ => {
+            ["true", "false", "null"].iter().find(|w| rest.starts_with(w.as_bytes())).map(|w| start + w.len())
+        }
     }
 }
 
@@ -105,14 +112,16 @@ mod tests {
 
     #[test]
     fn a_line_of_the_shape_is_read_and_any_other_is_not() {
-        let field = |name: &str| Field { name: name.to_owned(), field_type: FieldType::Text, required: false };
+        let field =
+            |name: &str| Field { name: name.to_owned(), field_type: FieldType::Text, required: false };
         let schema = PayloadSchema { fields: vec![field("a"), field("b")] };
-        let shape = Shape::of(r#"{"event_id":"x", "seed":7,"payload":{"b":1,"a":null}} "#, &[0], &schema, 0).unwrap();
+        let shape =
+            Shape::of(r#"{"event_id":"x", "seed":7,"payload":{"b":1,"a":null}} "#, &[0], &schema, 0).unwrap();
         assert!(Shape::of(r#"{"event_id":"\u0041","payload":{}}"#, &[0], &schema, 0).is_none());
         assert!(Shape::of(r#"{"event_id":"x","payload":{"a":"\n"}}"#, &[0], &schema, 0).is_none());
         let check = |text: &str, holes: &[&str]| {
             let mut found = Vec::new();
-            let read = shape.read(text, |slot, value| found.push(format!("{slot:?} {value}")));
+            let read = shape.read(text.as_bytes(), |slot, value| found.push(format!("{slot:?} {value}")));
             assert_eq!(read, !holes.is_empty(), "{text}");
             if read {
                 assert_eq!(found, holes);

@@ -119,7 +119,7 @@ impl Part<'_> {
     }
 
     fn ticks(&self) -> impl Iterator<Item = Tick> {
-        self.stored(columns::TICK).as_primitive::<UInt64Type>().values().clone().into_iter().map(|tick| Tick(*tick))
+        self.stored(columns::TICK).as_primitive::<UInt64Type>().values().to_vec().into_iter().map(Tick)
     }
 
     /// A column as it stands in the log, which leaves out those that hold nothing.

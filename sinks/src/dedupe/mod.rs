@@ -9,8 +9,8 @@
 //!
 //! Invariants:
 //! * The runs cover the ticks from zero on without gaps, and hold only facts that are durable in the log.
-//! * What [`DedupeIndex::get`] returns is what was inserted first under the key, so facts that turn out not to
-//!   be durable can have hidden nothing. Damage is an error, never another answer.
+//! * [`DedupeIndex::get`] gives the first fact inserted under a key. A later one stays out, so when a crash
+//!   loses it, nothing is missing. Damage is an error, never another answer.
 //! * When threads finish decides where an entry stands, and nothing else.
 //!
 //! Memory, of which `memory_bytes` is the bound: a sixth each for the table that fills, for the one that is

@@ -28,7 +28,9 @@ pub enum Start {
 pub enum Until {
     /// In front of the group of this number, the durable end: whatever is missing before is an error.
     Group(u64),
-    /// Behind the last complete group. A torn group at the end of the log is left out in silence.
+    /// Behind the last complete group. A torn group at the end of the log is left out in silence. Each
+    /// time reading gets there, it looks through the rest of the segment, so to follow a log that
+    /// appends, [`Until::Group`] costs less.
     Complete,
 }
 

@@ -105,7 +105,8 @@ impl EmbeddedLog {
         let (first, at) = cursor.place();
         let path = segment::path(folder, first);
         let truncated = torn.map(|(detail, bytes)| {
-            tracing::warn!(segment = %path.display(), at, bytes, detail, "the log's last group was torn and is taken back");
+            let segment = path.display();
+            tracing::warn!(%segment, at, bytes, detail, "the log's last group was torn and is taken back");
             Truncated { segment: path.clone(), at, bytes }
         });
         let segment = Segment::open(folder, first, at, options.segment_bytes)
@@ -194,7 +195,7 @@ impl EmbeddedLog {
         &self.folder
     }
 
-    /// Has the next segment made ready once this one is half full, so that a small log costs no more than it holds.
+    /// Has the next segment made ready once this one is half full.
     fn prepare(&mut self) {
         if self.next.is_none() && self.segment.at > self.options.segment_bytes / 2 {
             self.next = Some(Preparation::start(&self.folder, self.options.segment_bytes));

@@ -1,0 +1,73 @@
+//! What the tests of the whole share: run a topology, ask its tables.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use futures::TryStreamExt;
+use tidegate_dataflows::Plan;
+use tidegate_dataflows::run::{Options, Report, run};
+use tidegate_dataflows::topology::{Override, Topology};
+use tidegate_dataflows::watch::Watch;
+use tidegate_queries::Catalogue;
+
+/// A file of this repository.
+pub fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Plans a topology with `--set` overrides.
+pub fn plan(topology: &Path, set: &[String]) -> Arc<Plan> {
+    let overrides: Vec<Override> = set.iter().map(|text| Override::parse(text).unwrap()).collect();
+    let topology = Topology::read(topology, &overrides).unwrap_or_else(|faults| panic!("{faults:#?}"));
+    Arc::new(Plan::new(topology).unwrap_or_else(|faults| panic!("{faults:#?}")))
+}
+
+/// A watch over a plan.
+pub fn watch(plan: &Plan) -> Watch {
+    let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
+    let nodes: Vec<String> = plan.steps.iter().map(|s| s.name.clone()).collect();
+    Watch::new(&sources, &nodes)
+}
+
+/// Runs a plan until idle.
+pub fn run_plan(plan: &Arc<Plan>, data: &Path, workers: usize) -> Report {
+    let options = Options { workers, ..Options::new(data) };
+    run(plan, &options, &watch(plan)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The rows of a query over a data folder.
+pub fn ask(data: &Path, sql: &str) -> Vec<RecordBatch> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let catalogue = Catalogue::open(data, None).unwrap();
+        let rows = catalogue.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        rows.try_collect().await.unwrap()
+    })
+}
+
+/// The answer of a query as text.
+pub fn table(data: &Path, sql: &str) -> String {
+    arrow::util::pretty::pretty_format_batches(&ask(data, sql)).unwrap().to_string()
+}
+
+/// Every file below a folder, by its relative name.
+pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(folder).unwrap().to_string_lossy().into_owned();
+                found.push((name, std::fs::read(&path).unwrap()));
+            }
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,141 @@
+//! One scenario, however it is run: the same facts, the same tables, the same bytes.
+
+mod common;
+
+use std::path::Path;
+
+use tidegate_replay::{compare, replay};
+
+/// A small world: about 6,000 payments and their labels over 20 days.
+fn small_world(batch_rows: usize) -> Vec<String> {
+    vec![
+        "transactions.world={ seed = 7, customers = 150, terminals = 60, days = 20, radius = 12.0 }".to_owned(),
+        "commit_rows=3000".to_owned(),
+        format!("batch_rows={batch_rows}"),
+    ]
+}
+
+fn fraud() -> std::path::PathBuf {
+    common::file("dataflows/fraud.toml")
+}
+
+/// The tables' rows, whatever the files they are cut into.
+fn rows(data: &Path) -> String {
+    let features = common::table(data, "SELECT * FROM features ORDER BY _tick");
+    features + &common::table(data, "SELECT * FROM decisions ORDER BY _tick")
+}
+
+#[test]
+fn workers_and_batches_do_not_change_a_byte() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut first: Option<Vec<(String, Vec<u8>)>> = None;
+    for (workers, batch_rows) in [(1, 100_000), (2, 1_000), (4, 100), (3, 37)] {
+        let data = scratch.path().join(format!("{workers}-{batch_rows}"));
+        let plan = common::plan(&fraud(), &small_world(batch_rows));
+        let report = common::run_plan(&plan, &data, workers);
+        assert!(report.commits.list.len() > 3, "several commits");
+        let files = common::files(&data.join("store"));
+        match &first {
+            None => first = Some(files),
+            Some(first) => {
+                assert_eq!(first.len(), files.len());
+                for (one, other) in first.iter().zip(&files) {
+                    assert_eq!(one.0, other.0);
+                    assert!(one.1 == other.1, "{} differs with {workers} workers in batches of {batch_rows}", one.0);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn one_fact_a_batch_gives_the_same_bytes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let world = "transactions.world={ seed = 3, customers = 20, terminals = 10, days = 12, radius = 30.0 }";
+    let run = |batch_rows: usize| {
+        let data = scratch.path().join(batch_rows.to_string());
+        let plan = common::plan(&fraud(), &[world.to_owned(), "commit_rows=100".to_owned(), format!("batch_rows={batch_rows}")]);
+        common::run_plan(&plan, &data, 2);
+        common::files(&data.join("store"))
+    };
+    assert!(run(1) == run(100_000));
+}
+
+#[test]
+fn a_second_run_adds_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let plan = common::plan(&fraud(), &small_world(1_000));
+    common::run_plan(&plan, scratch.path(), 1);
+    let before = common::files(scratch.path());
+    let again = common::run_plan(&plan, scratch.path(), 2);
+    assert_eq!(again.counts.records(), 0);
+    assert!(again.facts > 0);
+    let after = common::files(scratch.path());
+    let of_log = |files: &[(String, Vec<u8>)]| files.iter().filter(|f| !f.0.starts_with("index")).cloned().collect::<Vec<_>>();
+    assert!(of_log(&before) == of_log(&after), "log and store are as they were");
+}
+
+#[test]
+fn two_halves_equal_one_whole() {
+    let scratch = tempfile::tempdir().unwrap();
+    let lines: Vec<String> = (0..400)
+        .map(|i| {
+            let at = tidegate_facts::time::to_rfc3339(1_767_225_600_000_000 + i * 977_000_000);
+            format!("{i},{at},{},{},{}.{:02}\n", i % 7, i % 5, i % 300, i % 100)
+        })
+        .collect();
+    let header = "transaction_id,at,customer_id,terminal_id,amount\n";
+    let topology = common::file("tests/topologies/payments.toml");
+    let run = |data: &str, upto: usize, workers: usize| {
+        let csv = scratch.path().join(format!("{data}.csv"));
+        std::fs::write(&csv, format!("{header}{}", lines[..upto].concat())).unwrap();
+        let plan = common::plan(&topology, &[format!("payments.path={}", csv.display())]);
+        common::run_plan(&plan, &scratch.path().join(data), workers)
+    };
+    run("whole", 400, 1);
+    run("halves", 123, 2);
+    let second = run("halves", 400, 1);
+    assert_eq!(second.counts.admitted, 277, "the second run goes on where the first ended");
+    assert_eq!(rows(&scratch.path().join("whole")), rows(&scratch.path().join("halves")));
+}
+
+#[test]
+fn a_replay_gives_the_same_files_on_any_number_of_workers() {
+    let scratch = tempfile::tempdir().unwrap();
+    let plan = common::plan(&fraud(), &small_world(1_000));
+    let live = common::run_plan(&plan, &scratch.path().join("live"), 1);
+    for workers in [1, 2, 4] {
+        let out = scratch.path().join(format!("replayed-{workers}"));
+        let again = replay(&plan, &scratch.path().join("live"), &out, workers, &common::watch(&plan)).unwrap();
+        assert_eq!(compare(&live.commits, &again), None);
+    }
+}
+
+#[test]
+fn another_plan_on_the_folder_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    common::run_plan(&common::plan(&fraud(), &small_world(1_000)), scratch.path(), 1);
+    let mut other = small_world(1_000);
+    other.push("windowed.lateness_max=2h".to_owned());
+    let plan = common::plan(&fraud(), &other);
+    let options = tidegate_dataflows::run::Options::new(scratch.path());
+    let refused = tidegate_dataflows::run::run(&plan, &options, &common::watch(&plan)).unwrap_err();
+    assert!(refused.to_string().contains("holds the log of plan"), "{refused}");
+}
+
+#[test]
+fn input_that_changed_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let csv = scratch.path().join("payments.csv");
+    let header = "transaction_id,at,customer_id,terminal_id,amount\n";
+    let topology = common::file("tests/topologies/payments.toml");
+    let line = |amount: &str| format!("{header}1,2026-01-01T00:00:00.000000Z,1,1,{amount}\n");
+    std::fs::write(&csv, line("1.00")).unwrap();
+    let data = scratch.path().join("data");
+    let plan = common::plan(&topology, &[format!("payments.path={}", csv.display())]);
+    common::run_plan(&plan, &data, 1);
+    std::fs::write(&csv, line("2.00")).unwrap();
+    let options = tidegate_dataflows::run::Options::new(&data);
+    let refused = tidegate_dataflows::run::run(&plan, &options, &common::watch(&plan)).unwrap_err();
+    assert!(matches!(refused, tidegate_dataflows::run::RunError::Source { .. }), "{refused}");
+}
