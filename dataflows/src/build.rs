@@ -9,6 +9,7 @@ use tidegate_facts::{Digest, Tick};
 use tidegate_operators::as_of::{AsOf, as_of};
 use tidegate_operators::expr::{Expr, Projection, Split, error_schema, filter};
 use tidegate_operators::rows::{RowStream, Rows};
+use tidegate_operators::snapshot::with_snapshot;
 use tidegate_operators::streams::map_rows;
 use tidegate_operators::windows::{WindowGroup, windows};
 use tidegate_sinks::store::Store;
@@ -87,8 +88,12 @@ pub fn build<'scope>(
                         names: group.names.clone(),
                     }
                 });
-                let groups = groups.collect();
-                windows(input, groups, &step.name)
+                let groups: Vec<_> = groups.collect();
+                let first = step.schema.fields().len() - 2 - groups.iter().map(|g| g.names.len()).sum::<usize>();
+                let features = first..step.schema.fields().len() - 2;
+                let answered = windows(input, groups, &step.name);
+                let digested = move |batch| Split { passed: with_snapshot(&batch, features.clone()), errors: None };
+                map_rows(answered, &format!("{}: snapshot", step.name), digested).0
             }
             StepKind::AsOf(plan) => {
                 let timeline = streams[&plan.timeline].clone();

@@ -19,7 +19,8 @@ use tidegate_operators::expr::{Column, Expr, Projection};
 use tidegate_operators::gate::{GatePolicy, Judge, TimeBounds};
 use tidegate_operators::keys::is_key;
 use tidegate_operators::timeline::{Measure, is_measure};
-use tidegate_operators::windows::{Aggregate, WindowPlan, closing_fields};
+use tidegate_operators::snapshot::snapshot_field;
+use tidegate_operators::windows::{Aggregate, WindowPlan, reason_field};
 
 use crate::settings::{Fault, Faults, Text, choices};
 use crate::sources::{SourcePlan, plan_source};
@@ -559,7 +560,7 @@ impl Planner<'_> {
             let aggregates = group.plan.windows.iter().flat_map(|_| &group.plan.aggregates);
             fields.extend(aggregates.zip(&group.names).map(|(a, name)| Field::new(name, group.plan.answer_type(*a), true)));
         }
-        fields.extend(closing_fields());
+        fields.extend([reason_field(), snapshot_field()]);
         self.no_twins(node, &fields);
         Some((StepKind::Windows(groups), Arc::new(Schema::new(fields))))
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError, SchemaError};
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr as Logical, Volatility, cast};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tidegate_operators::expr::Expr;
 
@@ -48,6 +50,7 @@ impl Sql {
             Some(data_type) => cast(logical, data_type.clone()),
             None => logical,
         };
+        let logical = self.simplified(logical, &df_schema).map_err(|error| sentence(text, &error, schema))?;
         let reads = logical.column_refs().into_iter().map(|column| column.name.clone()).collect();
         let physical = self
             .context
@@ -55,6 +58,14 @@ impl Sql {
             .map_err(|error| sentence(text, &error, schema))?;
         let data_type = physical.data_type(schema).map_err(|error| sentence(text, &error, schema))?;
         Ok(Planned { expr: Expr { text: Arc::from(text), physical, data_type }, reads })
+    }
+
+    /// The expression with its types made to agree, and rewritten as DataFusion's optimizer would: some
+    /// functions exist only to be rewritten.
+    fn simplified(&self, expr: Logical, schema: &DFSchema) -> Result<Logical, DataFusionError> {
+        let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).build();
+        let simplifier = ExprSimplifier::new(context);
+        simplifier.simplify(simplifier.coerce(expr, schema)?)
     }
 
     /// Plans a boolean.

@@ -1,11 +1,36 @@
 //! The digest of what a decision saw: the features of one event, as of its tick, on their basis.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use arrow::array::{
-    ArrayRef, AsArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, ListArray, StringArray, UInt64Array,
+    ArrayRef, AsArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, ListArray, RecordBatch, StringArray, UInt64Array,
 };
-use arrow::datatypes::UInt64Type;
-use tidegate_facts::Digest;
+use arrow::datatypes::{DataType, Field, UInt64Type};
 use tidegate_facts::jcs::{RowForm, push_integer, push_string};
+use tidegate_facts::{Digest, columns};
+
+use crate::lookup::with_columns;
+use crate::rows::ticks_of;
+
+/// The column that [`with_snapshot`] adds.
+pub fn snapshot_field() -> Field {
+    Field::new("snapshot_digest", DataType::FixedSizeBinary(32), false)
+}
+
+/// The rows with the digests of the features in the columns `features`.
+///
+/// # Panics
+/// When the rows have no `event_id` or `basis`, or a feature's type has no canonical form: the plan checks that.
+pub fn with_snapshot(batch: &RecordBatch, features: Range<usize>) -> RecordBatch {
+    let schema = batch.schema_ref();
+    let column = |name| batch.column_by_name(name).expect("the plan checks it");
+    let event_ids = column(columns::EVENT_ID).as_string::<i32>();
+    let basis = column(columns::BASIS).as_list::<i32>();
+    let features = features.map(|place| (schema.field(place).name().as_str(), batch.column(place)));
+    let digests = snapshot_digests(ticks_of(batch), event_ids, basis, features);
+    with_columns(batch, [(snapshot_field(), Arc::new(digests) as ArrayRef)])
+}
 
 /// For each row, BLAKE3 over the canonical form of
 /// `{"as_of":tick,"basis":[..],"event_id":..,"features":{..},"recipe":"tidegate.snapshot.v1"}`.
@@ -21,9 +46,9 @@ pub fn snapshot_digests<'a>(
     let form = RowForm::new(features).expect("windows answer in types that have a canonical form");
     let counts = basis.values().as_primitive::<UInt64Type>().values();
     let offsets = basis.value_offsets();
-    let mut digests = FixedSizeBinaryBuilder::with_capacity(ticks.len(), 32);
+    let mut digests = FixedSizeBinaryBuilder::with_capacity(ticks.values().len(), 32);
     let mut text = Vec::with_capacity(1024);
-    for row in 0..ticks.len() {
+    for row in 0..ticks.values().len() {
         text.clear();
         text.extend_from_slice(b"{\"as_of\":\"");
         push_integer(ticks.value(row).into(), &mut text);

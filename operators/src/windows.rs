@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, DictionaryArray, Int32Builder, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, DictionaryArray, Int32Builder, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field};
 use tidegate_facts::{KeyHash, Span, Tick, columns};
 
@@ -25,7 +25,6 @@ use self::cells::{Cells, Seen};
 use crate::keys::keys_of;
 use crate::lookup::{Asks, Group, look_up, micros_of, with_columns};
 use crate::rows::{RowStream, ticks_of};
-use crate::snapshot::snapshot_digests;
 use crate::timeline::{Keep, Layout, Measure, TimelineBatch, arrange_timeline, entries_of, first_not};
 
 /// One function over the rows of a window; a measure is a column of the timeline.
@@ -201,22 +200,14 @@ pub struct WindowGroup<'scope> {
     pub names: Vec<String>,
 }
 
-/// The columns that every windows node adds after its answers.
-///
-/// | column | meaning |
-/// |---|---|
-/// | `features_reason` | `BEYOND_RETENTION` where the event came too late to be answered |
-/// | `snapshot_digest` | what [`snapshot_digests`] says of the answers |
-pub fn closing_fields() -> Vec<Field> {
-    vec![
-        Field::new("features_reason", columns::dictionary(), true),
-        Field::new("snapshot_digest", DataType::FixedSizeBinary(32), false),
-    ]
+/// The column that follows the answers: `BEYOND_RETENTION` where the event came too late to be answered.
+pub fn reason_field() -> Field {
+    Field::new("features_reason", columns::dictionary(), true)
 }
 
-/// Each row with the answers of every group, the reason for missing ones, and the digest of it all.
+/// Each row with the answers of every group, and the reason for missing ones.
 ///
-/// * Input: asking rows at home, with `event_id` and `basis`; the rows of each group.
+/// * Input: asking rows at home; the rows of each group.
 /// * Output: each row once, at home, at the time of its message.
 /// * State: one timeline a group, kept for its longest window, delay and lateness.
 pub fn windows<'scope>(
@@ -245,15 +236,8 @@ pub fn windows<'scope>(
     look_up(rows, groups, name, move |batch, answers| {
         let more: Vec<(Field, ArrayRef)> =
             answered.iter().flatten().cloned().zip(answers.into_iter().flatten()).collect();
-        let features = more.iter().map(|(field, column)| (field.name().as_str(), column));
-        let event_ids =
-            batch.column_by_name(columns::EVENT_ID).expect("the plan checks it").as_string::<i32>();
-        let basis = batch.column_by_name(columns::BASIS).expect("the plan adds it").as_list::<i32>();
-        let digests = snapshot_digests(ticks_of(&batch), event_ids, basis, features);
         let reasons = reasons(&batch, &lateness);
-        let [reason_field, digest_field] = closing_fields().try_into().expect("two fields");
-        let closing = [(reason_field, reasons), (digest_field, Arc::new(digests) as ArrayRef)];
-        with_columns(&batch, more.into_iter().chain(closing))
+        with_columns(&batch, more.into_iter().chain([(reason_field(), reasons)]))
     })
 }
 
@@ -272,9 +256,6 @@ fn reasons(batch: &RecordBatch, lateness: &[(usize, WindowPlan)]) -> ArrayRef {
     let values = Arc::new(StringArray::from_iter_values(["BEYOND_RETENTION"]));
     Arc::new(DictionaryArray::new(late.finish(), values))
 }
-
-#[cfg(test)]
-mod speed;
 
 #[cfg(test)]
 mod tests {

@@ -387,41 +387,41 @@ mod tests {
 
     #[test]
     fn an_unquoted_name_may_differ_in_case_and_a_quoted_one_may_not() {
-        check("select Tx_Amount, ACTION from Decisions", expect![]);
-        check("select \"tx_amount\" from decisions", expect![]);
-        check("select 1 from \"Decisions\"", expect![]);
-        check("select sum(tx_amount) from decisions group by customer_id order by customer_id", expect![]);
+        check("select Tx_Amount, ACTION from Decisions", expect!["SELECT TX_AMOUNT, action FROM decisions"]);
+        check("select \"tx_amount\" from decisions", expect![[r#"SELECT "tx_amount" FROM decisions"#]]);
+        check("select 1 from \"Decisions\"", expect!["no table Decisions"]);
+        check("select sum(tx_amount) from decisions group by customer_id order by customer_id", expect!["SELECT sum(TX_AMOUNT) FROM decisions GROUP BY CUSTOMER_ID ORDER BY CUSTOMER_ID"]);
     }
 
     #[test]
     fn a_name_that_could_be_two_is_left_as_it_is() {
-        check("select genuine, Genuine, GENUINE from labels", expect![]);
+        check("select genuine, Genuine, GENUINE from labels", expect!["SELECT genuine, Genuine, GENUINE FROM Labels"]);
     }
 
     #[test]
     fn a_qualifier_decides_between_tables() {
         check(
             "select D.Customer_Id, l.CUSTOMER_ID from decisions d join labels L on d.customer_id = L.Customer_id",
-            expect![],
+            expect!["SELECT d.CUSTOMER_ID, L.customer_id FROM decisions d JOIN Labels L ON d.CUSTOMER_ID = L.customer_id"],
         );
-        check("select DECISIONS.* from decisions join labels using (_TICK)", expect![]);
+        check("select DECISIONS.* from decisions join labels using (_TICK)", expect!["SELECT decisions.* FROM decisions JOIN Labels USING(_tick)"]);
     }
 
     #[test]
     fn names_that_the_statement_defines_are_its_own() {
-        check("select TX_AMOUNT as tx_amount, count(*) as N from decisions order by n, tx_amount", expect![]);
+        check("select TX_AMOUNT as tx_amount, count(*) as N from decisions order by n, tx_amount", expect!["SELECT TX_AMOUNT AS tx_amount, count(*) AS N FROM decisions ORDER BY N, tx_amount"]);
         check(
             "with Big (Who) as (select customer_id from decisions where tx_amount > 9) select who from BIG b where B.WHO > 1",
-            expect![],
+            expect!["WITH Big (Who) AS (SELECT CUSTOMER_ID FROM decisions WHERE TX_AMOUNT > 9) SELECT Who FROM Big b WHERE b.Who > 1"],
         );
-        check("explain select x.ACTION from (select action from decisions) X", expect![]);
-        check("select * exclude (tx_amount) from decisions", expect![]);
-        check("select Value from Generate_Series(1, 3)", expect![]);
+        check("explain select x.ACTION from (select action from decisions) X", expect!["EXPLAIN SELECT X.action FROM (SELECT action FROM decisions) X"]);
+        check("select * exclude (tx_amount) from decisions", expect!["SELECT * EXCLUDE (TX_AMOUNT) FROM decisions"]);
+        check("select Value from Generate_Series(1, 3)", expect!["SELECT Value FROM generate_series(1, 3)"]);
     }
 
     #[test]
     fn the_information_schema_is_in_lower_case() {
-        check("select TABLE_NAME from INFORMATION_SCHEMA.TABLES", expect![]);
+        check("select TABLE_NAME from INFORMATION_SCHEMA.TABLES", expect!["SELECT table_name FROM information_schema.tables"]);
     }
 
     #[test]

@@ -229,20 +229,73 @@ fn check_as(format: Format, sql: &str, expect: Expect) {
 fn facts_are_envelopes_and_the_canonical_text_of_their_payloads() {
     check(
         "select _tick, partition, \"offset\", topic, event_type, event_id, ts_utc, admitted_at_utc from facts order by _tick",
-        expect![],
+        expect![[r#"
+            +---------------------+-----------+--------+---------+------------+-----------+-----------------------------+--------------------------+
+            | _tick               | partition | offset | topic   | event_type | event_id  | ts_utc                      | admitted_at_utc          |
+            +---------------------+-----------+--------+---------+------------+-----------+-----------------------------+--------------------------+
+            | 6236327120896000000 | 0         | 0      | traffic | payment    | payment-0 | 2018-04-01T00:00:00.999999Z | 2018-04-01T00:00:01Z     |
+            | 6236327120896000001 | 1         | 0      | control | policy     | policy-0  | 2018-04-01T00:00:00.999999Z | 2018-04-01T00:00:01Z     |
+            | 6236327127040000000 | 0         | 1      | traffic | payment    | payment-1 | 2018-04-01T00:00:02.499999Z | 2018-04-01T00:00:02.500Z |
+            +---------------------+-----------+--------+---------+------------+-----------+-----------------------------+--------------------------+
+        "#]],
     );
-    check("select event_id, producer, seed, scenario_id, platform_run_id, run_id, manifest_fingerprint, trace_id, emitted_at_utc from facts where topic = 'traffic' order by event_id", expect![]);
-    check("select payload_hash, payload from facts order by _tick", expect![]);
+    check("select event_id, producer, seed, scenario_id, platform_run_id, run_id, manifest_fingerprint, trace_id, emitted_at_utc from facts where topic = 'traffic' order by event_id", expect![[r#"
+        +-----------+----------+------+-------------+---------------------------+--------+----------------------+----------+----------------+
+        | event_id  | producer | seed | scenario_id | platform_run_id           | run_id | manifest_fingerprint | trace_id | emitted_at_utc |
+        +-----------+----------+------+-------------+---------------------------+--------+----------------------+----------+----------------+
+        | payment-0 | till     | 42   | 7           | platform_20180401T000000Z | NULL   | NULL                 | NULL     | NULL           |
+        | payment-1 | till     | 42   | 7           | platform_20180401T000000Z | NULL   | NULL                 | NULL     | NULL           |
+        +-----------+----------+------+-------------+---------------------------+--------+----------------------+----------+----------------+
+    "#]]);
+    check("select payload_hash, payload from facts order by _tick", expect![[r#"
+        +------------------------------------------------------------------+-----------------------------------------+
+        | payload_hash                                                     | payload                                 |
+        +------------------------------------------------------------------+-----------------------------------------+
+        | 70110fa2fdb1709af923dcdd14bde33ee7107a11068f1c941eb172eb547b411a | {"CUSTOMER_ID":"0","TX_AMOUNT":"12.34"} |
+        | 02d10e76afd04e7329ad9593d17962a266fb3b195f7d216086ab66d2bfc4c983 | {"limit":"20.00"}                       |
+        | 6040b42e23e29380b0d4bd5c38d48288b60daeef1d447fab422467146c5fc3c3 | {"CUSTOMER_ID":"1","TX_AMOUNT":"-0.05"} |
+        +------------------------------------------------------------------+-----------------------------------------+
+    "#]]);
 }
 
 #[test]
 fn receipts_of_the_admitted_say_what_their_facts_say() {
     check(
         "select position, source, decision, reason_code, event_type, event_id, _tick, partition, \"offset\", topic from receipts order by position",
-        expect![],
+        expect![[r#"
+            +----------+--------+------------+------------------+------------+-----------+---------------------+-----------+--------+---------+
+            | position | source | decision   | reason_code      | event_type | event_id  | _tick               | partition | offset | topic   |
+            +----------+--------+------------+------------------+------------+-----------+---------------------+-----------+--------+---------+
+            | 0        | tills  | ADMIT      | NULL             | payment    | payment-0 | 6236327120896000000 | 0         | 0      | traffic |
+            | 1        | tills  | ADMIT      | NULL             | policy     | policy-0  | 6236327120896000001 | 1         | 0      | control |
+            | 2        | tills  | ADMIT      | NULL             | payment    | payment-1 | 6236327127040000000 | 0         | 1      | traffic |
+            | 3        | tills  | DUPLICATE  | DUPLICATE        | payment    | payment-0 | 6236327120896000000 | 0         | 0      | traffic |
+            | 4        | tills  | QUARANTINE | ENVELOPE_INVALID | NULL       | NULL      | NULL                | NULL      | NULL   | NULL    |
+            +----------+--------+------------+------------------+------------+-----------+---------------------+-----------+--------+---------+
+        "#]],
     );
-    check("select position, receipt_id, payload_hash from receipts order by position", expect![]);
-    check("select position, policy_id, policy_revision, policy_digest, detail from receipts order by position", expect![]);
+    check("select position, receipt_id, payload_hash from receipts order by position", expect![[r#"
+        +----------+------------------------------------------------------------------+------------------------------------------------------------------+
+        | position | receipt_id                                                       | payload_hash                                                     |
+        +----------+------------------------------------------------------------------+------------------------------------------------------------------+
+        | 0        | 5985fea90beef6efa333c3d5c93a16070e88c464f6ab7c2a3ee484da7834df04 | 70110fa2fdb1709af923dcdd14bde33ee7107a11068f1c941eb172eb547b411a |
+        | 1        | d86a1b970f52f4b6cacd49eb465d123f6a2325e644ebbff60598273b00c021c3 | 02d10e76afd04e7329ad9593d17962a266fb3b195f7d216086ab66d2bfc4c983 |
+        | 2        | 78d66fffa0db01cabbac5b5678ba9a1247049c4af7972647e023b21d14d6a1a4 | 6040b42e23e29380b0d4bd5c38d48288b60daeef1d447fab422467146c5fc3c3 |
+        | 3        | 3c80a9dc356dcf539f7130972a6dda31d7e78d6bcb8b3a76e67ca8fc3334db19 | 70110fa2fdb1709af923dcdd14bde33ee7107a11068f1c941eb172eb547b411a |
+        | 4        | 2918fa1e5b70ba154840434c3e631eb041df45c57287b8f45806714afb9a707b | NULL                                                             |
+        +----------+------------------------------------------------------------------+------------------------------------------------------------------+
+    "#]]);
+    check("select position, policy_id, policy_revision, policy_digest, detail from receipts order by position", expect![[r#"
+        +----------+-----------+-----------------+------------------------------------------------------------------+----------------+
+        | position | policy_id | policy_revision | policy_digest                                                    | detail         |
+        +----------+-----------+-----------------+------------------------------------------------------------------+----------------+
+        | 0        | gate      | 1               | ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c | NULL           |
+        | 1        | gate      | 1               | ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c | NULL           |
+        | 2        | gate      | 1               | ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c | NULL           |
+        | 3        | gate      | 2               | ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c | NULL           |
+        | 4        | gate      | 2               | ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c | it is not JSON |
+        +----------+-----------+-----------------+------------------------------------------------------------------+----------------+
+    "#]]);
 }
 
 #[test]
@@ -257,31 +310,147 @@ fn a_receipt_id_can_be_recomputed() {
 
 #[test]
 fn quarantine_keeps_the_bytes_of_the_refused() {
-    check("select * from quarantine", expect![]);
-    check("select count(*) from quarantine", expect![]);
+    check("select * from quarantine", expect![[r#"
+        +------------------------------------------------------------------+------------+------------------+--------+----------+------------+----------+--------------+----------------+-----------+-----------------+------------------------------------------------------------------+-------+------------+
+        | receipt_id                                                       | decision   | reason_code      | source | position | event_type | event_id | payload_hash | detail         | policy_id | policy_revision | policy_digest                                                    | bytes | bytes_text |
+        +------------------------------------------------------------------+------------+------------------+--------+----------+------------+----------+--------------+----------------+-----------+-----------------+------------------------------------------------------------------+-------+------------+
+        | 2918fa1e5b70ba154840434c3e631eb041df45c57287b8f45806714afb9a707b | QUARANTINE | ENVELOPE_INVALID | tills  | 4        | NULL       | NULL     | NULL         | it is not JSON | gate      | 2               | ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c | 7bff  | {�         |
+        +------------------------------------------------------------------+------------+------------------+--------+----------+------------+----------+--------------+----------------+-----------+-----------------+------------------------------------------------------------------+-------+------------+
+    "#]]);
+    check("select count(*) from quarantine", expect![[r#"
+        +----------+
+        | count(*) |
+        +----------+
+        | 1        |
+        +----------+
+    "#]]);
 }
 
 #[test]
 fn committed_tables_hold_the_rows_of_all_commits() {
-    check("select * from decisions order by transaction_id", expect![]);
-    check("select action, count(*) as n, sum(TX_AMOUNT) as total from decisions group by action order by N", expect![]);
-    check("select * from errors", expect![]);
-    check("select d.transaction_id, f.event_id from decisions d join facts f on d._tick = f._tick order by 1", expect![]);
+    check("select * from decisions order by transaction_id", expect![[r#"
+        +---------------------+--------+----------------+-----------+--------+----------------------+------------------------------------------------------------------+
+        | _tick               | basis  | TRANSACTION_ID | TX_AMOUNT | action | decided_at_utc       | seal                                                             |
+        +---------------------+--------+----------------+-----------+--------+----------------------+------------------------------------------------------------------+
+        | 6236327116800000000 | [0, 1] | 0              | 0.00      | allow  | 2018-04-01T00:00:00Z | 4d067153ac729a4a7e8220c97935ffba67487860d58298ceeb23864369867d9f |
+        | 6236327120896000001 | [1, 1] | 1              | 10.50     | allow  | 2018-04-01T00:00:01Z | d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487 |
+        | 6236327124992000000 | [2, 1] | 2              | NULL      | allow  | 2018-04-01T00:00:02Z | 813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d |
+        | 6236327129088000001 | [3, 1] | 3              | 31.50     | block  | 2018-04-01T00:00:03Z | 58d6fd3dc609068615d66b6a2616cce521e6bd49bbcd7854e3f2573b142c6637 |
+        | 6236327133184000000 | [4, 1] | 4              | 42.00     | block  | 2018-04-01T00:00:04Z | e67a9c4536256f1ec7495a146b5442fa7c0ed99e258a08260a4a244fa31c7c61 |
+        +---------------------+--------+----------------+-----------+--------+----------------------+------------------------------------------------------------------+
+    "#]]);
+    check("select action, count(*) as n, sum(TX_AMOUNT) as total from decisions group by action order by N", expect![[r#"
+        +--------+---+-------+
+        | action | n | total |
+        +--------+---+-------+
+        | block  | 2 | 73.50 |
+        | allow  | 3 | 10.50 |
+        +--------+---+-------+
+    "#]]);
+    check("select * from errors", expect![[r#"
+        +---------------------+------------------+-----+
+        | _tick               | cause            | row |
+        +---------------------+------------------+-----+
+        | 6236327120896000001 | division by zero | 3   |
+        +---------------------+------------------+-----+
+    "#]]);
+    check("select d.transaction_id, f.event_id from decisions d join facts f on d._tick = f._tick order by 1", expect![[r#"
+        +----------------+----------+
+        | TRANSACTION_ID | event_id |
+        +----------------+----------+
+        | 1              | policy-0 |
+        +----------------+----------+
+    "#]]);
 }
 
 #[test]
 fn only_the_columns_and_rows_that_are_asked_for_are_read() {
-    check("explain format indent select TX_AMOUNT from decisions where TRANSACTION_ID > 3", expect![]);
-    check("explain format indent select event_id from facts limit 1", expect![]);
-    check("select count(*) from facts", expect![]);
-    check("select event_type from facts limit 1", expect![]);
+    check("explain format indent select TX_AMOUNT from decisions where TRANSACTION_ID > 3", expect![[r#"
+        +---------------+------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------+
+        | plan_type     | plan                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                           |
+        +---------------+------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------+
+        | logical_plan  | Projection: decisions.TX_AMOUNT                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                |
+        |               |   Filter: decisions.TRANSACTION_ID > Int64(3)                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                  |
+        |               |     TableScan: decisions projection=[TRANSACTION_ID, TX_AMOUNT]                                                                                                                                                                                                                                                                                                                                                                                                                                                                                |
+        | physical_plan | DataSourceExec: file_groups={2 groups: [[tables/decisions/0000/00000000000000000000-06236327127040000000.parquet, tables/decisions/0000/06236327127040000000-06236327137280000000.parquet], [tables/decisions/0001/00000000000000000000-06236327127040000000.parquet, tables/decisions/0001/06236327127040000000-06236327137280000000.parquet]]}, projection=[TX_AMOUNT], file_type=parquet, predicate=TRANSACTION_ID@2 > 3, pruning_predicate=TRANSACTION_ID_null_count@1 != row_count@2 AND TRANSACTION_ID_max@0 > 3, required_guarantees=[] |
+        |               |                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                |
+        +---------------+------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------+
+    "#]]);
+    check("explain format indent select event_id from facts limit 1", expect![[r#"
+        +---------------+-----------------------------------------------------------------------+
+        | plan_type     | plan                                                                  |
+        +---------------+-----------------------------------------------------------------------+
+        | logical_plan  | Limit: skip=0, fetch=1                                                |
+        |               |   TableScan: facts projection=[event_id], fetch=1                     |
+        | physical_plan | StreamingTableExec: partition_sizes=1, projection=[event_id], fetch=1 |
+        |               |                                                                       |
+        +---------------+-----------------------------------------------------------------------+
+    "#]]);
+    check("select count(*) from facts", expect![[r#"
+        +----------+
+        | count(*) |
+        +----------+
+        | 3        |
+        +----------+
+    "#]]);
+    check("select event_type from facts limit 1", expect![[r#"
+        +------------+
+        | event_type |
+        +------------+
+        | payment    |
+        +------------+
+    "#]]);
 }
 
 #[test]
 fn tables_are_listed_and_described() {
-    check("show tables", expect![]);
-    check("describe Quarantine", expect![]);
-    check("select column_name, data_type from information_schema.columns where table_name = 'errors'", expect![]);
+    check("show tables", expect![[r#"
+        +---------------+--------------------+-------------+------------+
+        | table_catalog | table_schema       | table_name  | table_type |
+        +---------------+--------------------+-------------+------------+
+        | tidegate      | public             | decisions   | BASE TABLE |
+        | tidegate      | public             | receipts    | BASE TABLE |
+        | tidegate      | public             | facts       | BASE TABLE |
+        | tidegate      | public             | quarantine  | BASE TABLE |
+        | tidegate      | public             | errors      | BASE TABLE |
+        | tidegate      | information_schema | tables      | VIEW       |
+        | tidegate      | information_schema | views       | VIEW       |
+        | tidegate      | information_schema | columns     | VIEW       |
+        | tidegate      | information_schema | df_settings | VIEW       |
+        | tidegate      | information_schema | schemata    | VIEW       |
+        | tidegate      | information_schema | routines    | VIEW       |
+        | tidegate      | information_schema | parameters  | VIEW       |
+        +---------------+--------------------+-------------+------------+
+    "#]]);
+    check("describe Quarantine", expect![[r#"
+        +-----------------+---------------------+-------------+
+        | column_name     | data_type           | is_nullable |
+        +-----------------+---------------------+-------------+
+        | receipt_id      | FixedSizeBinary(32) | NO          |
+        | decision        | Utf8                | NO          |
+        | reason_code     | Utf8                | YES         |
+        | source          | Utf8                | NO          |
+        | position        | UInt64              | NO          |
+        | event_type      | Utf8                | YES         |
+        | event_id        | Utf8                | YES         |
+        | payload_hash    | FixedSizeBinary(32) | YES         |
+        | detail          | Utf8                | YES         |
+        | policy_id       | Utf8                | YES         |
+        | policy_revision | Utf8                | YES         |
+        | policy_digest   | FixedSizeBinary(32) | YES         |
+        | bytes           | Binary              | YES         |
+        | bytes_text      | Utf8                | YES         |
+        +-----------------+---------------------+-------------+
+    "#]]);
+    check("select column_name, data_type from information_schema.columns where table_name = 'errors'", expect![[r#"
+        +-------------+-----------+
+        | column_name | data_type |
+        +-------------+-----------+
+        | _tick       | UInt64    |
+        | cause       | Utf8      |
+        | row         | Int64     |
+        +-------------+-----------+
+    "#]]);
     let data = folder();
     let tables = Catalogue::open(data.path(), None).unwrap().tables();
     let tables: Vec<(&str, Option<u64>)> = tables.iter().map(|table| (table.name.as_str(), table.rows)).collect();
@@ -294,9 +463,16 @@ fn csv_has_a_header_and_json_in_place_of_lists() {
     check_as(
         Format::Csv,
         "select TRANSACTION_ID, TX_AMOUNT, action, decided_at_utc, basis, seal from decisions where transaction_id < 3 order by 1",
-        expect![],
+        expect![[r#"
+            TRANSACTION_ID,TX_AMOUNT,action,decided_at_utc,basis,seal
+            0,0.00,allow,2018-04-01T00:00:00Z,"[0,1]",4d067153ac729a4a7e8220c97935ffba67487860d58298ceeb23864369867d9f
+            1,10.50,allow,2018-04-01T00:00:01Z,"[1,1]",d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487
+            2,,allow,2018-04-01T00:00:02Z,"[2,1]",813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d
+        "#]],
     );
-    check_as(Format::Csv, "select * from errors where row > 3", expect![]);
+    check_as(Format::Csv, "select * from errors where row > 3", expect![[r#"
+        _tick,cause,row
+    "#]]);
 }
 
 #[test]
@@ -304,9 +480,14 @@ fn json_has_an_object_a_line_and_every_digit() {
     check_as(
         Format::Json,
         "select _tick, TX_AMOUNT, action, decided_at_utc, basis, seal from decisions where transaction_id in (1, 2) order by 1",
-        expect![],
+        expect![[r#"
+            {"_tick":6236327120896000001,"TX_AMOUNT":10.50,"action":"allow","decided_at_utc":"2018-04-01T00:00:01Z","basis":[1,1],"seal":"d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487"}
+            {"_tick":6236327124992000000,"TX_AMOUNT":null,"action":"allow","decided_at_utc":"2018-04-01T00:00:02Z","basis":[2,1],"seal":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d"}
+        "#]],
     );
-    check_as(Format::Json, "select 1 as a, 2 as b, a.row, b.row from errors a, errors b", expect![]);
+    check_as(Format::Json, "select 1 as a, 2 as b, a.row, b.row from errors a, errors b", expect![[r#"
+        error: the answer has two columns `row`, which json cannot keep apart; give one another name with AS
+    "#]]);
 }
 
 #[test]
@@ -340,19 +521,38 @@ fn what_would_change_something_is_refused() {
         let refusal = answer(Format::Table, folder().path(), sql);
         assert!(refusal.contains("changes something"), "{sql}: {refusal}");
     }
-    check("drop table facts", expect![]);
+    check("drop table facts", expect![[r#"
+        error: `DROP` changes something, and a data folder is only read here; ask with SELECT, WITH, VALUES, EXPLAIN, SHOW or DESCRIBE
+    "#]]);
 }
 
 #[test]
 fn a_wrong_question_is_told_what_is_wrong() {
-    check("selec 1", expect![]);
-    check("select 1; select 2", expect![]);
-    check("select * from descisions", expect![]);
-    check("select * from nothing_like_it", expect![]);
-    check("select tx_amont from decisions", expect![]);
-    check("select colour from errors", expect![]);
-    check("select nosuch(row) from errors", expect![]);
-    check("select 1 / (row - 3) from errors", expect![]);
+    check("selec 1", expect![[r#"
+        error: the query is not SQL: ParserError("Expected: an SQL statement, found: selec at Line: 1, Column: 1")
+    "#]]);
+    check("select 1; select 2", expect![[r#"
+        error: the text holds 2 statements; ask one at a time
+    "#]]);
+    check("select * from descisions", expect![[r#"
+        error: there is no table `descisions`; did you mean `decisions`? (a committed table appears with its first row)
+    "#]]);
+    check("select * from nothing_like_it", expect![[r#"
+        error: there is no table `nothing_like_it`; there are `decisions`, `errors`, `facts`, `quarantine`, `receipts` (a committed table appears with its first row)
+    "#]]);
+    check("select tx_amont from decisions", expect![[r#"
+        error: there is no column `tx_amont` here; did you mean `TX_AMOUNT`?
+    "#]]);
+    check("select colour from errors", expect![[r#"
+        error: there is no column `colour` here; there are `_tick`, `cause`, `row`
+    "#]]);
+    check("select nosuch(row) from errors", expect![[r#"
+        error: the query cannot be planned: Error during planning: Invalid function 'nosuch'.
+        Did you mean 'cosh'?
+    "#]]);
+    check("select 1 / (row - 3) from errors", expect![[r#"
+        error: the query stopped: Divide by zero error
+    "#]]);
 }
 
 #[test]
@@ -360,14 +560,27 @@ fn an_empty_log_has_empty_tables() {
     let data = tempfile::tempdir().unwrap();
     EmbeddedLog::open(&data.path().join("log"), LogOptions::default()).unwrap();
     let sql = "select (select count(*) from facts) as f, (select count(*) from receipts) as r";
-    expect![].assert_eq(&answer(Format::Table, data.path(), sql));
-    expect![].assert_eq(&answer(Format::Table, data.path(), "select bytes_text from quarantine"));
+    expect![[r#"
+        +---+---+
+        | f | r |
+        +---+---+
+        | 0 | 0 |
+        +---+---+
+    "#]].assert_eq(&answer(Format::Table, data.path(), sql));
+    expect![[r#"
+        +------------+
+        | bytes_text |
+        +------------+
+        +------------+
+    "#]].assert_eq(&answer(Format::Table, data.path(), "select bytes_text from quarantine"));
 }
 
 #[test]
 fn a_folder_without_a_log_is_refused() {
     let data = tempfile::tempdir().unwrap();
-    expect![].assert_eq(&answer(Format::Table, data.path(), "select 1"));
+    expect![[r#"
+        error: no data folder at `DATA`; run a topology with `--data DATA` first
+    "#]].assert_eq(&answer(Format::Table, data.path(), "select 1"));
 }
 
 #[test]
@@ -379,9 +592,13 @@ fn a_file_that_a_commit_names_must_be_there_and_whole() {
     let path = data.path().join("store").join(&file.name);
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..100]).unwrap();
-    expect![].assert_eq(&answer(Format::Table, data.path(), "select 1"));
+    expect![[r#"
+        error: file `DATA/store/tables/decisions/0000/00000000000000000000-06236327127040000000.parquet` of table `decisions` has 100 bytes where its commit names 2249; restore it from a copy, or run the topology on the log with a new store
+    "#]].assert_eq(&answer(Format::Table, data.path(), "select 1"));
     std::fs::remove_file(&path).unwrap();
-    expect![].assert_eq(&answer(Format::Table, data.path(), "select 1"));
+    expect![[r#"
+        error: file `DATA/store/tables/decisions/0000/00000000000000000000-06236327127040000000.parquet` of table `decisions` cannot be read, and a commit names it; restore it from a copy, or run the topology on the log with a new store
+    "#]].assert_eq(&answer(Format::Table, data.path(), "select 1"));
 }
 
 #[test]
@@ -392,5 +609,7 @@ fn a_damaged_log_is_reported_as_such() {
     // A byte of the first group's payload: groups follow, so it is damage and no torn end.
     bytes[200] ^= 1;
     std::fs::write(&segment, bytes).unwrap();
-    expect![].assert_eq(&answer(Format::Table, data.path(), "select event_id from facts order by 1"));
+    expect![[r#"
+        error: segment `DATA/log/00000000000000000000.seg` is damaged at byte 0, in group 0: its rows do not match their checksum, but there are groups behind it; restore the file from a copy: what stands behind the damage cannot be trusted
+    "#]].assert_eq(&answer(Format::Table, data.path(), "select event_id from facts order by 1"));
 }
