@@ -109,12 +109,12 @@ fn compared(stage: &str, workers: usize, rows: u64, [ours, theirs]: [Duration; 2
 }
 
 /// Decoded input of the windows stage: for each group its upper tick, and each worker's payments and labels.
-type WindowGroups = Vec<(Tick, Vec<[RecordBatch; 2]>)>;
+pub type WindowGroups = Vec<(Tick, Vec<[RecordBatch; 2]>)>;
 
 const PARTITIONS: u16 = 4;
 
 /// The payments and labels of a workload as batches, stamped as the gate stamps them.
-fn window_groups(payments: &[Payment], workers: usize) -> WindowGroups {
+pub fn window_groups(payments: &[Payment], workers: usize) -> WindowGroups {
     let mut groups = Vec::new();
     let mut last = Tick::ZERO;
     let mut learned = 0;
@@ -168,8 +168,11 @@ fn window_plan(measure: DataType, delay: i64) -> WindowPlan {
     WindowPlan { windows: spans.to_vec(), delay, aggregates, measures: vec![measure], lateness_max: 3_600_000_000 }
 }
 
-/// The windows operator alone, fed with decoded batches.
-fn windows_stage(groups: &WindowGroups, workers: usize) -> Result<u64, String> {
+/// The windows operator alone, fed with decoded batches; the sum of the hashes of its rows.
+///
+/// # Errors
+/// What timely says when a worker failed.
+pub fn windows_stage(groups: &WindowGroups, workers: usize) -> Result<u64, String> {
     let groups: Arc<WindowGroups> = Arc::new(groups.clone());
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let hash = Arc::new(Mutex::new(0u64));
@@ -267,7 +270,7 @@ fn features_hash(rows: &RecordBatch, id: usize, first: usize) -> u64 {
 }
 
 /// Payments and their labels as lines, all payments first.
-fn lines(divide: u32) -> String {
+pub fn lines(divide: u32) -> String {
     let mut out = Vec::new();
     let payments = payments(Size { days: 20, ..Size::STANDARD }.divided(divide));
     payments.iter().for_each(|payment| push_payment(payment, &mut out));
@@ -307,12 +310,15 @@ fn accepted_hash(judged: &Judged) -> u64 {
 }
 
 /// Reading, checking, digesting and laying out lines as columns.
-fn decode_stage(text: &str) -> u64 {
+pub fn decode_stage(text: &str) -> u64 {
     judged(text).fold(0, |hash, judged| hash.wrapping_add(accepted_hash(&judged)))
 }
 
 /// All of the gate but the log: judged, duplicates kept out, stamped, receipts made.
-fn gate_stage(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// When the index of what was seen has no folder to live in.
+pub fn gate_stage(text: &str) -> Result<u64, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let (dedupe, _) = DedupeIndex::open(folder.path(), 64 << 20, Tick::ZERO).map_err(|e| e.to_string())?;
     let mut admission = Admission::new(Clock::Event, vec!["lines".to_owned()], Sequencer::default(), dedupe, Tick::ZERO);

@@ -1,6 +1,6 @@
 //! The tables of one data folder, and the questions that may be asked of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +20,10 @@ use crate::committed::{CommittedTable, STORE_URL};
 use crate::error::sentence;
 use crate::log::{LogProvider, LogTable};
 use crate::names::{self, Known, choices};
+
+/// What `SHOW TABLES` shows: DataFusion would add its own tables, in an order that changes.
+const TABLES: &str =
+    "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY table_name";
 
 /// The tables of a data folder that nothing runs on.
 ///
@@ -81,8 +85,7 @@ impl Catalogue {
     /// # Errors
     /// When the text is not one such statement, or names what is not there.
     pub async fn query(&self, sql: &str) -> Result<SendableRecordBatchStream, QueryError> {
-        let mut statements =
-            DFParser::parse_sql(sql).map_err(|error| QueryError::Syntax { what: sentence(&error) })?;
+        let mut statements = parse(sql)?;
         let count = statements.len();
         let Some(mut statement) = statements.pop_front().filter(|_| count == 1) else {
             return Err(QueryError::NotOne { count });
@@ -92,6 +95,9 @@ impl Catalogue {
         if !only_reads(&statement) {
             return Err(read_only());
         }
+        if statement.to_string() == "SHOW TABLES" {
+            statement = parse(TABLES)?.pop_front().expect("it is one statement");
+        }
         names::resolve(&mut statement, &self.known).map_err(|table| {
             let known: Vec<&str> = self.tables.keys().map(String::as_str).collect();
             QueryError::UnknownTable { choices: choices(&table, &known), table }
@@ -99,9 +105,11 @@ impl Catalogue {
         let plan = self.context.state().statement_to_plan(statement).await;
         let plan = plan.map_err(|error| QueryError::of_plan(&error))?;
         // A query may still hold what is no query, such as SELECT INTO.
-        let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        let options =
+            SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         options.verify_plan(&plan).map_err(|_| read_only())?;
-        let frame = self.context.execute_logical_plan(plan).await.map_err(|error| QueryError::of_plan(&error))?;
+        let frame =
+            self.context.execute_logical_plan(plan).await.map_err(|error| QueryError::of_plan(&error))?;
         frame.execute_stream().await.map_err(|error| QueryError::of_plan(&error))
     }
 
@@ -125,6 +133,10 @@ impl Catalogue {
         let registered = self.context.register_table(TableReference::bare(name), table);
         registered.expect("tables in memory can be registered");
     }
+}
+
+fn parse(sql: &str) -> Result<VecDeque<Statement>, QueryError> {
+    DFParser::parse_sql(sql).map_err(|error| QueryError::Syntax { what: sentence(&error) })
 }
 
 fn session() -> SessionContext {

@@ -47,19 +47,31 @@ pub(crate) struct CommittedTable {
 
 impl CommittedTable {
     /// The table that consists of `files`, of which there is one at least.
-    pub(crate) fn open(table: &str, files: &[&TableFile], store: &Store) -> Result<CommittedTable, QueryError> {
+    pub(crate) fn open(
+        table: &str,
+        files: &[&TableFile],
+        store: &Store,
+    ) -> Result<CommittedTable, QueryError> {
         let mut paths = Vec::with_capacity(files.len());
         for file in files {
             let path = store.root().join(&file.name);
             let found = path.metadata().map_err(|error| unreadable(table, &path, error))?.len();
             if found != file.bytes {
-                return Err(QueryError::FileChanged { table: table.to_owned(), path, found, committed: file.bytes });
+                return Err(QueryError::FileChanged {
+                    table: table.to_owned(),
+                    path,
+                    found,
+                    committed: file.bytes,
+                });
             }
             paths.push(path);
         }
         let is_parquet = files[0].name.ends_with(Format::Parquet.extension());
         let (schema, format): (SchemaRef, Arc<dyn FileFormat>) = if is_parquet {
-            (parquet_schema(table, &paths[0])?, Arc::new(ParquetFormat::new().with_options(parquet_options())))
+            (
+                parquet_schema(table, &paths[0])?,
+                Arc::new(ParquetFormat::new().with_options(parquet_options())),
+            )
         } else {
             (jsonl_schema(table, &paths)?, Arc::new(JsonFormat::default()))
         };
@@ -77,7 +89,11 @@ impl CommittedTable {
     }
 }
 
-fn unreadable(table: &str, path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> QueryError {
+fn unreadable(
+    table: &str,
+    path: &Path,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> QueryError {
     QueryError::FileUnreadable { table: table.to_owned(), path: path.to_owned(), source: source.into() }
 }
 

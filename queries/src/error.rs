@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, SchemaError};
+use datafusion::sql::sqlparser::parser::ParserError;
 use tidegate_sinks::store::StoreError;
 use tidegate_sinks::table::TableError;
 
@@ -23,7 +24,9 @@ pub enum QueryError {
         data: PathBuf,
     },
     /// The store that was named does not exist.
-    #[error("no store at `{store}`; name the store that the topology was run with, or none for the one in the data folder")]
+    #[error(
+        "no store at `{store}`; name the store that the topology was run with, or none for the one in the data folder"
+    )]
     NoStore {
         /// The store.
         store: PathBuf,
@@ -66,7 +69,9 @@ pub enum QueryError {
     #[error(transparent)]
     Log(Arc<ReadError>),
     /// A statement that would change something.
-    #[error("`{statement}` changes something, and a data folder is only read here; ask with SELECT, WITH, VALUES, EXPLAIN, SHOW or DESCRIBE")]
+    #[error(
+        "`{statement}` changes something, and a data folder is only read here; ask with SELECT, WITH, VALUES, EXPLAIN, SHOW or DESCRIBE"
+    )]
     ReadOnly {
         /// The statement's first word.
         statement: String,
@@ -112,7 +117,9 @@ pub enum QueryError {
         what: String,
     },
     /// Two columns of the answer have one name.
-    #[error("the answer has two columns `{column}`, which {format} cannot keep apart; give one another name with AS")]
+    #[error(
+        "the answer has two columns `{column}`, which {format} cannot keep apart; give one another name with AS"
+    )]
     SameName {
         /// The name.
         column: String,
@@ -145,9 +152,12 @@ impl QueryError {
             && let SchemaError::FieldNotFound { field, valid_fields } = inner.as_ref()
         {
             let known: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
-            return QueryError::UnknownColumn { column: field.name.clone(), choices: choices(&field.name, &known) };
+            return QueryError::UnknownColumn {
+                column: field.name.clone(),
+                choices: choices(&field.name, &known),
+            };
         }
-        QueryError::Plan { what: sentence(error) }
+        QueryError::Plan { what: sentence(error.find_root()) }
     }
 
     /// What DataFusion says of a statement that runs.
@@ -162,8 +172,15 @@ impl QueryError {
     }
 }
 
-/// The message without the name of its kind, and without a backtrace.
+/// The message on one line, without the name of its kind, and without a backtrace.
 pub(crate) fn sentence(error: &DataFusionError) -> String {
-    let text = error.message();
-    text.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default().trim_end().to_owned()
+    let text = match error {
+        DataFusionError::SQL(cause, _) => match cause.as_ref() {
+            ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.clone(),
+            ParserError::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
+        },
+        error => error.message().into_owned(),
+    };
+    let text = text.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }

@@ -158,7 +158,8 @@ impl<'o, W: Write + Send> Writer<'o, W> {
                 // Without any batch, there would be no header either.
                 batches.insert(0, RecordBatch::new_empty(Arc::clone(schema)));
                 let options = FormatOptions::default().with_null("NULL");
-                let table = pretty_format_batches_with_options(&batches, &options).map_err(encode(Format::Table))?;
+                let table =
+                    pretty_format_batches_with_options(&batches, &options).map_err(encode(Format::Table))?;
                 writeln!(out, "{table}").and_then(|()| out.flush()).map_err(QueryError::Output)
             }
             Writer::Csv { out } | Writer::Json { out } => out.flush().map_err(QueryError::Output),
@@ -209,6 +210,7 @@ fn nested_as_json(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
         }
         Ok((Arc::new(Field::new(field.name(), DataType::Utf8, true)), Arc::new(texts.finish()) as ArrayRef))
     });
-    let (fields, columns): (Vec<_>, Vec<_>) = flat.collect::<Result<Vec<_>, ArrowError>>()?.into_iter().unzip();
+    let (fields, columns): (Vec<_>, Vec<_>) =
+        flat.collect::<Result<Vec<_>, ArrowError>>()?.into_iter().unzip();
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }

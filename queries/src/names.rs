@@ -139,7 +139,11 @@ impl VisitorMut for Scope<'_> {
 
     fn pre_visit_statement(&mut self, statement: &mut Statement) -> ControlFlow<()> {
         // What follows SHOW TABLES is not a table.
-        if matches!(statement, Statement::ShowTables { .. }) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if matches!(statement, Statement::ShowTables { .. }) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
@@ -190,7 +194,8 @@ impl VisitorMut for Scope<'_> {
         if self.functions.contains(&table.value) {
             return ControlFlow::Continue(());
         }
-        let query = if schemas.is_empty() { meant(table, self.queries.iter().map(String::as_str)) } else { None };
+        let query =
+            if schemas.is_empty() { meant(table, self.queries.iter().map(String::as_str)) } else { None };
         match query.or_else(|| meant(table, self.known.keys().map(String::as_str))) {
             Some(name) => table.value = name.to_owned(),
             None => self.unknown = self.unknown.take().or_else(|| Some(table.value.clone())),
@@ -275,7 +280,8 @@ impl VisitorMut for Columns<'_, '_> {
 impl Columns<'_, '_> {
     fn fix_joins(&self, tables: &mut TableWithJoins) {
         let joins = tables.joins.iter_mut();
-        let (operators, joined): (Vec<_>, Vec<_>) = joins.map(|join| (&mut join.join_operator, &mut join.relation)).unzip();
+        let (operators, joined): (Vec<_>, Vec<_>) =
+            joins.map(|join| (&mut join.join_operator, &mut join.relation)).unzip();
         for constraint in operators.into_iter().filter_map(constraint) {
             if let JoinConstraint::Using(columns) = constraint {
                 columns.iter_mut().for_each(|column| self.0.fix_column_of(column));
@@ -291,7 +297,9 @@ impl Columns<'_, '_> {
     fn fix_wildcard(&self, options: &mut WildcardAdditionalOptions) {
         match &mut options.opt_exclude {
             Some(ExcludeSelectItem::Single(column)) => self.0.fix_column_of(column),
-            Some(ExcludeSelectItem::Multiple(columns)) => columns.iter_mut().for_each(|c| self.0.fix_column_of(c)),
+            Some(ExcludeSelectItem::Multiple(columns)) => {
+                columns.iter_mut().for_each(|c| self.0.fix_column_of(c))
+            }
             None => {}
         }
         if let Some(except) = &mut options.opt_except {
@@ -375,14 +383,18 @@ mod tests {
     use super::*;
 
     fn check(sql: &str, expect: Expect) {
-        let table = |name: &str, columns: &[&str]| (name.to_owned(), columns.iter().map(|c| (*c).to_owned()).collect());
+        let table = |name: &str, columns: &[&str]| {
+            (name.to_owned(), columns.iter().map(|c| (*c).to_owned()).collect())
+        };
         let known = Known::from([
             table("decisions", &["_tick", "TX_AMOUNT", "CUSTOMER_ID", "action"]),
             table("Labels", &["_tick", "customer_id", "genuine", "Genuine"]),
         ]);
         let mut statement = DFParser::parse_sql(sql).unwrap().pop_front().unwrap();
         let resolved = resolve(&mut statement, &known);
-        expect.assert_eq(&resolved.map_or_else(|table| format!("no table {table}"), |()| statement.to_string()));
+        expect.assert_eq(
+            &resolved.map_or_else(|table| format!("no table {table}"), |()| statement.to_string()),
+        );
     }
 
     #[test]
@@ -390,38 +402,63 @@ mod tests {
         check("select Tx_Amount, ACTION from Decisions", expect!["SELECT TX_AMOUNT, action FROM decisions"]);
         check("select \"tx_amount\" from decisions", expect![[r#"SELECT "tx_amount" FROM decisions"#]]);
         check("select 1 from \"Decisions\"", expect!["no table Decisions"]);
-        check("select sum(tx_amount) from decisions group by customer_id order by customer_id", expect!["SELECT sum(TX_AMOUNT) FROM decisions GROUP BY CUSTOMER_ID ORDER BY CUSTOMER_ID"]);
+        check(
+            "select sum(tx_amount) from decisions group by customer_id order by customer_id",
+            expect!["SELECT sum(TX_AMOUNT) FROM decisions GROUP BY CUSTOMER_ID ORDER BY CUSTOMER_ID"],
+        );
     }
 
     #[test]
     fn a_name_that_could_be_two_is_left_as_it_is() {
-        check("select genuine, Genuine, GENUINE from labels", expect!["SELECT genuine, Genuine, GENUINE FROM Labels"]);
+        check(
+            "select genuine, Genuine, GENUINE from labels",
+            expect!["SELECT genuine, Genuine, GENUINE FROM Labels"],
+        );
     }
 
     #[test]
     fn a_qualifier_decides_between_tables() {
         check(
             "select D.Customer_Id, l.CUSTOMER_ID from decisions d join labels L on d.customer_id = L.Customer_id",
-            expect!["SELECT d.CUSTOMER_ID, L.customer_id FROM decisions d JOIN Labels L ON d.CUSTOMER_ID = L.customer_id"],
+            expect![
+                "SELECT d.CUSTOMER_ID, L.customer_id FROM decisions d JOIN Labels L ON d.CUSTOMER_ID = L.customer_id"
+            ],
         );
-        check("select DECISIONS.* from decisions join labels using (_TICK)", expect!["SELECT decisions.* FROM decisions JOIN Labels USING(_tick)"]);
+        check(
+            "select DECISIONS.* from decisions join labels using (_TICK)",
+            expect!["SELECT decisions.* FROM decisions JOIN Labels USING(_tick)"],
+        );
     }
 
     #[test]
     fn names_that_the_statement_defines_are_its_own() {
-        check("select TX_AMOUNT as tx_amount, count(*) as N from decisions order by n, tx_amount", expect!["SELECT TX_AMOUNT AS tx_amount, count(*) AS N FROM decisions ORDER BY N, tx_amount"]);
+        check(
+            "select TX_AMOUNT as tx_amount, count(*) as N from decisions order by n, tx_amount",
+            expect!["SELECT TX_AMOUNT AS tx_amount, count(*) AS N FROM decisions ORDER BY N, tx_amount"],
+        );
         check(
             "with Big (Who) as (select customer_id from decisions where tx_amount > 9) select who from BIG b where B.WHO > 1",
-            expect!["WITH Big (Who) AS (SELECT CUSTOMER_ID FROM decisions WHERE TX_AMOUNT > 9) SELECT Who FROM Big b WHERE b.Who > 1"],
+            expect![
+                "WITH Big (Who) AS (SELECT CUSTOMER_ID FROM decisions WHERE TX_AMOUNT > 9) SELECT Who FROM Big b WHERE b.Who > 1"
+            ],
         );
-        check("explain select x.ACTION from (select action from decisions) X", expect!["EXPLAIN SELECT X.action FROM (SELECT action FROM decisions) X"]);
-        check("select * exclude (tx_amount) from decisions", expect!["SELECT * EXCLUDE (TX_AMOUNT) FROM decisions"]);
+        check(
+            "explain select x.ACTION from (select action from decisions) X",
+            expect!["EXPLAIN SELECT X.action FROM (SELECT action FROM decisions) X"],
+        );
+        check(
+            "select * exclude (tx_amount) from decisions",
+            expect!["SELECT * EXCLUDE (TX_AMOUNT) FROM decisions"],
+        );
         check("select Value from Generate_Series(1, 3)", expect!["SELECT Value FROM generate_series(1, 3)"]);
     }
 
     #[test]
     fn the_information_schema_is_in_lower_case() {
-        check("select TABLE_NAME from INFORMATION_SCHEMA.TABLES", expect!["SELECT table_name FROM information_schema.tables"]);
+        check(
+            "select TABLE_NAME from INFORMATION_SCHEMA.TABLES",
+            expect!["SELECT table_name FROM information_schema.tables"],
+        );
     }
 
     #[test]

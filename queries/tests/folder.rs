@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, Decimal128Array, DictionaryArray, FixedSizeBinaryBuilder, Int32Array, Int64Array, ListArray,
-    RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, UInt8Array, UInt64Array,
+    ArrayRef, BinaryArray, Decimal128Array, DictionaryArray, FixedSizeBinaryBuilder, Int32Array, Int64Array,
+    ListArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, UInt8Array, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, UInt64Type};
 use expect_test::{Expect, expect};
@@ -73,13 +73,22 @@ fn payments(amounts: &[i128]) -> ArrayRef {
     let amounts = Decimal128Array::from(amounts.to_vec()).with_precision_and_scale(12, 2).unwrap();
     let customers = Int64Array::from_iter_values(0..amounts.len() as i64);
     Arc::new(StructArray::from(vec![
-        (Arc::new(Field::new("TX_AMOUNT", DataType::Decimal128(12, 2), false)), Arc::new(amounts) as ArrayRef),
+        (
+            Arc::new(Field::new("TX_AMOUNT", DataType::Decimal128(12, 2), false)),
+            Arc::new(amounts) as ArrayRef,
+        ),
         (Arc::new(Field::new("CUSTOMER_ID", DataType::Int64, false)), Arc::new(customers)),
     ]))
 }
 
 /// A receipt: verdict, reason, tick and offset; event type and id, detail and bytes.
-type Receipt = (u8, Option<u8>, Option<(Tick, u64)>, Option<(&'static str, &'static str)>, Option<(&'static str, &'static [u8])>);
+type Receipt = (
+    u8,
+    Option<u8>,
+    Option<(Tick, u64)>,
+    Option<(&'static str, &'static str)>,
+    Option<(&'static str, &'static [u8])>,
+);
 
 fn receipts(first: u64, receipts: &[Receipt]) -> Frame {
     let sources: DictionaryArray<Int32Type> = receipts.iter().map(|_| Some("tills")).collect();
@@ -159,8 +168,10 @@ fn write_store(store: &Path) -> Commits {
         let basis = ListArray::from_iter_primitive::<UInt64Type, _, _>(basis);
         let item = Arc::new(Field::new("item", DataType::UInt64, false));
         let (_, offsets, values, nulls) = basis.into_parts();
-        let amounts: Decimal128Array = ids.clone().map(|id| (id != 2).then_some(i128::from(id) * 1050)).collect();
-        let actions: DictionaryArray<Int32Type> = ids.clone().map(|id| Some(if id > 2 { "block" } else { "allow" })).collect();
+        let amounts: Decimal128Array =
+            ids.clone().map(|id| (id != 2).then_some(i128::from(id) * 1050)).collect();
+        let actions: DictionaryArray<Int32Type> =
+            ids.clone().map(|id| Some(if id > 2 { "block" } else { "allow" })).collect();
         let times = TimestampMicrosecondArray::from_iter_values(ticks.iter().map(|tick| tick.micros()));
         let seals: Vec<String> = ids.clone().map(|id| id.to_string()).collect();
         let columns: Vec<ArrayRef> = vec![
@@ -213,7 +224,8 @@ fn answer_as(format: Format, data: &Path, sql: &str) -> Result<Vec<u8>, String> 
 }
 
 fn answer(format: Format, data: &Path, sql: &str) -> String {
-    let text = answer_as(format, data, sql).map_or_else(|error| format!("error: {error}\n"), |out| String::from_utf8(out).unwrap());
+    let text = answer_as(format, data, sql)
+        .map_or_else(|error| format!("error: {error}\n"), |out| String::from_utf8(out).unwrap());
     text.replace(&data.display().to_string(), "DATA")
 }
 
@@ -239,15 +251,20 @@ fn facts_are_envelopes_and_the_canonical_text_of_their_payloads() {
             +---------------------+-----------+--------+---------+------------+-----------+-----------------------------+--------------------------+
         "#]],
     );
-    check("select event_id, producer, seed, scenario_id, platform_run_id, run_id, manifest_fingerprint, trace_id, emitted_at_utc from facts where topic = 'traffic' order by event_id", expect![[r#"
+    check(
+        "select event_id, producer, seed, scenario_id, platform_run_id, run_id, manifest_fingerprint, trace_id, emitted_at_utc from facts where topic = 'traffic' order by event_id",
+        expect![[r#"
         +-----------+----------+------+-------------+---------------------------+--------+----------------------+----------+----------------+
         | event_id  | producer | seed | scenario_id | platform_run_id           | run_id | manifest_fingerprint | trace_id | emitted_at_utc |
         +-----------+----------+------+-------------+---------------------------+--------+----------------------+----------+----------------+
         | payment-0 | till     | 42   | 7           | platform_20180401T000000Z | NULL   | NULL                 | NULL     | NULL           |
         | payment-1 | till     | 42   | 7           | platform_20180401T000000Z | NULL   | NULL                 | NULL     | NULL           |
         +-----------+----------+------+-------------+---------------------------+--------+----------------------+----------+----------------+
-    "#]]);
-    check("select payload_hash, payload from facts order by _tick", expect![[r#"
+    "#]],
+    );
+    check(
+        "select payload_hash, payload from facts order by _tick",
+        expect![[r#"
         +------------------------------------------------------------------+-----------------------------------------+
         | payload_hash                                                     | payload                                 |
         +------------------------------------------------------------------+-----------------------------------------+
@@ -255,7 +272,8 @@ fn facts_are_envelopes_and_the_canonical_text_of_their_payloads() {
         | 02d10e76afd04e7329ad9593d17962a266fb3b195f7d216086ab66d2bfc4c983 | {"limit":"20.00"}                       |
         | 6040b42e23e29380b0d4bd5c38d48288b60daeef1d447fab422467146c5fc3c3 | {"CUSTOMER_ID":"1","TX_AMOUNT":"-0.05"} |
         +------------------------------------------------------------------+-----------------------------------------+
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -274,7 +292,9 @@ fn receipts_of_the_admitted_say_what_their_facts_say() {
             +----------+--------+------------+------------------+------------+-----------+---------------------+-----------+--------+---------+
         "#]],
     );
-    check("select position, receipt_id, payload_hash from receipts order by position", expect![[r#"
+    check(
+        "select position, receipt_id, payload_hash from receipts order by position",
+        expect![[r#"
         +----------+------------------------------------------------------------------+------------------------------------------------------------------+
         | position | receipt_id                                                       | payload_hash                                                     |
         +----------+------------------------------------------------------------------+------------------------------------------------------------------+
@@ -284,8 +304,11 @@ fn receipts_of_the_admitted_say_what_their_facts_say() {
         | 3        | 3c80a9dc356dcf539f7130972a6dda31d7e78d6bcb8b3a76e67ca8fc3334db19 | 70110fa2fdb1709af923dcdd14bde33ee7107a11068f1c941eb172eb547b411a |
         | 4        | 2918fa1e5b70ba154840434c3e631eb041df45c57287b8f45806714afb9a707b | NULL                                                             |
         +----------+------------------------------------------------------------------+------------------------------------------------------------------+
-    "#]]);
-    check("select position, policy_id, policy_revision, policy_digest, detail from receipts order by position", expect![[r#"
+    "#]],
+    );
+    check(
+        "select position, policy_id, policy_revision, policy_digest, detail from receipts order by position",
+        expect![[r#"
         +----------+-----------+-----------------+------------------------------------------------------------------+----------------+
         | position | policy_id | policy_revision | policy_digest                                                    | detail         |
         +----------+-----------+-----------------+------------------------------------------------------------------+----------------+
@@ -295,7 +318,8 @@ fn receipts_of_the_admitted_say_what_their_facts_say() {
         | 3        | gate      | 2               | ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c | NULL           |
         | 4        | gate      | 2               | ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c | it is not JSON |
         +----------+-----------+-----------------+------------------------------------------------------------------+----------------+
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -310,25 +334,26 @@ fn a_receipt_id_can_be_recomputed() {
 
 #[test]
 fn quarantine_keeps_the_bytes_of_the_refused() {
-    check("select * from quarantine", expect![[r#"
-        +------------------------------------------------------------------+------------+------------------+--------+----------+------------+----------+--------------+----------------+-----------+-----------------+------------------------------------------------------------------+-------+------------+
-        | receipt_id                                                       | decision   | reason_code      | source | position | event_type | event_id | payload_hash | detail         | policy_id | policy_revision | policy_digest                                                    | bytes | bytes_text |
-        +------------------------------------------------------------------+------------+------------------+--------+----------+------------+----------+--------------+----------------+-----------+-----------------+------------------------------------------------------------------+-------+------------+
-        | 2918fa1e5b70ba154840434c3e631eb041df45c57287b8f45806714afb9a707b | QUARANTINE | ENVELOPE_INVALID | tills  | 4        | NULL       | NULL     | NULL         | it is not JSON | gate      | 2               | ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c | 7bff  | {�         |
-        +------------------------------------------------------------------+------------+------------------+--------+----------+------------+----------+--------------+----------------+-----------+-----------------+------------------------------------------------------------------+-------+------------+
+    check_as(Format::Json, "select * from quarantine", expect![[r#"
+        {"receipt_id":"2918fa1e5b70ba154840434c3e631eb041df45c57287b8f45806714afb9a707b","decision":"QUARANTINE","reason_code":"ENVELOPE_INVALID","source":"tills","position":4,"event_type":null,"event_id":null,"payload_hash":null,"detail":"it is not JSON","policy_id":"gate","policy_revision":"2","policy_digest":"ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c","bytes":"7bff","bytes_text":"{�"}
     "#]]);
-    check("select count(*) from quarantine", expect![[r#"
+    check(
+        "select count(*) from quarantine",
+        expect![[r#"
         +----------+
         | count(*) |
         +----------+
         | 1        |
         +----------+
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn committed_tables_hold_the_rows_of_all_commits() {
-    check("select * from decisions order by transaction_id", expect![[r#"
+    check(
+        "select * from decisions order by transaction_id",
+        expect![[r#"
         +---------------------+--------+----------------+-----------+--------+----------------------+------------------------------------------------------------------+
         | _tick               | basis  | TRANSACTION_ID | TX_AMOUNT | action | decided_at_utc       | seal                                                             |
         +---------------------+--------+----------------+-----------+--------+----------------------+------------------------------------------------------------------+
@@ -338,45 +363,55 @@ fn committed_tables_hold_the_rows_of_all_commits() {
         | 6236327129088000001 | [3, 1] | 3              | 31.50     | block  | 2018-04-01T00:00:03Z | 58d6fd3dc609068615d66b6a2616cce521e6bd49bbcd7854e3f2573b142c6637 |
         | 6236327133184000000 | [4, 1] | 4              | 42.00     | block  | 2018-04-01T00:00:04Z | e67a9c4536256f1ec7495a146b5442fa7c0ed99e258a08260a4a244fa31c7c61 |
         +---------------------+--------+----------------+-----------+--------+----------------------+------------------------------------------------------------------+
-    "#]]);
-    check("select action, count(*) as n, sum(TX_AMOUNT) as total from decisions group by action order by N", expect![[r#"
+    "#]],
+    );
+    check(
+        "select action, count(*) as n, sum(TX_AMOUNT) as total from decisions group by action order by N",
+        expect![[r#"
         +--------+---+-------+
         | action | n | total |
         +--------+---+-------+
         | block  | 2 | 73.50 |
         | allow  | 3 | 10.50 |
         +--------+---+-------+
-    "#]]);
-    check("select * from errors", expect![[r#"
+    "#]],
+    );
+    check(
+        "select * from errors",
+        expect![[r#"
         +---------------------+------------------+-----+
         | _tick               | cause            | row |
         +---------------------+------------------+-----+
         | 6236327120896000001 | division by zero | 3   |
         +---------------------+------------------+-----+
-    "#]]);
-    check("select d.transaction_id, f.event_id from decisions d join facts f on d._tick = f._tick order by 1", expect![[r#"
+    "#]],
+    );
+    check(
+        "select d.transaction_id, f.event_id from decisions d join facts f on d._tick = f._tick order by 1",
+        expect![[r#"
         +----------------+----------+
         | TRANSACTION_ID | event_id |
         +----------------+----------+
         | 1              | policy-0 |
         +----------------+----------+
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn only_the_columns_and_rows_that_are_asked_for_are_read() {
-    check("explain format indent select TX_AMOUNT from decisions where TRANSACTION_ID > 3", expect![[r#"
-        +---------------+------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------+
-        | plan_type     | plan                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                           |
-        +---------------+------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------+
-        | logical_plan  | Projection: decisions.TX_AMOUNT                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                |
-        |               |   Filter: decisions.TRANSACTION_ID > Int64(3)                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                  |
-        |               |     TableScan: decisions projection=[TRANSACTION_ID, TX_AMOUNT]                                                                                                                                                                                                                                                                                                                                                                                                                                                                                |
-        | physical_plan | DataSourceExec: file_groups={2 groups: [[tables/decisions/0000/00000000000000000000-06236327127040000000.parquet, tables/decisions/0000/06236327127040000000-06236327137280000000.parquet], [tables/decisions/0001/00000000000000000000-06236327127040000000.parquet, tables/decisions/0001/06236327127040000000-06236327137280000000.parquet]]}, projection=[TX_AMOUNT], file_type=parquet, predicate=TRANSACTION_ID@2 > 3, pruning_predicate=TRANSACTION_ID_null_count@1 != row_count@2 AND TRANSACTION_ID_max@0 > 3, required_guarantees=[] |
-        |               |                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                |
-        +---------------+------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------------+
-    "#]]);
-    check("explain format indent select event_id from facts limit 1", expect![[r#"
+    let plan = answer(
+        Format::Csv,
+        folder().path(),
+        "explain select TX_AMOUNT from decisions where TRANSACTION_ID > 3",
+    );
+    assert!(
+        plan.contains("projection=[TX_AMOUNT], file_type=parquet, predicate=TRANSACTION_ID@2 > 3"),
+        "{plan}"
+    );
+    check(
+        "explain format indent select event_id from facts limit 1",
+        expect![[r#"
         +---------------+-----------------------------------------------------------------------+
         | plan_type     | plan                                                                  |
         +---------------+-----------------------------------------------------------------------+
@@ -385,44 +420,68 @@ fn only_the_columns_and_rows_that_are_asked_for_are_read() {
         | physical_plan | StreamingTableExec: partition_sizes=1, projection=[event_id], fetch=1 |
         |               |                                                                       |
         +---------------+-----------------------------------------------------------------------+
-    "#]]);
-    check("select count(*) from facts", expect![[r#"
+    "#]],
+    );
+    check(
+        "select count(*) from facts",
+        expect![[r#"
         +----------+
         | count(*) |
         +----------+
         | 3        |
         +----------+
-    "#]]);
-    check("select event_type from facts limit 1", expect![[r#"
+    "#]],
+    );
+    check(
+        "select event_type from facts limit 1",
+        expect![[r#"
         +------------+
         | event_type |
         +------------+
         | payment    |
         +------------+
-    "#]]);
+    "#]],
+    );
+}
+
+#[test]
+fn a_frame_of_many_facts_is_read_in_parts() {
+    let data = tempfile::tempdir().unwrap();
+    let (mut log, _) = EmbeddedLog::open(&data.path().join("log"), LogOptions::default()).unwrap();
+    let ticks: Vec<Tick> = (0..20_000).map(|at| tick(at, 0)).collect();
+    let offsets: Vec<u64> = (0..20_000).collect();
+    let amounts: Vec<i128> = (0..20_000).collect();
+    let frames = vec![facts(Topic::Traffic, "payment", &ticks, &offsets, payments(&amounts))];
+    log.append(&Group { frames, lower: Tick::ZERO, upper: tick(20_000, 0), commit: false }).unwrap();
+    let sql = "select count(*) as facts, count(distinct event_id) as ids, count(distinct payload) as payloads, max(\"offset\") from facts";
+    expect![[r#"
+        +-------+-------+----------+-------------------+
+        | facts | ids   | payloads | max(facts.offset) |
+        +-------+-------+----------+-------------------+
+        | 20000 | 20000 | 20000    | 19999             |
+        +-------+-------+----------+-------------------+
+    "#]].assert_eq(&answer(Format::Table, data.path(), sql));
 }
 
 #[test]
 fn tables_are_listed_and_described() {
-    check("show tables", expect![[r#"
-        +---------------+--------------------+-------------+------------+
-        | table_catalog | table_schema       | table_name  | table_type |
-        +---------------+--------------------+-------------+------------+
-        | tidegate      | public             | decisions   | BASE TABLE |
-        | tidegate      | public             | receipts    | BASE TABLE |
-        | tidegate      | public             | facts       | BASE TABLE |
-        | tidegate      | public             | quarantine  | BASE TABLE |
-        | tidegate      | public             | errors      | BASE TABLE |
-        | tidegate      | information_schema | tables      | VIEW       |
-        | tidegate      | information_schema | views       | VIEW       |
-        | tidegate      | information_schema | columns     | VIEW       |
-        | tidegate      | information_schema | df_settings | VIEW       |
-        | tidegate      | information_schema | schemata    | VIEW       |
-        | tidegate      | information_schema | routines    | VIEW       |
-        | tidegate      | information_schema | parameters  | VIEW       |
-        +---------------+--------------------+-------------+------------+
-    "#]]);
-    check("describe Quarantine", expect![[r#"
+    check(
+        "show tables",
+        expect![[r#"
+            +------------+
+            | table_name |
+            +------------+
+            | decisions  |
+            | errors     |
+            | facts      |
+            | quarantine |
+            | receipts   |
+            +------------+
+        "#]],
+    );
+    check(
+        "describe Quarantine",
+        expect![[r#"
         +-----------------+---------------------+-------------+
         | column_name     | data_type           | is_nullable |
         +-----------------+---------------------+-------------+
@@ -441,8 +500,11 @@ fn tables_are_listed_and_described() {
         | bytes           | Binary              | YES         |
         | bytes_text      | Utf8                | YES         |
         +-----------------+---------------------+-------------+
-    "#]]);
-    check("select column_name, data_type from information_schema.columns where table_name = 'errors'", expect![[r#"
+    "#]],
+    );
+    check(
+        "select column_name, data_type from information_schema.columns where table_name = 'errors'",
+        expect![[r#"
         +-------------+-----------+
         | column_name | data_type |
         +-------------+-----------+
@@ -450,11 +512,19 @@ fn tables_are_listed_and_described() {
         | cause       | Utf8      |
         | row         | Int64     |
         +-------------+-----------+
-    "#]]);
+    "#]],
+    );
     let data = folder();
     let tables = Catalogue::open(data.path(), None).unwrap().tables();
-    let tables: Vec<(&str, Option<u64>)> = tables.iter().map(|table| (table.name.as_str(), table.rows)).collect();
-    let known = [("decisions", Some(5)), ("errors", Some(1)), ("facts", None), ("quarantine", None), ("receipts", None)];
+    let tables: Vec<(&str, Option<u64>)> =
+        tables.iter().map(|table| (table.name.as_str(), table.rows)).collect();
+    let known = [
+        ("decisions", Some(5)),
+        ("errors", Some(1)),
+        ("facts", None),
+        ("quarantine", None),
+        ("receipts", None),
+    ];
     assert_eq!(tables, known);
 }
 
@@ -470,9 +540,13 @@ fn csv_has_a_header_and_json_in_place_of_lists() {
             2,,allow,2018-04-01T00:00:02Z,"[2,1]",813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d
         "#]],
     );
-    check_as(Format::Csv, "select * from errors where row > 3", expect![[r#"
+    check_as(
+        Format::Csv,
+        "select * from errors where row > 3",
+        expect![[r#"
         _tick,cause,row
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -485,14 +559,19 @@ fn json_has_an_object_a_line_and_every_digit() {
             {"_tick":6236327124992000000,"TX_AMOUNT":null,"action":"allow","decided_at_utc":"2018-04-01T00:00:02Z","basis":[2,1],"seal":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d"}
         "#]],
     );
-    check_as(Format::Json, "select 1 as a, 2 as b, a.row, b.row from errors a, errors b", expect![[r#"
+    check_as(
+        Format::Json,
+        "select 1 as a, 2 as b, a.row, b.row from errors a, errors b",
+        expect![[r#"
         error: the answer has two columns `row`, which json cannot keep apart; give one another name with AS
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn parquet_is_read_back_the_same() {
-    let bytes = answer_as(Format::Parquet, folder().path(), "select * from decisions order by _tick").unwrap();
+    let bytes =
+        answer_as(Format::Parquet, folder().path(), "select * from decisions order by _tick").unwrap();
     let data = tempfile::tempdir().unwrap();
     let path = data.path().join("answer.parquet");
     std::fs::write(&path, bytes).unwrap();
@@ -521,38 +600,64 @@ fn what_would_change_something_is_refused() {
         let refusal = answer(Format::Table, folder().path(), sql);
         assert!(refusal.contains("changes something"), "{sql}: {refusal}");
     }
-    check("drop table facts", expect![[r#"
+    check(
+        "drop table facts",
+        expect![[r#"
         error: `DROP` changes something, and a data folder is only read here; ask with SELECT, WITH, VALUES, EXPLAIN, SHOW or DESCRIBE
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_wrong_question_is_told_what_is_wrong() {
-    check("selec 1", expect![[r#"
-        error: the query is not SQL: ParserError("Expected: an SQL statement, found: selec at Line: 1, Column: 1")
-    "#]]);
-    check("select 1; select 2", expect![[r#"
+    check(
+        "selec 1",
+        expect![[r#"
+            error: the query is not SQL: Expected: an SQL statement, found: selec at Line: 1, Column: 1
+        "#]],
+    );
+    check(
+        "select 1; select 2",
+        expect![[r#"
         error: the text holds 2 statements; ask one at a time
-    "#]]);
-    check("select * from descisions", expect![[r#"
+    "#]],
+    );
+    check(
+        "select * from descisions",
+        expect![[r#"
         error: there is no table `descisions`; did you mean `decisions`? (a committed table appears with its first row)
-    "#]]);
-    check("select * from nothing_like_it", expect![[r#"
+    "#]],
+    );
+    check(
+        "select * from nothing_like_it",
+        expect![[r#"
         error: there is no table `nothing_like_it`; there are `decisions`, `errors`, `facts`, `quarantine`, `receipts` (a committed table appears with its first row)
-    "#]]);
-    check("select tx_amont from decisions", expect![[r#"
+    "#]],
+    );
+    check(
+        "select tx_amont from decisions",
+        expect![[r#"
         error: there is no column `tx_amont` here; did you mean `TX_AMOUNT`?
-    "#]]);
-    check("select colour from errors", expect![[r#"
+    "#]],
+    );
+    check(
+        "select colour from errors",
+        expect![[r#"
         error: there is no column `colour` here; there are `_tick`, `cause`, `row`
-    "#]]);
-    check("select nosuch(row) from errors", expect![[r#"
-        error: the query cannot be planned: Error during planning: Invalid function 'nosuch'.
-        Did you mean 'cosh'?
-    "#]]);
-    check("select 1 / (row - 3) from errors", expect![[r#"
+    "#]],
+    );
+    check(
+        "select nosuch(row) from errors",
+        expect![[r#"
+            error: the query cannot be planned: Invalid function 'nosuch'. Did you mean 'cosh'?
+        "#]],
+    );
+    check(
+        "select 1 / (row - 3) from errors",
+        expect![[r#"
         error: the query stopped: Divide by zero error
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -566,13 +671,15 @@ fn an_empty_log_has_empty_tables() {
         +---+---+
         | 0 | 0 |
         +---+---+
-    "#]].assert_eq(&answer(Format::Table, data.path(), sql));
+    "#]]
+    .assert_eq(&answer(Format::Table, data.path(), sql));
     expect![[r#"
         +------------+
         | bytes_text |
         +------------+
         +------------+
-    "#]].assert_eq(&answer(Format::Table, data.path(), "select bytes_text from quarantine"));
+    "#]]
+    .assert_eq(&answer(Format::Table, data.path(), "select bytes_text from quarantine"));
 }
 
 #[test]
@@ -580,7 +687,8 @@ fn a_folder_without_a_log_is_refused() {
     let data = tempfile::tempdir().unwrap();
     expect![[r#"
         error: no data folder at `DATA`; run a topology with `--data DATA` first
-    "#]].assert_eq(&answer(Format::Table, data.path(), "select 1"));
+    "#]]
+    .assert_eq(&answer(Format::Table, data.path(), "select 1"));
 }
 
 #[test]

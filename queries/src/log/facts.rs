@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, DictionaryArray, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
-    UInt16Array, UInt64Array, new_null_array,
+    Array, ArrayRef, AsArray, DictionaryArray, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondArray, UInt16Array, UInt64Array, new_null_array,
 };
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, UInt64Type};
@@ -51,7 +51,11 @@ pub(super) fn schema() -> SchemaRef {
 }
 
 /// The facts of a group, with the columns of `schema`.
-pub(super) fn batches(group: &Group, schema: &SchemaRef, rows_max: usize) -> Result<Vec<RecordBatch>, String> {
+pub(super) fn batches(
+    group: &Group,
+    schema: &SchemaRef,
+    rows_max: usize,
+) -> Result<Vec<RecordBatch>, String> {
     let mut batches = Vec::new();
     for frame in group.frames.iter().filter(|frame| is_facts(frame)) {
         let contexts = contexts(frame)?;
@@ -72,12 +76,15 @@ pub(super) fn is_facts(frame: &Frame) -> bool {
 pub(super) fn contexts(frame: &Frame) -> Result<Vec<Context>, String> {
     let texts = context_column(&frame.rows)?.values().as_string::<i32>();
     let contexts = texts.iter().map(|text| serde_json::from_str(text.unwrap_or_default()));
-    contexts.collect::<Result<_, _>>().map_err(|error| format!("has a `{}` with a context that cannot be read ({error})", frame.name))
+    contexts
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("has a `{}` with a context that cannot be read ({error})", frame.name))
 }
 
 /// Which context each fact has.
 pub(super) fn context_column(rows: &RecordBatch) -> Result<&DictionaryArray<Int32Type>, String> {
-    let column = rows.column_by_name(columns::CONTEXT).and_then(|column| column.as_dictionary_opt::<Int32Type>());
+    let column =
+        rows.column_by_name(columns::CONTEXT).and_then(|column| column.as_dictionary_opt::<Int32Type>());
     column.ok_or_else(|| "holds facts without a context".to_owned())
 }
 
@@ -102,18 +109,20 @@ impl Part<'_> {
             columns::PAYLOAD => self.payload()?,
             "schema_version" => self.pin(|context| context.schema_version.as_deref())?,
             "producer" => self.pin(|context| context.producer.as_deref())?,
-            "manifest_fingerprint" => {
-                self.pin(|context| Some(context.manifest_fingerprint.as_str()).filter(|text| !text.is_empty()))?
-            }
+            "manifest_fingerprint" => self
+                .pin(|context| Some(context.manifest_fingerprint.as_str()).filter(|text| !text.is_empty()))?,
             "parameter_hash" => self.pin(|context| context.parameter_hash.as_deref())?,
             "run_id" => self.pin(|context| context.run_id.as_deref())?,
             "scenario_run_id" => self.pin(|context| context.scenario_run_id.as_deref())?,
             "platform_run_id" => self.pin(|context| context.platform_run_id.as_deref())?,
             "scenario_id" => {
-                let ids = self.contexts.iter().map(|context| context.scenario_id.as_ref().map(ToString::to_string));
+                let ids =
+                    self.contexts.iter().map(|context| context.scenario_id.as_ref().map(ToString::to_string));
                 self.spread(&ids.collect::<StringArray>())?
             }
-            "seed" => self.spread(&self.contexts.iter().map(|context| context.seed).collect::<UInt64Array>())?,
+            "seed" => {
+                self.spread(&self.contexts.iter().map(|context| context.seed).collect::<UInt64Array>())?
+            }
             name => self.stored(name),
         })
     }
@@ -126,7 +135,8 @@ impl Part<'_> {
     fn stored(&self, name: &str) -> ArrayRef {
         self.rows.column_by_name(name).map_or_else(
             || {
-                let nothing = schema().field_with_name(name).map_or(DataType::Null, |field| field.data_type().clone());
+                let nothing =
+                    schema().field_with_name(name).map_or(DataType::Null, |field| field.data_type().clone());
                 new_null_array(&nothing, self.rows.num_rows())
             },
             Arc::clone,
@@ -149,9 +159,12 @@ impl Part<'_> {
 
     /// The JCS text of each payload, which is what its hash covers.
     fn payload(&self) -> Result<ArrayRef, String> {
-        let Some(payload) = self.rows.column_by_name(columns::PAYLOAD) else { return Ok(self.stored(columns::PAYLOAD)) };
+        let Some(payload) = self.rows.column_by_name(columns::PAYLOAD) else {
+            return Ok(self.stored(columns::PAYLOAD));
+        };
         let Some(fields) = payload.as_struct_opt() else { return Ok(Arc::clone(payload)) };
-        let wrong = |what: String| format!("has a payload of `{}` without a JSON form: {what}", self.frame.name);
+        let wrong =
+            |what: String| format!("has a payload of `{}` without a JSON form: {what}", self.frame.name);
         let form = RowForm::new(fields.column_names().into_iter().zip(fields.columns()));
         let form = form.map_err(|error| wrong(error.to_string()))?;
         let mut texts = StringBuilder::new();
@@ -162,7 +175,8 @@ impl Part<'_> {
                 continue;
             }
             text.clear();
-            form.push_row(row, &mut text).map_err(|field| wrong(format!("`{field}` is not a finite number")))?;
+            form.push_row(row, &mut text)
+                .map_err(|field| wrong(format!("`{field}` is not a finite number")))?;
             texts.append_value(std::str::from_utf8(&text).expect("JSON text is UTF-8"));
         }
         Ok(Arc::new(texts.finish()))

@@ -34,7 +34,9 @@ pub enum ReadError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// A group is whole, and does not hold what this build writes.
-    #[error("group {group} of the log {what}; another version of Tidegate wrote it: ask it with that version")]
+    #[error(
+        "group {group} of the log {what}; another version of Tidegate wrote it: ask it with that version"
+    )]
     Foreign {
         /// The number of the group.
         group: u64,
@@ -148,9 +150,12 @@ impl Scan {
             let batches = match self.table {
                 LogTable::Facts => facts::batches(&group, &self.schema, rows_max),
                 LogTable::Receipts => receipts.batches(&group, &self.schema, rows_max, None),
-                LogTable::Quarantine => receipts.batches(&group, &self.schema, rows_max, Some(Verdict::Quarantine)),
+                LogTable::Quarantine => {
+                    receipts.batches(&group, &self.schema, rows_max, Some(Verdict::Quarantine))
+                }
             };
-            let batches = batches.map_err(|what| ReadError::Foreign { group: groups.next_group() - 1, what })?;
+            let batches =
+                batches.map_err(|what| ReadError::Foreign { group: groups.next_group() - 1, what })?;
             if !batches.into_iter().all(&mut send) {
                 return Ok(());
             }
@@ -161,7 +166,9 @@ impl Scan {
 
 /// The rows in parts of at most `rows_max`.
 fn slices(rows: &RecordBatch, rows_max: usize) -> impl Iterator<Item = RecordBatch> {
-    (0..rows.num_rows()).step_by(rows_max).map(move |from| rows.slice(from, rows_max.min(rows.num_rows() - from)))
+    (0..rows.num_rows())
+        .step_by(rows_max)
+        .map(move |from| rows.slice(from, rows_max.min(rows.num_rows() - from)))
 }
 
 /// A batch of the columns that `schema` names, each made by `column`.
@@ -170,7 +177,8 @@ fn batch_of(
     rows: usize,
     column: impl FnMut(&str) -> Result<ArrayRef, String>,
 ) -> Result<RecordBatch, String> {
-    let columns = schema.fields().iter().map(|field| field.name().as_str()).map(column).collect::<Result<_, _>>()?;
+    let columns =
+        schema.fields().iter().map(|field| field.name().as_str()).map(column).collect::<Result<_, _>>()?;
     // A query that only counts asks for no column.
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)

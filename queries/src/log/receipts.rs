@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt16Array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt16Array};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, UInt8Type, UInt64Type};
 use tidegate_facts::{Context, Digest, PolicyRev, Reason, Tick, Topic, Verdict, columns};
@@ -25,7 +23,8 @@ const RUN: &str = "run";
 const RECIPE: &str = "tidegate.receipt.v1";
 
 /// Columns that need the fact of an admitted record.
-const OF_FACTS: [&str; 5] = ["receipt_id", columns::EVENT_TYPE, columns::EVENT_ID, columns::PAYLOAD_HASH, "topic"];
+const OF_FACTS: [&str; 5] =
+    ["receipt_id", columns::EVENT_TYPE, columns::EVENT_ID, columns::PAYLOAD_HASH, "topic"];
 
 /// The columns of `receipts`.
 pub(super) fn schema() -> SchemaRef {
@@ -61,7 +60,12 @@ fn record_fields() -> [Field; 5] {
 
 /// Why, and by which policy.
 fn judgement_fields() -> [Field; 4] {
-    [text("detail", true), text("policy_id", true), text("policy_revision", true), digest("policy_digest", true)]
+    [
+        text("detail", true),
+        text("policy_id", true),
+        text("policy_revision", true),
+        digest("policy_digest", true),
+    ]
 }
 
 fn text(name: &str, nullable: bool) -> Field {
@@ -131,8 +135,8 @@ impl Receipts {
 fn policy_of(frame: &Frame) -> Result<PolicyRev, String> {
     let record = frame.rows.columns().first().and_then(|column| column.as_string_opt::<i32>());
     let record = record.filter(|texts| !texts.is_empty()).map_or("", |texts| texts.value(texts.len() - 1));
-    let record: RunRecord =
-        serde_json::from_str(record).map_err(|error| format!("has a `{RUN}` record that cannot be read ({error})"))?;
+    let record: RunRecord = serde_json::from_str(record)
+        .map_err(|error| format!("has a `{RUN}` record that cannot be read ({error})"))?;
     Ok(record.policy)
 }
 
@@ -167,7 +171,11 @@ impl<'g> GroupFacts<'g> {
         let mut facts = GroupFacts::default();
         for frame in group.frames.iter().filter(|frame| is_facts(frame)) {
             let number = facts.frames.len() as u32;
-            let ticks = frame.rows.column_by_name(columns::TICK).expect("facts have ticks").as_primitive::<UInt64Type>();
+            let ticks = frame
+                .rows
+                .column_by_name(columns::TICK)
+                .expect("facts have ticks")
+                .as_primitive::<UInt64Type>();
             facts.places.extend(ticks.values().iter().zip(0..).map(|(tick, row)| (*tick, number, row)));
             facts.frames.push(FactFrame { frame, contexts: contexts(frame)? });
         }
@@ -177,7 +185,8 @@ impl<'g> GroupFacts<'g> {
 
     fn at(&self, tick: u64) -> Result<Fact<'_>, String> {
         let place = self.places.binary_search_by_key(&tick, |(tick, _, _)| *tick);
-        let place = place.map_err(|_| format!("has a receipt for the fact of tick {tick}, and not that fact"))?;
+        let place =
+            place.map_err(|_| format!("has a receipt for the fact of tick {tick}, and not that fact"))?;
         let (_, frame, row) = self.places[place];
         Ok(Fact { of: &self.frames[frame as usize], row: row as usize })
     }
@@ -189,7 +198,14 @@ impl<'f> Fact<'f> {
     }
 
     fn payload_hash(self) -> Option<&'f [u8]> {
-        Some(self.of.frame.rows.column_by_name(columns::PAYLOAD_HASH)?.as_fixed_size_binary_opt()?.value(self.row))
+        Some(
+            self.of
+                .frame
+                .rows
+                .column_by_name(columns::PAYLOAD_HASH)?
+                .as_fixed_size_binary_opt()?
+                .value(self.row),
+        )
     }
 
     fn platform_run_id(self) -> Result<Option<&'f str>, String> {
@@ -218,21 +234,35 @@ impl Part<'_> {
                 let reasons = self.stored("reason").as_primitive::<UInt8Type>();
                 let code = |number: u8| {
                     let reason = Reason::ALL.get(usize::from(number));
-                    reason.map(|reason| reason.code()).ok_or_else(|| format!("has a receipt with reason number {number}"))
+                    reason
+                        .map(|reason| reason.code())
+                        .ok_or_else(|| format!("has a receipt with reason number {number}"))
                 };
-                Arc::new(reasons.iter().map(|number| number.map(code).transpose()).collect::<Result<StringArray, _>>()?)
+                Arc::new(
+                    reasons
+                        .iter()
+                        .map(|number| number.map(code).transpose())
+                        .collect::<Result<StringArray, _>>()?,
+                )
             }
             "source" => cast(self.stored(name), &DataType::Utf8).expect("a dictionary of texts holds texts"),
             "position" | "offset" | "detail" | "bytes" => Arc::clone(self.stored(name)),
             columns::TICK => Arc::clone(self.stored("tick")),
-            "partition" => Arc::new(self.ticks().map(|tick| Some(tick?.partition())).collect::<UInt16Array>()),
-            columns::EVENT_TYPE => self.texts(|fact| Some(fact.of.frame.name.as_str()), |row| self.text(name, row))?,
+            "partition" => {
+                Arc::new(self.ticks().map(|tick| Some(tick?.partition())).collect::<UInt16Array>())
+            }
+            columns::EVENT_TYPE => {
+                self.texts(|fact| Some(fact.of.frame.name.as_str()), |row| self.text(name, row))?
+            }
             columns::EVENT_ID => self.texts(Fact::event_id, |row| self.text(name, row))?,
-            "topic" => self.texts(|fact| Some(fact.of.frame.topic.name()), |row| self.topic_of_duplicate(row))?,
+            "topic" => {
+                self.texts(|fact| Some(fact.of.frame.topic.name()), |row| self.topic_of_duplicate(row))?
+            }
             columns::PAYLOAD_HASH => {
                 let own = self.stored(name).as_fixed_size_binary();
                 let own = |row| Some(own.value(row)).filter(|_| own.is_valid(row));
-                let hashes = self.rows().map(|row| Ok(self.fact(row)?.map_or_else(|| own(row), Fact::payload_hash)));
+                let hashes =
+                    self.rows().map(|row| Ok(self.fact(row)?.map_or_else(|| own(row), Fact::payload_hash)));
                 digests(hashes.collect::<Result<Vec<_>, String>>()?.into_iter())
             }
             "policy_id" => self.repeated(policy.map(|policy| policy.policy_id.as_str())),
@@ -240,7 +270,9 @@ impl Part<'_> {
             "policy_digest" => digests(self.rows().map(|_| Some(policy?.content_digest.0.as_slice()))),
             "bytes_text" => {
                 let bytes = self.stored("bytes").as_binary::<i32>();
-                Arc::new(bytes.iter().map(|bytes| bytes.map(String::from_utf8_lossy)).collect::<StringArray>())
+                Arc::new(
+                    bytes.iter().map(|bytes| bytes.map(String::from_utf8_lossy)).collect::<StringArray>(),
+                )
             }
             name => unreachable!("`{name}` is not a column of receipts"),
         })
@@ -272,7 +304,9 @@ impl Part<'_> {
     /// The fact of an admitted record.
     fn fact(&self, row: usize) -> Result<Option<Fact<'_>>, String> {
         match self.verdict(row)? {
-            Verdict::Admit => self.facts.at(self.stored("tick").as_primitive::<UInt64Type>().value(row)).map(Some),
+            Verdict::Admit => {
+                self.facts.at(self.stored("tick").as_primitive::<UInt64Type>().value(row)).map(Some)
+            }
             Verdict::Duplicate | Verdict::Quarantine => Ok(None),
         }
     }

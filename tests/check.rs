@@ -1,0 +1,62 @@
+//! What `tidegate check` says of broken topologies: every fault at once, each with its line and a mend.
+//!
+//! `UPDATE_EXPECT=1 cargo test --release --test check` writes what is said now; read the difference.
+
+mod common;
+
+use expect_test::expect_file;
+use tidegate_dataflows::Plan;
+use tidegate_dataflows::topology::{Override, Topology};
+
+/// Compares the faults of `tests/broken/<name>.toml` with `tests/broken/<name>.txt`.
+fn check(name: &str, set: &[&str]) {
+    let file = common::file(&format!("tests/broken/{name}.toml"));
+    let overrides: Vec<Override> = set.iter().map(|text| Override::parse(text).unwrap()).collect();
+    let faults = match Topology::read(&file, &overrides).map(Plan::new) {
+        Ok(Ok(_)) => panic!("{name} has no fault"),
+        Ok(Err(faults)) | Err(faults) => faults,
+    };
+    let root = format!("{}/", common::file("").display()).replace("//", "/");
+    let mut said: Vec<String> = faults.iter().map(|fault| fault.to_string().replace(&root, "")).collect();
+    said.push(String::new());
+    let expected = if set.is_empty() { format!("{name}.txt") } else { format!("{name}-set.txt") };
+    expect_file![common::file(&format!("tests/broken/{expected}"))].assert_eq(&said.join("\n"));
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_said_to_be_so() {
+    check("syntax", &[]);
+}
+
+#[test]
+fn unknown_kinds_settings_and_values_are_named_with_what_is_known() {
+    check("shape", &[]);
+}
+
+#[test]
+fn nodes_that_lead_nowhere_or_in_circles_are_found() {
+    check("wiring", &[]);
+}
+
+#[test]
+fn every_expression_is_planned_against_its_input() {
+    check("sql", &[]);
+}
+
+#[test]
+fn faults_of_the_policy_are_shown_where_they_stand() {
+    check("policy", &[]);
+}
+
+#[test]
+fn overrides_are_checked_like_the_file() {
+    check("policy", &["records.pth=x", "nobody.path=x", "partitions=many"]);
+}
+
+#[test]
+fn shipped_topologies_have_no_fault() {
+    common::plan(&common::file("dataflows/fraud.toml"), &[]);
+    let missing = Topology::read(&common::file("dataflows/handbook.toml"), &[]).map(Plan::new);
+    let Ok(Err(faults)) = missing else { panic!("the handbook's payments are not part of the repository") };
+    assert!(faults.iter().all(|fault| fault.what.contains("--set")), "{faults:#?}");
+}
