@@ -37,7 +37,13 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 ///
 /// # Errors
 /// When its tables cannot be read back.
-pub fn print(plan: &Plan, options: &Options, watch: &Watch, report: &Report, as_json: bool) -> Result<(), Box<dyn Error>> {
+pub fn print(
+    plan: &Plan,
+    options: &Options,
+    watch: &Watch,
+    report: &Report,
+    as_json: bool,
+) -> Result<(), Box<dyn Error>> {
     let catalogue = Catalogue::open(&options.data, options.store.as_deref())?;
     let runtime = runtime()?;
     let ask = |sql: String| runtime.block_on(rows_of(&catalogue, &sql));
@@ -47,7 +53,9 @@ pub fn print(plan: &Plan, options: &Options, watch: &Watch, report: &Report, as_
     }
     println!("{}", head(plan, options, report));
     for (table, features) in decision_tables(plan) {
-        let by_action = ask(format!("SELECT action, count(*) AS n FROM {table} GROUP BY action ORDER BY n DESC, action"))?;
+        let by_action = ask(format!(
+            "SELECT action, count(*) AS n FROM {table} GROUP BY action ORDER BY n DESC, action"
+        ))?;
         println!("\n{table}");
         for batch in &by_action {
             for row in 0..batch.num_rows() {
@@ -55,7 +63,9 @@ pub fn print(plan: &Plan, options: &Options, watch: &Watch, report: &Report, as_
                 println!("  {:<16}{:>12}", shown(batch.column(0), row), thousands(count.unsigned_abs()));
             }
         }
-        let top = ask(format!("SELECT * FROM {table} WHERE score IS NOT NULL ORDER BY score DESC, _tick LIMIT 10"))?;
+        let top = ask(format!(
+            "SELECT * FROM {table} WHERE score IS NOT NULL ORDER BY score DESC, _tick LIMIT 10"
+        ))?;
         if top.iter().any(|batch| batch.num_rows() > 0) {
             println!("\nthe ten most suspicious of {table}");
             print_suspicious(&top, features.as_deref(), &ask)?;
@@ -81,13 +91,16 @@ pub fn print(plan: &Plan, options: &Options, watch: &Watch, report: &Report, as_
 }
 
 fn place(options: &Options) -> String {
-    let store = options.store.as_ref().map(|store| format!(" --store {}", store.display())).unwrap_or_default();
+    let store =
+        options.store.as_ref().map(|store| format!(" --store {}", store.display())).unwrap_or_default();
     format!(" --data {}{store}", options.data.display())
 }
 
 fn further(plan: &Plan) -> String {
     match decision_tables(plan).first() {
-        Some((table, _)) => format!("SELECT * FROM {table} WHERE action <> 'ALLOW' ORDER BY score DESC LIMIT 20"),
+        Some((table, _)) => {
+            format!("SELECT * FROM {table} WHERE action <> 'ALLOW' ORDER BY score DESC LIMIT 20")
+        }
         None => "SELECT decision, reason_code, count(*) FROM receipts GROUP BY 1, 2".to_owned(),
     }
 }
@@ -116,10 +129,14 @@ fn head(plan: &Plan, options: &Options, report: &Report) -> String {
         out += &format!("the log ended in a torn write, which was taken back: {truncated:?}\n");
     }
     let seconds = report.elapsed.as_secs_f64();
-    let workers = if options.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", options.workers) };
+    let workers =
+        if options.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", options.workers) };
     if counts.records() == 0 {
         let facts = thousands(report.facts);
-        out += &format!("{}: nothing new; the log holds {facts} facts ({seconds:.1} s, {workers})", plan.topology.name);
+        out += &format!(
+            "{}: nothing new; the log holds {facts} facts ({seconds:.1} s, {workers})",
+            plan.topology.name
+        );
         return out;
     }
     let rate = thousands((counts.records() as f64 / seconds) as u64);
@@ -128,7 +145,13 @@ fn head(plan: &Plan, options: &Options, report: &Report) -> String {
         plan.topology.name,
         thousands(counts.records())
     );
-    out += &format!("  {:<24}{:>12}\n  {:<24}{:>12}\n", "admitted", thousands(counts.admitted), "duplicate", thousands(counts.duplicate));
+    out += &format!(
+        "  {:<24}{:>12}\n  {:<24}{:>12}\n",
+        "admitted",
+        thousands(counts.admitted),
+        "duplicate",
+        thousands(counts.duplicate)
+    );
     let quarantined: u64 = counts.quarantined.values().sum();
     out += &format!("  {:<24}{:>12}", "quarantined", thousands(quarantined));
     for (reason, count) in &counts.quarantined {
@@ -144,8 +167,15 @@ fn print_suspicious(
 ) -> Result<(), Box<dyn Error>> {
     for batch in top {
         for row in 0..batch.num_rows() {
-            let cell = |name: &str| batch.column_by_name(name).map(|column| shown(column, row)).unwrap_or_default();
-            println!("  {:>6}  {:<12} {}  {}", cell("score"), cell("action"), cell("event_id"), cell("reason_codes"));
+            let cell =
+                |name: &str| batch.column_by_name(name).map(|column| shown(column, row)).unwrap_or_default();
+            println!(
+                "  {:>6}  {:<12} {}  {}",
+                cell("score"),
+                cell("action"),
+                cell("event_id"),
+                cell("reason_codes")
+            );
             if let Some(features) = features {
                 let found = ask(format!("SELECT * FROM {features} WHERE _tick = {}", cell("_tick")))?;
                 if let Some(found) = found.iter().find(|b| b.num_rows() > 0) {
@@ -164,7 +194,10 @@ fn values(row: &RecordBatch) -> String {
     let parts = schema.fields().iter().zip(row.columns()).filter(|(field, column)| {
         wanted(field.data_type()) && !field.name().starts_with('_') && column.is_valid(0)
     });
-    parts.map(|(field, column)| format!("{} {}", field.name(), shown(column, 0))).collect::<Vec<_>>().join(", ")
+    parts
+        .map(|(field, column)| format!("{} {}", field.name(), shown(column, 0)))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn shown(column: &ArrayRef, row: usize) -> String {
@@ -190,8 +223,12 @@ fn thousands(number: u64) -> String {
 }
 
 fn summary(plan: &Plan, options: &Options, watch: &Watch, report: &Report) -> serde_json::Value {
-    let quarantined: serde_json::Map<String, serde_json::Value> =
-        report.counts.quarantined.iter().map(|(reason, count)| (reason.code().to_owned(), json!(count))).collect();
+    let quarantined: serde_json::Map<String, serde_json::Value> = report
+        .counts
+        .quarantined
+        .iter()
+        .map(|(reason, count)| (reason.code().to_owned(), json!(count)))
+        .collect();
     let stages: Vec<serde_json::Value> = watch
         .report()
         .into_iter()

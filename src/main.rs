@@ -121,7 +121,9 @@ mod exit {
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()),
+        )
         .with_writer(std::io::stderr)
         .init();
     match Arguments::parse().command {
@@ -129,7 +131,9 @@ fn main() -> ExitCode {
         Command::Graph { topology, format } => graph(&topology, format),
         Command::Run { topology, data, store, workers, until_idle, set, dedupe_mib, format } => {
             if !until_idle {
-                eprintln!("tidegate run needs --until-idle: it reads its sources to their end and commits; it does not follow them yet");
+                eprintln!(
+                    "tidegate run needs --until-idle: it reads its sources to their end and commits; it does not follow them yet"
+                );
                 return ExitCode::from(exit::REFUSED);
             }
             let options = Options { data, store, workers: workers.into(), dedupe_bytes: dedupe_mib << 20 };
@@ -159,7 +163,10 @@ fn refuse(faults: &[Fault], format: Answer) -> ExitCode {
     for fault in faults {
         match format {
             Answer::Text => eprintln!("{fault}"),
-            Answer::Json => println!("{}", serde_json::json!({"file": fault.file, "line": fault.line, "fault": fault.what})),
+            Answer::Json => println!(
+                "{}",
+                serde_json::json!({"file": fault.file, "line": fault.line, "fault": fault.what})
+            ),
         }
     }
     if format == Answer::Text {
@@ -217,7 +224,12 @@ fn run_topology(file: &std::path::Path, set: &[String], options: &Options, forma
     }
 }
 
-fn sql(query: &str, data: &std::path::Path, store: Option<&std::path::Path>, format: tidegate_queries::Format) -> ExitCode {
+fn sql(
+    query: &str,
+    data: &std::path::Path,
+    store: Option<&std::path::Path>,
+    format: tidegate_queries::Format,
+) -> ExitCode {
     match account::query(query, data, store, format) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error.as_ref()),

@@ -52,11 +52,27 @@ impl Shown {
     }
 }
 
-fn redraw(err: &mut impl Write, watch: &Watch, before: &[StageReport], now: &[StageReport], every: Duration, drawn: usize) -> usize {
+fn redraw(
+    err: &mut impl Write,
+    watch: &Watch,
+    before: &[StageReport],
+    now: &[StageReport],
+    every: Duration,
+    drawn: usize,
+) -> usize {
     if drawn > 0 {
         let _ = write!(err, "\x1b[{drawn}A\x1b[J");
     }
-    let _ = writeln!(err, "{:<28} {:>12} {:>12} {:>7}   {:.1} s, fed to {}", "stage", "rows", "rows/s", "busy", watch.elapsed().as_secs_f64(), watch.fed_upper());
+    let _ = writeln!(
+        err,
+        "{:<28} {:>12} {:>12} {:>7}   {:.1} s, fed to {}",
+        "stage",
+        "rows",
+        "rows/s",
+        "busy",
+        watch.elapsed().as_secs_f64(),
+        watch.fed_upper()
+    );
     for (before, now) in before.iter().zip(now) {
         let rate = (now.rows - before.rows) as f64 / every.as_secs_f64();
         let busy = (now.busy.saturating_sub(before.busy)).as_secs_f64() / every.as_secs_f64() * 100.0;
@@ -69,4 +85,3 @@ fn plain(watch: &Watch, now: &[StageReport]) -> String {
     let stages: Vec<String> = now.iter().map(|stage| format!("{} {}", stage.name, stage.rows)).collect();
     format!("{:6.1} s  fed to {}  {}", watch.elapsed().as_secs_f64(), watch.fed_upper(), stages.join(", "))
 }
-

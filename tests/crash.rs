@@ -14,7 +14,10 @@ fn command(data: &Path, workers: u32) -> Command {
         .args(["--until-idle", "--data"])
         .arg(data)
         .args(["-w", &workers.to_string()])
-        .args(["--set", "transactions.world={ seed = 11, customers = 400, terminals = 100, days = 30, radius = 9.0 }"])
+        .args([
+            "--set",
+            "transactions.world={ seed = 11, customers = 400, terminals = 100, days = 30, radius = 9.0 }",
+        ])
         .args(["--set", "commit_rows=2000", "--set", "batch_rows=500"])
         .stdout(Stdio::null())
         .stderr(Stdio::null());
@@ -38,14 +41,22 @@ fn killed_runs_end_like_undisturbed_ones() {
         running.wait().unwrap();
         kills += 1;
     }
-    assert!(command(&killed, 2).status().unwrap().success(), "the last run goes on where the killed ones ended");
-    let left: Vec<_> =
-        common::files(&killed.join("store")).into_iter().filter(|(name, _)| !name.contains(".unfinished-")).collect();
+    assert!(
+        command(&killed, 2).status().unwrap().success(),
+        "the last run goes on where the killed ones ended"
+    );
+    let left: Vec<_> = common::files(&killed.join("store"))
+        .into_iter()
+        .filter(|(name, _)| !name.contains(".unfinished-"))
+        .collect();
     assert_eq!(left.len(), expected.len());
     for (one, other) in expected.iter().zip(&left) {
         assert_eq!(one.0, other.0);
         assert!(one.1 == other.1, "{} differs", one.0);
     }
     let receipts = common::table(&killed, "SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM facts");
-    assert_eq!(receipts, common::table(&whole, "SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM facts"));
+    assert_eq!(
+        receipts,
+        common::table(&whole, "SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM facts")
+    );
 }

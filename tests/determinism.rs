@@ -9,7 +9,8 @@ use tidegate_replay::{compare, replay};
 /// A small world: about 6,000 payments and their labels over 20 days.
 fn small_world(batch_rows: usize) -> Vec<String> {
     vec![
-        "transactions.world={ seed = 7, customers = 150, terminals = 60, days = 20, radius = 12.0 }".to_owned(),
+        "transactions.world={ seed = 7, customers = 150, terminals = 60, days = 20, radius = 12.0 }"
+            .to_owned(),
         "commit_rows=3000".to_owned(),
         format!("batch_rows={batch_rows}"),
     ]
@@ -41,7 +42,11 @@ fn workers_and_batches_do_not_change_a_byte() {
                 assert_eq!(first.len(), files.len());
                 for (one, other) in first.iter().zip(&files) {
                     assert_eq!(one.0, other.0);
-                    assert!(one.1 == other.1, "{} differs with {workers} workers in batches of {batch_rows}", one.0);
+                    assert!(
+                        one.1 == other.1,
+                        "{} differs with {workers} workers in batches of {batch_rows}",
+                        one.0
+                    );
                 }
             }
         }
@@ -54,7 +59,10 @@ fn one_fact_a_batch_gives_the_same_bytes() {
     let world = "transactions.world={ seed = 3, customers = 20, terminals = 10, days = 12, radius = 30.0 }";
     let run = |batch_rows: usize| {
         let data = scratch.path().join(batch_rows.to_string());
-        let plan = common::plan(&fraud(), &[world.to_owned(), "commit_rows=100".to_owned(), format!("batch_rows={batch_rows}")]);
+        let plan = common::plan(
+            &fraud(),
+            &[world.to_owned(), "commit_rows=100".to_owned(), format!("batch_rows={batch_rows}")],
+        );
         common::run_plan(&plan, &data, 2);
         common::files(&data.join("store"))
     };
@@ -71,7 +79,9 @@ fn a_second_run_adds_nothing() {
     assert_eq!(again.counts.records(), 0);
     assert!(again.facts > 0);
     let after = common::files(scratch.path());
-    let of_log = |files: &[(String, Vec<u8>)]| files.iter().filter(|f| !f.0.starts_with("index")).cloned().collect::<Vec<_>>();
+    let of_log = |files: &[(String, Vec<u8>)]| {
+        files.iter().filter(|f| !f.0.starts_with("index")).cloned().collect::<Vec<_>>()
+    };
     assert!(of_log(&before) == of_log(&after), "log and store are as they were");
 }
 
@@ -106,7 +116,8 @@ fn a_replay_gives_the_same_files_on_any_number_of_workers() {
     let live = common::run_plan(&plan, &scratch.path().join("live"), 1);
     for workers in [1, 2, 4] {
         let out = scratch.path().join(format!("replayed-{workers}"));
-        let again = replay(&plan, &scratch.path().join("live"), &out, workers, &common::watch(&plan)).unwrap();
+        let again =
+            replay(&plan, &scratch.path().join("live"), &out, workers, &common::watch(&plan)).unwrap();
         assert_eq!(compare(&live.commits, &again), None);
     }
 }

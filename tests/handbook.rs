@@ -39,12 +39,17 @@ const AVERAGES: [&str; 3] = [
 /// The folder of the handbook's files, if there is one.
 fn handbook() -> Option<PathBuf> {
     let folder = std::env::var_os("HANDBOOK").map(PathBuf::from)?;
-    assert!(folder.join("transactions.parquet").is_file(), "HANDBOOK={} holds no transactions.parquet", folder.display());
+    assert!(
+        folder.join("transactions.parquet").is_file(),
+        "HANDBOOK={} holds no transactions.parquet",
+        folder.display()
+    );
     Some(folder)
 }
 
 fn read(path: &Path) -> RecordBatch {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
     let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
     concat_batches(&batches[0].schema(), &batches).unwrap()
 }
@@ -57,7 +62,9 @@ fn column(batch: &RecordBatch, name: &str, data_type: &DataType) -> ArrayRef {
 fn reversed(folder: &Path) -> BTreeSet<i64> {
     let text = std::fs::read_to_string(folder.join("customer_ties.csv")).unwrap();
     let pairs = text.lines().skip(1).filter(|line| line.ends_with(",0"));
-    pairs.flat_map(|line| line.split(',').take(2).map(|id| id.parse().unwrap()).collect::<Vec<i64>>()).collect()
+    pairs
+        .flat_map(|line| line.split(',').take(2).map(|id| id.parse().unwrap()).collect::<Vec<i64>>())
+        .collect()
 }
 
 /// Runs the payments of the first `days` days and compares every feature of every row.
@@ -65,7 +72,9 @@ fn compare(folder: &Path, days: i64, workers: usize) {
     let scratch = tempfile::tempdir().unwrap();
     let payments = read(&folder.join("transactions.parquet"));
     let day = column(&payments, "TX_TIME_DAYS", &DataType::Int64);
-    let payments = filter_record_batch(&payments, &lt(&day, &arrow::array::Int64Array::new_scalar(days)).unwrap()).unwrap();
+    let payments =
+        filter_record_batch(&payments, &lt(&day, &arrow::array::Int64Array::new_scalar(days)).unwrap())
+            .unwrap();
     let path = scratch.path().join("transactions.parquet");
     let mut writer = ArrowWriter::try_new(File::create(&path).unwrap(), payments.schema(), None).unwrap();
     writer.write(&payments).unwrap();
@@ -79,7 +88,8 @@ fn compare(folder: &Path, days: i64, workers: usize) {
     assert_eq!(report.counts.records(), report.counts.admitted);
 
     let names = EXACT.iter().chain(&AVERAGES).copied().collect::<Vec<_>>().join(", ");
-    let ours = common::ask(&data, &format!("SELECT TRANSACTION_ID, {names} FROM features ORDER BY TRANSACTION_ID"));
+    let ours =
+        common::ask(&data, &format!("SELECT TRANSACTION_ID, {names} FROM features ORDER BY TRANSACTION_ID"));
     let ours = concat_batches(&ours[0].schema(), &ours).unwrap();
     assert_eq!(ours.num_rows(), payments.num_rows(), "a row of features for each payment");
     let golden = read(&folder.join("features.parquet"));
@@ -92,7 +102,8 @@ fn compare(folder: &Path, days: i64, workers: usize) {
     let ties = reversed(folder);
     let mut differing = BTreeSet::new();
     for (name, tolerance) in EXACT.iter().map(|n| (n, 0.0)).chain(AVERAGES.iter().map(|n| (n, 1e-9))) {
-        let (ours, golden) = (column(&ours, name, &DataType::Float64), column(&golden, name, &DataType::Float64));
+        let (ours, golden) =
+            (column(&ours, name, &DataType::Float64), column(&golden, name, &DataType::Float64));
         let (ours, golden) = (ours.as_primitive::<Float64Type>(), golden.as_primitive::<Float64Type>());
         assert_eq!(ours.null_count(), 0, "{name}");
         for row in 0..rows {
@@ -105,7 +116,10 @@ fn compare(folder: &Path, days: i64, workers: usize) {
         }
     }
     assert!(differing.len() <= ties.len(), "{differing:?}");
-    println!("{rows} rows compared; {} differ, all of them ties that the golden took in reverse", differing.len());
+    println!(
+        "{rows} rows compared; {} differ, all of them ties that the golden took in reverse",
+        differing.len()
+    );
 }
 
 #[test]

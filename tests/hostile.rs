@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
 
 /// A good envelope whose id is `id`.
@@ -46,7 +46,13 @@ const SPOILS: [Spoil; 26] = [
     ("impossible date", "ENVELOPE_INVALID", |l| swap(l, r#""ts_utc":"2026-"#, r#""ts_utc":"2026-13"#)),
     ("trailing text", "ENVELOPE_INVALID", |l| format!("{l} {l}").into_bytes()),
     ("payload is a list", "ENVELOPE_INVALID", |l| swap(l, r#""payload":{"#, r#""payload":[],"x":{"#)),
-    ("deep", "ENVELOPE_INVALID", |l| swap(l, r#""payload":{"#, &format!(r#""deep":{}1{},"payload":{{"#, "[".repeat(5000), "]".repeat(5000)))),
+    ("deep", "ENVELOPE_INVALID", |l| {
+        swap(
+            l,
+            r#""payload":{"#,
+            &format!(r#""deep":{}1{},"payload":{{"#, "[".repeat(5000), "]".repeat(5000)),
+        )
+    }),
     ("no pins", "PINS_MISSING", |l| swap(l, r#""seed":7,"#, "")),
     ("unknown type", "SCHEMA_POLICY_MISSING", |l| swap(l, "payment.v1", "payment.v9")),
     ("wrong type", "SCHEMA_FAIL", |l| swap(l, r#""terminal_id":3"#, r#""terminal_id":"three""#)),
@@ -55,8 +61,12 @@ const SPOILS: [Spoil; 26] = [
     ("NaN", "ENVELOPE_INVALID", |l| swap(l, r#""terminal_id":3"#, r#""terminal_id":NaN"#)),
     ("too many digits", "SCHEMA_FAIL", |l| swap(l, "12.50", "12.505")),
     ("missing field", "SCHEMA_FAIL", |l| swap(l, r#","amount":"12.50""#, "")),
-    ("payload field twice", "SCHEMA_FAIL", |l| swap(l, r#""terminal_id":3"#, r#""terminal_id":3,"terminal_id":3"#)),
-    ("unknown payload field", "SCHEMA_FAIL", |l| swap(l, r#""terminal_id":3"#, r#""terminal_id":3,"note":"x""#)),
+    ("payload field twice", "SCHEMA_FAIL", |l| {
+        swap(l, r#""terminal_id":3"#, r#""terminal_id":3,"terminal_id":3"#)
+    }),
+    ("unknown payload field", "SCHEMA_FAIL", |l| {
+        swap(l, r#""terminal_id":3"#, r#""terminal_id":3,"note":"x""#)
+    }),
     ("ancient", "TIME_OUT_OF_RANGE", |l| swap(l, r#""ts_utc":"2026"#, r#""ts_utc":"1826"#)),
     ("far future", "TIME_OUT_OF_RANGE", |l| swap(l, r#""ts_utc":"2026"#, r#""ts_utc":"9026"#)),
 ];
@@ -99,7 +109,10 @@ fn ten_thousand_hostile_records_cost_no_good_one() {
     let path = scratch.path().join("records.jsonl");
     std::fs::write(&path, &text).unwrap();
 
-    let plan = common::plan(&common::file("tests/topologies/envelopes.toml"), &[format!("records.path={}", path.display())]);
+    let plan = common::plan(
+        &common::file("tests/topologies/envelopes.toml"),
+        &[format!("records.path={}", path.display())],
+    );
     let data = scratch.path().join("data");
     let report = common::run_plan(&plan, &data, 2);
     assert_eq!(report.counts.records(), records, "receipts = records");

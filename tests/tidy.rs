@@ -27,7 +27,9 @@ fn sources(folder: &str) -> Vec<(PathBuf, Vec<(usize, String)>)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") && path.file_name().is_some_and(|n| n != "tests.rs") {
+            } else if path.extension().is_some_and(|e| e == "rs")
+                && path.file_name().is_some_and(|n| n != "tests.rs")
+            {
                 let text = std::fs::read_to_string(&path).unwrap();
                 let lines = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
                 let lines = lines.enumerate().map(|(at, line)| (at + 1, line.to_owned())).collect();
@@ -45,7 +47,8 @@ fn the_arrows_only_point_down() {
         let manifest = std::fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
         let manifest = manifest.split("[dev-dependencies]").next().unwrap();
         for (other, _) in MAY_USE {
-            let used = manifest.contains(&format!("tidegate-{other}.")) || manifest.contains(&format!("tidegate-{other} "));
+            let used = manifest.contains(&format!("tidegate-{other}."))
+                || manifest.contains(&format!("tidegate-{other} "));
             assert!(!used || allowed.contains(&other), "{name} must not depend on {other}");
         }
     }
@@ -69,9 +72,12 @@ fn operators_touch_nothing_outside() {
         for (path, lines) in sources(folder) {
             for (at, line) in lines.iter().filter(|(_, line)| !line.trim_start().starts_with("//")) {
                 for (word, what) in forbidden {
-                    let found = line.split(|c: char| !c.is_alphanumeric() && !"_:!".contains(c)).any(|part| {
-                        part == word || part.starts_with(&format!("{word}::")) || part.ends_with(&format!("::{word}"))
-                    });
+                    let found =
+                        line.split(|c: char| !c.is_alphanumeric() && !"_:!".contains(c)).any(|part| {
+                            part == word
+                                || part.starts_with(&format!("{word}::"))
+                                || part.ends_with(&format!("::{word}"))
+                        });
                     assert!(!found, "{}:{at}: operators must not use {what}: {line}", path.display());
                 }
             }
@@ -94,7 +100,11 @@ fn only_sources_and_the_outer_crates_read_a_clock() {
 fn every_file_says_what_it_is() {
     for (name, _) in MAY_USE {
         for (path, lines) in sources(&format!("{name}/src")) {
-            assert!(lines.first().is_some_and(|(_, line)| line.starts_with("//!")), "{} has no head", path.display());
+            assert!(
+                lines.first().is_some_and(|(_, line)| line.starts_with("//!")),
+                "{} has no head",
+                path.display()
+            );
         }
     }
 }
@@ -103,13 +113,21 @@ fn every_file_says_what_it_is() {
 fn the_project_speaks_of_itself_alone() {
     let machine = ["/work/", "/root/", "/farm/"];
     for folder in ["src", "tests", "examples"].into_iter().chain(MAY_USE.map(|(name, _)| name)) {
-        let folder = if root().join(folder).join("src").is_dir() { format!("{folder}/src") } else { folder.to_owned() };
+        let folder = if root().join(folder).join("src").is_dir() {
+            format!("{folder}/src")
+        } else {
+            folder.to_owned()
+        };
         if !root().join(&folder).is_dir() || folder == "tests" {
             continue;
         }
         for (path, lines) in sources(&folder) {
             for (at, line) in lines {
-                assert!(!machine.iter().any(|m| line.contains(m)), "{}:{at} names a path of one machine", path.display());
+                assert!(
+                    !machine.iter().any(|m| line.contains(m)),
+                    "{}:{at} names a path of one machine",
+                    path.display()
+                );
             }
         }
     }

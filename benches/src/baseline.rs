@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -37,7 +38,9 @@ impl Features {
     /// A hash of the features of payment `id`; hashes of all payments are added.
     pub fn hash(&self, id: i64) -> u64 {
         let averages = |sum: [i64; 3], count: [i64; 3], scale: f64| {
-            [0, 1, 2].map(|w| if count[w] == 0 { 0 } else { (sum[w] as f64 / (count[w] as f64 * scale)).to_bits() })
+            [0, 1, 2].map(|w| {
+                if count[w] == 0 { 0 } else { (sum[w] as f64 / (count[w] as f64 * scale)).to_bits() }
+            })
         };
         let [a, b, c] = self.card_count.map(i64::cast_unsigned);
         let [d, e, f] = averages(self.card_sum, self.card_count, 100.0);
@@ -162,11 +165,14 @@ struct Decoded {
 
 fn decode(line: &str) -> Decoded {
     let line: Line<'_> = serde_json::from_str(line).expect("the workload is well formed");
-    let pins = [line.manifest_fingerprint, line.parameter_hash, line.scenario_id, line.run_id, line.scenario_run_id];
+    let pins =
+        [line.manifest_fingerprint, line.parameter_hash, line.scenario_id, line.run_id, line.scenario_run_id];
     assert!(line.seed > 0 && pins.iter().all(|pin| !pin.is_empty()) && !line.platform_run_id.is_empty());
     let time = parse_rfc3339_micros(line.ts_utc).expect("the workload's times are times");
     let cents = match line.payload.amount.split_once('.') {
-        Some((whole, cents)) => whole.parse::<i64>().expect("digits") * 100 + cents.parse::<i64>().expect("digits"),
+        Some((whole, cents)) => {
+            whole.parse::<i64>().expect("digits") * 100 + cents.parse::<i64>().expect("digits")
+        }
         None => 0,
     };
     let effective = line.payload.effective_at.map_or(time, |at| parse_rfc3339_micros(at).expect("a time"));
@@ -187,12 +193,24 @@ fn decode(line: &str) -> Decoded {
 
 /// The decode stage: a hash of the decoded fields of all lines.
 pub fn decode_all(text: &str) -> u64 {
-    text.lines().map(decode).fold(0, |hash, line| hash.wrapping_add(decoded_hash(line.payment.id, line.time, line.payment.customer, line.payment.terminal)))
+    text.lines().map(decode).fold(0, |hash, line| {
+        hash.wrapping_add(decoded_hash(
+            line.payment.id,
+            line.time,
+            line.payment.customer,
+            line.payment.terminal,
+        ))
+    })
 }
 
 /// The hash of one decoded line.
 pub fn decoded_hash(id: i64, time: i64, customer: i32, terminal: i32) -> u64 {
-    mix(&[id.cast_unsigned(), time.cast_unsigned(), i64::from(customer).cast_unsigned(), i64::from(terminal).cast_unsigned()])
+    mix(&[
+        id.cast_unsigned(),
+        time.cast_unsigned(),
+        i64::from(customer).cast_unsigned(),
+        i64::from(terminal).cast_unsigned(),
+    ])
 }
 
 /// The gate stage: decode, one hash set of ids, and a strictly increasing stamp; a hash of what was admitted.
@@ -204,7 +222,12 @@ pub fn gate(text: &str) -> u64 {
         let decoded = decode(line);
         if seen.insert(decoded.event_id) {
             last = decoded.time.max(last + 1);
-            hash = hash.wrapping_add(decoded_hash(decoded.payment.id, decoded.time, decoded.payment.customer, decoded.payment.terminal));
+            hash = hash.wrapping_add(decoded_hash(
+                decoded.payment.id,
+                decoded.time,
+                decoded.payment.customer,
+                decoded.payment.terminal,
+            ));
         }
     }
     assert!(last > 0, "the workload has lines");
@@ -225,7 +248,8 @@ pub fn job(transactions: &Path, labels: &Path, out: &Path) -> std::io::Result<u6
     let mut state = Loop::default();
     let mut tables = Tables::new(out)?;
     let mut hash = 0u64;
-    let (mut next_transaction, mut next_label): (Option<(String, Decoded)>, Option<(String, Decoded)>) = (None, None);
+    let (mut next_transaction, mut next_label): (Option<(String, Decoded)>, Option<(String, Decoded)>) =
+        (None, None);
     let read = |lines: &mut dyn Iterator<Item = std::io::Result<String>>| -> std::io::Result<Option<(String, Decoded)>> {
         Ok(match lines.next() {
             Some(line) => {
@@ -249,7 +273,10 @@ pub fn job(transactions: &Path, labels: &Path, out: &Path) -> std::io::Result<u6
             (None, Some(_)) => true,
             (_, None) => false,
         };
-        let Some((line, decoded)) = (if take_label { next_label.take() } else { next_transaction.take() }) else { break };
+        let Some((line, decoded)) = (if take_label { next_label.take() } else { next_transaction.take() })
+        else {
+            break;
+        };
         if !seen.insert(decoded.event_id) {
             continue;
         }
@@ -328,7 +355,8 @@ impl Tables {
 /// Rows of the features table and of the decisions table.
 fn batches(payments: &[Payment], features: &[Features]) -> (RecordBatch, RecordBatch) {
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(payments.iter().map(|p| p.id)));
-    let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from_iter_values(payments.iter().map(|p| p.time)));
+    let times: ArrayRef =
+        Arc::new(TimestampMicrosecondArray::from_iter_values(payments.iter().map(|p| p.time)));
     let customers: ArrayRef = Arc::new(Int32Array::from_iter_values(payments.iter().map(|p| p.customer)));
     let terminals: ArrayRef = Arc::new(Int32Array::from_iter_values(payments.iter().map(|p| p.terminal)));
     let amounts = Decimal128Array::from_iter_values(payments.iter().map(|p| i128::from(p.cents)));
@@ -341,13 +369,22 @@ fn batches(payments: &[Payment], features: &[Features]) -> (RecordBatch, RecordB
         ("amount", Arc::clone(&amounts)),
     ];
     let names = ["card_count", "card_avg", "terminal_count", "terminal_risk"];
-    let titled: Vec<Vec<String>> = (0..3).map(|w| names.iter().map(|n| format!("{n}_{w}")).collect()).collect();
+    let titled: Vec<Vec<String>> =
+        (0..3).map(|w| names.iter().map(|n| format!("{n}_{w}")).collect()).collect();
     for w in 0..3 {
-        let ratio = |sum: i64, count: i64, scale: f64| if count == 0 { 0.0 } else { sum as f64 / (count as f64 * scale) };
-        columns.push((&titled[w][0], Arc::new(Int64Array::from_iter_values(features.iter().map(|f| f.card_count[w])))));
+        let ratio = |sum: i64, count: i64, scale: f64| {
+            if count == 0 { 0.0 } else { sum as f64 / (count as f64 * scale) }
+        };
+        columns.push((
+            &titled[w][0],
+            Arc::new(Int64Array::from_iter_values(features.iter().map(|f| f.card_count[w]))),
+        ));
         let averages = features.iter().map(|f| ratio(f.card_sum[w], f.card_count[w], 100.0));
         columns.push((&titled[w][1], Arc::new(Float64Array::from_iter_values(averages))));
-        columns.push((&titled[w][2], Arc::new(Int64Array::from_iter_values(features.iter().map(|f| f.terminal_count[w])))));
+        columns.push((
+            &titled[w][2],
+            Arc::new(Int64Array::from_iter_values(features.iter().map(|f| f.terminal_count[w]))),
+        ));
         let risks = features.iter().map(|f| ratio(f.terminal_sum[w], f.terminal_count[w], 1.0));
         columns.push((&titled[w][3], Arc::new(Float64Array::from_iter_values(risks))));
     }

@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int32Array, RecordBatch, TimestampMicrosecondArray, UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int32Array, RecordBatch,
+    TimestampMicrosecondArray, UInt64Array,
 };
-use arrow::datatypes::{DataType, Field, Float64Type, Int32Type, Int64Type, Schema, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Field, Float64Type, Int32Type, Int64Type, Schema, TimestampMicrosecondType,
+};
+use tidegate_dataflows::Plan;
 use tidegate_dataflows::admission::Admission;
 use tidegate_dataflows::run::{Options, run};
 use tidegate_dataflows::topology::{Clock, Override, Topology};
 use tidegate_dataflows::watch::Watch;
-use tidegate_dataflows::Plan;
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Digest, Span, Tick, columns};
 use tidegate_operators::gate::{GatePolicy, Judge, Judged, TimeBounds};
@@ -28,12 +31,13 @@ use timely::container::NoopBuilder;
 use timely::dataflow::InputHandle;
 use timely::dataflow::operators::{InspectCore, Probe};
 
+use crate::Measure;
 use crate::baseline::{self, decoded_hash};
 use crate::workload::{LABEL_DELAY, Payment, Size, payments, push_label, push_payment, write_lines};
-use crate::Measure;
 
 /// Every stage.
-pub const NAMES: [&str; 7] = ["windows", "windows-10x-keys", "windows-10x-history", "log", "decode", "gate", "job"];
+pub const NAMES: [&str; 7] =
+    ["windows", "windows-10x-keys", "windows-10x-history", "log", "decode", "gate", "job"];
 
 const POLICY: &str = include_str!("../../dataflows/policies/card-gate.toml");
 const RULES: &str = include_str!("../../dataflows/policies/card-rules.toml");
@@ -50,7 +54,14 @@ pub fn measure(stage: &str, divide: u32) -> Result<Vec<Measure>, String> {
         let payments = payments(size.divided(divide));
         let measures = workers.iter().map(|workers| {
             let groups = window_groups(&payments, *workers);
-            take_turns(stage, *workers, payments.len(), rounds, || windows_stage(&groups, *workers), || Ok(baseline::windows(&payments)))
+            take_turns(
+                stage,
+                *workers,
+                payments.len(),
+                rounds,
+                || windows_stage(&groups, *workers),
+                || Ok(baseline::windows(&payments)),
+            )
         });
         measures.collect()
     };
@@ -62,12 +73,21 @@ pub fn measure(stage: &str, divide: u32) -> Result<Vec<Measure>, String> {
         "decode" => {
             let text = lines(divide);
             let count = text.lines().count();
-            take_turns(stage, 1, count, rounds, || Ok(decode_stage(&text)), || Ok(baseline::decode_all(&text))).map(|m| vec![m])
+            take_turns(
+                stage,
+                1,
+                count,
+                rounds,
+                || Ok(decode_stage(&text)),
+                || Ok(baseline::decode_all(&text)),
+            )
+            .map(|m| vec![m])
         }
         "gate" => {
             let text = lines(divide);
             let count = text.lines().count();
-            take_turns(stage, 1, count, rounds, || gate_stage(&text), || Ok(baseline::gate(&text))).map(|m| vec![m])
+            take_turns(stage, 1, count, rounds, || gate_stage(&text), || Ok(baseline::gate(&text)))
+                .map(|m| vec![m])
         }
         _ => job_stage(divide, rounds),
     }
@@ -94,7 +114,13 @@ fn take_turns(
     Ok(compared(stage, workers, rows as u64, [best[1], best[0]], [hashes[1], hashes[0]]))
 }
 
-fn compared(stage: &str, workers: usize, rows: u64, [ours, theirs]: [Duration; 2], [hash, baseline]: [u64; 2]) -> Measure {
+fn compared(
+    stage: &str,
+    workers: usize,
+    rows: u64,
+    [ours, theirs]: [Duration; 2],
+    [hash, baseline]: [u64; 2],
+) -> Measure {
     let rate = |time: Duration| rows as f64 / time.as_secs_f64();
     Measure {
         stage: stage.to_owned(),
@@ -132,14 +158,16 @@ pub fn window_groups(payments: &[Payment], workers: usize) -> WindowGroups {
             }
             stamp(payment, payment.time, 0);
         }
-        let parts = parts.into_iter().map(|[payments, labels]| [batch_of(&payments), batch_of(&labels)]).collect();
+        let parts =
+            parts.into_iter().map(|[payments, labels]| [batch_of(&payments), batch_of(&labels)]).collect();
         groups.push((last.next(), parts));
     }
     groups
 }
 
 fn batch_of(rows: &[(Tick, Payment)]) -> RecordBatch {
-    let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|(_, p)| p.time)).with_timezone("UTC");
+    let times =
+        TimestampMicrosecondArray::from_iter_values(rows.iter().map(|(_, p)| p.time)).with_timezone("UTC");
     let amounts = Decimal128Array::from_iter_values(rows.iter().map(|(_, p)| i128::from(p.cents)));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(|(tick, _)| tick.0))),
@@ -159,13 +187,20 @@ fn batch_of(rows: &[(Tick, Payment)]) -> RecordBatch {
         Field::new("fraud", DataType::Boolean, false),
         Field::new("id", DataType::Int64, false),
     ];
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("the columns were made for the schema")
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+        .expect("the columns were made for the schema")
 }
 
 fn window_plan(measure: DataType, delay: i64) -> WindowPlan {
     let spans = baseline::WIDTHS.map(|width| Span::from_micros(width).expect("a width"));
     let aggregates = vec![Aggregate::Count, Aggregate::Avg(0)];
-    WindowPlan { windows: spans.to_vec(), delay, aggregates, measures: vec![measure], lateness_max: 3_600_000_000 }
+    WindowPlan {
+        windows: spans.to_vec(),
+        delay,
+        aggregates,
+        measures: vec![measure],
+        lateness_max: 3_600_000_000,
+    }
 }
 
 /// The windows operator alone, fed with decoded batches; the sum of the hashes of its rows.
@@ -183,7 +218,9 @@ pub fn windows_stage(groups: &WindowGroups, workers: usize) -> Result<u64, Strin
             let asking = payments.to_stream(scope);
             let learned = labels.to_stream(scope);
             // Tick, key, time and measure, as a timeline takes them.
-            let narrow = |places: [usize; 4]| move |rows: Rows| Rows(rows.0.project(&places).expect("the places are there"));
+            let narrow = |places: [usize; 4]| {
+                move |rows: Rows| Rows(rows.0.project(&places).expect("the places are there"))
+            };
             let group = |over, key, measure, delay, name: &str| WindowGroup {
                 over,
                 key,
@@ -192,8 +229,15 @@ pub fn windows_stage(groups: &WindowGroups, workers: usize) -> Result<u64, Strin
                 measures: vec![Kept { squares: false, nullable: false }],
                 names: (0..6).map(|place| format!("{name}_{place}")).collect(),
             };
-            let customer = group(mapped(asking.clone(), narrow([0, 2, 1, 4])), 2, DataType::Decimal128(12, 2), 0, "customer");
-            let terminal = group(mapped(learned, narrow([0, 3, 1, 5])), 3, DataType::Boolean, LABEL_DELAY, "terminal");
+            let customer = group(
+                mapped(asking.clone(), narrow([0, 2, 1, 4])),
+                2,
+                DataType::Decimal128(12, 2),
+                0,
+                "customer",
+            );
+            let terminal =
+                group(mapped(learned, narrow([0, 3, 1, 5])), 3, DataType::Boolean, LABEL_DELAY, "terminal");
             let features = windows(asking, vec![customer, terminal], "windows");
             let counted = features.inspect_container(move |event| {
                 if let Ok((_, rows)) = event {
@@ -248,7 +292,8 @@ fn features_hash(rows: &RecordBatch, id: usize, first: usize) -> u64 {
     let count = |place: usize| rows.column(first + place).as_primitive::<Int64Type>();
     let average = |place: usize| rows.column(first + place).as_primitive::<Float64Type>();
     (0..rows.num_rows()).fold(0, |hash, row| {
-        let bits = |place: usize| if average(place).is_null(row) { 0 } else { average(place).value(row).to_bits() };
+        let bits =
+            |place: usize| if average(place).is_null(row) { 0 } else { average(place).value(row).to_bits() };
         let count = |place: usize| count(place).value(row).cast_unsigned();
         let parts = [
             ids.value(row).cast_unsigned(),
@@ -297,14 +342,24 @@ fn judged(text: &str) -> impl Iterator<Item = Judged> {
 
 fn accepted_hash(judged: &Judged) -> u64 {
     judged.accepted.iter().fold(0, |hash, accepted| {
-        let payload = accepted.rows.column_by_name(columns::PAYLOAD).expect("accepted rows have it").as_struct();
+        let payload =
+            accepted.rows.column_by_name(columns::PAYLOAD).expect("accepted rows have it").as_struct();
         let field = |name: &str| payload.column_by_name(name).expect("the policy has it");
         let ids = field("transaction_id").as_primitive::<Int64Type>();
-        let times = accepted.rows.column_by_name(columns::TS_UTC).expect("it has").as_primitive::<TimestampMicrosecondType>();
+        let times = accepted
+            .rows
+            .column_by_name(columns::TS_UTC)
+            .expect("it has")
+            .as_primitive::<TimestampMicrosecondType>();
         let customers = field("customer_id").as_primitive::<Int32Type>();
         let terminals = field("terminal_id").as_primitive::<Int32Type>();
         (0..accepted.rows.num_rows()).fold(hash, |hash, row| {
-            hash.wrapping_add(decoded_hash(ids.value(row), times.value(row), customers.value(row), terminals.value(row)))
+            hash.wrapping_add(decoded_hash(
+                ids.value(row),
+                times.value(row),
+                customers.value(row),
+                terminals.value(row),
+            ))
         })
     })
 }
@@ -321,7 +376,8 @@ pub fn decode_stage(text: &str) -> u64 {
 pub fn gate_stage(text: &str) -> Result<u64, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let (dedupe, _) = DedupeIndex::open(folder.path(), 64 << 20, Tick::ZERO).map_err(|e| e.to_string())?;
-    let mut admission = Admission::new(Clock::Event, vec!["lines".to_owned()], Sequencer::default(), dedupe, Tick::ZERO);
+    let mut admission =
+        Admission::new(Clock::Event, vec!["lines".to_owned()], Sequencer::default(), dedupe, Tick::ZERO);
     let mut hash = 0u64;
     for judged in judged(text) {
         hash = hash.wrapping_add(accepted_hash(&judged));
@@ -338,7 +394,8 @@ pub fn gate_stage(text: &str) -> Result<u64, String> {
 fn groups_of(text: &str) -> Result<Vec<Group>, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let (dedupe, _) = DedupeIndex::open(folder.path(), 64 << 20, Tick::ZERO).map_err(|e| e.to_string())?;
-    let mut admission = Admission::new(Clock::Event, vec!["lines".to_owned()], Sequencer::default(), dedupe, Tick::ZERO);
+    let mut admission =
+        Admission::new(Clock::Event, vec!["lines".to_owned()], Sequencer::default(), dedupe, Tick::ZERO);
     let mut groups = Vec::new();
     for judged in judged(text) {
         admission.hand_over(0, Some(judged));
@@ -455,7 +512,9 @@ fn job_stage(divide: u32, rounds: usize) -> Result<Vec<Measure>, String> {
 }
 
 fn run_job(topology: &Path, data: &Path, workers: usize) -> Result<(), String> {
-    let told = |faults: Vec<tidegate_dataflows::Fault>| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let told = |faults: Vec<tidegate_dataflows::Fault>| {
+        faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
     let none: [Override; 0] = [];
     let plan = Arc::new(Plan::new(Topology::read(topology, &none).map_err(told)?).map_err(told)?);
     let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
@@ -471,8 +530,12 @@ fn tables_hash(data: &Path) -> Result<u64, String> {
     let mut hash = 0u64;
     for file in commits.files_of("features") {
         let bytes = store.read(&file.name).map_err(|e| e.to_string())?;
-        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes));
-        for batch in reader.and_then(parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::build).map_err(|e| e.to_string())? {
+        let reader =
+            parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes));
+        for batch in reader
+            .and_then(parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::build)
+            .map_err(|e| e.to_string())?
+        {
             let batch = batch.map_err(|e| e.to_string())?;
             let id = batch.schema_ref().index_of("transaction_id").map_err(|e| e.to_string())?;
             let first = batch.schema_ref().index_of("customer_nb_tx_1d").map_err(|e| e.to_string())?;

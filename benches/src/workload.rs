@@ -66,7 +66,8 @@ pub fn payments(size: Size) -> Vec<Payment> {
         days: size.days,
         ..WorldConfig::default()
     };
-    let mut source = WorldSource::new(config, WorldStream::Transactions, 0, 65_536).expect("the sizes are sound");
+    let mut source =
+        WorldSource::new(config, WorldStream::Transactions, 0, 65_536).expect("the sizes are sound");
     let mut batches: Vec<RecordBatch> = Vec::new();
     while let Some(chunk) = source.next().expect("a world does not fail") {
         if let Body::Rows { batch, .. } = chunk.body {

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BinaryBuilder, DictionaryArray, FixedSizeBinaryBuilder, Int32Array, RecordBatch, StringArray,
-    StringBuilder, UInt8Builder, UInt32Array, UInt64Array, UInt64Builder,
+    ArrayRef, AsArray, BinaryBuilder, DictionaryArray, FixedSizeBinaryBuilder, Int32Array, RecordBatch,
+    StringArray, StringBuilder, UInt8Builder, UInt32Array, UInt64Array, UInt64Builder,
 };
 use arrow::compute::take_record_batch;
 use tidegate_facts::{Digest, PolicyRev, Reason, Tick, Topic, Verdict, columns};
@@ -116,7 +116,13 @@ pub enum AdmissionError {
 
 impl Admission {
     /// Goes on after `lower`; `sources` are in the order of the gate's inputs.
-    pub fn new(clock: Clock, sources: Vec<String>, sequencer: Sequencer, dedupe: DedupeIndex, lower: Tick) -> Admission {
+    pub fn new(
+        clock: Clock,
+        sources: Vec<String>,
+        sequencer: Sequencer,
+        dedupe: DedupeIndex,
+        lower: Tick,
+    ) -> Admission {
         let heads = sources.iter().map(|_| Head { chunk: None, time: i64::MIN, ended: false }).collect();
         let counts = Counts::default();
         Admission { clock, sources, heads, sequencer, dedupe, lower, pending: Pending::default(), counts }
@@ -185,7 +191,12 @@ impl Admission {
     }
 
     fn next_source(&self) -> Option<usize> {
-        self.heads.iter().enumerate().filter_map(|(source, head)| Some((head.next_time()?, source))).min().map(|(_, s)| s)
+        self.heads
+            .iter()
+            .enumerate()
+            .filter_map(|(source, head)| Some((head.next_time()?, source)))
+            .min()
+            .map(|(_, s)| s)
     }
 
     fn take_record(&mut self, source: usize, now: i64) -> Result<(), AdmissionError> {
@@ -212,8 +223,10 @@ impl Admission {
                     None => {
                         let stamp = if self.clock == Clock::Event { time } else { now };
                         let partition = accepted.partitions[row as usize];
-                        let (tick, offset) =
-                            self.sequencer.stamp(accepted.topic, partition, stamp).ok_or(AdmissionError::OutOfTicks)?;
+                        let (tick, offset) = self
+                            .sequencer
+                            .stamp(accepted.topic, partition, stamp)
+                            .ok_or(AdmissionError::OutOfTicks)?;
                         self.dedupe.insert(key, Seen { payload: payload.short(), tick, offset });
                         self.pending.receipts.admitted(head_of_receipt, tick, offset);
                         self.pending.admit(&accepted, row, tick, offset);
@@ -224,7 +237,11 @@ impl Admission {
                         self.counts.duplicate += 1;
                     }
                     Some(seen) => {
-                        let detail = format!("event id `{}` came with another payload at {}", event_id(&accepted, row), seen.tick);
+                        let detail = format!(
+                            "event id `{}` came with another payload at {}",
+                            event_id(&accepted, row),
+                            seen.tick
+                        );
                         let refused = Refused {
                             record: 0,
                             reason: Reason::PayloadHashMismatch,
@@ -321,7 +338,12 @@ impl Pending {
             Some(place) => place,
             None => {
                 let from = Rc::clone(accepted);
-                self.facts.push(PendingFacts { from, rows: Vec::new(), ticks: Vec::new(), offsets: Vec::new() });
+                self.facts.push(PendingFacts {
+                    from,
+                    rows: Vec::new(),
+                    ticks: Vec::new(),
+                    offsets: Vec::new(),
+                });
                 self.facts.len() - 1
             }
         };
@@ -339,10 +361,13 @@ impl PendingFacts {
         let rows = if consecutive {
             self.from.rows.slice(first as usize, self.rows.len())
         } else {
-            take_record_batch(&self.from.rows, &UInt32Array::from(self.rows)).expect("the rows are the batch's own")
+            take_record_batch(&self.from.rows, &UInt32Array::from(self.rows))
+                .expect("the rows are the batch's own")
         };
-        let heads: [ArrayRef; 2] = [Arc::new(UInt64Array::from(self.ticks)), Arc::new(UInt64Array::from(self.offsets))];
-        let payload = rows.column_by_name(columns::PAYLOAD).expect("accepted rows have it").data_type().clone();
+        let heads: [ArrayRef; 2] =
+            [Arc::new(UInt64Array::from(self.ticks)), Arc::new(UInt64Array::from(self.offsets))];
+        let payload =
+            rows.column_by_name(columns::PAYLOAD).expect("accepted rows have it").data_type().clone();
         let schema = columns::fact_schema(payload);
         let columns: Vec<ArrayRef> = heads.into_iter().chain(rows.columns().iter().cloned()).collect();
         let rows = RecordBatch::try_new(schema, columns).expect("accepted rows have the schema of facts");
@@ -367,7 +392,13 @@ struct Receipts {
 }
 
 impl Receipts {
-    fn head(&mut self, (source, position): (i32, u64), verdict: Verdict, reason: Option<Reason>, at: Option<(Tick, u64)>) {
+    fn head(
+        &mut self,
+        (source, position): (i32, u64),
+        verdict: Verdict,
+        reason: Option<Reason>,
+        at: Option<(Tick, u64)>,
+    ) {
         self.source.push(source);
         self.position.push(position);
         self.verdict.append_value(verdict as u8);
@@ -425,7 +456,8 @@ impl Receipts {
             Arc::new(self.detail.finish()),
             Arc::new(self.bytes.finish()),
         ];
-        RecordBatch::try_new(columns::receipt_schema(), columns).expect("the columns were made for the schema")
+        RecordBatch::try_new(columns::receipt_schema(), columns)
+            .expect("the columns were made for the schema")
     }
 }
 

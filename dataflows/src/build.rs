@@ -65,7 +65,10 @@ pub fn build<'scope>(
         let rows = match &step.kind {
             StepKind::Filter(condition) => {
                 let (condition, node) = (condition.clone(), step.name.clone());
-                checked(map_rows(input, &step.name, move |batch| filter(&node, &condition, &batch)), &mut errors)
+                checked(
+                    map_rows(input, &step.name, move |batch| filter(&node, &condition, &batch)),
+                    &mut errors,
+                )
             }
             StepKind::Project(projection) => {
                 let projection = Arc::clone(projection);
@@ -89,10 +92,12 @@ pub fn build<'scope>(
                     }
                 });
                 let groups: Vec<_> = groups.collect();
-                let first = step.schema.fields().len() - 2 - groups.iter().map(|g| g.names.len()).sum::<usize>();
+                let first =
+                    step.schema.fields().len() - 2 - groups.iter().map(|g| g.names.len()).sum::<usize>();
                 let features = first..step.schema.fields().len() - 2;
                 let answered = windows(input, groups, &step.name);
-                let digested = move |batch| Split { passed: with_snapshot(&batch, features.clone()), errors: None };
+                let digested =
+                    move |batch| Split { passed: with_snapshot(&batch, features.clone()), errors: None };
                 map_rows(answered, &format!("{}: snapshot", step.name), digested).0
             }
             StepKind::AsOf(plan) => {
@@ -112,7 +117,8 @@ pub fn build<'scope>(
                     TableFormat::Parquet => Format::Parquet,
                     TableFormat::Jsonl => Format::Jsonl,
                 };
-                let unsealed = Unsealed::new(&table.table, Arc::clone(&step.schema), format, output.commits.upper());
+                let unsealed =
+                    Unsealed::new(&table.table, Arc::clone(&step.schema), format, output.commits.upper());
                 let columns = table.columns.clone();
                 files.push(seal(rows, boundaries.clone(), unsealed, Some(columns), output, &step.name));
                 continue;
@@ -160,7 +166,8 @@ fn narrow<'scope>(
             let held = filter(&name, condition, &batch);
             let narrow = projection.apply(&held.passed);
             let both: Vec<_> = held.errors.into_iter().chain(narrow.errors).collect();
-            let errors = (!both.is_empty()).then(|| concat_batches(&error_schema(), &both).expect("one schema"));
+            let errors =
+                (!both.is_empty()).then(|| concat_batches(&error_schema(), &both).expect("one schema"));
             Split { passed: narrow.passed, errors }
         }
     };
@@ -179,7 +186,8 @@ fn seal<'scope>(
     output: &Output,
     name: &str,
 ) -> Stream<'scope, Tick, Vec<(Tick, TableFile)>> {
-    let (store, failed, committed) = (output.store.clone(), Arc::clone(&output.failed), output.commits.upper());
+    let (store, failed, committed) =
+        (output.store.clone(), Arc::clone(&output.failed), output.commits.upper());
     let mut due: VecDeque<Tick> = VecDeque::new();
     let mut held: Option<Capability<Tick>> = None;
     rows.binary_frontier(boundaries, Pipeline, Pipeline, name, move |_, _| {
@@ -196,7 +204,9 @@ fn seal<'scope>(
                 });
             });
             while let Some(upper) = due.front().copied() {
-                if frontier.frontier().iter().any(|tick| *tick < upper) || failed.lock().expect("no panic").is_some() {
+                if frontier.frontier().iter().any(|tick| *tick < upper)
+                    || failed.lock().expect("no panic").is_some()
+                {
                     break;
                 }
                 due.pop_front();
@@ -275,4 +285,3 @@ fn publish<'scope>(
     published.probe_with(&handle);
     handle
 }
-

@@ -58,7 +58,14 @@ impl Feed {
         let facts: Vec<_> = group.frames.iter().filter(|f| f.topic != Topic::Audit).collect();
         let ticks: Vec<&[u64]> = facts
             .iter()
-            .map(|f| f.rows.column_by_name(columns::TICK).expect("facts have ticks").as_primitive::<UInt64Type>().values().as_ref())
+            .map(|f| {
+                f.rows
+                    .column_by_name(columns::TICK)
+                    .expect("facts have ticks")
+                    .as_primitive::<UInt64Type>()
+                    .values()
+                    .as_ref()
+            })
             .collect();
         // All facts in the order of their ticks, as (tick, frame, row).
         let mut order: Vec<(u64, u32, u32)> = Vec::with_capacity(ticks.iter().map(|t| t.len()).sum());
@@ -68,8 +75,10 @@ impl Feed {
         order.sort();
         let with_basis = self.schema.index_of(columns::BASIS).is_ok();
         let partitions = self.basis.len();
-        let mut basis: Vec<Vec<u64>> =
-            ticks.iter().map(|t| if with_basis { vec![0; t.len() * partitions] } else { Vec::new() }).collect();
+        let mut basis: Vec<Vec<u64>> = ticks
+            .iter()
+            .map(|t| if with_basis { vec![0; t.len() * partitions] } else { Vec::new() })
+            .collect();
         let mut boundaries = Vec::new();
         for (tick, frame, row) in &order {
             if facts[*frame as usize].topic == Topic::Traffic {
@@ -132,7 +141,8 @@ impl Feed {
             rows[0].push(batch);
             return;
         }
-        let ticks = batch.column_by_name(columns::TICK).expect("the plan keeps _tick").as_primitive::<UInt64Type>();
+        let ticks =
+            batch.column_by_name(columns::TICK).expect("the plan keeps _tick").as_primitive::<UInt64Type>();
         let mut places: Vec<Vec<u32>> = vec![Vec::new(); self.workers];
         for (row, tick) in ticks.values().iter().enumerate() {
             places[home(Tick(*tick).partition(), self.workers)].push(row as u32);
@@ -158,7 +168,8 @@ fn basis_column(counts: Vec<u64>, partitions: usize) -> ArrayRef {
 
 /// One field of the records' context, for each row.
 pub fn context_column(rows: &RecordBatch, name: &str) -> ArrayRef {
-    let contexts = rows.column_by_name(columns::CONTEXT).expect("facts have a context").as_dictionary::<Int32Type>();
+    let contexts =
+        rows.column_by_name(columns::CONTEXT).expect("facts have a context").as_dictionary::<Int32Type>();
     let texts = contexts.values().as_string::<i32>();
     let values: StringArray = texts
         .iter()

@@ -47,12 +47,16 @@ fn edges(topology: &Topology) -> Vec<(&str, &str, bool)> {
             edges.push((input.value.as_str(), node.name.as_str(), false));
         }
         let looked_up: Vec<&str> = match &node.kind {
-            NodeKind::Windows(windows) => windows.groups.iter().filter_map(|g| Some(g.over.as_ref()?.value.as_str())).collect(),
+            NodeKind::Windows(windows) => {
+                windows.groups.iter().filter_map(|g| Some(g.over.as_ref()?.value.as_str())).collect()
+            }
             NodeKind::AsOf(as_of) => vec![as_of.timeline.value.as_str()],
             _ => Vec::new(),
         };
         for from in looked_up {
-            if !edges.contains(&(from, node.name.as_str(), false)) && !edges.contains(&(from, node.name.as_str(), true)) {
+            if !edges.contains(&(from, node.name.as_str(), false))
+                && !edges.contains(&(from, node.name.as_str(), true))
+            {
                 edges.push((from, node.name.as_str(), true));
             }
         }
@@ -78,7 +82,13 @@ fn mermaid(topology: &Topology) -> String {
             NodeKind::Table(_) => ("[(", ")]"),
             _ => ("[", "]"),
         };
-        let _ = writeln!(out, "  {}{open}\"{}<br/><small>{}</small>\"{close}", node.name, node.name, kind_name(&node.kind));
+        let _ = writeln!(
+            out,
+            "  {}{open}\"{}<br/><small>{}</small>\"{close}",
+            node.name,
+            node.name,
+            kind_name(&node.kind)
+        );
     }
     for (from, to, looked_up) in edges(topology) {
         let _ = writeln!(out, "  {from} {} {to}", if looked_up { "-.->" } else { "-->" });
@@ -87,7 +97,10 @@ fn mermaid(topology: &Topology) -> String {
 }
 
 fn dot(topology: &Topology) -> String {
-    let mut out = format!("digraph {:?} {{\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n", topology.name);
+    let mut out = format!(
+        "digraph {:?} {{\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n",
+        topology.name
+    );
     for node in &topology.nodes {
         let _ = writeln!(out, "  {:?} [label=\"{}\\n{}\"];", node.name, node.name, kind_name(&node.kind));
     }

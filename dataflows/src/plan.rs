@@ -18,8 +18,8 @@ use tidegate_operators::decide::{BundleText, Decider, Rule, line_of};
 use tidegate_operators::expr::{Column, Expr, Projection};
 use tidegate_operators::gate::{GatePolicy, Judge, TimeBounds};
 use tidegate_operators::keys::is_key;
-use tidegate_operators::timeline::{Measure, is_measure};
 use tidegate_operators::snapshot::snapshot_field;
+use tidegate_operators::timeline::{Measure, is_measure};
 use tidegate_operators::windows::{Aggregate, WindowPlan, reason_field};
 
 use crate::settings::{Fault, Faults, Text, choices};
@@ -168,7 +168,8 @@ fn columns_read(draft: &Draft) -> BTreeSet<String> {
     for step in draft.steps.iter().rev() {
         let out = read.remove(step.name.as_str()).unwrap_or_default();
         let mut ask = |node: &str, columns: BTreeSet<String>| {
-            let name = draft.steps.iter().map(|s| s.name.as_str()).find(|n| *n == node).unwrap_or(&draft.gate);
+            let name =
+                draft.steps.iter().map(|s| s.name.as_str()).find(|n| *n == node).unwrap_or(&draft.gate);
             read.entry(name).or_default().extend(columns);
         };
         let schema_of = |node: &str| draft.schema(node).expect("inputs were planned before");
@@ -263,7 +264,10 @@ fn plan_digest(topology: &Topology, draft: &Draft) -> Digest {
 
 fn texts_of_event(event: &crate::topology::EventMapping) -> Vec<String> {
     let pairs = event.payload.iter().map(|(name, sql)| format!("{}={}", name.value, sql.value));
-    [event.event_type.value.clone(), event.id.value.clone(), event.time.value.clone()].into_iter().chain(pairs).collect()
+    [event.event_type.value.clone(), event.id.value.clone(), event.time.value.clone()]
+        .into_iter()
+        .chain(pairs)
+        .collect()
 }
 
 /// Settings without the lines they stand on, so that a comment does not change a plan.
@@ -323,7 +327,8 @@ impl Planner<'_> {
             }
         }
         if !draft.steps.iter().any(|step| matches!(step.kind, StepKind::Table(_))) && self.faults.is_empty() {
-            self.faults.add(gate.line, "nothing would be kept: add a node of kind `sink.parquet` or `sink.jsonl`");
+            self.faults
+                .add(gate.line, "nothing would be kept: add a node of kind `sink.parquet` or `sink.jsonl`");
         }
         Some(draft)
     }
@@ -354,7 +359,12 @@ impl Planner<'_> {
     }
 
     /// The gate's columns: the envelope, then the payload fields of all event types.
-    fn gate_schema(&self, gate: &Node, policy: &GatePolicy, read: Option<&BTreeSet<String>>) -> Option<SchemaRef> {
+    fn gate_schema(
+        &self,
+        gate: &Node,
+        policy: &GatePolicy,
+        read: Option<&BTreeSet<String>>,
+    ) -> Option<SchemaRef> {
         let mut fields = gate_fields();
         let mut origin: BTreeMap<String, String> = BTreeMap::new();
         for event in policy.events() {
@@ -392,17 +402,30 @@ impl Planner<'_> {
                 continue;
             };
             let NodeKind::Source(source) = &node.kind else {
-                self.faults.add(input.line, format!("the gate reads `{}`, which is no source; only records from sources pass the gate", node.name));
+                self.faults.add(
+                    input.line,
+                    format!(
+                        "the gate reads `{}`, which is no source; only records from sources pass the gate",
+                        node.name
+                    ),
+                );
                 continue;
             };
             planned.extend(plan_source(node, source, self.topology, policy, &self.sql, &self.faults));
         }
         if gate.inputs.is_empty() {
-            self.faults.add(gate.line, format!("node `{}` lacks `inputs`, the list of its sources", gate.name));
+            self.faults
+                .add(gate.line, format!("node `{}` lacks `inputs`, the list of its sources", gate.name));
         }
         for node in &self.topology.nodes {
             if matches!(node.kind, NodeKind::Source(_)) && !gate.inputs.iter().any(|i| i.value == node.name) {
-                self.faults.add(node.line, format!("source `{}` leads nowhere; add it to the `inputs` of gate `{}`", node.name, gate.name));
+                self.faults.add(
+                    node.line,
+                    format!(
+                        "source `{}` leads nowhere; add it to the `inputs` of gate `{}`",
+                        node.name, gate.name
+                    ),
+                );
             }
         }
         planned
@@ -410,35 +433,53 @@ impl Planner<'_> {
 
     fn unknown_node(&self, name: &Text) {
         let known: Vec<&str> = self.topology.nodes.iter().map(|n| n.name.as_str()).collect();
-        self.faults.add(name.line, format!("no node is named `{}`; {}", name.value, choices(&name.value, &known)));
+        self.faults
+            .add(name.line, format!("no node is named `{}`; {}", name.value, choices(&name.value, &known)));
     }
 
     /// The nodes behind the gate, each after its inputs.
     fn in_order(&self, gate: &Node) -> Vec<&Node> {
-        let mut left: Vec<&Node> =
-            self.topology.nodes.iter().filter(|n| !matches!(n.kind, NodeKind::Source(_) | NodeKind::Gate { .. })).collect();
+        let mut left: Vec<&Node> = self
+            .topology
+            .nodes
+            .iter()
+            .filter(|n| !matches!(n.kind, NodeKind::Source(_) | NodeKind::Gate { .. }))
+            .collect();
         let mut ordered: Vec<&Node> = Vec::new();
         let known = |name: &str| self.topology.node(name).is_some();
         for node in &left {
             for input in all_inputs(node) {
                 if !known(&input.value) {
                     self.unknown_node(input);
-                } else if let Some(Node { kind: NodeKind::Source(_), name, .. }) = self.topology.node(&input.value) {
-                    self.faults.add(input.line, format!("`{name}` is a source; nothing reads a source but the gate, so read `{}`", gate.name));
+                } else if let Some(Node { kind: NodeKind::Source(_), name, .. }) =
+                    self.topology.node(&input.value)
+                {
+                    self.faults.add(
+                        input.line,
+                        format!(
+                            "`{name}` is a source; nothing reads a source but the gate, so read `{}`",
+                            gate.name
+                        ),
+                    );
                 }
             }
         }
         loop {
             let ready = |node: &Node| {
-                all_inputs(node)
-                    .iter()
-                    .all(|i| i.value == gate.name || ordered.iter().any(|o| o.name == i.value) || !left.iter().any(|l| l.name == i.value))
+                all_inputs(node).iter().all(|i| {
+                    i.value == gate.name
+                        || ordered.iter().any(|o| o.name == i.value)
+                        || !left.iter().any(|l| l.name == i.value)
+                })
             };
             let Some(place) = left.iter().position(|node| ready(node)) else { break };
             ordered.push(left.remove(place));
         }
         for node in left {
-            self.faults.add(node.line, format!("node `{}` reads its own output, by way of its inputs; break the circle", node.name));
+            self.faults.add(
+                node.line,
+                format!("node `{}` reads its own output, by way of its inputs; break the circle", node.name),
+            );
         }
         ordered
     }
@@ -452,7 +493,13 @@ impl Planner<'_> {
             [first, more @ ..] => (first, more),
         };
         if !more.is_empty() && !matches!(node.kind, NodeKind::Union) {
-            self.faults.add(more[0].line, format!("node `{}` reads one input; bring several together with a `union` before it", node.name));
+            self.faults.add(
+                more[0].line,
+                format!(
+                    "node `{}` reads one input; bring several together with a `union` before it",
+                    node.name
+                ),
+            );
         }
         // An input that could not be planned has said so itself.
         let input = draft.schema(&first.value)?;
@@ -493,12 +540,21 @@ impl Planner<'_> {
         let place = schema.index_of(&name.value).ok();
         if place.is_none() {
             let known: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-            self.faults.add(name.line, format!("`{of}` has no column `{}`; {}", name.value, choices(&name.value, &known)));
+            self.faults.add(
+                name.line,
+                format!("`{of}` has no column `{}`; {}", name.value, choices(&name.value, &known)),
+            );
         }
         place
     }
 
-    fn project(&self, node: &Node, keep: &[Text], columns: &[(Text, Text)], input: &Schema) -> Option<Projection> {
+    fn project(
+        &self,
+        node: &Node,
+        keep: &[Text],
+        columns: &[(Text, Text)],
+        input: &Schema,
+    ) -> Option<Projection> {
         let tick = input.index_of(columns::TICK).expect("every stream carries _tick");
         let mut made = vec![(Column::Kept(tick), input.field(tick).clone())];
         let mut whole = true;
@@ -523,7 +579,10 @@ impl Planner<'_> {
                 None => whole = false,
             }
             if made.iter().filter(|(_, field)| *field.name() == name.value).count() > 1 {
-                self.faults.add(name.line, format!("node `{}` gives two columns named `{}`; leave one out", node.name, name.value));
+                self.faults.add(
+                    name.line,
+                    format!("node `{}` gives two columns named `{}`; leave one out", node.name, name.value),
+                );
             }
         }
         whole.then(|| Projection::new(&node.name, made))
@@ -533,7 +592,11 @@ impl Planner<'_> {
         for other in more {
             let schema = draft.schema(&other.value)?;
             let same = schema.fields().len() == first.fields().len()
-                && schema.fields().iter().zip(first.fields()).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
+                && schema
+                    .fields()
+                    .iter()
+                    .zip(first.fields())
+                    .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
             if !same {
                 self.faults.add(other.line, format!(
                     "`{}` and `{}` have different columns, so node `{}` cannot bring them together; `project` them to the same names and types",
@@ -541,15 +604,32 @@ impl Planner<'_> {
                 ));
             }
         }
-        let fields: Vec<Field> = first.fields().iter().map(|f| f.as_ref().clone().with_nullable(f.name() != columns::TICK)).collect();
+        let fields: Vec<Field> = first
+            .fields()
+            .iter()
+            .map(|f| f.as_ref().clone().with_nullable(f.name() != columns::TICK))
+            .collect();
         Some(Arc::new(Schema::new(fields)))
     }
 
-    fn windows(&self, node: &Node, windows: &WindowsNode, input: &SchemaRef, draft: &Draft) -> Option<(StepKind, SchemaRef)> {
-        let lateness = windows.lateness_max.unwrap_or(Span::parse(LATENESS_DEFAULT).expect("a span")).micros();
+    fn windows(
+        &self,
+        node: &Node,
+        windows: &WindowsNode,
+        input: &SchemaRef,
+        draft: &Draft,
+    ) -> Option<(StepKind, SchemaRef)> {
+        let lateness =
+            windows.lateness_max.unwrap_or(Span::parse(LATENESS_DEFAULT).expect("a span")).micros();
         for needed in [columns::EVENT_ID, columns::BASIS] {
             if input.index_of(needed).is_err() {
-                self.faults.add(node.line, format!("node `{}` needs column `{needed}` of `{}`; keep it there", node.name, node.inputs[0].value));
+                self.faults.add(
+                    node.line,
+                    format!(
+                        "node `{}` needs column `{needed}` of `{}`; keep it there",
+                        node.name, node.inputs[0].value
+                    ),
+                );
             }
         }
         let groups: Vec<Option<GroupPlan>> =
@@ -558,7 +638,11 @@ impl Planner<'_> {
         let mut fields: Vec<Field> = input.fields().iter().map(|f| f.as_ref().clone()).collect();
         for group in &groups {
             let aggregates = group.plan.windows.iter().flat_map(|_| &group.plan.aggregates);
-            fields.extend(aggregates.zip(&group.names).map(|(a, name)| Field::new(name, group.plan.answer_type(*a), true)));
+            fields.extend(
+                aggregates
+                    .zip(&group.names)
+                    .map(|(a, name)| Field::new(name, group.plan.answer_type(*a), true)),
+            );
         }
         fields.extend([reason_field(), snapshot_field()]);
         self.no_twins(node, &fields);
@@ -574,7 +658,14 @@ impl Planner<'_> {
         }
     }
 
-    fn group(&self, node: &Node, group: &GroupNode, lateness_max: i64, input: &Schema, draft: &Draft) -> Option<GroupPlan> {
+    fn group(
+        &self,
+        node: &Node,
+        group: &GroupNode,
+        lateness_max: i64,
+        input: &Schema,
+        draft: &Draft,
+    ) -> Option<GroupPlan> {
         let over_name = group.over.as_ref().map_or(&node.inputs[0].value, |over| &over.value);
         let over = draft.schema(over_name)?;
         let key = self.key_column(&group.key, input, &node.inputs[0].value);
@@ -600,14 +691,19 @@ impl Planner<'_> {
             return None;
         }
         let tick = over.index_of(columns::TICK).expect("every stream carries _tick");
-        let mut narrow: Vec<(Column, Field)> =
-            [tick, over_key, over_time].into_iter().map(|p| (Column::Kept(p), over.field(p).clone())).collect();
+        let mut narrow: Vec<(Column, Field)> = [tick, over_key, over_time]
+            .into_iter()
+            .map(|p| (Column::Kept(p), over.field(p).clone()))
+            .collect();
         let mut measures = Vec::new();
         for (place, expr) in measured.iter().enumerate() {
             let nullable = expr.physical.nullable(over).unwrap_or(true);
             let squares = aggregates.contains(&Aggregate::Stddev(place));
             measures.push(Measure { squares, nullable });
-            narrow.push((Column::Computed(expr.clone()), Field::new(format!("measure_{place}"), expr.data_type.clone(), true)));
+            narrow.push((
+                Column::Computed(expr.clone()),
+                Field::new(format!("measure_{place}"), expr.data_type.clone(), true),
+            ));
         }
         let prefix = if group.name.is_empty() { String::new() } else { format!("{}_", group.name) };
         let names = group
@@ -656,21 +752,38 @@ impl Planner<'_> {
 
     /// One aggregate such as `avg(amount)`; its argument is added to `measured` unless it is there.
     fn aggregate(&self, text: &Text, over: &Schema, measured: &mut Vec<Expr>) -> Option<Aggregate> {
-        const KNOWN: [&str; 9] = ["count", "sum", "avg", "min", "max", "stddev", "distinct", "last", "time_since_last"];
-        let call = text.value.trim().split_once('(').and_then(|(f, rest)| Some((f.trim(), rest.strip_suffix(')')?.trim())));
+        const KNOWN: [&str; 9] =
+            ["count", "sum", "avg", "min", "max", "stddev", "distinct", "last", "time_since_last"];
+        let call = text
+            .value
+            .trim()
+            .split_once('(')
+            .and_then(|(f, rest)| Some((f.trim(), rest.strip_suffix(')')?.trim())));
         let Some((function, argument)) = call else {
-            self.faults.add(text.line, format!("`{}` is no aggregate; write function(argument), such as avg(amount) or count(*)", text.value));
+            self.faults.add(
+                text.line,
+                format!(
+                    "`{}` is no aggregate; write function(argument), such as avg(amount) or count(*)",
+                    text.value
+                ),
+            );
             return None;
         };
         if !KNOWN.contains(&function) {
-            self.faults.add(text.line, format!("`{function}` is no aggregate of windows; {}", choices(function, &KNOWN)));
+            self.faults.add(
+                text.line,
+                format!("`{function}` is no aggregate of windows; {}", choices(function, &KNOWN)),
+            );
             return None;
         }
         match (function, argument) {
             ("count", "*" | "") => return Some(Aggregate::Count),
             ("time_since_last", "*" | "") => return Some(Aggregate::TimeSinceLast),
             (_, "*" | "") => {
-                self.faults.add(text.line, format!("`{}` needs a column or an expression between its brackets", text.value));
+                self.faults.add(
+                    text.line,
+                    format!("`{}` needs a column or an expression between its brackets", text.value),
+                );
                 return None;
             }
             _ => {}
@@ -709,7 +822,13 @@ impl Planner<'_> {
         })
     }
 
-    fn as_of(&self, node: &Node, as_of: &AsOfNode, input: &SchemaRef, draft: &Draft) -> Option<(StepKind, SchemaRef)> {
+    fn as_of(
+        &self,
+        node: &Node,
+        as_of: &AsOfNode,
+        input: &SchemaRef,
+        draft: &Draft,
+    ) -> Option<(StepKind, SchemaRef)> {
         let of = as_of.timeline.value.as_str();
         let timeline = draft.schema(of)?;
         let key = self.key_column(&as_of.key, input, &node.inputs[0].value);
@@ -729,11 +848,15 @@ impl Planner<'_> {
             places.push(place);
             values.push((name.value.clone(), data_type));
         }
-        let (key, timeline_key, effective, observed, time) = (key?, timeline_key?, effective?, observed?, time?);
+        let (key, timeline_key, effective, observed, time) =
+            (key?, timeline_key?, effective?, observed?, time?);
         let tick = timeline.index_of(columns::TICK).expect("every stream carries _tick");
-        let heads = [(tick, "_tick"), (timeline_key, "key"), (effective, "effective"), (observed, "observed")];
-        let narrow = heads.into_iter().chain(places.iter().zip(&values).map(|(p, (name, _))| (*p, name.as_str())));
-        let narrow = narrow.map(|(p, name)| (Column::Kept(p), timeline.field(p).clone().with_name(name))).collect();
+        let heads =
+            [(tick, "_tick"), (timeline_key, "key"), (effective, "effective"), (observed, "observed")];
+        let narrow =
+            heads.into_iter().chain(places.iter().zip(&values).map(|(p, (name, _))| (*p, name.as_str())));
+        let narrow =
+            narrow.map(|(p, name)| (Column::Kept(p), timeline.field(p).clone().with_name(name))).collect();
         let status = format!("{}_status", node.name);
         let mut fields: Vec<Field> = input.fields().iter().map(|f| f.as_ref().clone()).collect();
         fields.extend(AsOf::fields(&status, &values));
@@ -756,9 +879,17 @@ impl Planner<'_> {
             }
         };
         if input.index_of(columns::EVENT_ID).is_err() {
-            self.faults.add(node.line, format!("node `{}` needs column `event_id` of `{}`; keep it there", node.name, node.inputs[0].value));
+            self.faults.add(
+                node.line,
+                format!(
+                    "node `{}` needs column `event_id` of `{}`; keep it there",
+                    node.name, node.inputs[0].value
+                ),
+            );
         }
-        let in_bundle = |span: std::ops::Range<usize>, what: String| self.faults.add_of(&file, line_of(&text, span.start), what);
+        let in_bundle = |span: std::ops::Range<usize>, what: String| {
+            self.faults.add_of(&file, line_of(&text, span.start), what)
+        };
         let score = self
             .sql
             .plan(bundle.score.get_ref(), input, Some(&DataType::Float64))
@@ -791,15 +922,32 @@ impl Planner<'_> {
         })
     }
 
-    fn table(&self, node: &Node, table: &TableNode, input: &SchemaRef, draft: &Draft) -> Option<(StepKind, SchemaRef)> {
+    fn table(
+        &self,
+        node: &Node,
+        table: &TableNode,
+        input: &SchemaRef,
+        draft: &Draft,
+    ) -> Option<(StepKind, SchemaRef)> {
         let name = &table.table;
-        let plain = !name.value.is_empty() && name.value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let plain = !name.value.is_empty()
+            && name.value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         if !plain {
-            self.faults.add(name.line, format!("`{}` cannot name a table; use lower-case letters, digits and `_`", name.value));
+            self.faults.add(
+                name.line,
+                format!("`{}` cannot name a table; use lower-case letters, digits and `_`", name.value),
+            );
         }
-        let taken = draft.steps.iter().any(|s| matches!(&s.kind, StepKind::Table(t) if t.table == name.value));
+        let taken =
+            draft.steps.iter().any(|s| matches!(&s.kind, StepKind::Table(t) if t.table == name.value));
         if taken || [ERRORS_TABLE, "facts", "receipts", "quarantine"].contains(&name.value.as_str()) {
-            self.faults.add(name.line, format!("a table named `{}` is there already; give `table` of node `{}` another name", name.value, node.name));
+            self.faults.add(
+                name.line,
+                format!(
+                    "a table named `{}` is there already; give `table` of node `{}` another name",
+                    name.value, node.name
+                ),
+            );
         }
         let columns: Option<Vec<usize>> = if table.columns.is_empty() {
             Some((0..input.fields().len()).collect())
@@ -879,4 +1027,3 @@ pub fn context_of(run: &Context, event_type: &str, mapping: &crate::topology::Ev
 pub(crate) fn judge_of(policy: &Arc<GatePolicy>, partitions: u16, bounds: TimeBounds) -> Judge {
     Judge::new(Arc::clone(policy), partitions, bounds)
 }
-

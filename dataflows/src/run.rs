@@ -116,7 +116,9 @@ pub enum RunError {
         wanted: Digest,
     },
     /// The log's own records cannot be read.
-    #[error("the log of `{data}` has no readable `{record}` record; it was not written by this program, or was changed: use a new data folder")]
+    #[error(
+        "the log of `{data}` has no readable `{record}` record; it was not written by this program, or was changed: use a new data folder"
+    )]
     Foreign {
         /// The data folder.
         data: PathBuf,
@@ -140,7 +142,15 @@ pub fn run(plan: &Arc<Plan>, options: &Options, watch: &Watch) -> Result<Report,
     let output = Output { store: store.clone(), plan: plan.digest, commits, failed: Arc::clone(&failed) };
 
     let mut workers = Workers::start(plan, options.workers, &output, watch).map_err(RunError::Worker)?;
-    let gate = Gate { plan, options, watch, log, workers: &mut workers, recovered: recovery.groups, failed: &failed };
+    let gate = Gate {
+        plan,
+        options,
+        watch,
+        log,
+        workers: &mut workers,
+        recovered: recovery.groups,
+        failed: &failed,
+    };
     let gated = gate.run();
     let stopped = workers.finish();
     if let Some(error) = failed.lock().expect("no panic").take() {
@@ -221,14 +231,29 @@ impl Gate<'_> {
             self.learn(&group, &mut past)?;
             if group.upper > covered {
                 for frame in group.frames.iter().filter(|f| f.topic != Topic::Audit) {
-                    let ticks = frame.rows.column_by_name(columns::TICK).expect("facts have ticks").as_primitive::<UInt64Type>();
-                    let offsets = frame.rows.column_by_name(columns::OFFSET).expect("facts have offsets").as_primitive::<UInt64Type>();
-                    let hashes = frame.rows.column_by_name(columns::PAYLOAD_HASH).expect("facts have it").as_fixed_size_binary();
+                    let ticks = frame
+                        .rows
+                        .column_by_name(columns::TICK)
+                        .expect("facts have ticks")
+                        .as_primitive::<UInt64Type>();
+                    let offsets = frame
+                        .rows
+                        .column_by_name(columns::OFFSET)
+                        .expect("facts have offsets")
+                        .as_primitive::<UInt64Type>();
+                    let hashes = frame
+                        .rows
+                        .column_by_name(columns::PAYLOAD_HASH)
+                        .expect("facts have it")
+                        .as_fixed_size_binary();
                     for (row, key) in judge.dedupe_keys(&frame.rows).into_iter().enumerate() {
                         let hash = Digest(hashes.value(row).try_into().expect("a digest has 32 bytes"));
                         let tick = Tick(ticks.value(row));
                         if tick >= covered {
-                            dedupe.insert(key, Seen { payload: hash.short(), tick, offset: offsets.value(row) });
+                            dedupe.insert(
+                                key,
+                                Seen { payload: hash.short(), tick, offset: offsets.value(row) },
+                            );
                         }
                     }
                 }
@@ -250,11 +275,17 @@ impl Gate<'_> {
                     let run: RunRecord = serde_json::from_str(record()).map_err(|_| foreign(RUN))?;
                     if run.plan != self.plan.digest {
                         let (data, wanted) = (self.options.data.clone(), self.plan.digest);
-                        return Err(RunError::OtherPlan { data, topology: run.topology, found: run.plan, wanted });
+                        return Err(RunError::OtherPlan {
+                            data,
+                            topology: run.topology,
+                            found: run.plan,
+                            wanted,
+                        });
                     }
                 }
                 PROGRESS => {
-                    let progress: ProgressRecord = serde_json::from_str(record()).map_err(|_| foreign(PROGRESS))?;
+                    let progress: ProgressRecord =
+                        serde_json::from_str(record()).map_err(|_| foreign(PROGRESS))?;
                     past.prefixes.insert(progress.source.clone(), progress);
                 }
                 RECEIPTS => {
@@ -289,7 +320,12 @@ impl Gate<'_> {
     }
 
     /// Starts the thread of one source, after the records that have receipts.
-    fn open_source(&self, place: usize, plan: &SourcePlan, past: &Past) -> Result<Receiver<FromSource>, RunError> {
+    fn open_source(
+        &self,
+        place: usize,
+        plan: &SourcePlan,
+        past: &Past,
+    ) -> Result<Receiver<FromSource>, RunError> {
         let failed = |source| RunError::Source { name: plan.name.clone(), source };
         let from = past.positions.get(&plan.name).copied().unwrap_or(0);
         if let (Some(known), Some(path)) = (past.prefixes.get(&plan.name), plan.path()) {
@@ -342,7 +378,9 @@ impl Gate<'_> {
                         admission.hand_over(source, None);
                     }
                     Ok(FromSource::Failed(source)) => return Err(RunError::Source { name: name(), source }),
-                    Err(_) => return Err(RunError::Worker(format!("source `{}` ended without a word", name()))),
+                    Err(_) => {
+                        return Err(RunError::Worker(format!("source `{}` ended without a word", name())));
+                    }
                 }
             }
             counter.time(|| admission.take(rows, now()))?;
@@ -389,7 +427,9 @@ impl Gate<'_> {
     fn append(&mut self, group: &Group, admission: &mut Admission, feed: &mut Feed) -> Result<(), RunError> {
         let log = self.watch.stage(&Stage::Log);
         log.time(|| self.log.append(group))?;
-        log.add(group.frames.iter().filter(|f| f.topic != Topic::Audit).map(|f| f.rows.num_rows() as u64).sum());
+        log.add(
+            group.frames.iter().filter(|f| f.topic != Topic::Audit).map(|f| f.rows.num_rows() as u64).sum(),
+        );
         let counter = self.watch.stage(&Stage::Admission);
         let fed = counter.time(|| {
             admission.durable(group.upper)?;

@@ -58,7 +58,11 @@ impl Faults {
 
     /// The line of a byte.
     pub fn line_at(&self, at: usize) -> u32 {
-        if at == FROM_COMMAND_LINE { 0 } else { self.line_starts.partition_point(|start| *start <= at) as u32 }
+        if at == FROM_COMMAND_LINE {
+            0
+        } else {
+            self.line_starts.partition_point(|start| *start <= at) as u32
+        }
     }
 
     /// Adds a fault at a line.
@@ -97,7 +101,12 @@ pub struct Section<'t> {
 
 impl<'t> Section<'t> {
     /// Reads `table`, which faults call `name`.
-    pub fn new(table: &'t DeTable<'t>, at: usize, name: impl Into<String>, faults: &Rc<Faults>) -> Section<'t> {
+    pub fn new(
+        table: &'t DeTable<'t>,
+        at: usize,
+        name: impl Into<String>,
+        faults: &Rc<Faults>,
+    ) -> Section<'t> {
         Section { table, name: name.into(), at, faults: Rc::clone(faults), known: RefCell::default() }
     }
 
@@ -118,7 +127,10 @@ impl<'t> Section<'t> {
 
     fn wrong(&self, value: &Spanned<DeValue<'_>>, key: &str, wanted: &str) {
         let line = self.faults.line_at(value.span().start);
-        self.faults.add(line, format!("`{key}` of {} is {}; it must be {wanted}", self.name, value.get_ref().type_str()));
+        self.faults.add(
+            line,
+            format!("`{key}` of {} is {}; it must be {wanted}", self.name, value.get_ref().type_str()),
+        );
     }
 
     /// A text that may be missing.
@@ -234,9 +246,12 @@ impl<'t> Section<'t> {
     pub fn section(&self, key: &'static str) -> Option<Section<'t>> {
         let value = self.get(key)?;
         match value.get_ref().as_table() {
-            Some(table) => {
-                Some(Section::new(table, value.span().start, format!("`{key}` of {}", self.name), &self.faults))
-            }
+            Some(table) => Some(Section::new(
+                table,
+                value.span().start,
+                format!("`{key}` of {}", self.name),
+                &self.faults,
+            )),
             None => {
                 self.wrong(value, key, "a table");
                 None
@@ -258,7 +273,11 @@ impl<'t> Section<'t> {
                     let title = format!("`{key}.{}` of {}", name.get_ref(), self.name);
                     let section = Section::new(table, value.span().start, title, &self.faults);
                     let line = self.faults.line_at(name.span().start);
-                    sections.push((name.span().start, Text { value: name.get_ref().to_string(), line }, section));
+                    sections.push((
+                        name.span().start,
+                        Text { value: name.get_ref().to_string(), line },
+                        section,
+                    ));
                 }
                 None => self.wrong(value, name.get_ref(), "a table"),
             }
@@ -277,7 +296,9 @@ impl<'t> Section<'t> {
         let mut sections = Vec::new();
         for item in items {
             match item.get_ref().as_table() {
-                Some(table) => sections.push(Section::new(table, item.span().start, format!("a {key}"), &self.faults)),
+                Some(table) => {
+                    sections.push(Section::new(table, item.span().start, format!("a {key}"), &self.faults))
+                }
                 None => self.wrong(item, key, &format!("a list of tables, each begun by [[{key}]]")),
             }
         }
@@ -302,7 +323,12 @@ impl<'t> Section<'t> {
                 let known: Vec<_> = known.iter().copied().collect();
                 self.faults.add(
                     self.faults.line_at(key.span().start),
-                    format!("{} has no setting `{}`; {}", self.name, key.get_ref(), choices(key.get_ref(), &known)),
+                    format!(
+                        "{} has no setting `{}`; {}",
+                        self.name,
+                        key.get_ref(),
+                        choices(key.get_ref(), &known)
+                    ),
                 );
             }
         }
@@ -313,7 +339,9 @@ impl<'t> Section<'t> {
 pub fn choices(unknown: &str, known: &[&str]) -> String {
     let nearest = known.iter().map(|k| (distance(unknown, k), k)).min();
     match nearest {
-        Some((distance, nearest)) if distance <= unknown.len() / 3 + 1 => format!("did you mean `{nearest}`?"),
+        Some((distance, nearest)) if distance <= unknown.len() / 3 + 1 => {
+            format!("did you mean `{nearest}`?")
+        }
         _ if known.is_empty() => "there are none".to_owned(),
         _ => format!("it can be {}", known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")),
     }

@@ -73,7 +73,10 @@ pub(crate) fn plan_source(
         Ok(schema) => schema,
         Err(error) => {
             let cause = std::error::Error::source(&error).map(|s| format!(" ({s})")).unwrap_or_default();
-            faults.add(node.line, format!("source `{}`: {error}{cause}; or say --set {}.path=..", node.name, node.name));
+            faults.add(
+                node.line,
+                format!("source `{}`: {error}{cause}; or say --set {}.path=..", node.name, node.name),
+            );
             return None;
         }
     };
@@ -98,7 +101,10 @@ fn bounds_of(source: &SourceNode, faults: &Rc<Faults>) -> TimeBounds {
         for (text, slot) in [(from, &mut bounds.from), (to, &mut bounds.to)] {
             match parse_rfc3339_micros(&text.value) {
                 Some(micros) => *slot = micros,
-                None => faults.add(text.line, format!("`{}` is no time; write it as 2018-04-01T00:00:00.000000Z", text.value)),
+                None => faults.add(
+                    text.line,
+                    format!("`{}` is no time; write it as 2018-04-01T00:00:00.000000Z", text.value),
+                ),
             }
         }
         if bounds.from > bounds.to {
@@ -122,7 +128,11 @@ impl MappingPlanner<'_> {
         let event_type = &self.event.event_type;
         let Some(event) = self.policy.event(&event_type.value) else {
             let known: Vec<&str> = self.policy.events().map(|e| e.event_type.as_ref()).collect();
-            let what = format!("the policy knows no event type `{}`; {}", event_type.value, choices(&event_type.value, &known));
+            let what = format!(
+                "the policy knows no event type `{}`; {}",
+                event_type.value,
+                choices(&event_type.value, &known)
+            );
             self.faults.add(event_type.line, what);
             return None;
         };
@@ -144,7 +154,15 @@ impl MappingPlanner<'_> {
         for (name, _) in &self.event.payload {
             if payload_schema.index_of(&name.value).is_none() {
                 let known: Vec<&str> = payload_schema.fields.iter().map(|f| f.name.as_str()).collect();
-                self.faults.add(name.line, format!("event type `{}` has no payload field `{}`; {}", event_type.value, name.value, choices(&name.value, &known)));
+                self.faults.add(
+                    name.line,
+                    format!(
+                        "event type `{}` has no payload field `{}`; {}",
+                        event_type.value,
+                        name.value,
+                        choices(&name.value, &known)
+                    ),
+                );
                 whole = false;
             }
         }
@@ -177,10 +195,15 @@ impl MappingPlanner<'_> {
         let context = crate::plan::context_of(&self.topology.run, &event_type.value, self.event);
         let missing = context.missing_pins(event.class);
         if !missing.is_empty() {
-            self.faults.add(self.node.line, format!(
-                "records of source `{}` would lack {}, which class `{}` requires; set them in [run]",
-                self.node.name, missing.join(", "), event.class.name()
-            ));
+            self.faults.add(
+                self.node.line,
+                format!(
+                    "records of source `{}` would lack {}, which class `{}` requires; set them in [run]",
+                    self.node.name,
+                    missing.join(", "),
+                    event.class.name()
+                ),
+            );
         }
         let mapping = Mapping { reads, event_id, time, payload, context };
         let judge = crate::plan::judge_of(self.policy, self.topology.partitions, ANY_TIME);
@@ -208,7 +231,10 @@ impl MappingPlanner<'_> {
 impl Mapping {
     /// The columns of mapped records.
     fn schema(&self) -> Schema {
-        let heads = [Field::new(columns::EVENT_ID, DataType::Utf8, true), Field::new(columns::TS_UTC, timestamp(), true)];
+        let heads = [
+            Field::new(columns::EVENT_ID, DataType::Utf8, true),
+            Field::new(columns::TS_UTC, timestamp(), true),
+        ];
         let payload = self.payload.iter().map(|(name, expr)| Field::new(name, expr.data_type.clone(), true));
         Schema::new(heads.into_iter().chain(payload).collect::<Vec<_>>())
     }
@@ -223,7 +249,8 @@ impl Mapping {
         };
         let mut arrays = vec![evaluate(&self.event_id), evaluate(&self.time)];
         arrays.extend(self.payload.iter().map(|(_, expr)| evaluate(expr)));
-        let mapped = RecordBatch::try_new(Arc::new(self.schema()), arrays).expect("the plan gave the columns' types");
+        let mapped =
+            RecordBatch::try_new(Arc::new(self.schema()), arrays).expect("the plan gave the columns' types");
         faults.sort();
         faults.dedup_by_key(|(row, _)| *row);
         (mapped, faults)
@@ -235,12 +262,16 @@ impl SourcePlan {
     fn head(&self) -> Result<Option<SchemaRef>, SourceError> {
         Ok(match &self.place {
             Place::Parquet(path) => Some(ParquetSource::open(path, None, 0, 1)?.schema()),
-            Place::Csv(path, delimiter) => Some(CsvSource::open(path, 0, 1, self.csv_options(*delimiter))?.schema()),
+            Place::Csv(path, delimiter) => {
+                Some(CsvSource::open(path, 0, 1, self.csv_options(*delimiter))?.schema())
+            }
             Place::Jsonl(path, names) if names.is_empty() => {
                 JsonlSource::envelopes(path, 0, 1, self.record_bytes_max)?;
                 None
             }
-            Place::Jsonl(path, names) => JsonlSource::columns(path, names, 0, 1, self.record_bytes_max)?.schema(),
+            Place::Jsonl(path, names) => {
+                JsonlSource::columns(path, names, 0, 1, self.record_bytes_max)?.schema()
+            }
             Place::World(_, stream) => Some(stream.schema()),
         })
     }
@@ -256,16 +287,22 @@ impl SourcePlan {
     pub fn open(&self, from_position: u64) -> Result<Box<dyn Source>, SourceError> {
         let reads: Option<Vec<String>> = self.mapping.as_ref().map(|m| m.reads.clone());
         Ok(match &self.place {
-            Place::Parquet(path) => Box::new(ParquetSource::open(path, reads.as_deref(), from_position, self.batch_rows)?),
+            Place::Parquet(path) => {
+                Box::new(ParquetSource::open(path, reads.as_deref(), from_position, self.batch_rows)?)
+            }
             Place::Csv(path, delimiter) => {
                 Box::new(CsvSource::open(path, from_position, self.batch_rows, self.csv_options(*delimiter))?)
             }
             Place::Jsonl(path, names) if names.is_empty() => {
                 Box::new(JsonlSource::envelopes(path, from_position, self.batch_rows, self.record_bytes_max)?)
             }
-            Place::Jsonl(path, names) => {
-                Box::new(JsonlSource::columns(path, names, from_position, self.batch_rows, self.record_bytes_max)?)
-            }
+            Place::Jsonl(path, names) => Box::new(JsonlSource::columns(
+                path,
+                names,
+                from_position,
+                self.batch_rows,
+                self.record_bytes_max,
+            )?),
             Place::World(config, stream) => {
                 Box::new(WorldSource::new(config.clone(), *stream, from_position, self.batch_rows)?)
             }
@@ -284,12 +321,18 @@ impl SourcePlan {
     pub fn judge(&self, judge: &mut Judge, chunk: &Chunk) -> Judged {
         let mut judged = match (&chunk.body, &self.mapping) {
             (Body::Lines(lines), _) => judge.lines(lines.iter()),
-            (Body::Rows { batch, positions }, Some(mapping)) => self.judge_rows(judge, mapping, batch, positions),
+            (Body::Rows { batch, positions }, Some(mapping)) => {
+                self.judge_rows(judge, mapping, batch, positions)
+            }
             (Body::Rows { .. }, None) => unreachable!("a source of rows has a mapping"),
         };
         if !chunk.faults.is_empty() {
             let refused = chunk.faults.iter().map(|fault| {
-                let reason = if fault.bytes.len() >= self.record_bytes_max { Reason::RecordTooLarge } else { Reason::EnvelopeInvalid };
+                let reason = if fault.bytes.len() >= self.record_bytes_max {
+                    Reason::RecordTooLarge
+                } else {
+                    Reason::EnvelopeInvalid
+                };
                 (fault.position, refusal(reason, fault.detail.clone(), fault.bytes.clone()))
             });
             judged = judged.with_refused(refused.collect());
@@ -297,7 +340,13 @@ impl SourcePlan {
         judged
     }
 
-    fn judge_rows(&self, judge: &mut Judge, mapping: &Mapping, batch: &RecordBatch, positions: &[u64]) -> Judged {
+    fn judge_rows(
+        &self,
+        judge: &mut Judge,
+        mapping: &Mapping,
+        batch: &RecordBatch,
+        positions: &[u64],
+    ) -> Judged {
         // The batch has the columns that are read, in the order of the file.
         let batch = named(batch, &mapping.reads);
         let (mapped, faults) = mapping.apply(&batch);
@@ -305,9 +354,14 @@ impl SourcePlan {
             return judge.rows(&mapped, positions, &mapping.context);
         }
         let failed: Vec<usize> = faults.iter().map(|(row, _)| *row).collect();
-        let good: BooleanArray = (0..batch.num_rows()).map(|row| Some(failed.binary_search(&row).is_err())).collect();
-        let good_positions: Vec<u64> =
-            positions.iter().enumerate().filter(|(row, _)| failed.binary_search(row).is_err()).map(|(_, p)| *p).collect();
+        let good: BooleanArray =
+            (0..batch.num_rows()).map(|row| Some(failed.binary_search(&row).is_err())).collect();
+        let good_positions: Vec<u64> = positions
+            .iter()
+            .enumerate()
+            .filter(|(row, _)| failed.binary_search(row).is_err())
+            .map(|(_, p)| *p)
+            .collect();
         let good = filter_record_batch(&mapped, &good).expect("one flag for each row");
         let judged = judge.rows(&good, &good_positions, &mapping.context);
         let refused = faults.into_iter().map(|(row, detail)| {

@@ -86,15 +86,20 @@ fn refuse_what_a_replay_could_change(text: &str, expr: &Logical) -> Result<(), S
     let mut fault = None;
     let walked = expr.apply(|part| {
         fault = match part {
-            Logical::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => Some(format!(
-                "`{text}` calls {}(), whose value depends on when it runs; use the fact's own times",
-                call.func.name()
-            )),
+            Logical::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
+                Some(format!(
+                    "`{text}` calls {}(), whose value depends on when it runs; use the fact's own times",
+                    call.func.name()
+                ))
+            }
             Logical::AggregateFunction(call) => Some(format!(
                 "`{text}` aggregates with {}(); aggregates belong into a `windows` node",
                 call.func.name()
             )),
-            Logical::WindowFunction(_) | Logical::ScalarSubquery(_) | Logical::Exists(_) | Logical::InSubquery(_) => {
+            Logical::WindowFunction(_)
+            | Logical::ScalarSubquery(_)
+            | Logical::Exists(_)
+            | Logical::InSubquery(_) => {
                 Some(format!("`{text}` looks beyond its row; only the columns of one row can be used here"))
             }
             _ => None,
@@ -111,7 +116,11 @@ fn sentence(text: &str, error: &DataFusionError, schema: &Schema) -> String {
         && let SchemaError::FieldNotFound { field, .. } = inner.as_ref()
     {
         let known: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-        return format!("`{text}` reads column `{}`, which its input does not have; {}", field.name, choices(&field.name, &known));
+        return format!(
+            "`{text}` reads column `{}`, which its input does not have; {}",
+            field.name,
+            choices(&field.name, &known)
+        );
     }
     let message = error.strip_backtrace();
     let message = message.lines().next().unwrap_or_default();

@@ -376,7 +376,10 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
         if let Some(twin) = nodes.iter().find(|n| n.name == node.name && !n.name.is_empty()) {
             faults.add(
                 node.line,
-                format!("a node named `{}` stands at line {} already; give each node a name of its own", node.name, twin.line),
+                format!(
+                    "a node named `{}` stands at line {} already; give each node a name of its own",
+                    node.name, twin.line
+                ),
             );
         }
         nodes.push(node);
@@ -413,7 +416,8 @@ fn read_run(section: &Section<'_>, faults: &Rc<Faults>) -> Context {
     let hex64 = |text: &str| is_hex(text, 64);
     let hex32 = |text: &str| is_hex(text, 32);
     Context {
-        manifest_fingerprint: form("manifest_fingerprint", "64 lower-case hexadecimal digits", &hex64).unwrap_or_default(),
+        manifest_fingerprint: form("manifest_fingerprint", "64 lower-case hexadecimal digits", &hex64)
+            .unwrap_or_default(),
         parameter_hash: form("parameter_hash", "64 lower-case hexadecimal digits", &hex64),
         seed: section.count("seed", 0),
         scenario_id: section.text("scenario_id").map(|text| ScenarioId::Name(text.value)),
@@ -424,7 +428,12 @@ fn read_run(section: &Section<'_>, faults: &Rc<Faults>) -> Context {
     }
 }
 
-fn read_node(section: &Section<'_>, file: &Path, paths: &[(String, &Section<'_>)], faults: &Rc<Faults>) -> Node {
+fn read_node(
+    section: &Section<'_>,
+    file: &Path,
+    paths: &[(String, &Section<'_>)],
+    faults: &Rc<Faults>,
+) -> Node {
     let name = section.required_text("name", "by which other nodes and --set refer to it").value;
     let line = section.line();
     let kind = section.required_text("kind", "what the node does");
@@ -436,14 +445,17 @@ fn read_node(section: &Section<'_>, file: &Path, paths: &[(String, &Section<'_>)
         }
         "gate" => NodeKind::Gate { policy: section.required_text("policy", "the path of its policy file") },
         "filter" => NodeKind::Filter { condition: section.required_text("where", "a SQL boolean") },
-        "project" => NodeKind::Project { keep: section.texts("keep"), columns: section.text_table("columns") },
+        "project" => {
+            NodeKind::Project { keep: section.texts("keep"), columns: section.text_table("columns") }
+        }
         "union" => NodeKind::Union,
         "windows" => NodeKind::Windows(read_windows(section, faults)),
         "as_of" => NodeKind::AsOf(AsOfNode {
             timeline: section.required_text("timeline", "the node whose rows are the timeline"),
             key: section.required_text("key", "the column that holds the key"),
             timeline_key: section.text("timeline_key"),
-            effective: section.required_text("effective", "the timeline's column that says since when a row is true"),
+            effective: section
+                .required_text("effective", "the timeline's column that says since when a row is true"),
             values: section.text_table("values"),
         }),
         "decide" => NodeKind::Decide { bundle: section.required_text("bundle", "the path of its rules") },
@@ -480,7 +492,10 @@ fn read_source(
                     Some([byte]) => *byte,
                     Some(_) => {
                         let line = delimiter.map_or(0, |d| d.line);
-                        faults.add(line, format!("`delimiter` of {} must be one ASCII character", section.name()));
+                        faults.add(
+                            line,
+                            format!("`delimiter` of {} must be one ASCII character", section.name()),
+                        );
                         b','
                     }
                 };
@@ -503,24 +518,38 @@ fn read_source(
     });
     let envelopes = matches!(&place, Place::Jsonl(_, columns) if columns.is_empty());
     if event.is_none() && !envelopes {
-        section.missing("event", "a table that says how its rows become events: { type = .., id = .., time = .. }");
+        section.missing(
+            "event",
+            "a table that says how its rows become events: { type = .., id = .., time = .. }",
+        );
     }
     if event.is_some() && envelopes {
-        section.missing("columns", "the list of keys that its expressions use (lines without `event` are whole envelopes)");
+        section.missing(
+            "columns",
+            "the list of keys that its expressions use (lines without `event` are whole envelopes)",
+        );
     }
     let time_between = section.texts("time_between");
     let time_between = match <[Text; 2]>::try_from(time_between) {
         Ok([from, to]) => Some((from, to)),
         Err(other) if other.is_empty() => None,
         Err(other) => {
-            faults.add(other[0].line, format!("`time_between` of {} must be two times, [from, to]", section.name()));
+            faults.add(
+                other[0].line,
+                format!("`time_between` of {} must be two times, [from, to]", section.name()),
+            );
             None
         }
     };
     SourceNode { place, event, time_between }
 }
 
-fn read_path(section: &Section<'_>, folder: &Path, paths: &[(String, &Section<'_>)], faults: &Rc<Faults>) -> PathBuf {
+fn read_path(
+    section: &Section<'_>,
+    folder: &Path,
+    paths: &[(String, &Section<'_>)],
+    faults: &Rc<Faults>,
+) -> PathBuf {
     let own = if section.is_table("path") {
         let same = section.section("path").expect("just seen");
         let other = same.required_text("same_as", "the node whose path it shares");
@@ -529,7 +558,11 @@ fn read_path(section: &Section<'_>, folder: &Path, paths: &[(String, &Section<'_
             Some((_, twin)) if !twin.is_table("path") => twin.text("path"),
             _ => {
                 let known: Vec<&str> = paths.iter().map(|(name, _)| name.as_str()).collect();
-                let what = format!("no node `{}` has a path to share; {}", other.value, choices(&other.value, &known));
+                let what = format!(
+                    "no node `{}` has a path to share; {}",
+                    other.value,
+                    choices(&other.value, &known)
+                );
                 faults.add(other.line, what);
                 None
             }
@@ -538,7 +571,9 @@ fn read_path(section: &Section<'_>, folder: &Path, paths: &[(String, &Section<'_
         Some(section.required_text("path", "the file or folder it reads"))
     };
     // A path of the command line is relative to where the command runs, one of the file to the file.
-    own.map_or_else(PathBuf::new, |text| if text.line == 0 { PathBuf::from(text.value) } else { folder.join(text.value) })
+    own.map_or_else(PathBuf::new, |text| {
+        if text.line == 0 { PathBuf::from(text.value) } else { folder.join(text.value) }
+    })
 }
 
 fn read_world(section: &Section<'_>, paths: &[(String, &Section<'_>)], faults: &Rc<Faults>) -> Place {
@@ -560,13 +595,15 @@ fn read_world(section: &Section<'_>, paths: &[(String, &Section<'_>)], faults: &
         return Place::World(read_world_config(world, faults), stream);
     };
     world.finish();
-    let twin = paths.iter().find(|(name, _)| *name == other.value).and_then(|(_, twin)| twin.section("world"));
+    let twin =
+        paths.iter().find(|(name, _)| *name == other.value).and_then(|(_, twin)| twin.section("world"));
     let config = match twin {
         // The faults of the twin's own settings are found where they stand.
         Some(twin) => read_world_config(twin, &Faults::new(Path::new(""), "")),
         None => {
             let known: Vec<&str> = paths.iter().map(|(name, _)| name.as_str()).collect();
-            let what = format!("no node `{}` has a world to share; {}", other.value, choices(&other.value, &known));
+            let what =
+                format!("no node `{}` has a world to share; {}", other.value, choices(&other.value, &known));
             faults.add(other.line, what);
             WorldConfig::default()
         }
@@ -589,7 +626,10 @@ fn read_world_config(world: Section<'_>, faults: &Rc<Faults>) -> WorldConfig {
     if let Some(start) = world.text("start") {
         match tidegate_facts::time::parse_rfc3339_micros(&start.value) {
             Some(micros) => config.start = micros,
-            None => faults.add(start.line, format!("`start` of {} must be a time such as 2026-01-01T00:00:00.000000Z", world.name())),
+            None => faults.add(
+                start.line,
+                format!("`start` of {} must be a time such as 2026-01-01T00:00:00.000000Z", world.name()),
+            ),
         }
     }
     world.finish();

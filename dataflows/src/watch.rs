@@ -104,7 +104,10 @@ impl Watch {
     pub fn node(&self, name: &str) -> Option<Arc<Counter>> {
         let node = name.split(':').next().unwrap_or(name);
         let stages = self.stages.lock().expect("no panic");
-        stages.iter().find(|(stage, _)| matches!(stage, Stage::Node(_, n) if n == node)).map(|(_, c)| Arc::clone(c))
+        stages
+            .iter()
+            .find(|(stage, _)| matches!(stage, Stage::Node(_, n) if n == node))
+            .map(|(_, c)| Arc::clone(c))
     }
 
     /// Everything before `upper` was fed to the graph.

@@ -35,7 +35,8 @@ impl Workers {
         let (plan, watch, output) = (Arc::clone(plan), watch.clone(), output.clone());
         let receivers: Mutex<Vec<_>> = Mutex::new(receivers.into_iter().map(Some).collect());
         let guards = timely::execute(timely::Config::process(count), move |worker| {
-            let receiver = receivers.lock().expect("no panic")[worker.index()].take().expect("one for each worker");
+            let receiver =
+                receivers.lock().expect("no panic")[worker.index()].take().expect("one for each worker");
             work(worker, &plan, &receiver, &output, &watch);
         })?;
         Ok(Workers { senders, guards })
@@ -74,7 +75,8 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
     watch_operators(worker, watch);
     let dataflow = worker.next_dataflow_index();
     let mut rows: InputHandle<Tick, NoopBuilder<Rows>> = InputHandle::new_with_builder();
-    let mut boundaries: InputHandle<Tick, CapacityContainerBuilder<Vec<Tick>>> = InputHandle::new_with_builder();
+    let mut boundaries: InputHandle<Tick, CapacityContainerBuilder<Vec<Tick>>> =
+        InputHandle::new_with_builder();
     let probes = worker.dataflow::<Tick, _, _>(|scope| {
         let facts = rows.to_stream(scope);
         let cuts = boundaries.to_stream(scope);
@@ -136,19 +138,20 @@ fn watch_operators(worker: &Worker, watch: &Watch) {
                         counters.insert(operator.id, counter);
                     }
                 }
-                TimelyEvent::Schedule(schedule) if counters.contains_key(&schedule.id) => match schedule.start_stop {
-                    StartStop::Start => {
-                        started.insert(schedule.id, at);
-                    }
-                    StartStop::Stop => {
-                        if let Some(from) = started.remove(&schedule.id) {
-                            counters[&schedule.id].add_busy(at.saturating_sub(from));
+                TimelyEvent::Schedule(schedule) if counters.contains_key(&schedule.id) => {
+                    match schedule.start_stop {
+                        StartStop::Start => {
+                            started.insert(schedule.id, at);
+                        }
+                        StartStop::Stop => {
+                            if let Some(from) = started.remove(&schedule.id) {
+                                counters[&schedule.id].add_busy(at.saturating_sub(from));
+                            }
                         }
                     }
-                },
+                }
                 _ => {}
             }
         }
     });
 }
-

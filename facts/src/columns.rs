@@ -63,7 +63,8 @@ pub fn envelope_fields() -> Vec<Field> {
 ///
 /// Nullable columns that hold nothing are left out on disk; [`restore`] brings them back.
 pub fn fact_schema(payload: DataType) -> SchemaRef {
-    let mut fields = vec![Field::new(TICK, DataType::UInt64, false), Field::new(OFFSET, DataType::UInt64, false)];
+    let mut fields =
+        vec![Field::new(TICK, DataType::UInt64, false), Field::new(OFFSET, DataType::UInt64, false)];
     fields.extend(envelope_fields());
     fields.push(Field::new(PAYLOAD, payload, true));
     Arc::new(Schema::new(fields))

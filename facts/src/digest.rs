@@ -76,6 +76,7 @@ impl Serialize for Digest {
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Digest::from_hex(&text).ok_or_else(|| serde::de::Error::custom("a digest is 64 lower-case hexadecimal digits"))
+        Digest::from_hex(&text)
+            .ok_or_else(|| serde::de::Error::custom("a digest is 64 lower-case hexadecimal digits"))
     }
 }

@@ -116,7 +116,9 @@ impl<'a> Envelope<'a> {
         let mut raw: [Option<&'a str>; FIELDS.len()] = [None; FIELDS.len()];
         json::for_each_field(text, |key, value| {
             let place = FIELDS.iter().position(|f| *f == key).ok_or_else(|| {
-                JsonFault(format!("`{key}` is not a field of the envelope; put it into `payload`, or take it out"))
+                JsonFault(format!(
+                    "`{key}` is not a field of the envelope; put it into `payload`, or take it out"
+                ))
             })?;
             if seen & (1 << place) != 0 {
                 return Err(JsonFault(format!("`{key}` stands twice")));
@@ -126,7 +128,8 @@ impl<'a> Envelope<'a> {
             Ok(())
         })?;
         let required = |place: usize| {
-            raw[place].ok_or_else(|| JsonFault(format!("`{}` is missing; every record needs it", FIELDS[place])))
+            raw[place]
+                .ok_or_else(|| JsonFault(format!("`{}` is missing; every record needs it", FIELDS[place])))
         };
         let event_id = text_of(EVENT_ID, required(EVENT_ID)?, 256)?;
         let ts_utc = time_of(TS_UTC, required(TS_UTC)?)?;
@@ -256,7 +259,10 @@ fn hex_of(place: usize, raw: &str, digits: usize) -> Result<String, JsonFault> {
 fn time_of(place: usize, raw: &str) -> Result<i64, JsonFault> {
     let text = json::string(raw).map_err(|fault| named(place, fault))?;
     parse_rfc3339_micros(&text).ok_or_else(|| {
-        named(place, json::expected("a time such as 2018-04-01T00:00:31.000000Z, UTC with six fractional digits", raw))
+        named(
+            place,
+            json::expected("a time such as 2018-04-01T00:00:31.000000Z, UTC with six fractional digits", raw),
+        )
     })
 }
 
@@ -272,7 +278,8 @@ pub fn is_hex(text: &str, digits: usize) -> bool {
 /// Whether `text` is `platform_`, a date, `T`, a time and `Z`.
 pub fn is_platform_run(text: &str) -> bool {
     text.strip_prefix("platform_").and_then(|t| t.strip_suffix('Z')).is_some_and(|t| {
-        t.len() == 15 && t.bytes().enumerate().all(|(at, b)| if at == 8 { b == b'T' } else { b.is_ascii_digit() })
+        t.len() == 15
+            && t.bytes().enumerate().all(|(at, b)| if at == 8 { b == b'T' } else { b.is_ascii_digit() })
     })
 }
 
@@ -365,7 +372,10 @@ mod tests {
             missing(EventClass::Case),
             "platform_run_id scenario_run_id manifest_fingerprint parameter_hash scenario_id seed"
         );
-        assert_eq!(missing(EventClass::Control), "platform_run_id scenario_run_id manifest_fingerprint run_id");
+        assert_eq!(
+            missing(EventClass::Control),
+            "platform_run_id scenario_run_id manifest_fingerprint run_id"
+        );
         assert_eq!(missing(EventClass::Audit), "platform_run_id scenario_run_id manifest_fingerprint");
     }
 

@@ -17,9 +17,9 @@
 //! A null field is left out, so that a schema can gain optional fields without moving old digests.
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray, FixedSizeListArray, Float32Array,
-    Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, ListArray, StringArray, TimestampMicrosecondArray,
-    UInt8Array, UInt16Array, UInt32Array, UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray, FixedSizeListArray,
+    Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, ListArray, StringArray,
+    TimestampMicrosecondArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow::datatypes::{DataType, Int32Type, TimeUnit};
 
@@ -56,7 +56,9 @@ enum Cells<'a> {
 
 /// A column type that has no canonical form.
 #[derive(Debug, thiserror::Error)]
-#[error("column `{column}` has type {data_type}, which has no canonical JSON form; cast it to a type that has one")]
+#[error(
+    "column `{column}` has type {data_type}, which has no canonical JSON form; cast it to a type that has one"
+)]
 pub struct NoForm {
     /// The column.
     pub column: String,
@@ -69,7 +71,9 @@ impl<'a> RowForm<'a> {
     ///
     /// # Errors
     /// [`NoForm`] for a column type that is not in the table of this module.
-    pub fn new<'n>(columns: impl IntoIterator<Item = (&'n str, &'a ArrayRef)>) -> Result<RowForm<'a>, NoForm> {
+    pub fn new<'n>(
+        columns: impl IntoIterator<Item = (&'n str, &'a ArrayRef)>,
+    ) -> Result<RowForm<'a>, NoForm> {
         let mut columns: Vec<_> = columns.into_iter().collect();
         columns.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
         let mut fields = Vec::with_capacity(columns.len());
@@ -123,7 +127,9 @@ impl<'a> Cells<'a> {
             DataType::UInt64 => Cells::UInt64(array.as_primitive()),
             DataType::Float32 => Cells::Float32(array.as_primitive()),
             DataType::Float64 => Cells::Float64(array.as_primitive()),
-            DataType::Decimal128(_, scale) => Cells::Decimal(array.as_primitive(), usize::try_from(*scale).ok()?),
+            DataType::Decimal128(_, scale) => {
+                Cells::Decimal(array.as_primitive(), usize::try_from(*scale).ok()?)
+            }
             DataType::Utf8 => Cells::Text(array.as_string()),
             DataType::Timestamp(TimeUnit::Microsecond, _) => Cells::Time(array.as_primitive()),
             DataType::FixedSizeBinary(_) => Cells::Bytes(array.as_fixed_size_binary()),
@@ -362,9 +368,13 @@ mod tests {
 
     #[test]
     fn decimals_show_all_digits() {
-        for (unscaled, scale, text) in
-            [(0, 2, "0.00"), (5, 0, "5"), (1234, 2, "12.34"), (-1, 3, "-0.001"), (i128::MAX, 0, &i128::MAX.to_string())]
-        {
+        for (unscaled, scale, text) in [
+            (0, 2, "0.00"),
+            (5, 0, "5"),
+            (1234, 2, "12.34"),
+            (-1, 3, "-0.001"),
+            (i128::MAX, 0, &i128::MAX.to_string()),
+        ] {
             let mut out = Vec::new();
             push_decimal(unscaled, scale, &mut out);
             assert_eq!(out, text.as_bytes());

@@ -61,7 +61,8 @@ struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 /// # Errors
 /// A fault when it is not a string.
 pub fn string(raw: &str) -> Result<Cow<'_, str>, JsonFault> {
-    let inner = raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')).ok_or_else(|| expected("a string", raw))?;
+    let inner =
+        raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')).ok_or_else(|| expected("a string", raw))?;
     if inner.contains('\\') {
         serde_json::from_str::<String>(raw).map(Cow::Owned).map_err(|e| JsonFault(e.to_string()))
     } else {
@@ -124,7 +125,9 @@ fn push_canonical(raw: &str, depth: usize, out: &mut Vec<u8>) -> Result<(), Json
             out.push(b']');
         }
         Some(b'"') => jcs::push_string(&string(raw)?, out),
-        Some(b't' | b'f' | b'n') if ["true", "false", "null"].contains(&raw) => out.extend_from_slice(raw.as_bytes()),
+        Some(b't' | b'f' | b'n') if ["true", "false", "null"].contains(&raw) => {
+            out.extend_from_slice(raw.as_bytes())
+        }
         _ => push_number(raw, out)?,
     }
     Ok(())
@@ -216,7 +219,8 @@ mod tests {
 
     #[test]
     fn what_would_change_its_value_is_refused() {
-        for text in ["12345678901234567890", "0.10000000000000001", "333333333.33333329", "1e400", "-1e-400"] {
+        for text in ["12345678901234567890", "0.10000000000000001", "333333333.33333329", "1e400", "-1e-400"]
+        {
             let fault = canonical(text).unwrap_err();
             assert!(fault.0.contains("64-bit float"), "{text}: {fault}");
         }

@@ -88,7 +88,11 @@ impl Span {
     /// # Errors
     /// A sentence that says what a span looks like, when `text` is not one.
     pub fn parse(text: &str) -> Result<Span, String> {
-        let wrong = || format!("`{text}` is not a length of time; write a whole number and a unit, such as 250ms, 30s, 5m, 12h, 7d or 2w");
+        let wrong = || {
+            format!(
+                "`{text}` is not a length of time; write a whole number and a unit, such as 250ms, 30s, 5m, 12h, 7d or 2w"
+            )
+        };
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let count: i64 = text[..digits].parse().map_err(|_| wrong())?;
         let unit = match &text[digits..] {
@@ -101,14 +105,24 @@ impl Span {
             "w" => 604_800_000_000,
             _ => return Err(wrong()),
         };
-        count.checked_mul(unit).and_then(Span::from_micros).filter(|s| s.micros() <= MICROS_MAX).ok_or_else(wrong)
+        count
+            .checked_mul(unit)
+            .and_then(Span::from_micros)
+            .filter(|s| s.micros() <= MICROS_MAX)
+            .ok_or_else(wrong)
     }
 }
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(i64, &str); 6] =
-            [(86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms"), (1, "us")];
+        const UNITS: [(i64, &str); 6] = [
+            (86_400_000_000, "d"),
+            (3_600_000_000, "h"),
+            (60_000_000, "m"),
+            (1_000_000, "s"),
+            (1_000, "ms"),
+            (1, "us"),
+        ];
         let micros = self.micros();
         let (size, unit) = UNITS.into_iter().find(|(size, _)| micros % size == 0).expect("1us divides all");
         write!(f, "{}{unit}", micros / size)

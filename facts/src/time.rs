@@ -47,7 +47,9 @@ pub fn parse_rfc3339_micros(text: &str) -> Option<i64> {
         }
     }
     let number = |from: usize, to: usize| {
-        bytes[from..to].iter().try_fold(0i64, |sum, d| d.is_ascii_digit().then(|| sum * 10 + i64::from(d - b'0')))
+        bytes[from..to]
+            .iter()
+            .try_fold(0i64, |sum, d| d.is_ascii_digit().then(|| sum * 10 + i64::from(d - b'0')))
     };
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);

@@ -73,7 +73,8 @@ impl ContainerBytes for Rows {
 
 /// A batch as an Arrow IPC stream, padded to eight bytes.
 pub(crate) fn to_ipc(batch: &RecordBatch) -> Vec<u8> {
-    let mut writer = StreamWriter::try_new(Vec::new(), batch.schema_ref()).expect("any batch has an IPC form");
+    let mut writer =
+        StreamWriter::try_new(Vec::new(), batch.schema_ref()).expect("any batch has an IPC form");
     writer.write(batch).expect("writing to memory does not fail");
     let mut bytes = writer.into_inner().expect("writing to memory does not fail");
     bytes.resize(bytes.len().next_multiple_of(8), 0);

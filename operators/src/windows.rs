@@ -260,8 +260,8 @@ fn reasons(batch: &RecordBatch, lateness: &[(usize, WindowPlan)]) -> ArrayRef {
 #[cfg(test)]
 mod tests {
     use arrow::array::{
-        Array, BooleanArray, Decimal128Array, Int32Array, Int64Array, ListBuilder, TimestampMicrosecondArray,
-        UInt64Array, UInt64Builder,
+        Array, AsArray, BooleanArray, Decimal128Array, Int32Array, Int64Array, ListBuilder,
+        TimestampMicrosecondArray, UInt64Array, UInt64Builder,
     };
     use arrow::compute::filter_record_batch;
     use arrow::datatypes::{Decimal128Type, Float64Type, Int32Type, Int64Type, Schema};

@@ -25,7 +25,7 @@ const INFORMATION_SCHEMA: &str = "information_schema";
 /// Rewrites the names of a statement; or says which table there is none of.
 pub(crate) fn resolve(statement: &mut AnyStatement, known: &Known) -> Result<(), String> {
     let Some(statement) = inner(statement) else { return Ok(()) };
-    let mut scope = Scope { known, ..Scope::of_nothing(known) };
+    let mut scope = Scope::new(known);
     let _ = VisitMut::visit(statement, &mut scope);
     if let Some(table) = scope.unknown.take() {
         return Err(table);
@@ -64,7 +64,7 @@ struct Scope<'k> {
 }
 
 impl<'k> Scope<'k> {
-    fn of_nothing(known: &'k Known) -> Scope<'k> {
+    fn new(known: &'k Known) -> Scope<'k> {
         Scope {
             known,
             queries: Vec::new(),

@@ -334,9 +334,13 @@ fn a_receipt_id_can_be_recomputed() {
 
 #[test]
 fn quarantine_keeps_the_bytes_of_the_refused() {
-    check_as(Format::Json, "select * from quarantine", expect![[r#"
+    check_as(
+        Format::Json,
+        "select * from quarantine",
+        expect![[r#"
         {"receipt_id":"2918fa1e5b70ba154840434c3e631eb041df45c57287b8f45806714afb9a707b","decision":"QUARANTINE","reason_code":"ENVELOPE_INVALID","source":"tills","position":4,"event_type":null,"event_id":null,"payload_hash":null,"detail":"it is not JSON","policy_id":"gate","policy_revision":"2","policy_digest":"ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c","bytes":"7bff","bytes_text":"{�"}
-    "#]]);
+    "#]],
+    );
     check(
         "select count(*) from quarantine",
         expect![[r#"
@@ -460,7 +464,8 @@ fn a_frame_of_many_facts_is_read_in_parts() {
         +-------+-------+----------+-------------------+
         | 20000 | 20000 | 20000    | 19999             |
         +-------+-------+----------+-------------------+
-    "#]].assert_eq(&answer(Format::Table, data.path(), sql));
+    "#]]
+    .assert_eq(&answer(Format::Table, data.path(), sql));
 }
 
 #[test]

@@ -40,7 +40,13 @@ pub enum ReplayError {
 ///
 /// # Errors
 /// See [`ReplayError`].
-pub fn replay(plan: &Arc<Plan>, data: &Path, out: &Path, workers: usize, watch: &Watch) -> Result<Commits, ReplayError> {
+pub fn replay(
+    plan: &Arc<Plan>,
+    data: &Path,
+    out: &Path,
+    workers: usize,
+    watch: &Watch,
+) -> Result<Commits, ReplayError> {
     let store = Store::open(out)?;
     let failed = Arc::new(Mutex::new(None));
     let commits = Commits::read(&store)?;

@@ -13,14 +13,16 @@ impl Judge {
     /// # Panics
     /// When the rows are no facts, or their context is not one that the gate wrote.
     pub fn dedupe_keys(&mut self, rows: &RecordBatch) -> Vec<u128> {
-        let contexts = rows.column_by_name(columns::CONTEXT).expect("facts have a context").as_dictionary::<Int32Type>();
+        let contexts =
+            rows.column_by_name(columns::CONTEXT).expect("facts have a context").as_dictionary::<Int32Type>();
         let event_ids = rows.column_by_name(columns::EVENT_ID).expect("facts have an id").as_string::<i32>();
         let scopes: Vec<[u8; 16]> = contexts
             .values()
             .as_string::<i32>()
             .iter()
             .map(|text| {
-                let context: Context = serde_json::from_str(text.expect("a context")).expect("the gate wrote the context");
+                let context: Context =
+                    serde_json::from_str(text.expect("a context")).expect("the gate wrote the context");
                 self.scope_of(&context)
             })
             .collect();
@@ -61,9 +63,16 @@ impl Judged {
             one.record = now_at[one.record as usize];
         }
         refused.extend(
-            more.into_iter().enumerate().map(|(place, (_, one))| Refused { record: now_at[first_more + place], ..one }),
+            more.into_iter()
+                .enumerate()
+                .map(|(place, (_, one))| Refused { record: now_at[first_more + place], ..one }),
         );
         refused.sort_by_key(|one| one.record);
-        Judged { positions: places.into_iter().map(|(position, _)| position).collect(), times, accepted, refused }
+        Judged {
+            positions: places.into_iter().map(|(position, _)| position).collect(),
+            times,
+            accepted,
+            refused,
+        }
     }
 }
