@@ -248,8 +248,8 @@ pub fn job(transactions: &Path, labels: &Path, out: &Path) -> std::io::Result<u6
     let mut state = Loop::default();
     let mut tables = Tables::new(out)?;
     let mut hash = 0u64;
-    let (mut next_transaction, mut next_label): (Option<(String, Decoded)>, Option<(String, Decoded)>) =
-        (None, None);
+    let mut next_transaction: Option<(String, Decoded)> = None;
+    let mut next_label: Option<(String, Decoded)> = None;
     let read = |lines: &mut dyn Iterator<Item = std::io::Result<String>>| -> std::io::Result<Option<(String, Decoded)>> {
         Ok(match lines.next() {
             Some(line) => {
@@ -371,22 +371,22 @@ fn batches(payments: &[Payment], features: &[Features]) -> (RecordBatch, RecordB
     let names = ["card_count", "card_avg", "terminal_count", "terminal_risk"];
     let titled: Vec<Vec<String>> =
         (0..3).map(|w| names.iter().map(|n| format!("{n}_{w}")).collect()).collect();
-    for w in 0..3 {
+    for (w, titles) in titled.iter().enumerate() {
         let ratio = |sum: i64, count: i64, scale: f64| {
             if count == 0 { 0.0 } else { sum as f64 / (count as f64 * scale) }
         };
         columns.push((
-            &titled[w][0],
+            &titles[0],
             Arc::new(Int64Array::from_iter_values(features.iter().map(|f| f.card_count[w]))),
         ));
         let averages = features.iter().map(|f| ratio(f.card_sum[w], f.card_count[w], 100.0));
-        columns.push((&titled[w][1], Arc::new(Float64Array::from_iter_values(averages))));
+        columns.push((&titles[1], Arc::new(Float64Array::from_iter_values(averages))));
         columns.push((
-            &titled[w][2],
+            &titles[2],
             Arc::new(Int64Array::from_iter_values(features.iter().map(|f| f.terminal_count[w]))),
         ));
         let risks = features.iter().map(|f| ratio(f.terminal_sum[w], f.terminal_count[w], 1.0));
-        columns.push((&titled[w][3], Arc::new(Float64Array::from_iter_values(risks))));
+        columns.push((&titles[3], Arc::new(Float64Array::from_iter_values(risks))));
     }
     let decided: Vec<(&str, f64, &str)> = payments.iter().zip(features).map(|(p, f)| decide(p, f)).collect();
     let actions: ArrayRef = Arc::new(StringArray::from_iter_values(decided.iter().map(|d| d.0)));

@@ -44,8 +44,8 @@ pub fn run(stage: Option<&str>, as_json: bool, divide: u32) -> Result<(), String
     };
     if !as_json {
         println!(
-            "{:<28} {:>7} {:>10} {:>12} {:>12} {:>6}  {}",
-            "stage", "workers", "rows", "rows/s", "loop rows/s", "ratio", "hash"
+            "{:<28} {:>7} {:>10} {:>12} {:>12} {:>6}  hash",
+            "stage", "workers", "rows", "rows/s", "loop rows/s", "ratio"
         );
     }
     let mut wrong = Vec::new();

@@ -265,8 +265,7 @@ pub fn windows_stage(groups: &WindowGroups, workers: usize) -> Result<u64, Strin
         payments.close();
         labels.close();
         worker.step_while(|| !probe.done());
-        let hash = *hash.lock().expect("no panic");
-        hash
+        *hash.lock().expect("no panic")
     })?;
     guards.join().into_iter().try_fold(0u64, |sum, hash| hash.map(|hash| sum.wrapping_add(hash)))
 }

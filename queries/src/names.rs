@@ -244,14 +244,15 @@ impl VisitorMut for Columns<'_, '_> {
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
             Expr::Identifier(column) => self.0.fix_column(column, None),
-            Expr::CompoundIdentifier(parts) => match parts.as_mut_slice() {
+            Expr::CompoundIdentifier(parts) => {
                 // What stands before the dot is a table, or else a column that holds fields.
-                [.., qualifier, column] => match self.0.fix_qualifier(qualifier) {
-                    Some(columns) => self.0.fix_column(column, columns),
-                    None => self.0.fix_column(qualifier, None),
-                },
-                _ => {}
-            },
+                if let [.., qualifier, column] = parts.as_mut_slice() {
+                    match self.0.fix_qualifier(qualifier) {
+                        Some(columns) => self.0.fix_column(column, columns),
+                        None => self.0.fix_column(qualifier, None),
+                    }
+                }
+            }
             _ => {}
         }
         ControlFlow::Continue(())
