@@ -83,8 +83,10 @@ pub fn expected(what: &str, raw: &str) -> JsonFault {
 /// A fault for a syntax error, a key that stands twice in an object, nesting deeper than
 /// [`DEPTH_MAX`], or a number that a 64-bit float would change.
 pub fn canonical(text: &str) -> Result<String, JsonFault> {
+    // The whole text is checked for syntax once; what is taken apart below is known to be JSON.
+    let value: &RawValue = serde_json::from_str(text).map_err(|e| JsonFault(e.to_string()))?;
     let mut out = Vec::with_capacity(text.len());
-    push_canonical(text.trim_matches([' ', '\t', '\n', '\r']), 0, &mut out)?;
+    push_canonical(value.get(), 0, &mut out)?;
     Ok(String::from_utf8(out).expect("JSON text is UTF-8"))
 }
 
@@ -156,7 +158,8 @@ fn items(raw: &str) -> Result<Vec<&str>, JsonFault> {
 }
 
 fn push_number(raw: &str, out: &mut Vec<u8>) -> Result<(), JsonFault> {
-    let value: f64 = serde_json::from_str(raw).map_err(|_| expected("a JSON value", raw))?;
+    let value: f64 =
+        serde_json::from_str(raw).map_err(|_| expected("a number that a 64-bit float can hold", raw))?;
     let from = out.len();
     let printed = jcs::push_float(value, out);
     let same = printed
