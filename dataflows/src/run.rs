@@ -20,6 +20,7 @@ use tidegate_operators::gate::Judged;
 use tidegate_sinks::dedupe::{DedupeError, DedupeIndex, Seen};
 use tidegate_sinks::log::{EmbeddedLog, Group, LogError, LogOptions, Recovery, Start, Until, read_groups};
 use tidegate_sinks::sequencer::Sequencer;
+use tidegate_sinks::signing::Signer;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commits, TableError};
 use tidegate_sources::{Prefix, SourceError};
@@ -27,8 +28,8 @@ use tidegate_sources::{Prefix, SourceError};
 use crate::admission::{
     Admission, AdmissionError, Counts, PROGRESS, ProgressRecord, RECEIPTS, RUN, RunRecord, audit_record,
 };
-use crate::build::Output;
 use crate::feed::{Fed, Feed};
+use crate::output::Output;
 use crate::plan::{Plan, judge_of};
 use crate::sources::SourcePlan;
 use crate::watch::{Stage, Watch};
@@ -45,12 +46,14 @@ pub struct Options {
     pub workers: usize,
     /// How much memory the index of what was seen may use, about.
     pub dedupe_bytes: u64,
+    /// Signs the commits; without it they are not signed.
+    pub signer: Option<Signer>,
 }
 
 impl Options {
     /// A run in `data` with one worker.
     pub fn new(data: &Path) -> Options {
-        Options { data: data.to_owned(), store: None, workers: 1, dedupe_bytes: 64 << 20 }
+        Options { data: data.to_owned(), store: None, workers: 1, dedupe_bytes: 64 << 20, signer: None }
     }
 
     /// Where committed tables go.
@@ -137,9 +140,7 @@ pub enum RunError {
 pub fn run(plan: &Arc<Plan>, options: &Options, watch: &Watch) -> Result<Report, RunError> {
     let (log, recovery) = EmbeddedLog::open(&options.data.join("log"), LogOptions::default())?;
     let store = Store::open(&options.store_path())?;
-    let commits = Commits::read(&store)?;
-    let failed: Arc<Mutex<Option<TableError>>> = Arc::default();
-    let output = Output { store: store.clone(), plan: plan.digest, commits, failed: Arc::clone(&failed) };
+    let output = Output::to_store(store.clone(), plan.digest, options.signer.clone())?;
 
     let mut workers = Workers::start(plan, options.workers, &output, watch).map_err(RunError::Worker)?;
     let gate = Gate {
@@ -149,11 +150,11 @@ pub fn run(plan: &Arc<Plan>, options: &Options, watch: &Watch) -> Result<Report,
         log,
         workers: &mut workers,
         recovered: recovery.groups,
-        failed: &failed,
+        failed: &output.failed,
     };
     let gated = gate.run();
     let stopped = workers.finish();
-    if let Some(error) = failed.lock().expect("no panic").take() {
+    if let Some(error) = output.failed.lock().expect("no panic").take() {
         return Err(error.into());
     }
     stopped.map_err(RunError::Worker)?;

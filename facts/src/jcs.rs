@@ -54,6 +54,9 @@ enum Cells<'a> {
     Null,
 }
 
+/// Appends a float, or writes nothing and says `false`.
+type PushFloat = fn(f64, &mut Vec<u8>) -> bool;
+
 /// A column type that has no canonical form.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -64,6 +67,11 @@ pub struct NoForm {
     pub column: String,
     /// Its type.
     pub data_type: DataType,
+}
+
+/// Whether columns of this type have a canonical form.
+pub fn has_form(data_type: &DataType) -> bool {
+    Cells::of(arrow::array::new_empty_array(data_type).as_ref()).is_some()
 }
 
 impl<'a> RowForm<'a> {
@@ -93,6 +101,16 @@ impl<'a> RowForm<'a> {
     /// # Errors
     /// The name of the field whose value is a number JSON cannot hold (NaN or an infinity).
     pub fn push_row(&self, row: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        self.push_fields(row, out, push_float)
+    }
+
+    /// Appends the object of `row`, in which floats that are no finite numbers stand as the strings
+    /// `"NaN"`, `"Infinity"` and `"-Infinity"`: for records of our own, which must have a form whatever they hold.
+    pub fn push_total_row(&self, row: usize, out: &mut Vec<u8>) {
+        self.push_fields(row, out, push_any_float).expect("every float has a form");
+    }
+
+    fn push_fields(&self, row: usize, out: &mut Vec<u8>, float: PushFloat) -> Result<(), String> {
         out.push(b'{');
         let mut first = true;
         for (key, cells) in &self.fields {
@@ -103,7 +121,7 @@ impl<'a> RowForm<'a> {
                 out.push(b',');
             }
             out.extend_from_slice(key.as_bytes());
-            if !cells.push(row, out) {
+            if !cells.push(row, out, float) {
                 return Err(key.trim_end_matches(':').trim_matches('"').to_owned());
             }
         }
@@ -174,7 +192,7 @@ impl<'a> Cells<'a> {
     }
 
     /// Appends the value of `row`; `false` for a number that JSON cannot hold.
-    fn push(&self, row: usize, out: &mut Vec<u8>) -> bool {
+    fn push(&self, row: usize, out: &mut Vec<u8>, float: PushFloat) -> bool {
         match self {
             Cells::Bool(a) => out.extend_from_slice(if a.value(row) { b"true" } else { b"false" }),
             Cells::Int8(a) => push_integer(a.value(row).into(), out),
@@ -185,8 +203,8 @@ impl<'a> Cells<'a> {
             Cells::UInt32(a) => push_integer(a.value(row).into(), out),
             Cells::Int64(a) => quoted(out, |out| push_integer(a.value(row).into(), out)),
             Cells::UInt64(a) => quoted(out, |out| push_integer(a.value(row).into(), out)),
-            Cells::Float32(a) => return push_float(a.value(row).into(), out),
-            Cells::Float64(a) => return push_float(a.value(row), out),
+            Cells::Float32(a) => return float(a.value(row).into(), out),
+            Cells::Float64(a) => return float(a.value(row), out),
             Cells::Decimal(a, scale) => quoted(out, |out| push_decimal(a.value(row), *scale, out)),
             Cells::Text(a) => push_string(a.value(row), out),
             Cells::TextOf(a, values) => {
@@ -201,19 +219,19 @@ impl<'a> Cells<'a> {
             Cells::List(a, items) => {
                 let offsets = a.value_offsets();
                 let range = offsets[row].cast_unsigned() as usize..offsets[row + 1].cast_unsigned() as usize;
-                return items.push_items(range, out);
+                return items.push_items(range, out, float);
             }
             Cells::FixedList(a, items) => {
                 let width = a.value_length().cast_unsigned() as usize;
                 let from = (a.offset() + row) * width;
-                return items.push_items(from..from + width, out);
+                return items.push_items(from..from + width, out, float);
             }
             Cells::Null => out.extend_from_slice(b"null"),
         }
         true
     }
 
-    fn push_items(&self, range: std::ops::Range<usize>, out: &mut Vec<u8>) -> bool {
+    fn push_items(&self, range: std::ops::Range<usize>, out: &mut Vec<u8>, float: PushFloat) -> bool {
         out.push(b'[');
         for item in range.clone() {
             if item > range.start {
@@ -221,7 +239,7 @@ impl<'a> Cells<'a> {
             }
             if self.is_null(item) {
                 out.extend_from_slice(b"null");
-            } else if !self.push(item, out) {
+            } else if !self.push(item, out, float) {
                 return false;
             }
         }
@@ -289,6 +307,19 @@ pub fn push_float(value: f64, out: &mut Vec<u8>) -> bool {
         return false;
     }
     out.extend_from_slice(ryu_js::Buffer::new().format_finite(value).as_bytes());
+    true
+}
+
+/// Appends a float as ECMAScript prints it, as a string when it is not finite.
+fn push_any_float(value: f64, out: &mut Vec<u8>) -> bool {
+    if !push_float(value, out) {
+        let name: &[u8] = match value {
+            f64::INFINITY => b"Infinity",
+            f64::NEG_INFINITY => b"-Infinity",
+            _ => b"NaN",
+        };
+        quoted(out, |out| out.extend_from_slice(name));
+    }
     true
 }
 

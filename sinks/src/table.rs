@@ -9,22 +9,30 @@
 //! | name | holds |
 //! |---|---|
 //! | `tables/<table>/<partition>/<lower>-<upper>.parquet` (or `.jsonl`) | the rows of one interval |
-//! | `commits/<number>.json` | one [`Commit`]: the files of all tables for one interval |
+//! | `commits/<number>.json` | one [`Commit`], the manifest of one interval: the files of all tables, and the heads of all chains |
 //!
-//! A file counts only once a commit names it.
+//! A file counts only once a commit names it. A commit names the one before it, so they are a chain; it is
+//! in canonical form, and its signature, if there is a key, is over that form without the signature.
+//!
+//! The rows of a sealed table are a chain in each partition: each carries the digest of its record and its
+//! seal, and the commit holds the last seal and the root over the interval's records.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, FixedSizeBinaryBuilder, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{SchemaRef, UInt64Type};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
+use tidegate_facts::seal::{Chain, merkle_root};
 use tidegate_facts::{Digest, Tick, columns};
 
+use crate::chains::{LogHead, LogHeads};
+use crate::signing::{Signature, Signer};
 use crate::store::{Store, StoreError};
 
 /// How a table is written.
@@ -51,11 +59,47 @@ pub struct TableFile {
     pub bytes: u64,
     /// BLAKE3 of those bytes.
     pub digest: Digest,
+    /// What seals its rows, when the table is sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Link>,
 }
+
+/// What seals the rows of one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Link {
+    /// How far the chain of the table's partition has come with these rows.
+    pub chain: Chain,
+    /// The Merkle root over the digests of these records.
+    pub root: Digest,
+}
+
+/// Which build of the program wrote a commit. No record depends on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// The version of Tidegate.
+    pub version: String,
+    /// The revision of its source, or `unknown`.
+    pub commit: String,
+}
+
+impl Build {
+    /// This build.
+    pub fn this() -> Build {
+        Build {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: option_env!("TIDEGATE_COMMIT").unwrap_or("unknown").to_owned(),
+        }
+    }
+}
+
+/// What the form of a commit is called, inside it.
+pub const MANIFEST: &str = "tidegate.manifest.v1";
 
 /// One interval of all tables, published at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
+    /// Always [`MANIFEST`].
+    pub recipe: String,
     /// Commits count from 0, without gaps.
     pub number: u64,
     /// The interval: ticks from `lower`,
@@ -66,8 +110,33 @@ pub struct Commit {
     pub previous: Digest,
     /// The plan whose output this is.
     pub plan: Digest,
+    /// The build that wrote it.
+    pub build: Build,
+    /// The heads of the log's chains at `upper`.
+    pub log: Vec<LogHead>,
     /// The files, by table and partition. A partition without rows has none.
     pub files: Vec<TableFile>,
+    /// Whose word this is, over all of the above; `None` when the run had no key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+}
+
+impl Commit {
+    /// The name of the object that holds commit `number`.
+    pub fn name(number: u64) -> String {
+        format!("commits/{number:020}.json")
+    }
+
+    /// What is signed: the canonical form without the signature.
+    pub fn signed_text(&self) -> String {
+        Commit { signature: None, ..self.clone() }.text()
+    }
+
+    /// The canonical form.
+    pub fn text(&self) -> String {
+        let text = serde_json::to_string(self).expect("a commit has a JSON form");
+        tidegate_facts::json::canonical(&text).expect("its numbers are small")
+    }
 }
 
 /// Why a table could not be written or read.
@@ -106,12 +175,66 @@ pub struct Unsealed {
     /// Rows before this tick were committed by an earlier run.
     lower: Tick,
     partitions: BTreeMap<u16, Vec<RecordBatch>>,
+    /// How far the chain of each partition has come, if the table is sealed.
+    chains: Option<BTreeMap<u16, Chain>>,
+}
+
+/// The rows of one table and partition in one interval, in their final order and form.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// The table.
+    pub table: String,
+    /// The partition.
+    pub partition: u16,
+    /// The interval: ticks from `lower`,
+    pub lower: Tick,
+    /// to before `upper`.
+    pub upper: Tick,
+    /// The rows, at least one.
+    pub rows: RecordBatch,
+    /// What seals them.
+    pub seal: Option<Link>,
+    format: Format,
+}
+
+impl Cut {
+    /// The name of the file that holds these rows.
+    pub fn name(&self) -> String {
+        let Cut { table, partition, lower, upper, .. } = self;
+        format!("tables/{table}/{partition:04}/{:020}-{:020}.{}", lower.0, upper.0, self.format.extension())
+    }
+
+    /// Writes the rows to the store.
+    ///
+    /// # Errors
+    /// When the file cannot be encoded or created.
+    pub fn write(&self, store: &Store) -> Result<TableFile, TableError> {
+        let encoded = self.format.encode(&self.rows);
+        let bytes = encoded.map_err(|source| TableError::Encode { table: self.table.clone(), source })?;
+        let name = self.name();
+        store.create(&name, &bytes)?;
+        Ok(TableFile {
+            table: self.table.clone(),
+            partition: self.partition,
+            name,
+            rows: self.rows.num_rows() as u64,
+            bytes: bytes.len() as u64,
+            digest: Digest::of(&bytes),
+            seal: self.seal,
+        })
+    }
 }
 
 impl Unsealed {
     /// A table whose rows before `lower` are committed already.
     pub fn new(table: &str, schema: SchemaRef, format: Format, lower: Tick) -> Unsealed {
-        Unsealed { table: table.to_owned(), schema, format, lower, partitions: BTreeMap::new() }
+        let (table, partitions) = (table.to_owned(), BTreeMap::new());
+        Unsealed { table, schema, format, lower, partitions, chains: None }
+    }
+
+    /// The same, sealed: the rows have a column [`columns::RECORD_DIGEST`], and get [`columns::SEAL`].
+    pub fn sealed(self, chains: BTreeMap<u16, Chain>) -> Unsealed {
+        Unsealed { chains: Some(chains), ..self }
     }
 
     /// Whether it holds no rows.
@@ -136,19 +259,19 @@ impl Unsealed {
         }
     }
 
-    /// Writes the rows before `upper` to the store, a file for each partition that has some.
+    /// Takes out the rows before `upper`, a cut for each partition that has some.
     ///
-    /// # Errors
-    /// When a file cannot be encoded or created.
-    pub fn seal_before(&mut self, upper: Tick, store: &Store) -> Result<Vec<TableFile>, TableError> {
+    /// # Panics
+    /// When `upper` goes back.
+    pub fn cut_before(&mut self, upper: Tick) -> Vec<Cut> {
         let lower = std::mem::replace(&mut self.lower, upper);
         assert!(lower <= upper, "commit boundaries ascend");
-        let mut files = Vec::new();
+        let mut cuts = Vec::new();
         for (partition, batches) in &mut self.partitions {
             let all = concat_batches(&self.schema, batches.iter()).expect("one table has one schema");
             let all = in_tick_order(all);
             let cut = ticks_of(&all).partition_point(|t| Tick(*t) < upper);
-            let rows = all.slice(0, cut);
+            let mut rows = all.slice(0, cut);
             batches.clear();
             if cut < all.num_rows() {
                 batches.push(all.slice(cut, all.num_rows() - cut));
@@ -156,29 +279,46 @@ impl Unsealed {
             if rows.num_rows() == 0 {
                 continue;
             }
-            let bytes = self
-                .format
-                .encode(&rows)
-                .map_err(|source| TableError::Encode { table: self.table.clone(), source })?;
-            let name = format!(
-                "tables/{}/{partition:04}/{:020}-{:020}.{}",
-                self.table,
-                lower.0,
-                upper.0,
-                self.format.extension()
-            );
-            store.create(&name, &bytes)?;
-            files.push(TableFile {
-                table: self.table.clone(),
-                partition: *partition,
-                name,
-                rows: rows.num_rows() as u64,
-                bytes: bytes.len() as u64,
-                digest: Digest::of(&bytes),
-            });
+            let chains = self.chains.as_mut();
+            let seal = chains.map(|chains| seal(&mut rows, chains.entry(*partition).or_default()));
+            let (table, partition, format) = (self.table.clone(), *partition, self.format);
+            cuts.push(Cut { table, partition, lower, upper, rows, seal, format });
         }
-        Ok(files)
+        cuts
     }
+
+    /// Writes the rows before `upper` to the store, a file for each partition that has some.
+    ///
+    /// # Errors
+    /// When a file cannot be encoded or created.
+    pub fn seal_before(&mut self, upper: Tick, store: &Store) -> Result<Vec<TableFile>, TableError> {
+        self.cut_before(upper).iter().map(|cut| cut.write(store)).collect()
+    }
+}
+
+/// Appends the rows to their chain; they get their seals.
+fn seal(rows: &mut RecordBatch, chain: &mut Chain) -> Link {
+    let records = record_digests(rows);
+    let mut seals = FixedSizeBinaryBuilder::with_capacity(records.len(), 32);
+    for record in &records {
+        seals.append_value(chain.push(record).0).expect("a digest has 32 bytes");
+    }
+    let field = Field::new(columns::SEAL, DataType::FixedSizeBinary(32), false);
+    let fields = rows.schema_ref().fields().iter().cloned().chain([Arc::new(field)]);
+    let columns = rows.columns().iter().cloned().chain([Arc::new(seals.finish()) as ArrayRef]);
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    *rows = RecordBatch::try_new(schema, columns.collect()).expect("one seal for each row");
+    Link { chain: *chain, root: merkle_root(&records) }
+}
+
+/// The digests of the records of a sealed table, as its rows state them.
+///
+/// # Panics
+/// When the rows have no [`columns::RECORD_DIGEST`].
+pub fn record_digests(rows: &RecordBatch) -> Vec<Digest> {
+    let digests = rows.column_by_name(columns::RECORD_DIGEST).expect("sealed rows have it");
+    let digests = digests.as_fixed_size_binary();
+    (0..rows.num_rows()).map(|row| Digest(digests.value(row).try_into().expect("32 bytes"))).collect()
 }
 
 fn ticks_of(rows: &RecordBatch) -> &[u64] {
@@ -239,13 +379,13 @@ fn writer_properties(schema: &SchemaRef) -> WriterProperties {
         let path = ColumnPath::from(field.name().as_str());
         match field.data_type() {
             // Every value is its own: a dictionary would only be built to be given up.
-            arrow::datatypes::DataType::FixedSizeBinary(_) => {
+            DataType::FixedSizeBinary(_) => {
                 properties = properties
                     .set_column_dictionary_enabled(path.clone(), false)
                     .set_column_compression(path.clone(), Compression::UNCOMPRESSED)
                     .set_column_statistics_enabled(path, EnabledStatistics::None);
             }
-            arrow::datatypes::DataType::UInt64 | arrow::datatypes::DataType::Timestamp(_, _) => {
+            DataType::UInt64 | DataType::Timestamp(_, _) => {
                 properties = properties
                     .set_column_dictionary_enabled(path.clone(), false)
                     .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
@@ -254,6 +394,19 @@ fn writer_properties(schema: &SchemaRef) -> WriterProperties {
         }
     }
     properties.build()
+}
+
+/// What a commit says of its interval.
+#[derive(Clone, Debug)]
+pub struct Interval {
+    /// Where it ends.
+    pub upper: Tick,
+    /// The plan whose output it is.
+    pub plan: Digest,
+    /// The heads of the log's chains at `upper`.
+    pub log: LogHeads,
+    /// The files of all tables.
+    pub files: Vec<TableFile>,
 }
 
 /// The commits of a store, checked link by link.
@@ -277,6 +430,9 @@ impl Commits {
             let broken = |what: String| TableError::Chain { name: name.clone(), what };
             let commit: Commit =
                 serde_json::from_slice(&bytes).map_err(|e| broken(format!("cannot be read ({e})")))?;
+            if commit.recipe != MANIFEST || commit.text().as_bytes() != bytes {
+                return Err(broken("is not in its canonical form".to_owned()));
+            }
             if commit.number != commits.list.len() as u64 {
                 return Err(broken(format!(
                     "has number {} where {} follows",
@@ -298,25 +454,46 @@ impl Commits {
         self.list.last().map_or(Tick::ZERO, |commit| commit.upper)
     }
 
-    /// Publishes the interval from [`Self::upper`] to `upper`.
+    /// Publishes the interval from [`Self::upper`] on.
     ///
     /// # Errors
     /// When the store refuses; another commit with its number is a conflict.
     pub fn publish(
         &mut self,
-        upper: Tick,
-        plan: Digest,
-        mut files: Vec<TableFile>,
+        interval: Interval,
+        signer: Option<&Signer>,
         store: &Store,
     ) -> Result<(), TableError> {
+        let Interval { upper, plan, log, mut files } = interval;
         files.sort();
-        let number = self.list.len() as u64;
-        let commit = Commit { number, lower: self.upper(), upper, previous: self.head, plan, files };
-        let bytes = serde_json::to_vec_pretty(&commit).expect("a commit has a JSON form");
-        store.create(&format!("commits/{number:020}.json"), &bytes)?;
-        self.head = Digest::of(&bytes);
+        let mut commit = Commit {
+            recipe: MANIFEST.to_owned(),
+            number: self.list.len() as u64,
+            lower: self.upper(),
+            upper,
+            previous: self.head,
+            plan,
+            build: Build::this(),
+            log: log.0,
+            files,
+            signature: None,
+        };
+        commit.signature = signer.map(|signer| signer.sign(commit.text().as_bytes()));
+        let text = commit.text();
+        store.create(&Commit::name(commit.number), text.as_bytes())?;
+        self.head = Digest::of(text.as_bytes());
         self.list.push(commit);
         Ok(())
+    }
+
+    /// The heads of the log's chains at [`Self::upper`].
+    pub fn log_heads(&self) -> LogHeads {
+        LogHeads(self.list.last().map(|commit| commit.log.clone()).unwrap_or_default())
+    }
+
+    /// How far the chain of each partition of a sealed table has come.
+    pub fn chains(&self, table: &str) -> BTreeMap<u16, Chain> {
+        self.files_of(table).filter_map(|file| Some((file.partition, file.seal?.chain))).collect()
     }
 
     /// The files of a table, in order.
