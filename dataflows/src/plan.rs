@@ -235,7 +235,7 @@ const OPERATORS: [&str; 8] = [
     "episode.1",
     "feed.1",
     "filter_project_union.1",
-    "snapshot.1",
+    "snapshot.2",
     "table.1",
     "windows.1",
 ];

@@ -37,8 +37,6 @@ pub const PAYLOAD: &str = "payload";
 
 /// BLAKE3 over the canonical form of a sealed row: of its columns up to this one.
 pub const RECORD_DIGEST: &str = "record_digest";
-/// What ties a sealed row to all before it in its partition; see [`crate::seal`].
-pub const SEAL: &str = "seal";
 
 /// The type of columns that repeat few texts.
 pub fn dictionary() -> DataType {

@@ -46,7 +46,8 @@ enum Cells<'a> {
     Float64(&'a Float64Array),
     Decimal(&'a Decimal128Array, usize),
     Text(&'a StringArray),
-    TextOf(&'a arrow::array::DictionaryArray<Int32Type>, &'a StringArray),
+    /// A dictionary, and each of its texts as it is written.
+    TextOf(&'a arrow::array::DictionaryArray<Int32Type>, Vec<Box<[u8]>>),
     Time(&'a TimestampMicrosecondArray),
     Bytes(&'a FixedSizeBinaryArray),
     List(&'a ListArray, Box<Cells<'a>>),
@@ -101,16 +102,6 @@ impl<'a> RowForm<'a> {
     /// # Errors
     /// The name of the field whose value is a number JSON cannot hold (NaN or an infinity).
     pub fn push_row(&self, row: usize, out: &mut Vec<u8>) -> Result<(), String> {
-        self.push_fields(row, out, push_float)
-    }
-
-    /// Appends the object of `row`, in which floats that are no finite numbers stand as the strings
-    /// `"NaN"`, `"Infinity"` and `"-Infinity"`: for records of our own, which must have a form whatever they hold.
-    pub fn push_total_row(&self, row: usize, out: &mut Vec<u8>) {
-        self.push_fields(row, out, push_any_float).expect("every float has a form");
-    }
-
-    fn push_fields(&self, row: usize, out: &mut Vec<u8>, float: PushFloat) -> Result<(), String> {
         out.push(b'{');
         let mut first = true;
         for (key, cells) in &self.fields {
@@ -121,12 +112,48 @@ impl<'a> RowForm<'a> {
                 out.push(b',');
             }
             out.extend_from_slice(key.as_bytes());
-            if !cells.push(row, out, float) {
+            if !cells.push(row, out, push_float) {
                 return Err(key.trim_end_matches(':').trim_matches('"').to_owned());
             }
         }
         out.push(b'}');
         Ok(())
+    }
+}
+
+/// Writes rows of some columns as canonical JSON arrays: the values alone, in the order of the columns.
+///
+/// For records of our own, whose columns are told apart from the values. A null stands as `null`, and a
+/// float that is no finite number as the string `"NaN"`, `"Infinity"` or `"-Infinity"`: every row has a form.
+pub struct ArrayForm<'a> {
+    columns: Vec<Cells<'a>>,
+}
+
+impl<'a> ArrayForm<'a> {
+    /// Prepares the named columns; all have the same length.
+    ///
+    /// # Errors
+    /// [`NoForm`] for a column type that is not in the table of this module.
+    pub fn new<'n>(
+        columns: impl IntoIterator<Item = (&'n str, &'a ArrayRef)>,
+    ) -> Result<ArrayForm<'a>, NoForm> {
+        let columns = columns.into_iter().map(|(name, array)| {
+            Cells::of(array.as_ref())
+                .ok_or_else(|| NoForm { column: name.to_owned(), data_type: array.data_type().clone() })
+        });
+        Ok(ArrayForm { columns: columns.collect::<Result<_, _>>()? })
+    }
+
+    /// Appends the values of `row`, with a comma in front of each.
+    pub fn push_values(&self, row: usize, out: &mut Vec<u8>) {
+        for cells in &self.columns {
+            out.push(b',');
+            if cells.is_null(row) {
+                out.extend_from_slice(b"null");
+            } else {
+                cells.push(row, out, push_any_float);
+            }
+        }
     }
 }
 
@@ -153,7 +180,13 @@ impl<'a> Cells<'a> {
             DataType::FixedSizeBinary(_) => Cells::Bytes(array.as_fixed_size_binary()),
             DataType::Dictionary(key, _) if **key == DataType::Int32 => {
                 let dictionary = array.as_dictionary::<Int32Type>();
-                Cells::TextOf(dictionary, dictionary.values().as_string_opt::<i32>()?)
+                let texts = dictionary.values().as_string_opt::<i32>()?.iter();
+                let written = texts.map(|text| {
+                    let mut out = Vec::new();
+                    push_string(text.unwrap_or_default(), &mut out);
+                    out.into_boxed_slice()
+                });
+                Cells::TextOf(dictionary, written.collect())
             }
             DataType::List(_) => {
                 let list = array.as_list::<i32>();
@@ -208,7 +241,7 @@ impl<'a> Cells<'a> {
             Cells::Decimal(a, scale) => quoted(out, |out| push_decimal(a.value(row), *scale, out)),
             Cells::Text(a) => push_string(a.value(row), out),
             Cells::TextOf(a, values) => {
-                push_string(values.value(a.key(row).expect("nulls are left out")), out);
+                out.extend_from_slice(&values[a.key(row).expect("nulls are left out")]);
             }
             Cells::Time(a) => quoted(out, |out| {
                 let mut text = String::with_capacity(27);
@@ -354,8 +387,10 @@ pub fn push_string(text: &str, out: &mut Vec<u8>) {
 /// Appends two lower-case hexadecimal digits a byte.
 pub fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    let start = out.len();
+    out.resize(start + 2 * bytes.len(), 0);
+    for (pair, byte) in out[start..].chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
 }
 

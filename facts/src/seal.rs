@@ -34,6 +34,13 @@ impl Chain {
         self.records += 1;
         self.head
     }
+
+    /// Appends records by their digests.
+    pub fn extend(&mut self, records: &[Digest]) {
+        for record in records {
+            self.push(record);
+        }
+    }
 }
 
 /// The seal of a record behind `previous`.

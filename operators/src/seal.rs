@@ -1,17 +1,20 @@
 //! Episodes: each decision with all it was based on, as one record with a digest (reference: fraud
 //! platform 2.8, credibility engine 1.6).
 //!
-//! The record of a row is its columns and `plan_digest` in canonical form, nulls left out, with the member
-//! `"recipe":"tidegate.episode.v1"`. It names the fact (tick, offset, digest of its payload), what was
-//! looked up (values, the digest of the snapshot, the basis), the rules that fired, the bundle and
-//! the policy by their digests, and the plan; so whoever holds the row can compute the digest again, in any
-//! language. Chains and roots over these digests are the sink's.
+//! The record of a row is a JSON array in canonical form: `tidegate.episode.v1`, the digest of its frame, then
+//! the values of its columns. The frame says what the record's values are and what was in force: it is the
+//! object `{"columns":[names],"under":{..}}`, where `under` has the bundle, the gate's policy and the plan by
+//! name and digest. So a record names its fact (tick, offset, digest of the payload), what was looked up (values,
+//! the digest of the snapshot, the basis), the rules that fired and all they were decided under; and
+//! whoever holds the row can compute the digest again, in any language. Chains and roots are the sink's.
+//!
+//! What is the same for thousands of records is hashed once: it would be more than half of each.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use tidegate_facts::jcs::{NoForm, RowForm};
+use arrow::array::{ArrayRef, AsArray, DictionaryArray, FixedSizeBinaryBuilder, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
+use tidegate_facts::jcs::{ArrayForm, NoForm};
 use tidegate_facts::{Digest, columns};
 
 use crate::decide::repeated;
@@ -22,6 +25,17 @@ pub const EPISODE: &str = "tidegate.episode.v1";
 
 /// The column that names the plan.
 pub const PLAN_DIGEST: &str = "plan_digest";
+
+/// The columns that stand in an episode's frame: what was in force when it was decided.
+pub const UNDER: [&str; 7] = [
+    "bundle_digest",
+    "bundle_id",
+    "bundle_version",
+    PLAN_DIGEST,
+    "policy_digest",
+    "policy_id",
+    "policy_revision",
+];
 
 /// The columns without which a row is no episode.
 pub const NEEDED: [&str; 5] =
@@ -55,41 +69,99 @@ pub fn episodes(rows: &RecordBatch, plan: &Digest) -> RecordBatch {
     with_columns(&rows, [(digest_field, Arc::new(column.finish()) as ArrayRef)])
 }
 
-/// The record of one sealed row, as whoever checks it writes it down again.
-///
-/// # Errors
-/// When a column has no canonical form: such rows are not written by this program.
-pub fn record_text(rows: &RecordBatch, row: usize) -> Result<String, NoForm> {
-    let one = rows.slice(row, 1);
-    let recipe = repeated(EPISODE, 1);
-    let mut text = Vec::new();
-    form_of(&one, &recipe)?.push_total_row(0, &mut text);
-    Ok(String::from_utf8(text).expect("JSON text is UTF-8"))
+/// One episode as whoever checks it writes it down again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Episode {
+    /// The frame, in canonical form.
+    pub frame: String,
+    /// The record, in canonical form; its digest is the row's.
+    pub record: String,
+}
+
+impl Episode {
+    /// The episode of a sealed row.
+    ///
+    /// # Errors
+    /// When a column has no canonical form: such rows are not written by this program.
+    pub fn of(rows: &RecordBatch, row: usize) -> Result<Episode, NoForm> {
+        let form = EpisodeForm::of(rows)?;
+        let frame = form.frame(row);
+        let mut record = Vec::new();
+        push_head(&frame, &mut record);
+        form.values.push_values(row, &mut record);
+        record.push(b']');
+        let text = |bytes| String::from_utf8(bytes).expect("JSON text is UTF-8");
+        Ok(Episode { frame, record: text(record) })
+    }
 }
 
 /// The digest of each record, computed from its columns.
 ///
 /// # Errors
-/// As for [`record_text`].
+/// As for [`Episode::of`].
 pub fn record_digests_again(rows: &RecordBatch) -> Result<Vec<Digest>, NoForm> {
-    let recipe = repeated(EPISODE, rows.num_rows());
-    let form = form_of(rows, &recipe)?;
-    let mut text = Vec::with_capacity(2048);
+    let form = EpisodeForm::of(rows)?;
+    let mut text = Vec::with_capacity(1024);
+    let mut head = 0;
     let digests = (0..rows.num_rows()).map(|row| {
-        text.clear();
-        form.push_total_row(row, &mut text);
+        if row == 0 || !form.same_frame(row - 1, row) {
+            text.clear();
+            push_head(&form.frame(row), &mut text);
+            head = text.len();
+        }
+        text.truncate(head);
+        form.values.push_values(row, &mut text);
+        text.push(b']');
         Digest::of(&text)
     });
     Ok(digests.collect())
 }
 
-fn form_of<'a>(rows: &'a RecordBatch, recipe: &'a ArrayRef) -> Result<RowForm<'a>, NoForm> {
-    let own = rows.schema_ref().fields().iter().zip(rows.columns());
-    let own = own
-        .map(|(field, column)| (field.name().clone(), column))
-        .filter(|(name, _)| name != columns::RECORD_DIGEST && name != columns::SEAL);
-    let own: Vec<(String, &ArrayRef)> = own.collect();
-    RowForm::new(own.iter().map(|(name, column)| (name.as_str(), *column)).chain([("recipe", recipe)]))
+/// The forms of the records of some rows.
+struct EpisodeForm<'a> {
+    names: Vec<&'a str>,
+    values: ArrayForm<'a>,
+    under: Vec<(&'a str, &'a DictionaryArray<Int32Type>)>,
+}
+
+impl<'a> EpisodeForm<'a> {
+    fn of(rows: &'a RecordBatch) -> Result<EpisodeForm<'a>, NoForm> {
+        let columns = rows.schema_ref().fields().iter().zip(rows.columns());
+        let columns = columns.map(|(field, column)| (field.name().as_str(), column));
+        let columns = columns.filter(|(name, _)| *name != columns::RECORD_DIGEST);
+        let (under, values): (Vec<_>, Vec<_>) = columns.partition(|(name, _)| UNDER.contains(name));
+        let names = values.iter().map(|(name, _)| *name).collect();
+        let under = under
+            .into_iter()
+            .map(|(name, column)| {
+                let column = column.as_dictionary_opt::<Int32Type>().ok_or_else(|| NoForm {
+                    column: name.to_owned(),
+                    data_type: column.data_type().clone(),
+                })?;
+                Ok((name, column))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(EpisodeForm { names, values: ArrayForm::new(values)?, under })
+    }
+
+    fn frame(&self, row: usize) -> String {
+        let under = self.under.iter().map(|(name, column)| {
+            let text = column.key(row).map(|key| column.values().as_string::<i32>().value(key));
+            ((*name).to_owned(), text.into())
+        });
+        let under: serde_json::Map<String, serde_json::Value> = under.collect();
+        let frame = serde_json::json!({"columns": self.names, "under": under});
+        tidegate_facts::json::canonical(&frame.to_string()).expect("it was just written")
+    }
+
+    /// Whether two rows were decided under the same bundle, policy and plan.
+    fn same_frame(&self, a: usize, b: usize) -> bool {
+        self.under.iter().all(|(_, column)| column.keys().value(a) == column.keys().value(b))
+    }
+}
+
+fn push_head(frame: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("[\"{EPISODE}\",\"{}\"", Digest::of(frame.as_bytes())).as_bytes());
 }
 
 #[cfg(test)]
@@ -99,36 +171,49 @@ mod tests {
     use super::*;
 
     fn rows() -> RecordBatch {
+        let bundles: DictionaryArray<Int32Type> = ["rules", "rules", "other"].into_iter().collect();
         let columns: Vec<(&str, ArrayRef)> = vec![
-            (columns::TICK, Arc::new(UInt64Array::from(vec![4096, 8192]))),
-            (columns::EVENT_ID, Arc::new(StringArray::from(vec!["a", "b\n"]))),
-            ("nb_tx_1d", Arc::new(Int64Array::from(vec![None, Some(3)]))),
-            ("score", Arc::new(Float64Array::from(vec![0.5, f64::NAN]))),
+            (columns::TICK, Arc::new(UInt64Array::from(vec![4096, 8192, 12288]))),
+            ("bundle_id", Arc::new(bundles)),
+            (columns::EVENT_ID, Arc::new(StringArray::from(vec!["a", "b\n", "c"]))),
+            ("nb_tx_1d", Arc::new(Int64Array::from(vec![None, Some(3), Some(4)]))),
+            ("score", Arc::new(Float64Array::from(vec![0.5, f64::NAN, 1.0]))),
         ];
         RecordBatch::try_from_iter(columns).expect("columns of one length")
     }
 
     #[test]
-    fn the_digest_is_of_the_row_and_its_plan_in_canonical_form() {
+    fn the_digest_is_of_the_values_and_of_what_they_were_decided_under() {
         let sealed = episodes(&rows(), &Digest::default());
         assert_eq!(*sealed.schema(), *episode_schema(&rows().schema()));
+        let Episode { frame, record } = Episode::of(&sealed, 0).unwrap();
         let plan = "0".repeat(64);
-        let text = format!(
-            r#"{{"_tick":"4096","event_id":"a","plan_digest":"{plan}","recipe":"tidegate.episode.v1","score":0.5}}"#
+        let wanted = format!(
+            r#"{{"columns":["_tick","event_id","nb_tx_1d","score"],"under":{{"bundle_id":"rules","plan_digest":"{plan}"}}}}"#
         );
-        assert_eq!(record_text(&sealed, 0).unwrap(), text);
-        assert_eq!(tidegate_facts::json::canonical(&text).expect("JSON"), text, "it is canonical");
-        assert_eq!(record_digests_again(&sealed).unwrap()[0], Digest::of(text.as_bytes()));
-        let digests = sealed.column_by_name(columns::RECORD_DIGEST).unwrap();
-        assert_eq!(
-            arrow::array::AsArray::as_fixed_size_binary(digests).value(0),
-            Digest::of(text.as_bytes()).0
-        );
+        assert_eq!(frame, wanted);
+        let frame = Digest::of(frame.as_bytes());
+        assert_eq!(record, format!(r#"["tidegate.episode.v1","{frame}","4096","a",null,0.5]"#));
+        assert_eq!(tidegate_facts::json::canonical(&record).expect("JSON"), record, "it is canonical");
+        let column = sealed.column_by_name(columns::RECORD_DIGEST).unwrap().as_fixed_size_binary();
+        assert_eq!(column.value(0), Digest::of(record.as_bytes()).0);
+    }
+
+    #[test]
+    fn each_record_has_the_frame_of_its_own_row() {
+        let sealed = episodes(&rows(), &Digest::default());
+        let digests = record_digests_again(&sealed).unwrap();
+        for (row, digest) in digests.iter().enumerate() {
+            let episode = Episode::of(&sealed, row).unwrap();
+            assert_eq!(*digest, Digest::of(episode.record.as_bytes()));
+        }
+        let last = Episode::of(&sealed, 2).unwrap();
+        assert!(last.frame.contains(r#""bundle_id":"other""#), "{last:?}");
     }
 
     #[test]
     fn a_float_that_is_no_number_has_a_form_too() {
-        let text = record_text(&episodes(&rows(), &Digest::default()), 1).unwrap();
-        assert!(text.contains(r#""nb_tx_1d":"3","#) && text.ends_with(r#","score":"NaN"}"#), "{text}");
+        let record = Episode::of(&episodes(&rows(), &Digest::default()), 1).unwrap().record;
+        assert!(record.ends_with(r#","8192","b\n","3","NaN"]"#), "{record}");
     }
 }

@@ -14,15 +14,14 @@
 //! A file counts only once a commit names it. A commit names the one before it, so they are a chain; it is
 //! in canonical form, and its signature, if there is a key, is over that form without the signature.
 //!
-//! The rows of a sealed table are a chain in each partition: each carries the digest of its record and its
-//! seal, and the commit holds the last seal and the root over the interval's records.
+//! The rows of a sealed table are a chain in each partition: each carries the digest of its record, and the
+//! commit holds the last seal and the root over the interval's records.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, FixedSizeBinaryBuilder, RecordBatch, UInt32Array};
+use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
+use arrow::datatypes::{DataType, SchemaRef, UInt64Type};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -232,7 +231,7 @@ impl Unsealed {
         Unsealed { table, schema, format, lower, partitions, chains: None }
     }
 
-    /// The same, sealed: the rows have a column [`columns::RECORD_DIGEST`], and get [`columns::SEAL`].
+    /// The same, sealed: the rows have a column [`columns::RECORD_DIGEST`].
     pub fn sealed(self, chains: BTreeMap<u16, Chain>) -> Unsealed {
         Unsealed { chains: Some(chains), ..self }
     }
@@ -271,7 +270,7 @@ impl Unsealed {
             let all = concat_batches(&self.schema, batches.iter()).expect("one table has one schema");
             let all = in_tick_order(all);
             let cut = ticks_of(&all).partition_point(|t| Tick(*t) < upper);
-            let mut rows = all.slice(0, cut);
+            let rows = all.slice(0, cut);
             batches.clear();
             if cut < all.num_rows() {
                 batches.push(all.slice(cut, all.num_rows() - cut));
@@ -279,8 +278,11 @@ impl Unsealed {
             if rows.num_rows() == 0 {
                 continue;
             }
-            let chains = self.chains.as_mut();
-            let seal = chains.map(|chains| seal(&mut rows, chains.entry(*partition).or_default()));
+            let seal = self.chains.as_mut().map(|chains| {
+                let (records, chain) = (record_digests(&rows), chains.entry(*partition).or_default());
+                chain.extend(&records);
+                Link { chain: *chain, root: merkle_root(&records) }
+            });
             let (table, partition, format) = (self.table.clone(), *partition, self.format);
             cuts.push(Cut { table, partition, lower, upper, rows, seal, format });
         }
@@ -294,21 +296,6 @@ impl Unsealed {
     pub fn seal_before(&mut self, upper: Tick, store: &Store) -> Result<Vec<TableFile>, TableError> {
         self.cut_before(upper).iter().map(|cut| cut.write(store)).collect()
     }
-}
-
-/// Appends the rows to their chain; they get their seals.
-fn seal(rows: &mut RecordBatch, chain: &mut Chain) -> Link {
-    let records = record_digests(rows);
-    let mut seals = FixedSizeBinaryBuilder::with_capacity(records.len(), 32);
-    for record in &records {
-        seals.append_value(chain.push(record).0).expect("a digest has 32 bytes");
-    }
-    let field = Field::new(columns::SEAL, DataType::FixedSizeBinary(32), false);
-    let fields = rows.schema_ref().fields().iter().cloned().chain([Arc::new(field)]);
-    let columns = rows.columns().iter().cloned().chain([Arc::new(seals.finish()) as ArrayRef]);
-    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    *rows = RecordBatch::try_new(schema, columns.collect()).expect("one seal for each row");
-    Link { chain: *chain, root: merkle_root(&records) }
 }
 
 /// The digests of the records of a sealed table, as its rows state them.
