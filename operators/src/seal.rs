@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, DictionaryArray, FixedSizeBinaryBuilder, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
+use serde_json::value::RawValue;
 use tidegate_facts::jcs::{ArrayForm, NoForm};
 use tidegate_facts::{Digest, columns};
 
@@ -92,6 +93,19 @@ impl Episode {
         record.push(b']');
         let text = |bytes| String::from_utf8(bytes).expect("JSON text is UTF-8");
         Ok(Episode { frame, record: text(record) })
+    }
+}
+
+impl Episode {
+    /// Its values and those of its frame by name, each as it stands in the canonical form.
+    pub fn values(&self) -> Vec<(String, String)> {
+        let frame: serde_json::Value = serde_json::from_str(&self.frame).expect("it was written here");
+        let record: Vec<&RawValue> = serde_json::from_str(&self.record).expect("it was written here");
+        let names = frame["columns"].as_array().into_iter().flatten().filter_map(|name| name.as_str());
+        let values = record.iter().skip(2).map(|value| value.get().to_owned());
+        let under = frame["under"].as_object().into_iter().flatten();
+        let under = under.map(|(name, value)| (name.clone(), value.to_string()));
+        names.map(str::to_owned).zip(values).chain(under).collect()
     }
 }
 
