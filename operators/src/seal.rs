@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, DictionaryArray, FixedSizeBinaryBuilder, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, DictionaryArray, FixedSizeBinaryBuilder, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use serde_json::value::RawValue;
 use tidegate_facts::jcs::{ArrayForm, NoForm};
@@ -160,7 +160,8 @@ impl<'a> EpisodeForm<'a> {
 
     fn frame(&self, row: usize) -> String {
         let under = self.under.iter().map(|(name, column)| {
-            let text = column.key(row).map(|key| column.values().as_string::<i32>().value(key));
+            let texts = column.values().as_string::<i32>();
+            let text = column.key(row).filter(|key| texts.is_valid(*key)).map(|key| texts.value(key));
             ((*name).to_owned(), text.into())
         });
         let under: serde_json::Map<String, serde_json::Value> = under.collect();

@@ -90,6 +90,9 @@ pub fn verify(log: &Path, store: &Store, keys: &[PublicKey]) -> Result<Verified,
     Ok(verified)
 }
 
+/// So many records of one file are named; of more, their number is told.
+const RECORDS_NAMED_MAX: usize = 5;
+
 /// A check under way.
 #[derive(Default)]
 struct Check {
@@ -173,6 +176,17 @@ impl Check {
         self.find(name, None, what);
     }
 
+    /// Names the first records of a file, and says how many more there are.
+    fn find_records(&mut self, file: &str, records: Vec<(String, String)>) {
+        let more = records.len().saturating_sub(RECORDS_NAMED_MAX);
+        for (record, what) in records.into_iter().take(RECORDS_NAMED_MAX) {
+            self.find(file, Some(record), what);
+        }
+        if more > 0 {
+            self.find(file, None, format!("{more} more of its records are not what they were"));
+        }
+    }
+
     /// Reads the log, and compares its chains with the commits.
     fn log(&mut self, folder: &Path, commits: &[Commit]) {
         let mut uppers = commits.iter().peekable();
@@ -243,8 +257,8 @@ impl Check {
             let ticks = column(columns::TICK).as_primitive::<UInt64Type>();
             let offsets = column(columns::OFFSET).as_primitive::<UInt64Type>();
             let hashes = column(columns::PAYLOAD_HASH).as_fixed_size_binary();
-            let again = payload_digests(frame);
-            for (row, again) in again.into_iter().enumerate() {
+            let mut changed = Vec::new();
+            for (row, again) in payload_digests(frame).into_iter().enumerate() {
                 let tick = Tick(ticks.value(row));
                 let stated = Digest(hashes.value(row).try_into().expect("a digest has 32 bytes"));
                 if stated != again {
@@ -260,6 +274,7 @@ impl Check {
                     facts.push((tick.0, offsets.value(row), stated.short()));
                 }
             }
+            self.find_records("log", changed);
         }
         for facts in self.facts.values_mut() {
             // Frames of one group may lie in each other's ticks.
@@ -343,12 +358,11 @@ impl Check {
             Ok(again) => again,
             Err(error) => return self.find(&file.name, None, error.to_string()),
         };
-        for (row, (stated, again)) in stated.iter().zip(&again).enumerate() {
-            if stated != again {
-                let what = format!("has digest {again}, and says {stated}");
-                self.find(&file.name, Some(row_name(rows, row)), what);
-            }
-        }
+        let changed = stated.iter().zip(&again).enumerate().filter(|(_, (stated, again))| stated != again);
+        let changed = changed.map(|(row, (stated, again))| {
+            (row_name(rows, row), format!("has digest {again}, and says {stated}"))
+        });
+        self.find_records(&file.name, changed.collect());
         self.against_the_log(file, rows);
         let chain = self.chains.entry((file.table.clone(), file.partition)).or_default();
         chain.extend(&again);
@@ -394,9 +408,7 @@ impl Check {
             };
             strangers.push((row_name(rows, row), what));
         }
-        for (record, what) in strangers {
-            self.find(&file.name, Some(record), what);
-        }
+        self.find_records(&file.name, strangers);
     }
 
     /// Files of tables that no commit names.
