@@ -14,7 +14,7 @@ use arrow::datatypes::{
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::admission::Admission;
 use tidegate_dataflows::run::{Options, run};
-use tidegate_dataflows::topology::{Clock, Override, Topology};
+use tidegate_dataflows::topology::{Clock, Override};
 use tidegate_dataflows::watch::Watch;
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Digest, Span, Tick, columns};
@@ -515,7 +515,7 @@ fn run_job(topology: &Path, data: &Path, workers: usize) -> Result<(), String> {
         faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     };
     let none: [Override; 0] = [];
-    let plan = Arc::new(Plan::new(Topology::read(topology, &none).map_err(told)?).map_err(told)?);
+    let plan = Arc::new(Plan::read(topology, &none).map_err(told)?);
     let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
     let nodes: Vec<String> = plan.steps.iter().map(|s| s.name.clone()).collect();
     let options = Options { workers, ..Options::new(data) };
