@@ -117,7 +117,8 @@ impl<'a> Envelope<'a> {
         json::for_each_field(text, |key, value| {
             let place = FIELDS.iter().position(|f| *f == key).ok_or_else(|| {
                 JsonFault(format!(
-                    "`{key}` is not a field of the envelope; put it into `payload`, or take it out"
+                    "`{}` is not a field of the envelope; put it into `payload`, or take it out",
+                    json::shown(key)
                 ))
             })?;
             if seen & (1 << place) != 0 {
@@ -377,6 +378,25 @@ mod tests {
             "platform_run_id scenario_run_id manifest_fingerprint run_id"
         );
         assert_eq!(missing(EventClass::Audit), "platform_run_id scenario_run_id manifest_fingerprint");
+    }
+
+    #[test]
+    fn a_fault_quotes_a_bounded_part_of_the_record() {
+        let long = "ä".repeat(50_000);
+        for (from, to) in [
+            ("span_id", long.clone()),
+            ("seed\":18446744073709551615", format!("seed\":\"{long}\"")),
+            ("\"seed\":18446744073709551615", format!("\"seed\":{}", "1".repeat(50_000))),
+            ("31.000000Z", long.clone()),
+            ("aaaa\"", format!("{long}\"")),
+            ("\"tx-1\"", format!("\"{long}\"")),
+            (r#"{"amount":"1.00"}"#, format!("\"{long}\"")),
+            ("platform_2018", long.clone()),
+            (GOOD, format!("\"{long}\"")),
+        ] {
+            let fault = Envelope::parse(&GOOD.replace(from, &to), &Context::default()).unwrap_err();
+            assert!(fault.0.len() < 500, "{} bytes for {from}", fault.0.len());
+        }
     }
 
     #[test]
