@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tidegate_facts::schema::timestamp;
+use tidegate_facts::names::choices;
 use tidegate_facts::{Context, Digest, Span, columns};
 use tidegate_operators::as_of::AsOf;
 use tidegate_operators::decide::{BundleText, Decider, Rule, line_of};
@@ -22,7 +23,7 @@ use tidegate_operators::snapshot::snapshot_field;
 use tidegate_operators::timeline::{Measure, is_measure};
 use tidegate_operators::windows::{Aggregate, WindowPlan, reason_field};
 
-use crate::settings::{Fault, Faults, Text, choices};
+use crate::settings::{Fault, Faults, Text};
 use crate::sources::{SourcePlan, plan_source};
 use crate::sql::{Planned, Sql};
 use crate::topology::{

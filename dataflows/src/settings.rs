@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use tidegate_facts::Span;
+use tidegate_facts::names::choices;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -347,44 +348,5 @@ impl<'t> Section<'t> {
                 );
             }
         }
-    }
-}
-
-/// What to write in place of `unknown`: the nearest of `known`, or all of them.
-pub fn choices(unknown: &str, known: &[&str]) -> String {
-    let nearest = known.iter().map(|k| (distance(unknown, k), k)).min();
-    match nearest {
-        Some((distance, nearest)) if distance <= unknown.len() / 3 + 1 => {
-            format!("did you mean `{nearest}`?")
-        }
-        _ if known.is_empty() => "there are none".to_owned(),
-        _ => format!("it can be {}", known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")),
-    }
-}
-
-/// How many single-character edits lie between two names.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_nearest_name_is_offered_and_else_all() {
-        assert_eq!(choices("wheer", &["where", "input"]), "did you mean `where`?");
-        assert_eq!(choices("colour", &["where", "input"]), "it can be `where`, `input`");
     }
 }

@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tidegate_facts::schema::timestamp;
+use tidegate_facts::names::choices;
 use tidegate_facts::tick::MICROS_MAX;
 use tidegate_facts::time::parse_rfc3339_micros;
 use tidegate_facts::{Context, PayloadSchema, Reason, columns};
@@ -17,7 +18,7 @@ use tidegate_sources::{
     Body, Chunk, CsvOptions, CsvSource, JsonlSource, ParquetSource, RECORD_BYTES_MAX, Source, SourceError,
 };
 
-use crate::settings::{Faults, Text, choices};
+use crate::settings::{Faults, Text};
 use crate::sql::{Planned, Sql};
 use crate::topology::{EventMapping, Node, Place, SourceNode, Topology};
 

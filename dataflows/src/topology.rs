@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use tidegate_facts::{Context, Span};
+use tidegate_facts::names::choices;
 use tidegate_sources::world::WorldConfig;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::settings::{FROM_COMMAND_LINE, Fault, Faults, Section, Text, choices};
+use crate::settings::{FROM_COMMAND_LINE, Fault, Faults, Section, Text};
 
 /// A topology: where records come from, what is derived from them, and where it goes.
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ use datafusion::execution::context::SQLOptions;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use tidegate_facts::names::choices;
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table::{Commits, TableFile};
 
@@ -19,7 +20,7 @@ use crate::QueryError;
 use crate::committed::{CommittedTable, STORE_URL};
 use crate::error::sentence;
 use crate::log::{LogProvider, LogTable};
-use crate::names::{self, Known, choices};
+use crate::names::{self, Known};
 
 /// What `SHOW TABLES` shows: DataFusion would add its own tables, in an order that changes.
 const TABLES: &str =
