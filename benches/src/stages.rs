@@ -13,6 +13,7 @@ use arrow::datatypes::{
 };
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::admission::Admission;
+use tidegate_dataflows::reorder::Reorder;
 use tidegate_dataflows::run::{Options, run};
 use tidegate_dataflows::topology::{Clock, Override};
 use tidegate_dataflows::watch::Watch;
@@ -375,8 +376,13 @@ pub fn decode_stage(text: &str) -> u64 {
 pub fn gate_stage(text: &str) -> Result<u64, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let (dedupe, _) = DedupeIndex::open(folder.path(), 64 << 20, Tick::ZERO).map_err(|e| e.to_string())?;
-    let mut admission =
-        Admission::new(Clock::Event, vec!["lines".to_owned()], Sequencer::default(), dedupe, Tick::ZERO);
+    let mut admission = Admission::new(
+        Clock::Event,
+        vec![("lines".to_owned(), Reorder::default())],
+        Sequencer::default(),
+        dedupe,
+        Tick::ZERO,
+    );
     let mut hash = 0u64;
     for judged in judged(text) {
         hash = hash.wrapping_add(accepted_hash(&judged));
@@ -393,8 +399,13 @@ pub fn gate_stage(text: &str) -> Result<u64, String> {
 fn groups_of(text: &str) -> Result<Vec<Group>, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let (dedupe, _) = DedupeIndex::open(folder.path(), 64 << 20, Tick::ZERO).map_err(|e| e.to_string())?;
-    let mut admission =
-        Admission::new(Clock::Event, vec!["lines".to_owned()], Sequencer::default(), dedupe, Tick::ZERO);
+    let mut admission = Admission::new(
+        Clock::Event,
+        vec![("lines".to_owned(), Reorder::default())],
+        Sequencer::default(),
+        dedupe,
+        Tick::ZERO,
+    );
     let mut groups = Vec::new();
     for judged in judged(text) {
         admission.hand_over(0, Some(judged));

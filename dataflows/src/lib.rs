@@ -9,6 +9,7 @@ pub mod build;
 pub mod feed;
 pub mod graph;
 pub mod plan;
+pub mod reorder;
 pub mod run;
 pub mod settings;
 pub mod sources;

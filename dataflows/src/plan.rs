@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use tidegate_facts::schema::timestamp;
 use tidegate_facts::names::choices;
+use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Context, Digest, Span, columns};
 use tidegate_operators::as_of::AsOf;
 use tidegate_operators::decide::{BundleText, Decider, Rule, line_of};
@@ -239,7 +239,10 @@ fn plan_digest(topology: &Topology, policy: &GatePolicy, steps: &[Step]) -> Dige
         .iter()
         .map(|node| {
             let kind = match &node.kind {
-                NodeKind::Source(source) => format!("source {:?}", source.event.as_ref().map(texts_of_event)),
+                NodeKind::Source(source) => {
+                    let late = source.late.map(|late| format!(" late {late}")).unwrap_or_default();
+                    format!("source {:?}{late}", source.event.as_ref().map(texts_of_event))
+                }
                 NodeKind::Gate { .. } => "gate".to_owned(),
                 other => without_lines(&format!("{other:?}")),
             };

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use tidegate_facts::schema::timestamp;
 use tidegate_facts::names::choices;
+use tidegate_facts::schema::timestamp;
 use tidegate_facts::tick::MICROS_MAX;
 use tidegate_facts::time::parse_rfc3339_micros;
-use tidegate_facts::{Context, PayloadSchema, Reason, columns};
+use tidegate_facts::{Context, PayloadSchema, Reason, Span, columns};
 use tidegate_operators::expr::Expr;
 use tidegate_operators::gate::{EventPolicy, GatePolicy, Judge, Judged, Refused, TimeBounds};
 use tidegate_sources::world::WorldSource;
@@ -20,7 +20,7 @@ use tidegate_sources::{
 
 use crate::settings::{Faults, Text};
 use crate::sql::{Planned, Sql};
-use crate::topology::{EventMapping, Node, Place, SourceNode, Topology};
+use crate::topology::{Clock, EventMapping, Node, Place, SourceNode, Topology};
 
 /// Every time that a tick can hold.
 pub const ANY_TIME: TimeBounds = TimeBounds { from: 0, to: MICROS_MAX };
@@ -36,6 +36,8 @@ pub struct SourcePlan {
     pub mapping: Option<Mapping>,
     /// Which event times it may hold.
     pub bounds: TimeBounds,
+    /// How far its records may be out of order, in microseconds of event time.
+    pub late: i64,
     /// How many records it hands over at once.
     pub batch_rows: usize,
     /// The longest record that is read whole.
@@ -64,11 +66,21 @@ pub(crate) fn plan_source(
     faults: &Rc<Faults>,
 ) -> Option<SourcePlan> {
     let bounds = bounds_of(source, faults);
+    if source.late.is_some() && topology.clock == Clock::Wall {
+        faults.add(
+            node.line,
+            format!(
+                "{} has `late`, and under the wall clock records are taken as they come; leave it out, or set clock = \"event\"",
+                node.called("source")
+            ),
+        );
+    }
     let mut plan = SourcePlan {
         name: node.name.clone(),
         place: source.place.clone(),
         mapping: None,
         bounds,
+        late: source.late.map_or(0, Span::micros),
         batch_rows: topology.batch_rows,
         record_bytes_max: policy.map_or(RECORD_BYTES_MAX, |policy| policy.record_bytes_max),
     };

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use tidegate_facts::{Context, Span};
 use tidegate_facts::names::choices;
+use tidegate_facts::{Context, Span};
 use tidegate_sources::world::WorldConfig;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -110,6 +110,8 @@ pub struct SourceNode {
     pub event: Option<EventMapping>,
     /// Event times outside are quarantined.
     pub time_between: Option<(Text, Text)>,
+    /// How far its records may lie behind the greatest event time before them, and still be waited for.
+    pub late: Option<Span>,
 }
 
 /// Where a source's records are.
@@ -592,7 +594,7 @@ fn read_source(
             None
         }
     };
-    SourceNode { place, event, time_between }
+    SourceNode { place, event, time_between, late: section.span("late") }
 }
 
 fn read_path(

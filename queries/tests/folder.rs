@@ -104,6 +104,7 @@ fn receipts(first: u64, receipts: &[Receipt]) -> Frame {
         digests(&receipts.iter().map(|r| Some(r.3?.1)).collect::<Vec<_>>()),
         Arc::new(receipts.iter().map(|r| Some(r.4?.0)).collect::<StringArray>()),
         Arc::new(receipts.iter().map(|r| Some(r.4?.1)).collect::<BinaryArray>()),
+        Arc::new(receipts.iter().map(|_| None).collect::<Int64Array>()),
     ];
     let rows = columns::trim(&RecordBatch::try_new(columns::receipt_schema(), columns).unwrap());
     Frame { topic: Topic::Audit, name: "receipts".to_owned(), rows }
