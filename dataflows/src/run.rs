@@ -19,6 +19,7 @@ use tidegate_facts::{Digest, Tick, Topic, columns};
 use tidegate_operators::gate::Judged;
 use tidegate_sinks::dedupe::{DedupeError, DedupeIndex, Seen};
 use tidegate_sinks::log::{EmbeddedLog, Group, LogError, LogOptions, Recovery, Start, Until, read_groups};
+use tidegate_sinks::schemas;
 use tidegate_sinks::sequencer::Sequencer;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commits, TableError};
@@ -139,6 +140,7 @@ pub fn run(plan: &Arc<Plan>, options: &Options, watch: &Watch) -> Result<Report,
     let (log, recovery) = EmbeddedLog::open(&options.data.join("log"), LogOptions::default())?;
     let store = Store::open(&options.store_path())?;
     let commits = Commits::read(&store)?;
+    schemas::declare(&plan.tables(), &store)?;
     let failed: Arc<Mutex<Option<TableError>>> = Arc::default();
     let output = Output { store: store.clone(), plan: plan.digest, commits, failed: Arc::clone(&failed) };
 

@@ -89,7 +89,7 @@ pub enum QueryError {
         what: String,
     },
     /// There is no such table.
-    #[error("there is no table `{table}`; {choices} (a committed table appears with its first row)")]
+    #[error("there is no table `{table}`; {choices}")]
     UnknownTable {
         /// The name.
         table: String,

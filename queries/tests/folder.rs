@@ -17,6 +17,7 @@ use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Digest, Tick, Topic, columns};
 use tidegate_queries::{Catalogue, Format, write};
 use tidegate_sinks::log::{EmbeddedLog, Frame, Group, LogOptions};
+use tidegate_sinks::schemas;
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table::{Commits, Format as TableFormat, Unsealed};
 
@@ -631,13 +632,13 @@ fn a_wrong_question_is_told_what_is_wrong() {
     check(
         "select * from descisions",
         expect![[r#"
-        error: there is no table `descisions`; did you mean `decisions`? (a committed table appears with its first row)
+        error: there is no table `descisions`; did you mean `decisions`?
     "#]],
     );
     check(
         "select * from nothing_like_it",
         expect![[r#"
-        error: there is no table `nothing_like_it`; there are `decisions`, `errors`, `facts`, `quarantine`, `receipts` (a committed table appears with its first row)
+        error: there is no table `nothing_like_it`; there are `decisions`, `errors`, `facts`, `quarantine`, `receipts`
     "#]],
     );
     check(
@@ -686,6 +687,19 @@ fn an_empty_log_has_empty_tables() {
         +------------+
     "#]]
     .assert_eq(&answer(Format::Table, data.path(), "select bytes_text from quarantine"));
+    let store = Store::open(&data.path().join("store")).unwrap();
+    let fields = [("_tick", DataType::UInt64), ("cause", DataType::Utf8)];
+    let fields = fields.map(|(name, data_type)| Field::new(name, data_type, false)).to_vec();
+    schemas::declare(&[("errors".to_owned(), Arc::new(Schema::new(fields)))], &store).unwrap();
+    expect![[r#"
+        +-------+
+        | cause |
+        +-------+
+        +-------+
+    "#]]
+    .assert_eq(&answer(Format::Table, data.path(), "select cause from errors where _tick > 5"));
+    let tables = Catalogue::open(data.path(), None).unwrap().tables();
+    assert!(tables.iter().any(|table| table.name == "errors" && table.rows == Some(0)));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::workers::Workers;
 use tidegate_facts::Digest;
 use tidegate_sinks::log::{LogError, Start, Until, read_groups};
+use tidegate_sinks::schemas;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commits, TableError};
 
@@ -50,6 +51,7 @@ pub fn replay(
     let store = Store::open(out)?;
     let failed = Arc::new(Mutex::new(None));
     let commits = Commits::read(&store)?;
+    schemas::declare(&plan.tables(), &store)?;
     let output = Output { store: store.clone(), plan: plan.digest, commits, failed: Arc::clone(&failed) };
     let running = Workers::start(plan, workers, &output, watch).map_err(ReplayError::Worker)?;
     let mut feed = Feed::new(plan, workers);

@@ -4,6 +4,7 @@
 
 pub mod dedupe;
 pub mod log;
+pub mod schemas;
 pub mod sequencer;
 pub mod store;
 pub mod table;
