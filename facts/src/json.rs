@@ -186,7 +186,7 @@ fn push_number(raw: &str, out: &mut Vec<u8>) -> Result<(), JsonFault> {
     if same {
         Ok(())
     } else {
-        Err(JsonFault(format!("the number {raw} does not fit a 64-bit float; send it as a string")))
+        Err(JsonFault(format!("the number {} does not fit a 64-bit float; send it as a string", shown(raw))))
     }
 }
 
