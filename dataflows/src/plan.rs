@@ -11,6 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use tidegate_facts::envelope::FIELDS;
+use tidegate_facts::envelope::place::{CONTEXT, EVENT_TYPE};
 use tidegate_facts::names::choices;
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Context, Digest, Span, columns};
@@ -1063,23 +1065,15 @@ pub fn gate_fields() -> Vec<Field> {
         Field::new(columns::EVENT_TYPE, columns::dictionary(), false),
     ];
     fields.extend(columns::envelope_fields().into_iter().filter(|f| f.name() != columns::CONTEXT));
-    fields.extend(CONTEXT_COLUMNS.iter().map(|name| Field::new(*name, columns::dictionary(), true)));
+    fields.extend(context_columns().map(|name| Field::new(name, columns::dictionary(), true)));
     fields.push(Field::new(columns::PAYLOAD, DataType::Utf8, true));
     fields
 }
 
-/// The fields of a record's context that can be read as columns.
-pub const CONTEXT_COLUMNS: [&str; 9] = [
-    "schema_version",
-    "producer",
-    "manifest_fingerprint",
-    "parameter_hash",
-    "seed",
-    "scenario_id",
-    "run_id",
-    "scenario_run_id",
-    "platform_run_id",
-];
+/// The fields of a record's context that can be read as columns; its event type has a column of its own.
+pub fn context_columns() -> impl Iterator<Item = &'static str> {
+    CONTEXT.into_iter().filter(|place| *place != EVENT_TYPE).map(|place| FIELDS[place])
+}
 
 /// The column of a payload field: its name, or `payload_` and its name where the envelope has one like it.
 pub fn payload_column(field: &str) -> String {

@@ -168,12 +168,15 @@ impl Judge {
         let known = self.contexts.get(line.context);
         let refusal = |fault: Fault| {
             let event_type = Some(known.context.event_type.clone());
-            let event_id = Some(line.event_id.clone().into_owned());
-            Box::new(Refusal { fault, glimpse: Glimpse { event_type, event_id, ts_utc: Some(line.ts_utc) } })
+            let event_id = Some(line.own.event_id.clone().into_owned());
+            Box::new(Refusal {
+                fault,
+                glimpse: Glimpse { event_type, event_id, ts_utc: Some(line.own.ts_utc) },
+            })
         };
         let place = *known.judgement.as_ref().map_err(|fault| refusal(fault.clone()))?;
-        if !self.bounds.contains(line.ts_utc) {
-            return Err(refusal(Fault::out_of_range(line.ts_utc, self.bounds)));
+        if !self.bounds.contains(line.own.ts_utc) {
+            return Err(refusal(Fault::out_of_range(line.own.ts_utc, self.bounds)));
         }
         let event = &self.contexts.events()[place];
         let fails = |fault: JsonFault| refusal(Fault::new(Reason::SchemaFail, fault.0));
@@ -192,7 +195,7 @@ impl Judge {
         };
         let growing = growing[place].get_or_insert_with(|| Growing::new(event));
         growing.push(record, &line, cells, object.as_deref());
-        Ok(line.ts_utc)
+        Ok(line.own.ts_utc)
     }
 
     /// The time if it lies within the bounds.
