@@ -182,7 +182,7 @@ fn plan(file: &std::path::Path, set: &[String]) -> Result<Plan, Vec<Fault>> {
     if !faults.is_empty() {
         return Err(faults);
     }
-    Plan::new(Topology::read(file, &overrides)?)
+    Plan::read(file, &overrides)
 }
 
 fn refuse(faults: &[Fault], format: Answer) -> ExitCode {

@@ -6,16 +6,13 @@ mod common;
 
 use expect_test::expect_file;
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::topology::{Override, Topology};
+use tidegate_dataflows::topology::Override;
 
 /// Compares the faults of `tests/broken/<name>.toml` with `tests/broken/<name>.txt`.
 fn check(name: &str, set: &[&str]) {
     let file = common::file(&format!("tests/broken/{name}.toml"));
     let overrides: Vec<Override> = set.iter().map(|text| Override::parse(text).unwrap()).collect();
-    let faults = match Topology::read(&file, &overrides).map(Plan::new) {
-        Ok(Ok(_)) => panic!("{name} has no fault"),
-        Ok(Err(faults)) | Err(faults) => faults,
-    };
+    let Err(faults) = Plan::read(&file, &overrides) else { panic!("{name} has no fault") };
     let root = format!("{}/", common::file("").display()).replace("//", "/");
     let mut said: Vec<String> = faults.iter().map(|fault| fault.to_string().replace(&root, "")).collect();
     said.push(String::new());
@@ -49,6 +46,16 @@ fn faults_of_the_policy_are_shown_where_they_stand() {
 }
 
 #[test]
+fn faults_of_every_sort_are_shown_at_once() {
+    check("everything", &[]);
+}
+
+#[test]
+fn faults_of_the_policy_hide_no_other() {
+    check("policy-and-more", &[]);
+}
+
+#[test]
 fn overrides_are_checked_like_the_file() {
     check("policy", &["records.pth=x", "nobody.path=x", "partitions=many"]);
 }
@@ -56,7 +63,7 @@ fn overrides_are_checked_like_the_file() {
 #[test]
 fn shipped_topologies_have_no_fault() {
     common::plan(&common::file("dataflows/fraud.toml"), &[]);
-    let missing = Topology::read(&common::file("dataflows/handbook.toml"), &[]).map(Plan::new);
-    let Ok(Err(faults)) = missing else { panic!("the handbook's payments are not part of the repository") };
+    let missing = Plan::read(&common::file("dataflows/handbook.toml"), &[]);
+    let Err(faults) = missing else { panic!("the handbook's payments are not part of the repository") };
     assert!(faults.iter().all(|fault| fault.what.contains("--set")), "{faults:#?}");
 }

@@ -5,6 +5,7 @@ mod common;
 use std::path::Path;
 
 use tidegate_replay::{compare, replay};
+use tidegate_sinks::log::{EmbeddedLog, LogOptions, Start, Until, read_groups};
 
 /// A small world: about 6,000 payments and their labels over 20 days.
 fn small_world(batch_rows: usize) -> Vec<String> {
@@ -107,6 +108,64 @@ fn two_halves_equal_one_whole() {
     let second = run("halves", 400, 1);
     assert_eq!(second.counts.admitted, 277, "the second run goes on where the first ended");
     assert_eq!(rows(&scratch.path().join("whole")), rows(&scratch.path().join("halves")));
+}
+
+/// Payments of which some are late, some later than declared, some without a time and some sent twice.
+fn unsorted_payments(folder: &Path) -> Vec<String> {
+    let line = |i: i64, at: &str| format!("{i},{at},{},{},{}.00\n", i % 7, i % 5, i % 300);
+    let at = |seconds: i64| tidegate_facts::time::to_rfc3339((1_767_225_600 + seconds) * 1_000_000);
+    let late = |i: i64| match i % 11 {
+        3 => i * 60 - 1_700,
+        7 => i * 60 - 9_000,
+        8 => i * 60 - 300,
+        _ => i * 60,
+    };
+    let mut tills: Vec<String> = (0..300).map(|i| line(i, &at(late(i)))).collect();
+    (0..300).step_by(29).for_each(|i| tills[i] = line(i as i64, "soon"));
+    (0..300).step_by(31).for_each(|i| tills[i] = tills[i / 2].clone());
+    let kiosks: Vec<String> = (0..200).map(|i| line(1_000 + i, &at(i * 91))).collect();
+    [("tills", tills), ("kiosks", kiosks)]
+        .map(|(name, lines)| {
+            let path = folder.join(format!("{name}.csv"));
+            let header = "transaction_id,at,customer_id,terminal_id,amount\n";
+            std::fs::write(&path, format!("{header}{}", lines.concat())).unwrap();
+            format!("{name}.path={}", path.display())
+        })
+        .to_vec()
+}
+
+#[test]
+fn late_records_take_the_same_ticks_in_any_batches_and_after_any_stop() {
+    let scratch = tempfile::tempdir().unwrap();
+    let paths = unsorted_payments(scratch.path());
+    let run = |data: &str, batch_rows: usize| {
+        let mut set = paths.clone();
+        set.push(format!("batch_rows={batch_rows}"));
+        let plan = common::plan(&common::file("tests/topologies/tills.toml"), &set);
+        common::run_plan(&plan, &scratch.path().join(data), 1);
+        let facts = common::table(&scratch.path().join(data), "SELECT * FROM facts ORDER BY _tick");
+        let order = "SELECT * FROM receipts ORDER BY source, position";
+        facts + &common::table(&scratch.path().join(data), order)
+    };
+    let whole = run("whole", 1_000);
+    let ahead = "SELECT count(*) AS n FROM facts a JOIN facts b ON a._tick < b._tick AND a.ts_utc > b.ts_utc";
+    assert!(!common::table(&scratch.path().join("whole"), ahead).contains("| 0 "), "some were too late");
+    assert!(run("single", 1) == whole, "batches of one");
+    assert!(run("small", 37) == whole, "batches of 37");
+    // A run that was stopped has left the groups that were durable.
+    let groups = read_groups(&scratch.path().join("small/log"), Start::Group(0), Until::Complete).unwrap();
+    let groups: Vec<_> = groups.map(Result::unwrap).collect();
+    assert!(groups.len() > 10, "several groups");
+    for kept in 1..groups.len() {
+        let data = format!("stopped-{kept}");
+        let (mut log, _) =
+            EmbeddedLog::open(&scratch.path().join(&data).join("log"), LogOptions::default()).unwrap();
+        for group in &groups[..kept] {
+            log.append(group).unwrap();
+        }
+        drop(log);
+        assert!(run(&data, 20) == whole, "stopped after {kept} groups");
+    }
 }
 
 #[test]

@@ -13,8 +13,9 @@ use arrow::datatypes::{
 };
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::admission::Admission;
+use tidegate_dataflows::reorder::Reorder;
 use tidegate_dataflows::run::{Options, run};
-use tidegate_dataflows::topology::{Clock, Override, Topology};
+use tidegate_dataflows::topology::{Clock, Override};
 use tidegate_dataflows::watch::Watch;
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Digest, Span, Tick, columns};
@@ -375,8 +376,13 @@ pub fn decode_stage(text: &str) -> u64 {
 pub fn gate_stage(text: &str) -> Result<u64, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let (dedupe, _) = DedupeIndex::open(folder.path(), 64 << 20, Tick::ZERO).map_err(|e| e.to_string())?;
-    let mut admission =
-        Admission::new(Clock::Event, vec!["lines".to_owned()], Sequencer::default(), dedupe, Tick::ZERO);
+    let mut admission = Admission::new(
+        Clock::Event,
+        vec![("lines".to_owned(), Reorder::default())],
+        Sequencer::default(),
+        dedupe,
+        Tick::ZERO,
+    );
     let mut hash = 0u64;
     for judged in judged(text) {
         hash = hash.wrapping_add(accepted_hash(&judged));
@@ -393,8 +399,13 @@ pub fn gate_stage(text: &str) -> Result<u64, String> {
 fn groups_of(text: &str) -> Result<Vec<Group>, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let (dedupe, _) = DedupeIndex::open(folder.path(), 64 << 20, Tick::ZERO).map_err(|e| e.to_string())?;
-    let mut admission =
-        Admission::new(Clock::Event, vec!["lines".to_owned()], Sequencer::default(), dedupe, Tick::ZERO);
+    let mut admission = Admission::new(
+        Clock::Event,
+        vec![("lines".to_owned(), Reorder::default())],
+        Sequencer::default(),
+        dedupe,
+        Tick::ZERO,
+    );
     let mut groups = Vec::new();
     for judged in judged(text) {
         admission.hand_over(0, Some(judged));
@@ -515,7 +526,7 @@ fn run_job(topology: &Path, data: &Path, workers: usize) -> Result<(), String> {
         faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     };
     let none: [Override; 0] = [];
-    let plan = Arc::new(Plan::new(Topology::read(topology, &none).map_err(told)?).map_err(told)?);
+    let plan = Arc::new(Plan::read(topology, &none).map_err(told)?);
     let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
     let nodes: Vec<String> = plan.steps.iter().map(|s| s.name.clone()).collect();
     let options = Options { workers, ..Options::new(data) };

@@ -1,17 +1,17 @@
 //! Admission: records of all sources in one order, each with one receipt, in durable groups.
 //!
 //! With the event clock the sources are merged by (event time, order of the sources, position), where
-//! the event time of a record that came out of order is the latest before it in its source. The log is
-//! then a function of the inputs alone, however large the batches are. With the wall clock records are
-//! taken as they come.
+//! the event time of a record that is later than its source declares is its place (see [`crate::reorder`]).
+//! The log is then a function of the inputs alone, however large the batches are. With the wall clock
+//! records are taken as they come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BinaryBuilder, DictionaryArray, FixedSizeBinaryBuilder, Int32Array, RecordBatch,
-    StringArray, StringBuilder, UInt8Builder, UInt32Array, UInt64Array, UInt64Builder,
+    ArrayRef, AsArray, BinaryBuilder, DictionaryArray, FixedSizeBinaryBuilder, Int32Array, Int64Builder,
+    RecordBatch, StringArray, StringBuilder, UInt8Builder, UInt32Array, UInt64Array, UInt64Builder,
 };
 use arrow::compute::take_record_batch;
 use tidegate_facts::{Digest, PolicyRev, Reason, Tick, Topic, Verdict, columns};
@@ -20,6 +20,7 @@ use tidegate_sinks::dedupe::{DedupeError, DedupeIndex, Seen};
 use tidegate_sinks::log::{Frame, Group};
 use tidegate_sinks::sequencer::Sequencer;
 
+use crate::reorder::Reorder;
 use crate::topology::Clock;
 
 /// The name of receipt frames in the audit topic.
@@ -63,11 +64,12 @@ impl Counts {
 }
 
 /// What one source has handed over and not yet been taken.
-#[derive(Default)]
 struct Head {
-    chunk: Option<Chunk>,
-    /// The greatest event time so far.
-    time: i64,
+    order: Reorder,
+    /// The chunks that hold records which have not had their turn, and some between them.
+    chunks: VecDeque<Chunk>,
+    /// How many chunks came before the first of them.
+    chunks_gone: u64,
     /// No more is to come.
     ended: bool,
 }
@@ -77,8 +79,8 @@ struct Chunk {
     accepted: Vec<Rc<Accepted>>,
     /// For each record the accepted batch and row, or the refusal.
     slots: Vec<Slot>,
-    /// The next record.
-    at: usize,
+    /// How many of its records have not had their turn.
+    left: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -115,37 +117,44 @@ pub enum AdmissionError {
 }
 
 impl Admission {
-    /// Goes on after `lower`; `sources` are in the order of the gate's inputs.
+    /// Goes on after `lower`; `sources` are in the order of the gate's inputs, each with its name.
     pub fn new(
         clock: Clock,
-        sources: Vec<String>,
+        sources: Vec<(String, Reorder)>,
         sequencer: Sequencer,
         dedupe: DedupeIndex,
         lower: Tick,
     ) -> Admission {
-        let heads = sources.iter().map(|_| Head { chunk: None, time: i64::MIN, ended: false }).collect();
+        let (sources, heads) = sources
+            .into_iter()
+            .map(|(name, order)| {
+                (name, Head { order, chunks: VecDeque::new(), chunks_gone: 0, ended: false })
+            })
+            .unzip();
         let counts = Counts::default();
         Admission { clock, sources, heads, sequencer, dedupe, lower, pending: Pending::default(), counts }
     }
 
     /// The source that must hand over more before anything can be taken.
     pub fn wanting(&self) -> Option<usize> {
-        self.heads.iter().position(|head| head.chunk.is_none() && !head.ended)
+        self.heads.iter().position(|head| head.next_time().is_none() && !head.ended)
     }
 
     /// Whether all sources ended and everything was taken.
     pub fn is_finished(&self) -> bool {
-        self.heads.iter().all(|head| head.chunk.is_none() && head.ended)
+        self.heads.iter().all(|head| head.next_time().is_none() && head.ended)
     }
 
     /// Takes over what a source had judged; `None` is its end.
     pub fn hand_over(&mut self, source: usize, judged: Option<Judged>) {
         let head = &mut self.heads[source];
         match judged {
-            None => head.ended = true,
+            None => {
+                head.order.end();
+                head.ended = true;
+            }
             Some(judged) if judged.positions.is_empty() => {}
             Some(mut judged) => {
-                assert!(head.chunk.is_none(), "a source is asked for more when it is empty");
                 let accepted: Vec<Rc<Accepted>> = judged.accepted.drain(..).map(Rc::new).collect();
                 let mut slots = vec![Slot::Refused(0); judged.positions.len()];
                 for (batch, accepted) in accepted.iter().enumerate() {
@@ -156,7 +165,9 @@ impl Admission {
                 for (place, refused) in judged.refused.iter().enumerate() {
                     slots[refused.record as usize] = Slot::Refused(place as u32);
                 }
-                head.chunk = Some(Chunk { judged, accepted, slots, at: 0 });
+                let left = head.order.hand_over(&judged.positions, &judged.times);
+                head.chunks.push_back(Chunk { judged, accepted, slots, left });
+                head.forget_done();
             }
         }
     }
@@ -201,15 +212,12 @@ impl Admission {
 
     fn take_record(&mut self, source: usize, now: i64) -> Result<(), AdmissionError> {
         let head = &mut self.heads[source];
-        let time = head.next_time().expect("the caller looked");
-        head.time = time;
-        let chunk = head.chunk.as_mut().expect("the caller looked");
-        let record = chunk.at;
-        chunk.at += 1;
+        let turn = head.order.take().expect("the caller looked");
+        let chunk = &mut head.chunks[(turn.chunk - head.chunks_gone) as usize];
+        chunk.left -= 1;
         self.pending.records += 1;
-        let position = chunk.judged.positions[record];
-        let head_of_receipt = (source as i32, position);
-        match chunk.slots[record] {
+        let head_of_receipt = (source as i32, turn.position, turn.place);
+        match chunk.slots[turn.record as usize] {
             Slot::Refused(place) => {
                 let refused = std::mem::replace(&mut chunk.judged.refused[place as usize], gone());
                 *self.counts.quarantined.entry(refused.reason).or_default() += 1;
@@ -221,7 +229,7 @@ impl Admission {
                 let payload = payload_hash(&accepted, row);
                 match self.dedupe.get(key)? {
                     None => {
-                        let stamp = if self.clock == Clock::Event { time } else { now };
+                        let stamp = if self.clock == Clock::Event { turn.place } else { now };
                         let partition = accepted.partitions[row as usize];
                         let (tick, offset) = self
                             .sequencer
@@ -257,10 +265,7 @@ impl Admission {
                 }
             }
         }
-        let chunk = self.heads[source].chunk.as_ref().expect("it was there above");
-        if chunk.at == chunk.slots.len() {
-            self.heads[source].chunk = None;
-        }
+        self.heads[source].forget_done();
         Ok(())
     }
 
@@ -296,10 +301,16 @@ impl Admission {
 }
 
 impl Head {
-    /// The merge time of the next record: its event time, or the latest before it in its source.
+    /// The place in event time of the next record.
     fn next_time(&self) -> Option<i64> {
-        let chunk = self.chunk.as_ref()?;
-        Some(chunk.judged.times[chunk.at].max(self.time))
+        self.order.peek().map(|turn| turn.place)
+    }
+
+    /// Drops the first chunks, as far as all their records have had their turn.
+    fn forget_done(&mut self) {
+        while self.chunks.pop_front_if(|chunk| chunk.left == 0).is_some() {
+            self.chunks_gone += 1;
+        }
     }
 }
 
@@ -356,10 +367,9 @@ impl Pending {
 
 impl PendingFacts {
     fn into_frame(self) -> Frame {
-        let (first, last) = (self.rows[0], *self.rows.last().expect("made with a row"));
-        let consecutive = (last - first) as usize + 1 == self.rows.len();
+        let consecutive = self.rows.windows(2).all(|pair| pair[0] + 1 == pair[1]);
         let rows = if consecutive {
-            self.from.rows.slice(first as usize, self.rows.len())
+            self.from.rows.slice(self.rows[0] as usize, self.rows.len())
         } else {
             take_record_batch(&self.from.rows, &UInt32Array::from(self.rows))
                 .expect("the rows are the batch's own")
@@ -389,25 +399,27 @@ struct Receipts {
     payload_hash: Vec<Option<Digest>>,
     detail: StringBuilder,
     bytes: BinaryBuilder,
+    place: Int64Builder,
 }
 
 impl Receipts {
     fn head(
         &mut self,
-        (source, position): (i32, u64),
+        (source, position, place): (i32, u64, i64),
         verdict: Verdict,
         reason: Option<Reason>,
         at: Option<(Tick, u64)>,
     ) {
         self.source.push(source);
         self.position.push(position);
+        self.place.append_option((place != i64::MIN).then_some(place));
         self.verdict.append_value(verdict as u8);
         self.reason.append_option(reason.map(|r| r as u8));
         self.tick.append_option(at.map(|(tick, _)| tick.0));
         self.offset.append_option(at.map(|(_, offset)| offset));
     }
 
-    fn admitted(&mut self, head: (i32, u64), tick: Tick, offset: u64) {
+    fn admitted(&mut self, head: (i32, u64, i64), tick: Tick, offset: u64) {
         self.head(head, Verdict::Admit, None, Some((tick, offset)));
         self.event_type.append_null();
         self.event_id.append_null();
@@ -416,7 +428,14 @@ impl Receipts {
         self.bytes.append_null();
     }
 
-    fn duplicate(&mut self, head: (i32, u64), seen: &Seen, accepted: &Accepted, row: u32, payload: Digest) {
+    fn duplicate(
+        &mut self,
+        head: (i32, u64, i64),
+        seen: &Seen,
+        accepted: &Accepted,
+        row: u32,
+        payload: Digest,
+    ) {
         self.head(head, Verdict::Duplicate, Some(Reason::Duplicate), Some((seen.tick, seen.offset)));
         self.event_type.append_value(&accepted.event_type);
         self.event_id.append_value(event_id(accepted, row));
@@ -425,7 +444,7 @@ impl Receipts {
         self.bytes.append_null();
     }
 
-    fn refused(&mut self, head: (i32, u64), refused: Refused) {
+    fn refused(&mut self, head: (i32, u64, i64), refused: Refused) {
         self.head(head, Verdict::Quarantine, Some(refused.reason), None);
         self.event_type.append_option(refused.event_type);
         self.event_id.append_option(refused.event_id);
@@ -455,6 +474,7 @@ impl Receipts {
             Arc::new(hashes.finish()),
             Arc::new(self.detail.finish()),
             Arc::new(self.bytes.finish()),
+            Arc::new(self.place.finish()),
         ];
         RecordBatch::try_new(columns::receipt_schema(), columns)
             .expect("the columns were made for the schema")

@@ -21,7 +21,7 @@ use tidegate_sinks::chains::LogChains;
 use tidegate_sinks::log::{Frame, Group};
 
 use crate::output::Boundary;
-use crate::plan::{CONTEXT_COLUMNS, Plan, payload_column};
+use crate::plan::{Plan, context_columns, payload_column};
 
 /// What the workers are told of one group: its rows, then how far they may go.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ impl Feed {
             if name == columns::EVENT_TYPE {
                 return repeated(event_type, rows.num_rows());
             }
-            if CONTEXT_COLUMNS.contains(&name) {
+            if context_columns().any(|column| column == name) {
                 return context_column(rows, name);
             }
             if name == columns::PAYLOAD {

@@ -29,6 +29,7 @@ pub fn kind_name(kind: &NodeKind) -> &'static str {
         NodeKind::Filter { .. } => "filter",
         NodeKind::Project { .. } => "project",
         NodeKind::Union => "union",
+        NodeKind::Unknown => "unknown",
         NodeKind::Windows(_) => "windows",
         NodeKind::AsOf(_) => "as_of",
         NodeKind::Decide { .. } => "decide",

@@ -10,6 +10,7 @@ pub mod feed;
 pub mod graph;
 pub mod output;
 pub mod plan;
+pub mod reorder;
 pub mod run;
 pub mod settings;
 pub mod sources;

@@ -6,13 +6,16 @@
 //! those, so that nothing travels through the graph that nobody reads.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use tidegate_facts::envelope::FIELDS;
+use tidegate_facts::envelope::place::{CONTEXT, EVENT_TYPE};
+use tidegate_facts::names::choices;
 use tidegate_facts::schema::timestamp;
-use tidegate_facts::{Context, Digest, PolicyRev, Span, columns};
+use tidegate_facts::{Context, Digest, Span, columns};
 use tidegate_operators::as_of::AsOf;
 use tidegate_operators::decide::{BundleText, Decider, Rule, line_of};
 use tidegate_operators::expr::{Column, Expr, Projection};
@@ -23,10 +26,12 @@ use tidegate_operators::snapshot::snapshot_field;
 use tidegate_operators::timeline::{Measure, is_measure};
 use tidegate_operators::windows::{Aggregate, WindowPlan, reason_field};
 
-use crate::settings::{Fault, Faults, Text, choices};
+use crate::settings::{Fault, Faults, Text};
 use crate::sources::{SourcePlan, plan_source};
 use crate::sql::{Planned, Sql};
-use crate::topology::{AsOfNode, GroupNode, Node, NodeKind, TableFormat, TableNode, Topology, WindowsNode};
+use crate::topology::{
+    AsOfNode, GroupNode, Node, NodeKind, Override, TableFormat, TableNode, Topology, WindowsNode,
+};
 
 /// A topology that can run.
 pub struct Plan {
@@ -134,20 +139,26 @@ pub const ERRORS_TABLE: &str = "errors";
 const LATENESS_DEFAULT: &str = "1h";
 
 impl Plan {
-    /// Plans a topology.
+    /// Reads the topology in `file`, with `overrides` in place of what it says, and plans it.
     ///
     /// # Errors
     /// Every fault of the topology, its policy and its bundles.
-    pub fn new(topology: Topology) -> Result<Plan, Vec<Fault>> {
-        let faults = Faults::new(&topology.file, &topology.text);
+    pub fn read(file: &Path, overrides: &[Override]) -> Result<Plan, Vec<Fault>> {
+        let (topology, faults) = Topology::read_on(file, overrides)?;
         let planner = Planner { topology: &topology, faults: Rc::clone(&faults), sql: Sql::default() };
         let whole = planner.plan(None);
         let found = faults.take();
-        let (Some(whole), true) = (whole, found.is_empty()) else { return Err(found) };
+        if !found.is_empty() {
+            return Err(found);
+        }
         let read = columns_read(&whole);
-        let pruned = planner.plan(Some(&read)).expect("it was planned with more columns before");
-        let digest = plan_digest(&topology, &pruned);
-        let Draft { sources, gate, policy, gate_schema, steps } = pruned;
+        let draft = planner.plan(Some(&read));
+        let planned = 1 + draft.sources.len() + draft.steps.len();
+        assert_eq!(planned, topology.nodes.len(), "a node was left out, and nothing was said");
+        let gate_schema = Arc::clone(draft.schema(&draft.gate).expect("a gate without a schema is a fault"));
+        let Draft { sources, gate, policy, schemas: _, steps } = draft;
+        let policy = policy.expect("a missing policy is a fault");
+        let digest = plan_digest(&topology, &policy, &steps);
         Ok(Plan { topology, sources, gate, policy, gate_schema, steps, digest })
     }
 
@@ -241,13 +252,16 @@ const OPERATORS: [&str; 8] = [
 ];
 
 /// What decides the answers, and not where inputs lie or how large batches are.
-fn plan_digest(topology: &Topology, draft: &Draft) -> Digest {
+fn plan_digest(topology: &Topology, policy: &GatePolicy, steps: &[Step]) -> Digest {
     let nodes: Vec<serde_json::Value> = topology
         .nodes
         .iter()
         .map(|node| {
             let kind = match &node.kind {
-                NodeKind::Source(source) => format!("source {:?}", source.event.as_ref().map(texts_of_event)),
+                NodeKind::Source(source) => {
+                    let late = source.late.map(|late| format!(" late {late}")).unwrap_or_default();
+                    format!("source {:?}{late}", source.event.as_ref().map(texts_of_event))
+                }
                 NodeKind::Gate { .. } => "gate".to_owned(),
                 other => without_lines(&format!("{other:?}")),
             };
@@ -255,8 +269,7 @@ fn plan_digest(topology: &Topology, draft: &Draft) -> Digest {
             serde_json::json!({"name": node.name, "inputs": inputs, "kind": kind})
         })
         .collect();
-    let bundles: Vec<String> = draft
-        .steps
+    let bundles: Vec<String> = steps
         .iter()
         .filter_map(|step| match &step.kind {
             StepKind::Decide(decider) => Some(decider.bundle_digest.to_hex()),
@@ -272,7 +285,7 @@ fn plan_digest(topology: &Topology, draft: &Draft) -> Digest {
         "commit_rows": topology.commit_rows.to_string(),
         "commit_span": topology.commit_span.to_string(),
         "run": topology.run,
-        "policy": draft.policy.rev(),
+        "policy": policy.rev(),
         "bundles": bundles,
         "nodes": nodes,
     });
@@ -300,21 +313,20 @@ fn without_lines(debug: &str) -> String {
     out
 }
 
-/// A plan in the making.
+/// A plan in the making, as far as faults let it come.
 struct Draft {
     sources: Vec<SourcePlan>,
+    /// The gate's name; empty when there is no gate.
     gate: String,
-    policy: Arc<GatePolicy>,
-    gate_schema: SchemaRef,
+    policy: Option<Arc<GatePolicy>>,
+    /// The columns of each node that are known. A node that is not here has a fault, or reads one that has.
+    schemas: BTreeMap<String, SchemaRef>,
     steps: Vec<Step>,
 }
 
 impl Draft {
     fn schema(&self, node: &str) -> Option<&SchemaRef> {
-        if node == self.gate {
-            return Some(&self.gate_schema);
-        }
-        self.steps.iter().find(|step| step.name == node).map(|step| &step.schema)
+        self.schemas.get(node)
     }
 }
 
@@ -325,35 +337,65 @@ struct Planner<'t> {
 }
 
 impl Planner<'_> {
-    /// The plan with only the gate columns in `read`; `None` when it cannot be told what the gate gives.
-    fn plan(&self, read: Option<&BTreeSet<String>>) -> Option<Draft> {
-        let gates: Vec<&Node> =
-            self.topology.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Gate { .. })).collect();
-        let [gate] = gates.as_slice() else {
-            let line = gates.get(1).map_or(1, |second| second.line);
+    /// The plan with only the gate columns in `read`.
+    fn plan(&self, read: Option<&BTreeSet<String>>) -> Draft {
+        let nodes = &self.topology.nodes;
+        let gates: Vec<(&Node, &Text)> = nodes
+            .iter()
+            .filter_map(|node| match &node.kind {
+                NodeKind::Gate { policy } => Some((node, policy)),
+                _ => None,
+            })
+            .collect();
+        let has_unknown = nodes.iter().any(|node| matches!(node.kind, NodeKind::Unknown));
+        if gates.len() > 1 || (gates.is_empty() && !has_unknown) {
+            let line = gates.get(1).map_or(1, |(second, _)| second.line);
             self.faults.add(line, format!("a topology has one gate, and this one has {}; every source leads to it, and everything else follows from it", gates.len()));
-            return None;
+        }
+        if !has_unknown && !nodes.iter().any(|node| matches!(node.kind, NodeKind::Table(_))) {
+            let line = gates.first().map_or(1, |(gate, _)| gate.line);
+            self.faults.add(line, "nothing would be kept: add a node of kind `sink.parquet` or `sink.jsonl`");
+        }
+        self.table_names();
+        let gate = gates.first().map(|(gate, _)| *gate);
+        let policy = gates.first().and_then(|(_, policy)| self.read_policy(policy)).map(Arc::new);
+        let mut draft = Draft {
+            sources: self.sources(gate, gates.iter().flat_map(|(gate, _)| &gate.inputs), policy.as_ref()),
+            gate: gate.map(|gate| gate.name.clone()).unwrap_or_default(),
+            policy,
+            schemas: BTreeMap::new(),
+            steps: Vec::new(),
         };
-        let NodeKind::Gate { policy } = &gate.kind else { unreachable!("only gates were kept") };
-        let policy = Arc::new(self.read_policy(policy)?);
-        let gate_schema = self.gate_schema(gate, &policy, read)?;
-        let sources = self.sources(gate, &policy);
-        let mut draft = Draft { sources, gate: gate.name.clone(), policy, gate_schema, steps: Vec::new() };
+        if let (Some(gate), Some(policy)) = (gate, &draft.policy) {
+            draft.schemas.insert(gate.name.clone(), self.gate_schema(gate, policy, read));
+        }
         for node in self.in_order(gate) {
-            if let Some(step) = self.step(node, &draft) {
-                draft.steps.push(step);
+            let step = self.step(node, &draft);
+            if let Some(schema) = self.schema_of(node, step.as_ref(), &draft) {
+                draft.schemas.insert(node.name.clone(), schema);
             }
+            draft.steps.extend(step);
         }
-        if !draft.steps.iter().any(|step| matches!(step.kind, StepKind::Table(_))) && self.faults.is_empty() {
-            self.faults
-                .add(gate.line, "nothing would be kept: add a node of kind `sink.parquet` or `sink.jsonl`");
+        draft
+    }
+
+    /// The columns that a node gives, as far as its faults let them be known.
+    fn schema_of(&self, node: &Node, step: Option<&Step>, draft: &Draft) -> Option<SchemaRef> {
+        if self.topology.nodes.iter().filter(|twin| twin.name == node.name).count() > 1 {
+            return None; // Which of them is meant has to be said first.
         }
-        Some(draft)
+        let input = || draft.schema(&node.inputs.first()?.value);
+        match &node.kind {
+            // Their columns do not depend on their settings.
+            NodeKind::Filter { .. } => input().map(Arc::clone),
+            NodeKind::Decide { .. } => input().map(|input| Decider::schema(input)),
+            _ if node.flawed => None,
+            _ => step.map(|step| Arc::clone(&step.schema)),
+        }
     }
 
     fn read_policy(&self, path: &Text) -> Option<GatePolicy> {
-        let file = self.topology.path_of(&path.value);
-        let text = self.read_file(&file, path, "policy")?;
+        let (file, text) = self.read_file(path, "policy")?;
         match GatePolicy::parse(&text) {
             Ok(policy) => Some(policy),
             Err(found) => {
@@ -365,9 +407,14 @@ impl Planner<'_> {
         }
     }
 
-    fn read_file(&self, file: &PathBuf, named: &Text, what: &str) -> Option<String> {
-        match std::fs::read_to_string(file) {
-            Ok(text) => Some(text),
+    /// A file that the topology names, and its text.
+    fn read_file(&self, named: &Text, what: &str) -> Option<(PathBuf, String)> {
+        if named.is_absent() {
+            return None;
+        }
+        let file = self.topology.path_of(&named.value);
+        match std::fs::read_to_string(&file) {
+            Ok(text) => Some((file, text)),
             Err(error) => {
                 let shown = file.display();
                 self.faults.add(named.line, format!("{what} file `{shown}` cannot be read ({error}); check the path, which is relative to the topology"));
@@ -377,12 +424,7 @@ impl Planner<'_> {
     }
 
     /// The gate's columns: the envelope, then the payload fields of all event types.
-    fn gate_schema(
-        &self,
-        gate: &Node,
-        policy: &GatePolicy,
-        read: Option<&BTreeSet<String>>,
-    ) -> Option<SchemaRef> {
+    fn gate_schema(&self, gate: &Node, policy: &GatePolicy, read: Option<&BTreeSet<String>>) -> SchemaRef {
         let mut fields = gate_fields();
         let mut origin: BTreeMap<String, String> = BTreeMap::new();
         for event in policy.events() {
@@ -409,85 +451,94 @@ impl Planner<'_> {
         if let Some(read) = read {
             fields.retain(|field| read.contains(field.name()));
         }
-        Some(Arc::new(Schema::new(fields)))
+        Arc::new(Schema::new(fields))
     }
 
-    fn sources(&self, gate: &Node, policy: &Arc<GatePolicy>) -> Vec<SourcePlan> {
-        let mut planned = Vec::new();
-        for input in &gate.inputs {
-            let Some(node) = self.topology.node(&input.value) else {
-                self.unknown_node(input);
-                continue;
-            };
-            let NodeKind::Source(source) = &node.kind else {
-                self.faults.add(
-                    input.line,
-                    format!(
-                        "the gate reads `{}`, which is no source; only records from sources pass the gate",
-                        node.name
-                    ),
-                );
-                continue;
-            };
-            planned.extend(plan_source(node, source, self.topology, policy, &self.sql, &self.faults));
-        }
-        if gate.inputs.is_empty() {
-            self.faults
-                .add(gate.line, format!("node `{}` lacks `inputs`, the list of its sources", gate.name));
-        }
+    /// The sources that `gate` reads; all sources are checked. `read` is what any gate reads.
+    fn sources<'t>(
+        &self,
+        gate: Option<&Node>,
+        read: impl Iterator<Item = &'t Text>,
+        policy: Option<&Arc<GatePolicy>>,
+    ) -> Vec<SourcePlan> {
+        let mut planned: BTreeMap<&str, Option<SourcePlan>> = BTreeMap::new();
         for node in &self.topology.nodes {
-            if matches!(node.kind, NodeKind::Source(_)) && !gate.inputs.iter().any(|i| i.value == node.name) {
+            if let NodeKind::Source(source) = &node.kind {
+                let plan = plan_source(node, source, self.topology, policy, &self.sql, &self.faults);
+                planned.insert(&node.name, plan);
+            }
+        }
+        let read: BTreeSet<&str> = read.map(|input| input.value.as_str()).collect();
+        for node in self.topology.nodes.iter().filter(|node| matches!(node.kind, NodeKind::Source(_))) {
+            if let (Some(gate), false) = (gate, read.is_empty() || read.contains(node.name.as_str())) {
                 self.faults.add(
                     node.line,
                     format!(
-                        "source `{}` leads nowhere; add it to the `inputs` of gate `{}`",
-                        node.name, gate.name
+                        "{} leads nowhere; add it to the `inputs` of gate `{}`",
+                        node.called("source"),
+                        gate.name
                     ),
                 );
             }
         }
-        planned
+        let inputs: &[Text] = gate.map_or(&[], |gate| &gate.inputs);
+        for (place, input) in inputs.iter().enumerate().filter(|(_, input)| !input.is_absent()) {
+            match self.topology.node(&input.value).map(|node| &node.kind) {
+                None => self.unknown_node(input),
+                Some(NodeKind::Unknown) => {}
+                Some(NodeKind::Source(_)) if inputs[..place].iter().any(|i| i.value == input.value) => {
+                    self.faults
+                        .add(input.line, format!("the gate reads `{}` twice; name it once", input.value));
+                }
+                Some(NodeKind::Source(_)) => {}
+                Some(_) => self.faults.add(
+                    input.line,
+                    format!(
+                        "the gate reads `{}`, which is no source; only records from sources pass the gate",
+                        input.value
+                    ),
+                ),
+            }
+        }
+        inputs.iter().filter_map(|input| planned.remove(input.value.as_str())?).collect()
     }
 
     fn unknown_node(&self, name: &Text) {
-        let known: Vec<&str> = self.topology.nodes.iter().map(|n| n.name.as_str()).collect();
+        let known: Vec<&str> =
+            self.topology.nodes.iter().map(|n| n.name.as_str()).filter(|name| !name.is_empty()).collect();
         self.faults
             .add(name.line, format!("no node is named `{}`; {}", name.value, choices(&name.value, &known)));
     }
 
     /// The nodes behind the gate, each after its inputs.
-    fn in_order(&self, gate: &Node) -> Vec<&Node> {
+    fn in_order(&self, gate: Option<&Node>) -> Vec<&Node> {
         let mut left: Vec<&Node> = self
             .topology
             .nodes
             .iter()
-            .filter(|n| !matches!(n.kind, NodeKind::Source(_) | NodeKind::Gate { .. }))
+            .filter(|n| !matches!(n.kind, NodeKind::Source(_) | NodeKind::Gate { .. } | NodeKind::Unknown))
             .collect();
         let mut ordered: Vec<&Node> = Vec::new();
-        let known = |name: &str| self.topology.node(name).is_some();
-        for node in &left {
-            for input in all_inputs(node) {
-                if !known(&input.value) {
-                    self.unknown_node(input);
-                } else if let Some(Node { kind: NodeKind::Source(_), name, .. }) =
-                    self.topology.node(&input.value)
-                {
+        for input in left.iter().flat_map(|node| all_inputs(node)) {
+            match self.topology.node(&input.value).map(|node| &node.kind) {
+                None => self.unknown_node(input),
+                Some(NodeKind::Source(_)) => {
+                    let gate = gate.map_or("it".to_owned(), |gate| format!("`{}`", gate.name));
                     self.faults.add(
                         input.line,
                         format!(
-                            "`{name}` is a source; nothing reads a source but the gate, so read `{}`",
-                            gate.name
+                            "`{}` is a source; nothing reads a source but the gate, so read {gate}",
+                            input.value
                         ),
                     );
                 }
+                Some(_) => {}
             }
         }
         loop {
             let ready = |node: &Node| {
                 all_inputs(node).iter().all(|i| {
-                    i.value == gate.name
-                        || ordered.iter().any(|o| o.name == i.value)
-                        || !left.iter().any(|l| l.name == i.value)
+                    ordered.iter().any(|o| o.name == i.value) || !left.iter().any(|l| l.name == i.value)
                 })
             };
             let Some(place) = left.iter().position(|node| ready(node)) else { break };
@@ -503,24 +554,23 @@ impl Planner<'_> {
     }
 
     fn step(&self, node: &Node, draft: &Draft) -> Option<Step> {
-        let (first, more) = match node.inputs.as_slice() {
-            [] => {
-                self.faults.add(node.line, format!("node `{}` lacks `input`, the node it reads", node.name));
-                return None;
-            }
-            [first, more @ ..] => (first, more),
-        };
+        let (first, more) = node.inputs.split_first()?; // That it has none has been said.
         if !more.is_empty() && !matches!(node.kind, NodeKind::Union) {
             self.faults.add(
                 more[0].line,
                 format!(
-                    "node `{}` reads one input; bring several together with a `union` before it",
-                    node.name
+                    "{} reads one input; bring several together with a `union` before it",
+                    node.called("node")
                 ),
             );
         }
-        // An input that could not be planned has said so itself.
-        let input = draft.schema(&first.value)?;
+        let input = draft.schema(&first.value);
+        let decider = match &node.kind {
+            // The faults of a bundle can be told without its input.
+            NodeKind::Decide { bundle } => self.decide(node, bundle, input, draft.policy.as_ref()),
+            _ => None,
+        };
+        let input = input?; // One that could not be planned has said so itself.
         let (kind, schema) = match &node.kind {
             NodeKind::Filter { condition } => {
                 let planned = self.boolean(condition, input)?;
@@ -534,13 +584,12 @@ impl Planner<'_> {
             NodeKind::Union => (StepKind::Union, self.union(node, input, more, draft)?),
             NodeKind::Windows(windows) => self.windows(node, windows, input, draft)?,
             NodeKind::AsOf(as_of) => self.as_of(node, as_of, input, draft)?,
-            NodeKind::Decide { bundle } => {
-                let decider = self.decide(node, bundle, input, &draft.policy.rev())?;
-                (StepKind::Decide(Arc::new(decider)), Decider::schema(input))
+            NodeKind::Decide { .. } => (StepKind::Decide(Arc::new(decider?)), Decider::schema(input)),
+            NodeKind::Table(table) => self.table(node, table, input)?,
+            NodeKind::Source(_) | NodeKind::Gate { .. } | NodeKind::Unknown => {
+                unreachable!("these are no steps")
             }
             NodeKind::Seal { columns } => self.seal(node, columns, input)?,
-            NodeKind::Table(table) => self.table(node, table, input, draft)?,
-            NodeKind::Source(_) | NodeKind::Gate { .. } => unreachable!("these stand before the gate"),
         };
         let inputs = node.inputs.iter().map(|i| i.value.clone()).collect();
         Some(Step { name: node.name.clone(), inputs, schema, kind })
@@ -551,13 +600,16 @@ impl Planner<'_> {
     }
 
     fn planned<T>(&self, text: &Text, planned: Result<T, String>) -> Option<T> {
+        if text.is_absent() {
+            return None;
+        }
         planned.map_err(|what| self.faults.add(text.line, what)).ok()
     }
 
     /// The place of a column, or a fault.
     fn column(&self, name: &Text, schema: &Schema, of: &str) -> Option<usize> {
         let place = schema.index_of(&name.value).ok();
-        if place.is_none() {
+        if place.is_none() && !name.is_absent() {
             let known: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
             self.faults.add(
                 name.line,
@@ -600,7 +652,11 @@ impl Planner<'_> {
             if made.iter().filter(|(_, field)| *field.name() == name.value).count() > 1 {
                 self.faults.add(
                     name.line,
-                    format!("node `{}` gives two columns named `{}`; leave one out", node.name, name.value),
+                    format!(
+                        "{} gives two columns named `{}`; leave one out",
+                        node.called("node"),
+                        name.value
+                    ),
                 );
             }
         }
@@ -618,8 +674,8 @@ impl Planner<'_> {
                     .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
             if !same {
                 self.faults.add(other.line, format!(
-                    "`{}` and `{}` have different columns, so node `{}` cannot bring them together; `project` them to the same names and types",
-                    node.inputs[0].value, other.value, node.name
+                    "`{}` and `{}` have different columns, so {} cannot bring them together; `project` them to the same names and types",
+                    node.inputs[0].value, other.value, node.called("node")
                 ));
             }
         }
@@ -645,8 +701,9 @@ impl Planner<'_> {
                 self.faults.add(
                     node.line,
                     format!(
-                        "node `{}` needs column `{needed}` of `{}`; keep it there",
-                        node.name, node.inputs[0].value
+                        "{} needs column `{needed}` of `{}`; keep it there",
+                        node.called("node"),
+                        node.inputs[0].value
                     ),
                 );
             }
@@ -672,7 +729,7 @@ impl Planner<'_> {
         let mut seen = BTreeSet::new();
         for field in fields {
             if !seen.insert(field.name()) {
-                self.faults.add(node.line, format!("node `{}` gives two columns named `{}`; give its group or aggregate another name, or drop the input's with a `project`", node.name, field.name()));
+                self.faults.add(node.line, format!("{} gives two columns named `{}`; give its group or aggregate another name, or drop the input's with a `project`", node.called("node"), field.name()));
             }
         }
     }
@@ -692,13 +749,10 @@ impl Planner<'_> {
         let own_time = Text { value: columns::TS_UTC.to_owned(), line: node.line };
         let time = self.time_column(&own_time, input, &node.inputs[0].value);
         let over_time = self.time_column(&group.time, over, over_name);
-        let condition = match &group.condition {
-            Some(text) => Some(self.boolean(text, over)?.expr),
-            None => None,
-        };
+        let condition = group.condition.as_ref().map(|text| self.boolean(text, over));
         let mut measured: Vec<Expr> = Vec::new();
         let mut aggregates = Vec::new();
-        let mut whole = true;
+        let mut whole = !matches!(condition, Some(None));
         for (_, text) in &group.aggregates {
             match self.aggregate(text, over, &mut measured) {
                 Some(aggregate) => aggregates.push(aggregate),
@@ -733,7 +787,7 @@ impl Planner<'_> {
             .collect();
         Some(GroupPlan {
             over: over_name.clone(),
-            condition,
+            condition: condition.flatten().map(|planned| planned.expr),
             narrow: Arc::new(Projection::new(&node.name, narrow)),
             key,
             time,
@@ -771,6 +825,9 @@ impl Planner<'_> {
 
     /// One aggregate such as `avg(amount)`; its argument is added to `measured` unless it is there.
     fn aggregate(&self, text: &Text, over: &Schema, measured: &mut Vec<Expr>) -> Option<Aggregate> {
+        if text.is_absent() {
+            return None;
+        }
         const KNOWN: [&str; 9] =
             ["count", "sum", "avg", "min", "max", "stddev", "distinct", "last", "time_since_last"];
         let call = text
@@ -858,8 +915,12 @@ impl Planner<'_> {
         let observed = self.time_column(&observed, timeline, of);
         let mut values = Vec::new();
         let mut places = Vec::new();
+        let mut whole = true;
         for (name, column) in &as_of.values {
-            let place = self.column(column, timeline, of)?;
+            let Some(place) = self.column(column, timeline, of) else {
+                whole = false;
+                continue;
+            };
             let data_type = timeline.field(place).data_type().clone();
             if !is_measure(&data_type) {
                 self.faults.add(column.line, format!("column `{}` is {data_type}, which a timeline cannot hold; use a boolean, a whole number, a decimal of at most 18 digits, a timestamp or a text", column.value));
@@ -869,6 +930,9 @@ impl Planner<'_> {
         }
         let (key, timeline_key, effective, observed, time) =
             (key?, timeline_key?, effective?, observed?, time?);
+        if !whole {
+            return None;
+        }
         let tick = timeline.index_of(columns::TICK).expect("every stream carries _tick");
         let heads =
             [(tick, "_tick"), (timeline_key, "key"), (effective, "effective"), (observed, "observed")];
@@ -885,9 +949,15 @@ impl Planner<'_> {
         Some((StepKind::AsOf(plan), Arc::new(Schema::new(fields))))
     }
 
-    fn decide(&self, node: &Node, path: &Text, input: &Schema, policy: &PolicyRev) -> Option<Decider> {
-        let file = self.topology.path_of(&path.value);
-        let text = self.read_file(&file, path, "bundle")?;
+    /// The rules of a bundle over its input, if that is known.
+    fn decide(
+        &self,
+        node: &Node,
+        path: &Text,
+        input: Option<&SchemaRef>,
+        policy: Option<&Arc<GatePolicy>>,
+    ) -> Option<Decider> {
+        let (file, text) = self.read_file(path, "bundle")?;
         let bundle = match BundleText::parse(&text) {
             Ok(bundle) => bundle,
             Err(found) => {
@@ -897,12 +967,14 @@ impl Planner<'_> {
                 return None;
             }
         };
+        let input = input?;
         if input.index_of(columns::EVENT_ID).is_err() {
             self.faults.add(
                 node.line,
                 format!(
-                    "node `{}` needs column `event_id` of `{}`; keep it there",
-                    node.name, node.inputs[0].value
+                    "{} needs column `event_id` of `{}`; keep it there",
+                    node.called("node"),
+                    node.inputs[0].value
                 ),
             );
         }
@@ -937,7 +1009,7 @@ impl Planner<'_> {
             otherwise: bundle.otherwise,
             score: score?.expr,
             rules,
-            policy: policy.clone(),
+            policy: policy?.rev(),
         })
     }
 
@@ -969,7 +1041,8 @@ impl Planner<'_> {
             self.faults.add(
                 node.line,
                 format!(
-                    "the episodes of node `{}` would not name what they are based on: they lack {}; keep these                      columns in `{}` and in the nodes before it",
+                    "the episodes of node `{}` would not name what they are based on: they lack {}; keep these \
+                     columns in `{}` and in the nodes before it",
                     node.name,
                     missing.join(", "),
                     node.inputs[0].value
@@ -981,7 +1054,8 @@ impl Planner<'_> {
                 self.faults.add(
                     node.line,
                     format!(
-                        "column `{}` is {}, which has no canonical JSON form, so it cannot be sealed; cast it in a                          `project` before, or leave it out of `columns`",
+                        "column `{}` is {}, which has no canonical JSON form, so it cannot be sealed; cast it in a \
+                         `project` before, or leave it out of `columns`",
                         field.name(),
                         field.data_type()
                     ),
@@ -992,33 +1066,36 @@ impl Planner<'_> {
         missing.is_empty().then(|| (StepKind::Seal(places), episode_schema(&chosen)))
     }
 
-    fn table(
-        &self,
-        node: &Node,
-        table: &TableNode,
-        input: &SchemaRef,
-        draft: &Draft,
-    ) -> Option<(StepKind, SchemaRef)> {
+    /// Whether every table has a name of its own.
+    fn table_names(&self) {
+        let mut taken = BTreeSet::from([ERRORS_TABLE, "facts", "receipts", "quarantine"]);
+        for node in &self.topology.nodes {
+            let NodeKind::Table(TableNode { table: name, .. }) = &node.kind else { continue };
+            if name.is_absent() {
+                continue;
+            }
+            let plain = name.value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            if !plain {
+                self.faults.add(
+                    name.line,
+                    format!("`{}` cannot name a table; use lower-case letters, digits and `_`", name.value),
+                );
+            }
+            if !taken.insert(&name.value) {
+                self.faults.add(
+                    name.line,
+                    format!(
+                        "a table named `{}` is there already; give `table` of {} another name",
+                        name.value,
+                        node.called("node")
+                    ),
+                );
+            }
+        }
+    }
+
+    fn table(&self, node: &Node, table: &TableNode, input: &SchemaRef) -> Option<(StepKind, SchemaRef)> {
         let name = &table.table;
-        let plain = !name.value.is_empty()
-            && name.value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-        if !plain {
-            self.faults.add(
-                name.line,
-                format!("`{}` cannot name a table; use lower-case letters, digits and `_`", name.value),
-            );
-        }
-        let taken =
-            draft.steps.iter().any(|s| matches!(&s.kind, StepKind::Table(t) if t.table == name.value));
-        if taken || [ERRORS_TABLE, "facts", "receipts", "quarantine"].contains(&name.value.as_str()) {
-            self.faults.add(
-                name.line,
-                format!(
-                    "a table named `{}` is there already; give `table` of node `{}` another name",
-                    name.value, node.name
-                ),
-            );
-        }
         if table.format == TableFormat::Sealed && input.index_of(columns::RECORD_DIGEST).is_err() {
             self.faults.add(
                 node.line,
@@ -1036,7 +1113,7 @@ impl Planner<'_> {
     }
 }
 
-/// Every node that a node reads.
+/// Every node that a node reads, by a name that is there.
 fn all_inputs(node: &Node) -> Vec<&Text> {
     let mut inputs: Vec<&Text> = node.inputs.iter().collect();
     match &node.kind {
@@ -1044,6 +1121,7 @@ fn all_inputs(node: &Node) -> Vec<&Text> {
         NodeKind::AsOf(as_of) => inputs.push(&as_of.timeline),
         _ => {}
     }
+    inputs.retain(|input| !input.is_absent());
     inputs
 }
 
@@ -1056,23 +1134,15 @@ pub fn gate_fields() -> Vec<Field> {
         Field::new(columns::EVENT_TYPE, columns::dictionary(), false),
     ];
     fields.extend(columns::envelope_fields().into_iter().filter(|f| f.name() != columns::CONTEXT));
-    fields.extend(CONTEXT_COLUMNS.iter().map(|name| Field::new(*name, columns::dictionary(), true)));
+    fields.extend(context_columns().map(|name| Field::new(name, columns::dictionary(), true)));
     fields.push(Field::new(columns::PAYLOAD, DataType::Utf8, true));
     fields
 }
 
-/// The fields of a record's context that can be read as columns.
-pub const CONTEXT_COLUMNS: [&str; 9] = [
-    "schema_version",
-    "producer",
-    "manifest_fingerprint",
-    "parameter_hash",
-    "seed",
-    "scenario_id",
-    "run_id",
-    "scenario_run_id",
-    "platform_run_id",
-];
+/// The fields of a record's context that can be read as columns; its event type has a column of its own.
+pub fn context_columns() -> impl Iterator<Item = &'static str> {
+    CONTEXT.into_iter().filter(|place| *place != EVENT_TYPE).map(|place| FIELDS[place])
+}
 
 /// The column of a payload field: its name, or `payload_` and its name where the envelope has one like it.
 pub fn payload_column(field: &str) -> String {

@@ -14,11 +14,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arrow::array::{Array, AsArray};
-use arrow::datatypes::{Int32Type, UInt64Type};
+use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
 use tidegate_facts::{Digest, Tick, Topic, columns};
 use tidegate_operators::gate::Judged;
 use tidegate_sinks::dedupe::{DedupeError, DedupeIndex, Seen};
 use tidegate_sinks::log::{EmbeddedLog, Group, LogError, LogOptions, Recovery, Start, Until, read_groups};
+use tidegate_sinks::schemas;
 use tidegate_sinks::sequencer::Sequencer;
 use tidegate_sinks::signing::Signer;
 use tidegate_sinks::store::{Store, StoreError};
@@ -31,6 +32,7 @@ use crate::admission::{
 use crate::feed::{Fed, Feed};
 use crate::output::Output;
 use crate::plan::{Plan, judge_of};
+use crate::reorder::{Reorder, Resume};
 use crate::sources::SourcePlan;
 use crate::watch::{Stage, Watch};
 use crate::workers::Workers;
@@ -140,6 +142,7 @@ pub enum RunError {
 pub fn run(plan: &Arc<Plan>, options: &Options, watch: &Watch) -> Result<Report, RunError> {
     let (log, recovery) = EmbeddedLog::open(&options.data.join("log"), LogOptions::default())?;
     let store = Store::open(&options.store_path())?;
+    schemas::declare(&plan.tables(), &store)?;
     let output = Output::to_store(store.clone(), plan.digest, options.signer.clone())?;
 
     let mut workers = Workers::start(plan, options.workers, &output, watch).map_err(RunError::Worker)?;
@@ -177,8 +180,8 @@ struct Gate<'r> {
 #[derive(Default)]
 struct Past {
     facts: u64,
-    /// For each source how many records have a receipt.
-    positions: BTreeMap<String, u64>,
+    /// For each source which records have a receipt.
+    sources: BTreeMap<String, Resume>,
     /// For each source what it was read from.
     prefixes: BTreeMap<String, ProgressRecord>,
 }
@@ -196,7 +199,11 @@ impl Gate<'_> {
         let (mut dedupe, covered) = DedupeIndex::open(&index, self.options.dedupe_bytes, self.log.upper())?;
         let mut feed = Feed::new(self.plan, self.options.workers);
         let past = self.replay(&mut feed, &mut dedupe, covered)?;
-        let names: Vec<String> = self.plan.sources.iter().map(|s| s.name.clone()).collect();
+        let sources = self.plan.sources.iter().map(|source| {
+            let resume = past.sources.get(&source.name).cloned().unwrap_or_default();
+            (source.name.clone(), Reorder::new(source.late, resume))
+        });
+        let sources: Vec<(String, Reorder)> = sources.collect();
         let ends = [Topic::Traffic, Topic::Control].into_iter().flat_map(|topic| {
             let log = &self.log;
             (0..self.plan.topology.partitions).map(move |p| ((topic, p), log.end_offset(topic, p)))
@@ -204,7 +211,7 @@ impl Gate<'_> {
         let ends = ends.filter(|(_, end)| *end > 0).collect();
         let upper = self.log.upper();
         let sequencer = Sequencer::after(upper, ends);
-        let mut admission = Admission::new(self.plan.topology.clock, names, sequencer, dedupe, upper);
+        let mut admission = Admission::new(self.plan.topology.clock, sources, sequencer, dedupe, upper);
         if self.recovered == 0 {
             self.append_run_record(&mut admission, &mut feed)?;
         }
@@ -293,15 +300,19 @@ impl Gate<'_> {
                     let sources = frame.rows.column(0).as_dictionary::<Int32Type>();
                     let names = sources.values().as_string::<i32>();
                     let positions = frame.rows.column(1).as_primitive::<UInt64Type>();
-                    let mut ends = vec![0; names.len()];
-                    for (source, position) in sources.keys().values().iter().zip(positions.values()) {
-                        let end: &mut u64 = &mut ends[*source as usize];
-                        *end = (*end).max(position + 1);
+                    let places =
+                        frame.rows.column_by_name("place").map(|places| places.as_primitive::<Int64Type>());
+                    let mut resumes: Vec<Resume> = names
+                        .iter()
+                        .flatten()
+                        .map(|name| past.sources.remove(name).unwrap_or_default())
+                        .collect();
+                    for (row, source) in sources.keys().values().iter().enumerate() {
+                        let place = places.filter(|places| places.is_valid(row));
+                        let place = place.map_or(i64::MIN, |places| places.value(row));
+                        resumes[*source as usize].learn(positions.value(row), place);
                     }
-                    for (name, end) in names.iter().flatten().zip(ends) {
-                        let known = past.positions.entry(name.to_owned()).or_default();
-                        *known = (*known).max(end);
-                    }
+                    past.sources.extend(names.iter().flatten().map(str::to_owned).zip(resumes));
                 }
                 _ => {}
             }
@@ -320,7 +331,7 @@ impl Gate<'_> {
         self.append(&group, admission, feed)
     }
 
-    /// Starts the thread of one source, after the records that have receipts.
+    /// Starts the thread of one source, at the first record that has no receipt.
     fn open_source(
         &self,
         place: usize,
@@ -328,7 +339,7 @@ impl Gate<'_> {
         past: &Past,
     ) -> Result<Receiver<FromSource>, RunError> {
         let failed = |source| RunError::Source { name: plan.name.clone(), source };
-        let from = past.positions.get(&plan.name).copied().unwrap_or(0);
+        let from = past.sources.get(&plan.name).map_or(0, Resume::next);
         if let (Some(known), Some(path)) = (past.prefixes.get(&plan.name), plan.path()) {
             known.prefix.check(path).map_err(failed)?;
         }
@@ -410,7 +421,7 @@ impl Gate<'_> {
         let progress = prefixes.iter().filter_map(|(place, prefix)| {
             let source = &self.plan.sources[*place].name;
             let read = self.watch.stage(&Stage::Source(*place, source.clone())).rows();
-            let records = past.positions.get(source).copied().unwrap_or(0) + read;
+            let records = past.sources.get(source).map_or(0, Resume::next) + read;
             let record = ProgressRecord { source: source.clone(), records, prefix: prefix.clone() };
             let unchanged = past.prefixes.get(source).is_some_and(|known| known.records == records);
             (!unchanged).then(|| audit_record(PROGRESS, &record))

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use tidegate_facts::Span;
+use tidegate_facts::names::choices;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -36,6 +37,20 @@ pub struct Text {
     pub value: String,
     /// The line, counted from 1; 0 when it came from the command line.
     pub line: u32,
+}
+
+impl Text {
+    /// Stands in for a text that is missing or wrong, which has been said.
+    ///
+    /// No setting is an empty text: [`Section`] refuses them.
+    pub fn absent(line: u32) -> Text {
+        Text { value: String::new(), line }
+    }
+
+    /// Whether it only stands in, so that nothing more is to be said about it.
+    pub fn is_absent(&self) -> bool {
+        self.value.is_empty()
+    }
 }
 
 /// Gathers the faults of one file.
@@ -83,9 +98,9 @@ impl Faults {
         list
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.list.borrow().is_empty()
+    /// How many there are so far.
+    pub fn count(&self) -> usize {
+        self.list.borrow().len()
     }
 }
 
@@ -133,23 +148,33 @@ impl<'t> Section<'t> {
         );
     }
 
-    /// A text that may be missing.
-    pub fn text(&self, key: &'static str) -> Option<Text> {
-        let value = self.get(key)?;
-        if let Some(text) = value.get_ref().as_str() {
-            return Some(Text { value: text.to_owned(), line: self.faults.line_at(value.span().start) });
+    /// The value as a text; what is wrong with it is said, and [`Text::absent`] stands in.
+    fn text_of(&self, value: &Spanned<DeValue<'_>>, key: &str, wanted: &str) -> Text {
+        let line = self.faults.line_at(value.span().start);
+        match value.get_ref().as_str() {
+            Some("") => {
+                self.faults.add(line, format!("`{key}` of {} is empty; write {wanted}", self.name));
+                Text::absent(line)
+            }
+            Some(text) => Text { value: text.to_owned(), line },
+            None => {
+                self.wrong(value, key, wanted);
+                Text::absent(line)
+            }
         }
-        self.wrong(value, key, "a text");
-        None
     }
 
-    /// A text that must be there; an empty one stands in when it is not.
+    /// A text that may be missing.
+    pub fn text(&self, key: &'static str) -> Option<Text> {
+        Some(self.text_of(self.get(key)?, key, "a text"))
+    }
+
+    /// A text that must be there.
     pub fn required_text(&self, key: &'static str, what_it_is: &str) -> Text {
-        if self.table.contains_key(key) {
-            return self.text(key).unwrap_or(Text { value: String::new(), line: self.line() });
-        }
-        self.missing(key, what_it_is);
-        Text { value: String::new(), line: self.line() }
+        self.text(key).unwrap_or_else(|| {
+            self.missing(key, what_it_is);
+            Text::absent(self.line())
+        })
     }
 
     /// Adds the fault that `key` is missing.
@@ -165,16 +190,7 @@ impl<'t> Section<'t> {
             self.wrong(value, key, "a list of texts");
             return Vec::new();
         };
-        let mut texts = Vec::new();
-        for item in items {
-            match item.get_ref().as_str() {
-                Some(text) => {
-                    texts.push(Text { value: text.to_owned(), line: self.faults.line_at(item.span().start) });
-                }
-                None => self.wrong(item, key, "a list of texts"),
-            }
-        }
-        texts
+        items.iter().map(|item| self.text_of(item, key, "a list of texts")).collect()
     }
 
     /// Names and texts, in the order of the file.
@@ -186,15 +202,10 @@ impl<'t> Section<'t> {
         };
         let mut pairs = Vec::new();
         for (name, value) in table {
-            match value.get_ref().as_str() {
-                Some(text) => {
-                    let at = name.span().start;
-                    let name = Text { value: name.get_ref().to_string(), line: self.faults.line_at(at) };
-                    let line = self.faults.line_at(value.span().start);
-                    pairs.push((at, (name, Text { value: text.to_owned(), line })));
-                }
-                None => self.wrong(value, name.get_ref(), "a text"),
-            }
+            let at = name.span().start;
+            let text = self.text_of(value, name.get_ref(), "a text");
+            let name = Text { value: name.get_ref().to_string(), line: self.faults.line_at(at) };
+            pairs.push((at, (name, text)));
         }
         pairs.sort_by_key(|(at, _)| *at);
         pairs.into_iter().map(|(_, pair)| pair).collect()
@@ -232,7 +243,7 @@ impl<'t> Section<'t> {
 
     /// A length of time such as `7d`.
     pub fn span(&self, key: &'static str) -> Option<Span> {
-        let text = self.text(key)?;
+        let text = self.text(key).filter(|text| !text.is_absent())?;
         match Span::parse(&text.value) {
             Ok(span) => Some(span),
             Err(what) => {
@@ -305,6 +316,11 @@ impl<'t> Section<'t> {
         sections
     }
 
+    /// Whether `key` is there, right or wrong.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// Whether `key` is a table rather than a text.
     pub fn is_table(&self, key: &str) -> bool {
         self.table.get(key).is_some_and(|value| value.get_ref().is_table())
@@ -332,44 +348,5 @@ impl<'t> Section<'t> {
                 );
             }
         }
-    }
-}
-
-/// What to write in place of `unknown`: the nearest of `known`, or all of them.
-pub fn choices(unknown: &str, known: &[&str]) -> String {
-    let nearest = known.iter().map(|k| (distance(unknown, k), k)).min();
-    match nearest {
-        Some((distance, nearest)) if distance <= unknown.len() / 3 + 1 => {
-            format!("did you mean `{nearest}`?")
-        }
-        _ if known.is_empty() => "there are none".to_owned(),
-        _ => format!("it can be {}", known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")),
-    }
-}
-
-/// How many single-character edits lie between two names.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_nearest_name_is_offered_and_else_all() {
-        assert_eq!(choices("wheer", &["where", "input"]), "did you mean `where`?");
-        assert_eq!(choices("colour", &["where", "input"]), "it can be `where`, `input`");
     }
 }

@@ -6,18 +6,21 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use tidegate_facts::names::choices;
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::tick::MICROS_MAX;
 use tidegate_facts::time::parse_rfc3339_micros;
-use tidegate_facts::{Context, Reason, columns};
+use tidegate_facts::{Context, PayloadSchema, Reason, Span, columns};
 use tidegate_operators::expr::Expr;
-use tidegate_operators::gate::{GatePolicy, Judge, Judged, Refused, TimeBounds};
+use tidegate_operators::gate::{EventPolicy, GatePolicy, Judge, Judged, Refused, TimeBounds};
 use tidegate_sources::world::WorldSource;
-use tidegate_sources::{Body, Chunk, CsvOptions, CsvSource, JsonlSource, ParquetSource, Source, SourceError};
+use tidegate_sources::{
+    Body, Chunk, CsvOptions, CsvSource, JsonlSource, ParquetSource, RECORD_BYTES_MAX, Source, SourceError,
+};
 
-use crate::settings::{Faults, Text, choices};
+use crate::settings::{Faults, Text};
 use crate::sql::{Planned, Sql};
-use crate::topology::{EventMapping, Node, Place, SourceNode, Topology};
+use crate::topology::{Clock, EventMapping, Node, Place, SourceNode, Topology};
 
 /// Every time that a tick can hold.
 pub const ANY_TIME: TimeBounds = TimeBounds { from: 0, to: MICROS_MAX };
@@ -33,6 +36,8 @@ pub struct SourcePlan {
     pub mapping: Option<Mapping>,
     /// Which event times it may hold.
     pub bounds: TimeBounds,
+    /// How far its records may be out of order, in microseconds of event time.
+    pub late: i64,
     /// How many records it hands over at once.
     pub batch_rows: usize,
     /// The longest record that is read whole.
@@ -56,26 +61,39 @@ pub(crate) fn plan_source(
     node: &Node,
     source: &SourceNode,
     topology: &Topology,
-    policy: &Arc<GatePolicy>,
+    policy: Option<&Arc<GatePolicy>>,
     sql: &Sql,
     faults: &Rc<Faults>,
 ) -> Option<SourcePlan> {
     let bounds = bounds_of(source, faults);
+    if source.late.is_some() && topology.clock == Clock::Wall {
+        faults.add(
+            node.line,
+            format!(
+                "{} has `late`, and under the wall clock records are taken as they come; leave it out, or set clock = \"event\"",
+                node.called("source")
+            ),
+        );
+    }
     let mut plan = SourcePlan {
         name: node.name.clone(),
         place: source.place.clone(),
         mapping: None,
         bounds,
+        late: source.late.map_or(0, Span::micros),
         batch_rows: topology.batch_rows,
-        record_bytes_max: policy.record_bytes_max,
+        record_bytes_max: policy.map_or(RECORD_BYTES_MAX, |policy| policy.record_bytes_max),
     };
+    if plan.path().is_some_and(|path| path.as_os_str().is_empty()) {
+        return None; // That it has no path has been said.
+    }
     let schema = match plan.head() {
         Ok(schema) => schema,
         Err(error) => {
             let cause = std::error::Error::source(&error).map(|s| format!(" ({s})")).unwrap_or_default();
             faults.add(
                 node.line,
-                format!("source `{}`: {error}{cause}; or say --set {}.path=..", node.name, node.name),
+                format!("{}: {error}{cause}; or say --set {}.path=..", node.called("source"), node.name),
             );
             return None;
         }
@@ -100,6 +118,7 @@ fn bounds_of(source: &SourceNode, faults: &Rc<Faults>) -> TimeBounds {
     if let Some((from, to)) = &source.time_between {
         for (text, slot) in [(from, &mut bounds.from), (to, &mut bounds.to)] {
             match parse_rfc3339_micros(&text.value) {
+                None if text.is_absent() => {}
                 Some(micros) => *slot = micros,
                 None => faults.add(
                     text.line,
@@ -118,7 +137,8 @@ struct MappingPlanner<'a> {
     node: &'a Node,
     event: &'a EventMapping,
     topology: &'a Topology,
-    policy: &'a Arc<GatePolicy>,
+    /// `None` when it has faults, which have been said.
+    policy: Option<&'a Arc<GatePolicy>>,
     sql: &'a Sql,
     faults: &'a Rc<Faults>,
 }
@@ -126,20 +146,8 @@ struct MappingPlanner<'a> {
 impl MappingPlanner<'_> {
     fn plan(&self, schema: &Schema) -> Option<Mapping> {
         let event_type = &self.event.event_type;
-        let Some(event) = self.policy.event(&event_type.value) else {
-            let known: Vec<&str> = self.policy.events().map(|e| e.event_type.as_ref()).collect();
-            let what = format!(
-                "the policy knows no event type `{}`; {}",
-                event_type.value,
-                choices(&event_type.value, &known)
-            );
-            self.faults.add(event_type.line, what);
-            return None;
-        };
-        let Some(payload_schema) = &event.payload else {
-            self.faults.add(event_type.line, format!("event type `{}` has no [payload] in the policy, so columns cannot be put into one; declare its fields there", event_type.value));
-            return None;
-        };
+        let event = self.policy.and_then(|policy| self.event_of(policy));
+        let payload_schema = event.and_then(|event| self.payload_of(event));
         let mut reads = Vec::new();
         let mut read = |planned: Option<Planned>| {
             planned.map(|p| {
@@ -151,22 +159,28 @@ impl MappingPlanner<'_> {
         let time = read(self.time(schema));
         let mut payload = Vec::new();
         let mut whole = true;
-        for (name, _) in &self.event.payload {
-            if payload_schema.index_of(&name.value).is_none() {
-                let known: Vec<&str> = payload_schema.fields.iter().map(|f| f.name.as_str()).collect();
-                self.faults.add(
-                    name.line,
-                    format!(
-                        "event type `{}` has no payload field `{}`; {}",
-                        event_type.value,
-                        name.value,
-                        choices(&name.value, &known)
-                    ),
-                );
-                whole = false;
+        for (name, sql) in &self.event.payload {
+            match payload_schema {
+                // Its place among the fields is unknown, and its faults are not.
+                None => drop(self.expr(sql, schema, None)),
+                Some(fields) if fields.index_of(&name.value).is_some() => {}
+                Some(fields) => {
+                    let known: Vec<&str> = fields.fields.iter().map(|f| f.name.as_str()).collect();
+                    self.faults.add(
+                        name.line,
+                        format!(
+                            "event type `{}` has no payload field `{}`; {}",
+                            event_type.value,
+                            name.value,
+                            choices(&name.value, &known)
+                        ),
+                    );
+                    self.expr(sql, schema, None);
+                    whole = false;
+                }
             }
         }
-        for field in &payload_schema.fields {
+        for field in payload_schema.iter().flat_map(|schema| &schema.fields) {
             let own = self.event.payload.iter().find(|(name, _)| name.value == field.name);
             let sql = match own {
                 Some((_, sql)) => sql.clone(),
@@ -188,13 +202,9 @@ impl MappingPlanner<'_> {
                 None => whole = false,
             }
         }
-        let (event_id, time) = (event_id?, time?);
-        if !whole {
-            return None;
-        }
         let context = crate::plan::context_of(&self.topology.run, &event_type.value, self.event);
-        let missing = context.missing_pins(event.class);
-        if !missing.is_empty() {
+        let missing = event.map(|event| context.missing_pins(event.class)).unwrap_or_default();
+        if let (Some(event), false, false) = (event, missing.is_empty(), self.topology.run_flawed) {
             self.faults.add(
                 self.node.line,
                 format!(
@@ -205,15 +215,47 @@ impl MappingPlanner<'_> {
                 ),
             );
         }
+        let (event_id, time, policy, _) = (event_id?, time?, self.policy?, payload_schema?);
+        if !whole {
+            return None;
+        }
         let mapping = Mapping { reads, event_id, time, payload, context };
-        let judge = crate::plan::judge_of(self.policy, self.topology.partitions, ANY_TIME);
+        let judge = crate::plan::judge_of(policy, self.topology.partitions, ANY_TIME);
         for what in judge.check_columns(&mapping.schema(), &event_type.value) {
             self.faults.add(event_type.line, format!("source `{}`: {what}", self.node.name));
         }
         Some(mapping)
     }
 
+    /// What the policy says of the event type, or a fault.
+    fn event_of<'p>(&self, policy: &'p GatePolicy) -> Option<&'p EventPolicy> {
+        let event_type = &self.event.event_type;
+        let event = policy.event(&event_type.value);
+        if event.is_none() && !event_type.is_absent() {
+            let known: Vec<&str> = policy.events().map(|e| e.event_type.as_ref()).collect();
+            let what = format!(
+                "the policy knows no event type `{}`; {}",
+                event_type.value,
+                choices(&event_type.value, &known)
+            );
+            self.faults.add(event_type.line, what);
+        }
+        event
+    }
+
+    /// The payload fields of an event type, or a fault.
+    fn payload_of<'p>(&self, event: &'p EventPolicy) -> Option<&'p PayloadSchema> {
+        if event.payload.is_none() {
+            let event_type = &self.event.event_type;
+            self.faults.add(event_type.line, format!("event type `{}` has no [payload] in the policy, so columns cannot be put into one; declare its fields there", event_type.value));
+        }
+        event.payload.as_ref()
+    }
+
     fn expr(&self, text: &Text, schema: &Schema, wanted: Option<&DataType>) -> Option<Planned> {
+        if text.is_absent() {
+            return None;
+        }
         self.sql.plan(&text.value, schema, wanted).map_err(|what| self.faults.add(text.line, what)).ok()
     }
 

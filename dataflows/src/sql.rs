@@ -9,9 +9,8 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr as Logical, Volatility, cast};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use tidegate_facts::names::choices;
 use tidegate_operators::expr::Expr;
-
-use crate::settings::choices;
 
 /// Plans expressions. One is enough for a whole topology.
 pub struct Sql {

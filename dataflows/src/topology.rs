@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use tidegate_facts::names::choices;
 use tidegate_facts::{Context, Span};
 use tidegate_sources::world::WorldConfig;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::settings::{FROM_COMMAND_LINE, Fault, Faults, Section, Text, choices};
+use crate::settings::{FROM_COMMAND_LINE, Fault, Faults, Section, Text};
 
 /// A topology: where records come from, what is derived from them, and where it goes.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct Topology {
     pub batch_rows: usize,
     /// The pins of records that do not bring their own.
     pub run: Context,
+    /// `[run]` has faults, so that nobody can say which pins it lacks.
+    pub run_flawed: bool,
     /// The nodes, in the order of the file.
     pub nodes: Vec<Node>,
     /// The text of the file, for its digest.
@@ -55,6 +58,8 @@ pub struct Node {
     pub inputs: Vec<Text>,
     /// What it does.
     pub kind: NodeKind,
+    /// Its settings have faults, so that nobody can say which columns it gives.
+    pub flawed: bool,
 }
 
 /// What a node does, with its settings.
@@ -97,6 +102,8 @@ pub enum NodeKind {
     },
     /// `sink.parquet`, `sink.jsonl` and `sink.seal`: a committed table.
     Table(TableNode),
+    /// Its kind is missing or none of [`KINDS`], which has been said.
+    Unknown,
 }
 
 /// A source.
@@ -108,6 +115,8 @@ pub struct SourceNode {
     pub event: Option<EventMapping>,
     /// Event times outside are quarantined.
     pub time_between: Option<(Text, Text)>,
+    /// How far its records may lie behind the greatest event time before them, and still be waited for.
+    pub late: Option<Span>,
 }
 
 /// Where a source's records are.
@@ -258,44 +267,55 @@ impl Override {
     }
 }
 
+impl Node {
+    /// What faults call it: `what` and its name, if it has one.
+    pub fn called(&self, what: &str) -> String {
+        if self.name.is_empty() { format!("a {what}") } else { format!("{what} `{}`", self.name) }
+    }
+}
+
 impl Topology {
-    /// Reads the topology in `file`, with `overrides` in place of what it says.
+    /// Reads the topology in `file`, with `overrides` in place of what it says, and checks its shape.
     ///
     /// # Errors
-    /// Every fault of the file.
+    /// Every fault of the file's shape; [`crate::Plan::read`] finds those of what it says too.
     pub fn read(file: &Path, overrides: &[Override]) -> Result<Topology, Vec<Fault>> {
+        let (topology, faults) = Topology::read_on(file, overrides)?;
+        let found = faults.take();
+        if found.is_empty() { Ok(topology) } else { Err(found) }
+    }
+
+    /// Reads as much of the topology as there is, and gathers the faults of its shape.
+    ///
+    /// A wrong text is [`Text::absent`], and a node with faults is [`Node::flawed`].
+    ///
+    /// # Errors
+    /// The one fault of a file that cannot be read or is no TOML.
+    pub(crate) fn read_on(file: &Path, overrides: &[Override]) -> Result<(Topology, Rc<Faults>), Vec<Fault>> {
         let text = std::fs::read_to_string(file).map_err(|error| {
             let what = format!("cannot be read ({error}); check that it exists and is readable");
             vec![Fault { file: file.to_owned(), line: 1, what }]
         })?;
-        Topology::parse(file, &text, overrides)
-    }
-
-    /// Reads a topology from its text; relative paths in it are relative to the folder of `file`.
-    ///
-    /// # Errors
-    /// Every fault of the text.
-    pub fn parse(file: &Path, text: &str, overrides: &[Override]) -> Result<Topology, Vec<Fault>> {
-        let faults = Faults::new(file, text);
-        let (root, errors) = DeTable::parse_recoverable(text);
-        for error in &errors {
-            let line = error.span().map_or(1, |span| faults.line_at(span.start));
-            faults.add(line, format!("is not TOML: {}", error.message().lines().next().unwrap_or_default()));
-        }
-        let mut root = root.into_inner();
+        let faults = Faults::new(file, &text);
+        let mut root = DeTable::parse(&text)
+            .map_err(|error| {
+                let line = error.span().map_or(1, |span| faults.line_at(span.start));
+                let what = error.message().lines().next().unwrap_or_default();
+                faults.add(line, format!("is not TOML: {what}"));
+                faults.take()
+            })?
+            .into_inner();
         for set in overrides {
             if let Err(what) = apply(&mut root, set) {
                 faults.add(0, what);
             }
         }
-        let topology = read_root(file, text, &root, &faults);
-        let found = faults.take();
-        if found.is_empty() { Ok(topology) } else { Err(found) }
+        Ok((read_root(file, &text, &root, &faults), faults))
     }
 
     /// The node of that name.
     pub fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.iter().find(|node| node.name == name)
+        self.nodes.iter().find(|node| node.name == name && !name.is_empty())
     }
 
     /// A path of the file, relative to its folder.
@@ -358,10 +378,10 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
     let clock = match section.text("clock") {
         None => Clock::Wall,
         Some(text) if text.value == "wall" => Clock::Wall,
-        Some(text) if text.value == "event" => Clock::Event,
+        Some(text) if text.value == "event" || text.is_absent() => Clock::Event,
         Some(text) => {
             faults.add(text.line, format!("`{}` is no clock; it can be `wall`, `event`", text.value));
-            Clock::Wall
+            Clock::Event // The clock under which more settings are right.
         }
     };
     let partitions = section.count("partitions", 1).unwrap_or(1);
@@ -371,10 +391,12 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
     let commit_rows = section.count("commit_rows", 1).unwrap_or(250_000);
     let commit_span = section.span("commit_span").unwrap_or(Span::parse("3650d").expect("a span"));
     let batch_rows = section.count("batch_rows", 1).unwrap_or(8_192) as usize;
+    let before = faults.count();
     let run = section.section("run").map(|section| read_run(&section, faults)).unwrap_or_default();
+    let run_flawed = faults.count() > before;
     let mut sections = section.list("node");
     for node in &mut sections {
-        if let Some(name) = node.text("name") {
+        if let Some(name) = name_of(node) {
             node.rename(format!("node `{}`", name.value));
         }
     }
@@ -403,21 +425,27 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
         commit_span,
         batch_rows,
         run,
+        run_flawed,
         nodes,
         text: text.to_owned(),
     }
 }
 
+/// The name of a node, if it has one.
+fn name_of(section: &Section<'_>) -> Option<Text> {
+    section.text("name").filter(|name| !name.is_absent())
+}
+
 /// The place settings of each source by node name, for `same_as`.
 fn source_paths<'s, 't>(sections: &'s [Section<'t>]) -> Vec<(String, &'s Section<'t>)> {
-    sections.iter().filter_map(|s| s.text("name").map(|name| (name.value, s))).collect()
+    sections.iter().filter_map(|s| Some((name_of(s)?.value, s))).collect()
 }
 
 fn read_run(section: &Section<'_>, faults: &Rc<Faults>) -> Context {
     use tidegate_facts::envelope::{ScenarioId, is_hex, is_platform_run};
     let form = |key: &'static str, wanted: &str, holds: &dyn Fn(&str) -> bool| {
         let text = section.text(key)?;
-        if !holds(&text.value) {
+        if !text.is_absent() && !holds(&text.value) {
             faults.add(text.line, format!("`{key}` of {} must be {wanted}", section.name()));
         }
         Some(text.value)
@@ -443,11 +471,11 @@ fn read_node(
     paths: &[(String, &Section<'_>)],
     faults: &Rc<Faults>,
 ) -> Node {
+    let before = faults.count();
     let name = section.required_text("name", "by which other nodes and --set refer to it").value;
     let line = section.line();
     let kind = section.required_text("kind", "what the node does");
-    let mut inputs = section.texts("inputs");
-    inputs.extend(section.text("input"));
+    let inputs = read_inputs(section, &kind.value, faults);
     let kind = match kind.value.as_str() {
         "source.parquet" | "source.csv" | "source.jsonl" | "source.world" => {
             NodeKind::Source(read_source(section, &kind.value, file, paths, faults))
@@ -479,14 +507,34 @@ fn read_node(
             };
             NodeKind::Table(table)
         }
-        "" => NodeKind::Union,
+        "" => NodeKind::Unknown,
         unknown => {
             faults.add(kind.line, format!("`{unknown}` is no kind of node; {}", choices(unknown, &KINDS)));
-            return Node { name, line, inputs, kind: NodeKind::Union };
+            NodeKind::Unknown
         }
     };
-    section.finish();
-    Node { name, line, inputs, kind }
+    if !matches!(kind, NodeKind::Unknown) {
+        section.finish();
+    }
+    Node { name, line, inputs, kind, flawed: faults.count() > before }
+}
+
+/// What a node of that kind reads.
+fn read_inputs(section: &Section<'_>, kind: &str, faults: &Rc<Faults>) -> Vec<Text> {
+    if kind.starts_with("source.") && KINDS.contains(&kind) {
+        return Vec::new(); // Sources read no node.
+    }
+    let before = faults.count();
+    let mut inputs = section.texts("inputs");
+    inputs.extend(section.text("input"));
+    if inputs.is_empty() && faults.count() == before {
+        match kind {
+            "gate" => section.missing("inputs", "the list of its sources"),
+            kind if KINDS.contains(&kind) => section.missing("input", "the node it reads"),
+            _ => {} // What it is has to be said first.
+        }
+    }
+    inputs
 }
 
 fn read_source(
@@ -497,6 +545,10 @@ fn read_source(
     faults: &Rc<Faults>,
 ) -> SourceNode {
     let folder = file.parent().unwrap_or(Path::new(""));
+    let before = faults.count();
+    let columns = (kind == "source.jsonl")
+        .then(|| section.texts("columns").into_iter().map(|column| column.value).collect::<Vec<_>>());
+    let columns_flawed = faults.count() > before;
     let place = if kind == "source.world" {
         read_world(section, paths, faults)
     } else {
@@ -507,6 +559,7 @@ fn read_source(
                 let delimiter = section.text("delimiter");
                 let byte = match delimiter.as_ref().map(|d| d.value.as_bytes()) {
                     None => b',',
+                    Some([]) => b',',
                     Some([byte]) => *byte,
                     Some(_) => {
                         let line = delimiter.map_or(0, |d| d.line);
@@ -519,7 +572,7 @@ fn read_source(
                 };
                 Place::Csv(path, byte)
             }
-            _ => Place::Jsonl(path, section.texts("columns").into_iter().map(|c| c.value).collect()),
+            _ => Place::Jsonl(path, columns.unwrap_or_default()),
         }
     };
     let event = section.section("event").map(|event| {
@@ -535,13 +588,13 @@ fn read_source(
         mapping
     });
     let envelopes = matches!(&place, Place::Jsonl(_, columns) if columns.is_empty());
-    if event.is_none() && !envelopes {
+    if !section.has("event") && !envelopes && !columns_flawed {
         section.missing(
             "event",
             "a table that says how its rows become events: { type = .., id = .., time = .. }",
         );
     }
-    if event.is_some() && envelopes {
+    if event.is_some() && envelopes && !columns_flawed {
         section.missing(
             "columns",
             "the list of keys that its expressions use (lines without `event` are whole envelopes)",
@@ -559,7 +612,7 @@ fn read_source(
             None
         }
     };
-    SourceNode { place, event, time_between }
+    SourceNode { place, event, time_between, late: section.span("late") }
 }
 
 fn read_path(
@@ -573,7 +626,8 @@ fn read_path(
         let other = same.required_text("same_as", "the node whose path it shares");
         same.finish();
         match paths.iter().find(|(name, _)| *name == other.value) {
-            Some((_, twin)) if !twin.is_table("path") => twin.text("path"),
+            _ if other.is_absent() => None,
+            Some((_, twin)) if twin.has("path") && !twin.is_table("path") => twin.text("path"),
             _ => {
                 let known: Vec<&str> = paths.iter().map(|(name, _)| name.as_str()).collect();
                 let what = format!(
@@ -589,7 +643,7 @@ fn read_path(
         Some(section.required_text("path", "the file or folder it reads"))
     };
     // A path of the command line is relative to where the command runs, one of the file to the file.
-    own.map_or_else(PathBuf::new, |text| {
+    own.filter(|text| !text.is_absent()).map_or_else(PathBuf::new, |text| {
         if text.line == 0 { PathBuf::from(text.value) } else { folder.join(text.value) }
     })
 }
@@ -606,7 +660,9 @@ fn read_world(section: &Section<'_>, paths: &[(String, &Section<'_>)], faults: &
         }
     };
     let Some(world) = section.section("world") else {
-        section.missing("world", "a table of its settings, or { same_as = .. }");
+        if !section.has("world") {
+            section.missing("world", "a table of its settings, or { same_as = .. }");
+        }
         return Place::World(WorldConfig::default(), stream);
     };
     let Some(other) = world.text("same_as") else {
@@ -618,6 +674,7 @@ fn read_world(section: &Section<'_>, paths: &[(String, &Section<'_>)], faults: &
     let config = match twin {
         // The faults of the twin's own settings are found where they stand.
         Some(twin) => read_world_config(twin, &Faults::new(Path::new(""), "")),
+        None if other.is_absent() => WorldConfig::default(),
         None => {
             let known: Vec<&str> = paths.iter().map(|(name, _)| name.as_str()).collect();
             let what =
@@ -641,7 +698,7 @@ fn read_world_config(world: Section<'_>, faults: &Rc<Faults>) -> WorldConfig {
     small("days", &mut config.days);
     config.seed = world.count("seed", 0).unwrap_or(config.seed);
     config.radius = world.number("radius").unwrap_or(config.radius);
-    if let Some(start) = world.text("start") {
+    if let Some(start) = world.text("start").filter(|start| !start.is_absent()) {
         match tidegate_facts::time::parse_rfc3339_micros(&start.value) {
             Some(micros) => config.start = micros,
             None => faults.add(
@@ -656,8 +713,9 @@ fn read_world_config(world: Section<'_>, faults: &Rc<Faults>) -> WorldConfig {
 
 fn read_windows(section: &Section<'_>, faults: &Rc<Faults>) -> WindowsNode {
     let lateness_max = section.span("lateness_max");
+    let before = faults.count();
     let groups = section.sections("groups");
-    if groups.is_empty() {
+    if groups.is_empty() && faults.count() == before {
         return WindowsNode { groups: vec![read_group(String::new(), section, faults)], lateness_max };
     }
     let groups = groups
@@ -672,22 +730,23 @@ fn read_windows(section: &Section<'_>, faults: &Rc<Faults>) -> WindowsNode {
 }
 
 fn read_group(name: String, section: &Section<'_>, faults: &Rc<Faults>) -> GroupNode {
-    let windows: Vec<(Text, Span)> = section
-        .texts("windows")
-        .into_iter()
-        .filter_map(|text| match Span::parse(&text.value) {
-            Ok(span) => Some((text, span)),
-            Err(what) => {
-                faults.add(text.line, format!("`windows` of {}: {what}", section.name()));
-                None
-            }
-        })
-        .collect();
-    if windows.is_empty() {
+    let before = faults.count();
+    let widths = section.texts("windows");
+    if widths.is_empty() && faults.count() == before {
         section.missing("windows", "a list of widths such as [\"1d\", \"7d\"]");
     }
+    let windows = widths.into_iter().filter(|text| !text.is_absent());
+    let windows = windows.filter_map(|text| match Span::parse(&text.value) {
+        Ok(span) => Some((text, span)),
+        Err(what) => {
+            faults.add(text.line, format!("`windows` of {}: {what}", section.name()));
+            None
+        }
+    });
+    let windows: Vec<(Text, Span)> = windows.collect();
+    let before = faults.count();
     let aggregates = section.text_table("aggregates");
-    if aggregates.is_empty() {
+    if aggregates.is_empty() && faults.count() == before {
         section.missing("aggregates", "a table such as { payments = \"count(*)\", spent = \"sum(amount)\" }");
     }
     GroupNode {
@@ -710,5 +769,5 @@ fn read_table(section: &Section<'_>, format: TableFormat, inputs: &[Text]) -> Ta
 /// The name of a table: its own, or that of its input.
 fn table_name(section: &Section<'_>, inputs: &[Text]) -> Text {
     let table = section.text("table").or_else(|| inputs.first().cloned());
-    table.unwrap_or(Text { value: String::new(), line: section.line() })
+    table.unwrap_or_else(|| Text::absent(section.line()))
 }

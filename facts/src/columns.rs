@@ -89,6 +89,7 @@ pub fn fact_schema(payload: DataType) -> SchemaRef {
 /// | `payload_hash` | likewise |
 /// | `detail` | what exactly is wrong, a sentence |
 /// | `bytes` | the record as it was submitted, when quarantined |
+/// | `place` | where the record stood in event time when it had its turn, in microseconds; null before any time |
 pub fn receipt_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("source", dictionary(), false),
@@ -102,6 +103,7 @@ pub fn receipt_schema() -> SchemaRef {
         Field::new("payload_hash", DataType::FixedSizeBinary(32), true),
         Field::new("detail", DataType::Utf8, true),
         Field::new("bytes", DataType::Binary, true),
+        Field::new("place", DataType::Int64, true),
     ]))
 }
 

@@ -87,6 +87,15 @@ impl std::fmt::Display for ScenarioId {
 pub struct Envelope<'a> {
     /// The fields that many records share.
     pub context: Context,
+    /// What it has for itself.
+    pub own: Own<'a>,
+    /// The JSON text of the payload object.
+    pub payload: Option<&'a str>,
+}
+
+/// The fields that each record has for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own<'a> {
     /// The producer's name for this event, 1 to 256 characters; unique within (run, class).
     pub event_id: Cow<'a, str>,
     /// When it happened, in microseconds since 1970-01-01 UTC.
@@ -99,8 +108,6 @@ pub struct Envelope<'a> {
     pub span_id: Option<Cow<'a, str>>,
     /// The event that caused this one.
     pub parent_event_id: Option<Cow<'a, str>>,
-    /// The JSON text of the payload object.
-    pub payload: Option<&'a str>,
 }
 
 impl<'a> Envelope<'a> {
@@ -117,7 +124,8 @@ impl<'a> Envelope<'a> {
         json::for_each_field(text, |key, value| {
             let place = FIELDS.iter().position(|f| *f == key).ok_or_else(|| {
                 JsonFault(format!(
-                    "`{key}` is not a field of the envelope; put it into `payload`, or take it out"
+                    "`{}` is not a field of the envelope; put it into `payload`, or take it out",
+                    json::shown(key)
                 ))
             })?;
             if seen & (1 << place) != 0 {
@@ -144,12 +152,14 @@ impl<'a> Envelope<'a> {
         };
         Ok(Envelope {
             context: context_of(&raw, last)?,
-            event_id,
-            ts_utc,
-            emitted_at_utc: raw[EMITTED_AT_UTC].map(|r| time_of(EMITTED_AT_UTC, r)).transpose()?,
-            trace_id: optional_text(TRACE_ID, 128)?,
-            span_id: optional_text(SPAN_ID, 128)?,
-            parent_event_id: optional_text(PARENT_EVENT_ID, 256)?,
+            own: Own {
+                event_id,
+                ts_utc,
+                emitted_at_utc: raw[EMITTED_AT_UTC].map(|r| time_of(EMITTED_AT_UTC, r)).transpose()?,
+                trace_id: optional_text(TRACE_ID, 128)?,
+                span_id: optional_text(SPAN_ID, 128)?,
+                parent_event_id: optional_text(PARENT_EVENT_ID, 256)?,
+            },
             payload,
         })
     }
@@ -175,23 +185,45 @@ pub const FIELDS: [&str; 17] = [
     "parent_event_id",
     "payload",
 ];
-const EVENT_ID: usize = 0;
-const EVENT_TYPE: usize = 1;
-const TS_UTC: usize = 2;
-const MANIFEST_FINGERPRINT: usize = 3;
-const PARAMETER_HASH: usize = 4;
-const SEED: usize = 5;
-const SCENARIO_ID: usize = 6;
-const RUN_ID: usize = 7;
-const SCENARIO_RUN_ID: usize = 8;
-const PLATFORM_RUN_ID: usize = 9;
-const EMITTED_AT_UTC: usize = 10;
-const SCHEMA_VERSION: usize = 11;
-const TRACE_ID: usize = 12;
-const SPAN_ID: usize = 13;
-const PRODUCER: usize = 14;
-const PARENT_EVENT_ID: usize = 15;
-const PAYLOAD: usize = 16;
+
+/// The places of the fields in [`FIELDS`].
+#[allow(missing_docs, reason = "each is called as its field")]
+pub mod place {
+    pub const EVENT_ID: usize = 0;
+    pub const EVENT_TYPE: usize = 1;
+    pub const TS_UTC: usize = 2;
+    pub const MANIFEST_FINGERPRINT: usize = 3;
+    pub const PARAMETER_HASH: usize = 4;
+    pub const SEED: usize = 5;
+    pub const SCENARIO_ID: usize = 6;
+    pub const RUN_ID: usize = 7;
+    pub const SCENARIO_RUN_ID: usize = 8;
+    pub const PLATFORM_RUN_ID: usize = 9;
+    pub const EMITTED_AT_UTC: usize = 10;
+    pub const SCHEMA_VERSION: usize = 11;
+    pub const TRACE_ID: usize = 12;
+    pub const SPAN_ID: usize = 13;
+    pub const PRODUCER: usize = 14;
+    pub const PARENT_EVENT_ID: usize = 15;
+    pub const PAYLOAD: usize = 16;
+
+    /// Those of the fields that many records share.
+    pub const CONTEXT: [usize; 10] = [
+        EVENT_TYPE,
+        MANIFEST_FINGERPRINT,
+        PARAMETER_HASH,
+        SEED,
+        SCENARIO_ID,
+        RUN_ID,
+        SCENARIO_RUN_ID,
+        PLATFORM_RUN_ID,
+        SCHEMA_VERSION,
+        PRODUCER,
+    ];
+    /// Those of the fields that each record has for itself, and that are scalars.
+    pub const OWN: [usize; 6] = [EVENT_ID, TS_UTC, EMITTED_AT_UTC, TRACE_ID, SPAN_ID, PARENT_EVENT_ID];
+}
+use place::*;
 
 fn context_of(raw: &[Option<&str>; FIELDS.len()], last: &Context) -> Result<Context, JsonFault> {
     let text = |place: usize, longest: usize| match raw[place] {
@@ -351,13 +383,28 @@ mod tests {
     #[test]
     fn a_whole_envelope_is_read() {
         let envelope = Envelope::parse(GOOD, &Context::default()).unwrap();
-        assert_eq!(envelope.event_id, "tx-1");
-        assert_eq!(envelope.ts_utc, 1_522_540_831_000_000);
+        assert_eq!(envelope.own.event_id, "tx-1");
+        assert_eq!(envelope.own.ts_utc, 1_522_540_831_000_000);
         assert_eq!(envelope.context.seed, Some(u64::MAX));
         assert_eq!(envelope.context.scenario_id, Some(ScenarioId::Number(7)));
-        assert_eq!(envelope.parent_event_id.as_deref(), Some("eA"));
+        assert_eq!(envelope.own.parent_event_id.as_deref(), Some("eA"));
         assert_eq!(envelope.payload, Some(r#"{"amount":"1.00"}"#));
         assert!(envelope.context.missing_pins(EventClass::Traffic).is_empty());
+    }
+
+    #[test]
+    fn every_field_is_shared_or_a_records_own_or_its_payload() {
+        let mut places = [CONTEXT.as_slice(), &OWN, &[PAYLOAD]].concat();
+        places.sort_unstable();
+        assert!(places.into_iter().eq(0..FIELDS.len()));
+        let text = |places: &[usize]| places.iter().map(|place| FIELDS[*place]).collect::<Vec<_>>().join(" ");
+        assert_eq!(text(&OWN), "event_id ts_utc emitted_at_utc trace_id span_id parent_event_id");
+        assert_eq!(
+            text(&CONTEXT),
+            "event_type manifest_fingerprint parameter_hash seed scenario_id run_id scenario_run_id platform_run_id \
+             schema_version producer"
+        );
+        assert_eq!(FIELDS[PAYLOAD], "payload");
     }
 
     #[test]
@@ -377,6 +424,25 @@ mod tests {
             "platform_run_id scenario_run_id manifest_fingerprint run_id"
         );
         assert_eq!(missing(EventClass::Audit), "platform_run_id scenario_run_id manifest_fingerprint");
+    }
+
+    #[test]
+    fn a_fault_quotes_a_bounded_part_of_the_record() {
+        let long = "ä".repeat(50_000);
+        for (from, to) in [
+            ("span_id", long.clone()),
+            ("seed\":18446744073709551615", format!("seed\":\"{long}\"")),
+            ("\"seed\":18446744073709551615", format!("\"seed\":{}", "1".repeat(50_000))),
+            ("31.000000Z", long.clone()),
+            ("aaaa\"", format!("{long}\"")),
+            ("\"tx-1\"", format!("\"{long}\"")),
+            (r#"{"amount":"1.00"}"#, format!("\"{long}\"")),
+            ("platform_2018", long.clone()),
+            (GOOD, format!("\"{long}\"")),
+        ] {
+            let fault = Envelope::parse(&GOOD.replace(from, &to), &Context::default()).unwrap_err();
+            assert!(fault.0.len() < 500, "{} bytes for {from}", fault.0.len());
+        }
     }
 
     #[test]

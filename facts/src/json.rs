@@ -47,8 +47,8 @@ pub fn for_each_field<'a>(
         }
     }
     let mut reader = serde_json::Deserializer::from_str(text);
-    let outcome = reader.deserialize_map(Fields(&mut field)).map_err(|e| JsonFault(e.to_string()))?;
-    reader.end().map_err(|e| JsonFault(e.to_string()))?;
+    let outcome = reader.deserialize_map(Fields(&mut field)).map_err(|e| unreadable(&e))?;
+    reader.end().map_err(|e| unreadable(&e))?;
     outcome
 }
 
@@ -64,7 +64,7 @@ pub fn string(raw: &str) -> Result<Cow<'_, str>, JsonFault> {
     let inner =
         raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')).ok_or_else(|| expected("a string", raw))?;
     if inner.contains('\\') {
-        serde_json::from_str::<String>(raw).map(Cow::Owned).map_err(|e| JsonFault(e.to_string()))
+        serde_json::from_str::<String>(raw).map(Cow::Owned).map_err(|e| unreadable(&e))
     } else {
         Ok(Cow::Borrowed(inner))
     }
@@ -72,9 +72,28 @@ pub fn string(raw: &str) -> Result<Cow<'_, str>, JsonFault> {
 
 /// A fault that says what was expected in place of `raw`.
 pub fn expected(what: &str, raw: &str) -> JsonFault {
-    let shown: String = raw.chars().take(40).collect();
-    let more = if shown.len() < raw.len() { "…" } else { "" };
-    JsonFault(format!("expected {what}, found {shown}{more}"))
+    JsonFault(format!("expected {what}, found {}", shown(raw)))
+}
+
+/// As much of a text from outside as a fault quotes.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    const CHARS_MAX: usize = 40;
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// What the reader of JSON says, which quotes the text; the place in the text stands at its end.
+fn unreadable(error: &serde_json::Error) -> JsonFault {
+    const CHARS_MAX: usize = 160;
+    let said = error.to_string();
+    match said.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => {
+            JsonFault(format!("{}… at line {} column {}", &said[..end], error.line(), error.column()))
+        }
+        None => JsonFault(said),
+    }
 }
 
 /// The canonical form (RFC 8785) of any JSON value.
@@ -84,7 +103,7 @@ pub fn expected(what: &str, raw: &str) -> JsonFault {
 /// [`DEPTH_MAX`], or a number that a 64-bit float would change.
 pub fn canonical(text: &str) -> Result<String, JsonFault> {
     // The whole text is checked for syntax once; what is taken apart below is known to be JSON.
-    let value: &RawValue = serde_json::from_str(text).map_err(|e| JsonFault(e.to_string()))?;
+    let value: &RawValue = serde_json::from_str(text).map_err(|e| unreadable(&e))?;
     let mut out = Vec::with_capacity(text.len());
     push_canonical(value.get(), 0, &mut out)?;
     Ok(String::from_utf8(out).expect("JSON text is UTF-8"))
@@ -102,7 +121,7 @@ fn push_canonical(raw: &str, depth: usize, out: &mut Vec<u8>) -> Result<(), Json
             for_each_field(raw, |key, value| {
                 match fields.insert(key.encode_utf16().collect(), (key.to_owned(), value)) {
                     None => Ok(()),
-                    Some(_) => Err(JsonFault(format!("the key {key:?} stands twice in one object"))),
+                    Some(_) => Err(JsonFault(format!("the key {:?} stands twice in one object", shown(key)))),
                 }
             })?;
             out.push(b'{');
@@ -152,8 +171,8 @@ fn items(raw: &str) -> Result<Vec<&str>, JsonFault> {
         }
     }
     let mut reader = serde_json::Deserializer::from_str(raw);
-    let items = reader.deserialize_seq(Items).map_err(|e| JsonFault(e.to_string()))?;
-    reader.end().map_err(|e| JsonFault(e.to_string()))?;
+    let items = reader.deserialize_seq(Items).map_err(|e| unreadable(&e))?;
+    reader.end().map_err(|e| unreadable(&e))?;
     Ok(items)
 }
 
@@ -167,7 +186,7 @@ fn push_number(raw: &str, out: &mut Vec<u8>) -> Result<(), JsonFault> {
     if same {
         Ok(())
     } else {
-        Err(JsonFault(format!("the number {raw} does not fit a 64-bit float; send it as a string")))
+        Err(JsonFault(format!("the number {} does not fit a 64-bit float; send it as a string", shown(raw))))
     }
 }
 

@@ -8,6 +8,7 @@ pub mod digest;
 pub mod envelope;
 pub mod jcs;
 pub mod json;
+pub mod names;
 pub mod policy;
 pub mod position;
 pub mod receipt;

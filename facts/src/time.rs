@@ -1,4 +1,7 @@
 //! Event times as text: RFC 3339, UTC, exactly six fractional digits.
+//!
+//! RFC 3339 ends with the year 9999. A time outside its years is written with a sign and six digits of the year,
+//! as ECMAScript does, so that no two times share a text; no event can have such a time.
 
 /// `micros` since 1970-01-01 UTC as `2018-04-01T00:00:31.000000Z`.
 pub fn to_rfc3339(micros: i64) -> String {
@@ -14,8 +17,13 @@ pub fn push_rfc3339(micros: i64, out: &mut String) {
     let (year, month, day) = civil_from_days(days);
     let fraction = rest % 1_000_000;
     rest /= 1_000_000;
+    let (sign, year_width) = match year {
+        0..=9999 => ("", 4),
+        10_000.. => ("+", 6),
+        _ => ("-", 6),
+    };
     for (mark, value, width) in [
-        ("", year, 4),
+        (sign, year.abs(), year_width),
         ("-", month, 2),
         ("-", day, 2),
         ("T", rest / 3600, 2),
@@ -98,6 +106,21 @@ mod tests {
             assert_eq!(parse_rfc3339_micros(&to_rfc3339(micros)), Some(micros), "{day}");
         }
         assert_eq!(to_rfc3339(1_522_540_831_000_000), "2018-04-01T00:00:31.000000Z");
+    }
+
+    #[test]
+    fn years_of_more_digits_have_a_sign_and_are_not_read() {
+        for (micros, text) in [
+            (253_402_300_799_999_999, "9999-12-31T23:59:59.999999Z"),
+            (253_402_300_800_000_000, "+010000-01-01T00:00:00.000000Z"),
+            (-62_167_219_200_000_000, "0000-01-01T00:00:00.000000Z"),
+            (-62_167_219_200_000_001, "-000001-12-31T23:59:59.999999Z"),
+            (i64::MAX, "+294247-01-10T04:00:54.775807Z"),
+            (i64::MIN, "-290308-12-21T19:59:05.224192Z"),
+        ] {
+            assert_eq!(to_rfc3339(micros), text);
+            assert_eq!(parse_rfc3339_micros(text), (text.len() == 27).then_some(micros));
+        }
     }
 
     #[test]

@@ -103,6 +103,9 @@ pub fn look_up<'scope>(
     rows.binary::<_, NoopBuilder<Rows>, _, _, _, _>(answers, Pipeline, to_home, name, move |_, _| {
         move |rows, answers, output| {
             rows.for_each(|time, rows| {
+                if rows.0.num_rows() == 0 {
+                    return;
+                }
                 let rows = std::mem::take(rows);
                 let batch = Tick(rows.ticks().value(0));
                 let slot = waiting.entry(batch).or_insert_with(|| Waiting::new(groups_count));
@@ -172,6 +175,9 @@ fn send_asks<'scope>(
     rows.unary::<NoopBuilder<Asks>, _, _, _>(Pipeline, &format!("{name}: ask"), move |_, _| {
         move |input, output| {
             input.for_each(|time, rows| {
+                if rows.0.num_rows() == 0 {
+                    return; // No rows ask nothing, and have no tick to be known by.
+                }
                 let (keys, times) = ask(&rows.0);
                 let ticks: Vec<Tick> = rows.ticks().values().iter().map(|t| Tick(*t)).collect();
                 let rows = (0..ticks.len() as u32).collect();
@@ -189,6 +195,14 @@ fn send_asks<'scope>(
     })
 }
 
+/// The asks of one message, which wait until the timeline is complete up to the last of their ticks.
+struct WaitingAsks {
+    capability: Capability<Tick>,
+    first: Tick,
+    last: Tick,
+    asks: Asks,
+}
+
 fn answer_asks<'scope>(
     asks: Stream<'scope, Tick, Asks>,
     timeline: Arranged<'scope, TimelineTrace>,
@@ -198,7 +212,7 @@ fn answer_asks<'scope>(
 ) -> Stream<'scope, Tick, Answers> {
     let mut trace = timeline.trace;
     let by_owner = DistributorPact(|workers| ByOwner { workers });
-    let mut waiting: Vec<(Capability<Tick>, Asks)> = Vec::new();
+    let mut waiting: Vec<WaitingAsks> = Vec::new();
     asks.binary_frontier::<_, NoopBuilder<Answers>, _, _, _, _>(
         timeline.stream,
         by_owner,
@@ -207,16 +221,20 @@ fn answer_asks<'scope>(
         move |_, _| {
             move |(asks, asks_frontier), (timeline, timeline_frontier), output| {
                 timeline.for_each(|_, _| {});
-                asks.for_each(|time, asks| waiting.push((time.retain(0), std::mem::take(asks))));
-                let complete = |asks: &Asks| {
-                    asks.ticks.iter().all(|tick| !timeline_frontier.frontier().less_equal(tick))
-                };
-                if waiting.iter().any(|(_, asks)| complete(asks)) {
+                asks.for_each(|time, asks| {
+                    let asks = std::mem::take(asks);
+                    let first = *asks.ticks.iter().min().expect("no message is empty");
+                    let last = *asks.ticks.iter().max().expect("no message is empty");
+                    waiting.push(WaitingAsks { capability: time.retain(0), first, last, asks });
+                });
+                let complete = |waiting: &WaitingAsks| !timeline_frontier.less_equal(&waiting.last);
+                if waiting.iter().any(complete) {
                     let batches = batches(&trace);
-                    waiting.retain_mut(|(capability, asks)| {
-                        if !complete(asks) {
+                    waiting.retain_mut(|waiting| {
+                        if !complete(waiting) {
                             return true;
                         }
+                        let WaitingAsks { capability, asks, .. } = waiting;
                         asks.sort();
                         let columns = read(&batches, asks);
                         let mut answers = Answers {
@@ -226,15 +244,13 @@ fn answer_asks<'scope>(
                             rows: std::mem::take(&mut asks.rows),
                             columns,
                         };
-                        output.session_with_builder(capability).give_container(&mut answers);
+                        output.session_with_builder(&*capability).give_container(&mut answers);
                         false
                     });
                 }
                 // What is before every ask that may still come, or waits, need not be told apart.
                 let mut needed = asks_frontier.frontier().to_owned();
-                for (_, asks) in &waiting {
-                    needed.extend(asks.ticks.iter().copied());
-                }
+                needed.extend(waiting.iter().map(|waiting| waiting.first));
                 trace.set_logical_compaction(needed.borrow());
                 // Merging waits for it too, so that rows above an asking tick stand in small, late batches only.
                 trace.set_physical_compaction(needed.borrow());
@@ -545,9 +561,7 @@ pub(crate) mod tests {
                 if own.num_rows() > 0 {
                     let cut = chance.below(own.num_rows() as u64) as usize;
                     for part in [own.slice(0, cut), own.slice(cut, own.num_rows() - cut)] {
-                        if part.num_rows() > 0 {
-                            input.send_batch(&mut Rows(part));
-                        }
+                        input.send_batch(&mut Rows(part)); // Empty ones too.
                     }
                 }
                 input.advance_to(Tick(ticks[ticks.len() - 1]).next());

@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use tidegate_facts::names::choices;
+use tidegate_sinks::schemas;
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table::{Commits, TableFile};
 
@@ -19,7 +22,7 @@ use crate::QueryError;
 use crate::committed::{CommittedTable, STORE_URL};
 use crate::error::sentence;
 use crate::log::{LogProvider, LogTable};
-use crate::names::{self, Known, choices};
+use crate::names::{self, Known};
 
 /// What `SHOW TABLES` shows: DataFusion would add its own tables, in an order that changes.
 const TABLES: &str =
@@ -32,7 +35,7 @@ const TABLES: &str =
 /// | `facts` | what the gate admitted |
 /// | `receipts` | what the gate said of every record |
 /// | `quarantine` | the records that it refused, with their bytes |
-/// | each committed table | the rows of the commits there were when the catalogue was opened |
+/// | each committed table | the rows of the commits there were when the catalogue was opened; none before the first |
 pub struct Catalogue {
     context: SessionContext,
     tables: BTreeMap<String, Option<u64>>,
@@ -122,6 +125,11 @@ impl Catalogue {
             let files: Vec<&TableFile> = commits.files_of(&name).collect();
             let table = CommittedTable::open(&name, &files, &store)?;
             self.add(&name, Some(table.rows()), Arc::new(table));
+        }
+        for (name, schema) in schemas::declared(&store)? {
+            if !self.tables.contains_key(&name) {
+                self.add(&name, Some(0), Arc::new(EmptyTable::new(schema)));
+            }
         }
         Ok(())
     }

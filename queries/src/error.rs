@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::sql::sqlparser::parser::ParserError;
+use tidegate_facts::names::choices;
 use tidegate_sinks::store::StoreError;
 use tidegate_sinks::table::TableError;
 
 use crate::format::Format;
 use crate::log::ReadError;
-use crate::names::choices;
 
 /// Why a question was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +89,7 @@ pub enum QueryError {
         what: String,
     },
     /// There is no such table.
-    #[error("there is no table `{table}`; {choices} (a committed table appears with its first row)")]
+    #[error("there is no table `{table}`; {choices}")]
     UnknownTable {
         /// The name.
         table: String,

@@ -339,43 +339,6 @@ fn constraint(operator: &mut JoinOperator) -> Option<&mut JoinConstraint> {
     }
 }
 
-/// What to write in place of `unknown`: the nearest of `known`, or all of them.
-pub(crate) fn choices(unknown: &str, known: &[&str]) -> String {
-    const NEAREST_MAX: usize = 3;
-    let quoted = |names: &[&str], last: &str| {
-        let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-        quoted.join(last)
-    };
-    let mut near: Vec<(usize, &str)> = known.iter().map(|name| (distance(unknown, name), *name)).collect();
-    near.sort_unstable();
-    near.dedup();
-    near.retain(|(distance, _)| *distance <= unknown.chars().count() / 3 + 1);
-    let near: Vec<&str> = near.into_iter().map(|(_, name)| name).take(NEAREST_MAX).collect();
-    if known.is_empty() {
-        "there are none".to_owned()
-    } else if near.is_empty() {
-        format!("there are {}", quoted(known, ", "))
-    } else {
-        format!("did you mean {}?", quoted(&near, " or "))
-    }
-}
-
-/// How many single-character edits lie between two names, whatever their case.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().map(|c| c.to_ascii_lowercase()).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().map(|c| c.to_ascii_lowercase()).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use datafusion::sql::parser::DFParser;
@@ -460,11 +423,5 @@ mod tests {
             "select TABLE_NAME from INFORMATION_SCHEMA.TABLES",
             expect!["SELECT table_name FROM information_schema.tables"],
         );
-    }
-
-    #[test]
-    fn the_nearest_names_are_offered_and_else_all() {
-        assert_eq!(choices("TX_AMONT", &["tx_amount", "action"]), "did you mean `tx_amount`?");
-        assert_eq!(choices("colour", &["action", "facts"]), "there are `action`, `facts`");
     }
 }

@@ -20,6 +20,7 @@ use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::workers::Workers;
 use tidegate_facts::{Digest, Tick};
 use tidegate_sinks::log::{LogError, Start, Until, read_groups};
+use tidegate_sinks::schemas;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commits, TableError};
 
@@ -76,6 +77,7 @@ pub fn replay_to(
     watch: &Watch,
 ) -> Result<(u64, Commits), ReplayError> {
     let store = Store::open(out)?;
+    schemas::declare(&plan.tables(), &store)?;
     let output = Output::to_store(store.clone(), plan.digest, None)?;
     let facts = run_log(plan, &data.join("log"), &output, to, workers, watch)?;
     Ok((facts, Commits::read(&store)?))

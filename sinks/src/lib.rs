@@ -5,6 +5,7 @@
 pub mod chains;
 pub mod dedupe;
 pub mod log;
+pub mod schemas;
 pub mod sequencer;
 pub mod signing;
 pub mod store;

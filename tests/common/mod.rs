@@ -9,7 +9,7 @@ use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::run::{Options, Report, run};
-use tidegate_dataflows::topology::{Override, Topology};
+use tidegate_dataflows::topology::Override;
 use tidegate_dataflows::watch::Watch;
 use tidegate_queries::Catalogue;
 
@@ -21,8 +21,7 @@ pub fn file(path: &str) -> PathBuf {
 /// Plans a topology with `--set` overrides.
 pub fn plan(topology: &Path, set: &[String]) -> Arc<Plan> {
     let overrides: Vec<Override> = set.iter().map(|text| Override::parse(text).unwrap()).collect();
-    let topology = Topology::read(topology, &overrides).unwrap_or_else(|faults| panic!("{faults:#?}"));
-    Arc::new(Plan::new(topology).unwrap_or_else(|faults| panic!("{faults:#?}")))
+    Arc::new(Plan::read(topology, &overrides).unwrap_or_else(|faults| panic!("{faults:#?}")))
 }
 
 /// A watch over a plan.

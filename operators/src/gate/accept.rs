@@ -193,12 +193,12 @@ impl Growing {
     pub fn push(&mut self, record: u32, line: &Line<'_>, cells: &[Cell<'_>], object: Option<&str>) {
         self.records.push(record);
         self.contexts.push(line.context);
-        self.event_id.append_value(&line.event_id);
-        self.ts_utc.push(line.ts_utc);
-        self.emitted_at_utc.append_option(line.emitted_at_utc);
-        self.trace_id.append_option(line.trace_id.as_ref());
-        self.span_id.append_option(line.span_id.as_ref());
-        self.parent_event_id.append_option(line.parent_event_id.as_ref());
+        self.event_id.append_value(&line.own.event_id);
+        self.ts_utc.push(line.own.ts_utc);
+        self.emitted_at_utc.append_option(line.own.emitted_at_utc);
+        self.trace_id.append_option(line.own.trace_id.as_ref());
+        self.span_id.append_option(line.own.span_id.as_ref());
+        self.parent_event_id.append_option(line.own.parent_event_id.as_ref());
         match &mut self.objects {
             Some(objects) => objects.append_option(object),
             None => {

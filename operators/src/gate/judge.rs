@@ -25,7 +25,6 @@ pub struct Judge {
     bounds: TimeBounds,
     contexts: Contexts,
     lines: Lines,
-    last_time: i64,
 }
 
 /// The event times that a source may send, in microseconds; both ends are allowed.
@@ -65,7 +64,6 @@ impl Judge {
             partitions,
             bounds: TimeBounds { from: bounds.from.max(from), to: bounds.to.min(to) },
             lines: Lines::default(),
-            last_time: i64::MIN,
         }
     }
 
@@ -80,16 +78,14 @@ impl Judge {
             let record = record_at(records.len());
             records.push(bytes);
             judged.positions.push(position);
-            match self.line(bytes, record, &mut growing, &mut scratch) {
-                Ok(time) => self.last_time = time,
+            judged.times.push(match self.line(bytes, record, &mut growing, &mut scratch) {
+                Ok(time) => time,
                 Err(refusal) => {
                     let Refusal { fault, glimpse } = *refusal;
-                    self.last_time =
-                        glimpse.ts_utc.filter(|t| self.bounds.contains(*t)).unwrap_or(self.last_time);
                     judged.refused.push(refused(record, fault, glimpse.event_type, glimpse.event_id));
+                    self.time_within(glimpse.ts_utc)
                 }
-            }
-            judged.times.push(self.last_time);
+            });
         }
         for (place, growing) in growing.into_iter().enumerate() {
             if let Some(growing) = growing {
@@ -129,11 +125,7 @@ impl Judge {
         let payload = place.map(|place| payload_columns(batch, &self.contexts.events()[place], &mut faults));
 
         let mut judged = Judged { positions: positions.to_vec(), ..Judged::default() };
-        for row in 0..batch.num_rows() {
-            self.last_time =
-                envelope.time(row).filter(|t| self.bounds.contains(*t)).unwrap_or(self.last_time);
-            judged.times.push(self.last_time);
-        }
+        judged.times = (0..batch.num_rows()).map(|row| self.time_within(envelope.time(row))).collect();
         let event_type = || Some(context.event_type.clone()).filter(|name| fits(name, 256));
         for (row, fault) in faults.found() {
             judged.refused.push(refused(record_at(row), fault.clone(), event_type(), envelope.id(row)));
@@ -176,12 +168,15 @@ impl Judge {
         let known = self.contexts.get(line.context);
         let refusal = |fault: Fault| {
             let event_type = Some(known.context.event_type.clone());
-            let event_id = Some(line.event_id.clone().into_owned());
-            Box::new(Refusal { fault, glimpse: Glimpse { event_type, event_id, ts_utc: Some(line.ts_utc) } })
+            let event_id = Some(line.own.event_id.clone().into_owned());
+            Box::new(Refusal {
+                fault,
+                glimpse: Glimpse { event_type, event_id, ts_utc: Some(line.own.ts_utc) },
+            })
         };
         let place = *known.judgement.as_ref().map_err(|fault| refusal(fault.clone()))?;
-        if !self.bounds.contains(line.ts_utc) {
-            return Err(refusal(Fault::out_of_range(line.ts_utc, self.bounds)));
+        if !self.bounds.contains(line.own.ts_utc) {
+            return Err(refusal(Fault::out_of_range(line.own.ts_utc, self.bounds)));
         }
         let event = &self.contexts.events()[place];
         let fails = |fault: JsonFault| refusal(Fault::new(Reason::SchemaFail, fault.0));
@@ -200,7 +195,12 @@ impl Judge {
         };
         let growing = growing[place].get_or_insert_with(|| Growing::new(event));
         growing.push(record, &line, cells, object.as_deref());
-        Ok(line.ts_utc)
+        Ok(line.own.ts_utc)
+    }
+
+    /// The time if it lies within the bounds.
+    fn time_within(&self, time: Option<i64>) -> i64 {
+        time.filter(|time| self.bounds.contains(*time)).unwrap_or(i64::MIN)
     }
 
     /// Makes facts of what was checked, and refuses what has no partition key.

@@ -12,8 +12,7 @@ pub struct Judged {
     pub positions: Vec<u64>,
     /// The event time of each record.
     ///
-    /// A refused record without a time within the bounds has that of the record before it in the
-    /// source, `i64::MIN` before the first: a bad time moves nobody's clock.
+    /// A refused record without a time within the bounds has `i64::MIN`: a bad time moves nobody's clock.
     pub times: Vec<i64>,
     /// The facts, one batch for each event type that has any, in the order of their names.
     pub accepted: Vec<Accepted>,

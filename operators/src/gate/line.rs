@@ -8,7 +8,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use tidegate_facts::envelope::FIELDS;
+use tidegate_facts::envelope::place::{
+    CONTEXT, EMITTED_AT_UTC, EVENT_ID, OWN, PARENT_EVENT_ID, PAYLOAD, SPAN_ID, TRACE_ID, TS_UTC,
+};
+use tidegate_facts::envelope::{FIELDS, Own};
 use tidegate_facts::json::{self, JsonFault};
 use tidegate_facts::time::parse_rfc3339_micros;
 use tidegate_facts::{Context, Envelope, PayloadSchema};
@@ -20,18 +23,8 @@ use super::shape::{Shape, Slot};
 pub struct Line<'a> {
     /// The number of its context.
     pub context: u32,
-    /// The producer's name for this event.
-    pub event_id: Cow<'a, str>,
-    /// When it happened, in microseconds.
-    pub ts_utc: i64,
-    /// When the producer sent it, in microseconds.
-    pub emitted_at_utc: Option<i64>,
-    /// The producer's trace.
-    pub trace_id: Option<Cow<'a, str>>,
-    /// The producer's span.
-    pub span_id: Option<Cow<'a, str>>,
-    /// The event that caused this one.
-    pub parent_event_id: Option<Cow<'a, str>>,
+    /// What it has for itself.
+    pub own: Own<'a>,
     /// The payload.
     pub payload: Payload<'a>,
 }
@@ -65,19 +58,6 @@ type Raw<'a> = [Option<&'a str>; FIELDS.len()];
 /// Those of the context.
 type Pinned<T> = [Option<T>; CONTEXT.len()];
 
-const EVENT_ID: usize = 0;
-const EVENT_TYPE: usize = 1;
-const TS_UTC: usize = 2;
-const EMITTED_AT_UTC: usize = 10;
-const TRACE_ID: usize = 12;
-const SPAN_ID: usize = 13;
-const PARENT_EVENT_ID: usize = 15;
-const PAYLOAD: usize = 16;
-/// The places of those that each record has for itself, and that are scalars.
-const OWN: [usize; 6] = [EVENT_ID, TS_UTC, EMITTED_AT_UTC, TRACE_ID, SPAN_ID, PARENT_EVENT_ID];
-/// The places of the context's fields.
-const CONTEXT: [usize; 10] = [EVENT_TYPE, 3, 4, 5, 6, 7, 8, 9, 11, 14];
-
 impl Lines {
     /// Reads one line; `values` is for the [`Payload::Values`] of a payload.
     ///
@@ -109,16 +89,7 @@ impl Lines {
         let pinned = CONTEXT.map(|place| raw[place].map(Box::from));
         self.numbers.insert(pinned.clone(), number);
         self.last = Some((pinned, number));
-        Ok(Line {
-            context: number,
-            event_id: envelope.event_id,
-            ts_utc: envelope.ts_utc,
-            emitted_at_utc: envelope.emitted_at_utc,
-            trace_id: envelope.trace_id,
-            span_id: envelope.span_id,
-            parent_event_id: envelope.parent_event_id,
-            payload: Payload::Object(envelope.payload),
-        })
+        Ok(Line { context: number, own: envelope.own, payload: Payload::Object(envelope.payload) })
     }
 
     /// Learns the shape of a line in which no fault was found, so that lines like it are read faster.
@@ -213,8 +184,7 @@ fn line<'a>(raw: &Raw<'a>, context: u32) -> Option<Line<'a>> {
     if payload.is_some_and(|object| !object.starts_with('{')) {
         return None;
     }
-    Some(Line {
-        context,
+    let own = Own {
         event_id: text_of(raw[EVENT_ID]?, 256)?,
         ts_utc: time_of(raw[TS_UTC]?)?,
         emitted_at_utc: match raw[EMITTED_AT_UTC] {
@@ -224,8 +194,8 @@ fn line<'a>(raw: &Raw<'a>, context: u32) -> Option<Line<'a>> {
         trace_id: text(TRACE_ID, 128)?,
         span_id: text(SPAN_ID, 128)?,
         parent_event_id: text(PARENT_EVENT_ID, 256)?,
-        payload: Payload::Object(payload),
-    })
+    };
+    Some(Line { context, own, payload: Payload::Object(payload) })
 }
 
 fn text_of(raw: &str, longest: usize) -> Option<Cow<'_, str>> {
@@ -274,31 +244,5 @@ impl Glimpse {
         });
         // Of a text that is torn in the middle nothing is believed.
         if outcome.is_ok() { glimpse } else { Glimpse::default() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_places_are_those_of_the_envelope() {
-        for (place, name) in [
-            (EVENT_ID, "event_id"),
-            (TS_UTC, "ts_utc"),
-            (EMITTED_AT_UTC, "emitted_at_utc"),
-            (TRACE_ID, "trace_id"),
-            (SPAN_ID, "span_id"),
-            (PARENT_EVENT_ID, "parent_event_id"),
-            (PAYLOAD, "payload"),
-        ] {
-            assert_eq!(FIELDS[place], name);
-            assert!(!CONTEXT.contains(&place));
-        }
-        assert_eq!(
-            CONTEXT.map(|place| FIELDS[place]).join(" "),
-            "event_type manifest_fingerprint parameter_hash seed scenario_id run_id scenario_run_id platform_run_id \
-             schema_version producer"
-        );
     }
 }

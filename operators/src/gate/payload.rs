@@ -50,7 +50,10 @@ pub fn read<'a>(text: &'a str, schema: &PayloadSchema, cells: &mut Vec<Cell<'a>>
             Some(field) if field.name == key => next,
             _ => schema.index_of(key).ok_or_else(|| {
                 let known: Vec<&str> = fields.iter().map(|f| f.name.as_str()).collect();
-                JsonFault(format!("`{key}` is not a field of the payload; use those of {known:?}, or declare it in the policy"))
+                JsonFault(format!(
+                    "`{}` is not a field of the payload; use those of {known:?}, or declare it in the policy",
+                    json::shown(key)
+                ))
             })?,
         };
         next = place + 1;

@@ -47,11 +47,9 @@ impl Judged {
         places.sort_unstable();
         let mut now_at = vec![0u32; places.len()];
         let mut times = Vec::with_capacity(places.len());
-        let mut last = self.times.first().copied().unwrap_or(i64::MIN);
         for (now, (_, before)) in places.iter().enumerate() {
             now_at[*before] = now as u32;
-            last = self.times.get(*before).copied().unwrap_or(last);
-            times.push(last);
+            times.push(self.times.get(*before).copied().unwrap_or(i64::MIN));
         }
         let first_more = self.positions.len();
         let mut accepted = self.accepted;

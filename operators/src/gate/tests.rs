@@ -285,7 +285,7 @@ fn types_and_contexts_may_alternate_and_each_context_stands_once() {
 }
 
 #[test]
-fn a_refused_record_moves_the_time_only_within_the_bounds() {
+fn a_refused_record_has_a_time_only_within_the_bounds() {
     let at = |time: &str, from: &str, to: &str| with("2018-04-01T00:00:31", time).replace(from, to);
     let records = [
         "{".to_owned(),
@@ -299,11 +299,12 @@ fn a_refused_record_moves_the_time_only_within_the_bounds() {
     let mut judge = judge(1);
     let records: Vec<&[u8]> = records.iter().map(String::as_bytes).collect();
     let judged = lines(&mut judge, &records);
-    let seconds: Vec<i64> =
-        judged.times.iter().map(|time| (time.saturating_sub(TIME)) / 1_000_000 + 31).collect();
-    assert_eq!(judged.times[0], i64::MIN);
-    assert_eq!(seconds[1..], [40, 41, 41, 41, 42, 42]);
-    assert_eq!(lines(&mut judge, &[b"{"]).times, [judged.times[6]], "the last time is kept between calls");
+    let seconds: Vec<Option<i64>> = judged
+        .times
+        .iter()
+        .map(|time| (*time != i64::MIN).then_some((time.saturating_sub(TIME)) / 1_000_000 + 31))
+        .collect();
+    assert_eq!(seconds, [None, Some(40), Some(41), None, None, Some(42), None]);
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {

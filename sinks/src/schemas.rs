@@ -1,0 +1,86 @@
+//! The columns of every table of a store, so that a table is known before it has its first row.
+//!
+//! `schemas/<table>.arrow` is an Arrow IPC stream without batches. It is created when a run starts, before
+//! the first commit.
+
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+
+use crate::store::{Store, StoreError};
+
+/// Makes the tables known.
+///
+/// # Errors
+/// [`StoreError::Conflict`] when a table has other columns there.
+pub fn declare(tables: &[(String, SchemaRef)], store: &Store) -> Result<(), StoreError> {
+    for (table, schema) in tables {
+        let name = format!("schemas/{table}.arrow");
+        match store.create(&name, &encode(schema)) {
+            // Another release may write the same columns in other bytes.
+            Err(StoreError::Conflict { .. }) if decode(&store.read(&name)?).as_ref() == Some(schema) => {}
+            created => {
+                created?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The tables that were made known, by name, with their columns.
+///
+/// # Errors
+/// When the store cannot be read. What is no schema is left out.
+pub fn declared(store: &Store) -> Result<Vec<(String, SchemaRef)>, StoreError> {
+    let mut tables = Vec::new();
+    for name in store.list("schemas")? {
+        let table = name.strip_prefix("schemas/").and_then(|file| file.strip_suffix(".arrow"));
+        if let (Some(table), Some(schema)) = (table, decode(&store.read(&name)?)) {
+            tables.push((table.to_owned(), schema));
+        }
+    }
+    Ok(tables)
+}
+
+fn encode(schema: &Schema) -> Vec<u8> {
+    StreamWriter::try_new(Vec::new(), schema)
+        .and_then(StreamWriter::into_inner)
+        .expect("every schema can be written to memory")
+}
+
+fn decode(bytes: &[u8]) -> Option<SchemaRef> {
+    Some(StreamReader::try_new(bytes, None).ok()?.schema())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{DataType, Field, TimeUnit};
+
+    use super::*;
+
+    fn table(name: &str, amount: DataType) -> Vec<(String, SchemaRef)> {
+        let label = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+        let fields = vec![
+            Field::new("_tick", DataType::UInt64, false),
+            Field::new("amount", amount, true),
+            Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
+            Field::new("label", label, true),
+        ];
+        vec![(name.to_owned(), Arc::new(Schema::new(fields)))]
+    }
+
+    #[test]
+    fn a_table_is_known_by_its_columns_and_keeps_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(declared(&store).unwrap(), []);
+        let decisions = table("decisions", DataType::Decimal128(12, 2));
+        declare(&decisions, &store).unwrap();
+        declare(&decisions, &store).unwrap();
+        assert_eq!(declared(&store).unwrap(), decisions);
+        let other = declare(&table("decisions", DataType::Int64), &store);
+        assert!(matches!(other, Err(StoreError::Conflict { .. })), "{other:?}");
+    }
+}
