@@ -65,6 +65,9 @@ enum Command {
         /// Memory for the index that keeps out duplicates, in MiB.
         #[arg(long, default_value_t = 64)]
         dedupe_mib: u64,
+        /// How large a file of the log grows, in KiB.
+        #[arg(long, default_value_t = 64 << 10, value_parser = clap::value_parser!(u64).range(4..))]
+        segment_kib: u64,
         /// How to answer.
         #[arg(long, value_enum, default_value_t = Answer::Text)]
         format: Answer,
@@ -129,14 +132,15 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check { topology, set, format } => check(&topology, &set, format),
         Command::Graph { topology, format } => graph(&topology, format),
-        Command::Run { topology, data, store, workers, until_idle, set, dedupe_mib, format } => {
+        Command::Run { topology, data, store, workers, until_idle, set, dedupe_mib, segment_kib, format } => {
             if !until_idle {
                 eprintln!(
                     "tidegate run needs --until-idle: it reads its sources to their end and commits; it does not follow them yet"
                 );
                 return ExitCode::from(exit::REFUSED);
             }
-            let options = Options { data, store, workers: workers.into(), dedupe_bytes: dedupe_mib << 20 };
+            let (dedupe_bytes, segment_bytes) = (dedupe_mib << 20, segment_kib << 10);
+            let options = Options { data, store, workers: workers.into(), dedupe_bytes, segment_bytes };
             run_topology(&topology, &set, &options, format)
         }
         Command::Sql { query, data, store, format } => sql(&query, &data, store.as_deref(), format),

@@ -45,12 +45,15 @@ pub struct Options {
     pub workers: usize,
     /// How much memory the index of what was seen may use, about.
     pub dedupe_bytes: u64,
+    /// How large a segment of the log grows.
+    pub segment_bytes: u64,
 }
 
 impl Options {
     /// A run in `data` with one worker.
     pub fn new(data: &Path) -> Options {
-        Options { data: data.to_owned(), store: None, workers: 1, dedupe_bytes: 64 << 20 }
+        let segment_bytes = LogOptions::default().segment_bytes;
+        Options { data: data.to_owned(), store: None, workers: 1, dedupe_bytes: 64 << 20, segment_bytes }
     }
 
     /// Where committed tables go.
@@ -135,9 +138,25 @@ pub enum RunError {
 /// # Errors
 /// See [`RunError`]. What was durable stays, and a later run goes on from there.
 pub fn run(plan: &Arc<Plan>, options: &Options, watch: &Watch) -> Result<Report, RunError> {
-    let (log, recovery) = EmbeddedLog::open(&options.data.join("log"), LogOptions::default())?;
-    let store = Store::open(&options.store_path())?;
-    let commits = Commits::read(&store)?;
+    run_into(plan, options, &Store::open(&options.store_path())?, watch)
+}
+
+/// As [`run`], into this store.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn run_into(
+    plan: &Arc<Plan>,
+    options: &Options,
+    store: &Store,
+    watch: &Watch,
+) -> Result<Report, RunError> {
+    let commits = Commits::read(store)?;
+    // Commits are made of what was durable, so a log that ends before them has lost something.
+    let log_options = LogOptions { segment_bytes: options.segment_bytes };
+    let (log, recovery) =
+        EmbeddedLog::open_acknowledged(&options.data.join("log"), log_options, commits.upper())?;
+    store.probe()?;
     let failed: Arc<Mutex<Option<TableError>>> = Arc::default();
     let output = Output { store: store.clone(), plan: plan.digest, commits, failed: Arc::clone(&failed) };
 
@@ -158,7 +177,7 @@ pub fn run(plan: &Arc<Plan>, options: &Options, watch: &Watch) -> Result<Report,
     }
     stopped.map_err(RunError::Worker)?;
     let (counts, facts) = gated?;
-    Ok(Report { recovery, counts, facts, commits: Commits::read(&store)?, elapsed: watch.elapsed() })
+    Ok(Report { recovery, counts, facts, commits: Commits::read(store)?, elapsed: watch.elapsed() })
 }
 
 /// The gate's thread: everything between the sources and the workers.

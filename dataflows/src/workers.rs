@@ -84,7 +84,8 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
     });
     let mut under_way: VecDeque<(Tick, usize)> = VecDeque::new();
     let mut ended = false;
-    let mut upper = Tick::ZERO;
+    // Rows behind the last boundary stay uncommitted: a run that was cut short has some.
+    let mut boundary = Tick::ZERO;
     loop {
         if output.failed.lock().expect("no panic").is_some() {
             break;
@@ -102,13 +103,13 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
                 }
                 for tick in part.boundaries {
                     boundaries.send(tick);
+                    boundary = tick;
                 }
                 // A group without facts does not move time, and what is buffered must go all the same.
                 boundaries.flush();
-                upper = part.upper;
-                rows.advance_to(upper);
-                boundaries.advance_to(upper);
-                under_way.push_back((upper, count));
+                rows.advance_to(part.upper);
+                boundaries.advance_to(part.upper);
+                under_way.push_back((part.upper, count));
                 worker.step();
             }
             Err(TryRecvError::Disconnected) => ended = true,
@@ -116,7 +117,7 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
                 worker.step_or_park(Some(Duration::from_micros(100)));
             }
         }
-        if ended && under_way.is_empty() && !probes.committed.less_than(&upper) {
+        if ended && under_way.is_empty() && !probes.committed.less_than(&boundary) {
             break;
         }
     }

@@ -48,6 +48,7 @@ pub fn replay(
     watch: &Watch,
 ) -> Result<Commits, ReplayError> {
     let store = Store::open(out)?;
+    store.probe()?;
     let failed = Arc::new(Mutex::new(None));
     let commits = Commits::read(&store)?;
     let output = Output { store: store.clone(), plan: plan.digest, commits, failed: Arc::clone(&failed) };

@@ -300,8 +300,12 @@ impl Commits {
 
     /// Publishes the interval from [`Self::upper`] to `upper`.
     ///
+    /// A commit is the store's last chance to be caught in a lie, so before it names a file it looks
+    /// whether it is there, and then it reads itself back.
+    ///
     /// # Errors
-    /// When the store refuses; another commit with its number is a conflict.
+    /// When the store refuses, or does not have what it acknowledged; another commit with its number is a
+    /// conflict.
     pub fn publish(
         &mut self,
         upper: Tick,
@@ -310,10 +314,15 @@ impl Commits {
         store: &Store,
     ) -> Result<(), TableError> {
         files.sort();
+        for file in &files {
+            store.confirm_length(&file.name, file.bytes)?;
+        }
         let number = self.list.len() as u64;
         let commit = Commit { number, lower: self.upper(), upper, previous: self.head, plan, files };
         let bytes = serde_json::to_vec_pretty(&commit).expect("a commit has a JSON form");
-        store.create(&format!("commits/{number:020}.json"), &bytes)?;
+        let name = format!("commits/{number:020}.json");
+        store.create(&name, &bytes)?;
+        store.confirm(&name, &bytes)?;
         self.head = Digest::of(&bytes);
         self.list.push(commit);
         Ok(())
