@@ -234,7 +234,10 @@ impl Gate<'_> {
             .map(|(place, source)| self.open_source(place, source, &past))
             .collect::<Result<_, _>>()?;
         let prefixes = self.admit(&mut admission, &mut feed, &sources)?;
-        self.finish(&mut admission, &mut feed, &past, &prefixes)?;
+        // A mark in the middle of the input would cut the tables where no undisturbed run does.
+        if admission.is_finished() {
+            self.finish(&mut admission, &mut feed, &past, &prefixes)?;
+        }
         Ok((admission.counts.clone(), past.facts + admission.counts.admitted))
     }
 
