@@ -12,6 +12,7 @@ use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::{Fault, Plan};
 
 mod account;
+mod keys;
 mod progress;
 
 /// Turns a stream of facts into decisions that can be proven.
@@ -62,6 +63,9 @@ enum Command {
         /// Replaces a setting, as node.key=value.
         #[arg(long = "set", value_name = "NODE.KEY=VALUE")]
         set: Vec<String>,
+        /// The file of the key that signs the commits.
+        #[arg(long, env = keys::KEY_FILE, value_name = "FILE")]
+        key: Option<PathBuf>,
         /// Memory for the index that keeps out duplicates, in MiB.
         #[arg(long, default_value_t = 64)]
         dedupe_mib: u64,
@@ -85,6 +89,11 @@ enum Command {
         /// How to answer: table, csv, json (an object a line) or parquet.
         #[arg(long, default_value = "table")]
         format: tidegate_queries::Format,
+    },
+    /// Makes and shows the keys that sign what is committed.
+    Keys {
+        #[command(subcommand)]
+        command: keys::Keys,
     },
     /// Measures the standard workloads against hand-written loops.
     Bench {
@@ -132,15 +141,35 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check { topology, set, format } => check(&topology, &set, format),
         Command::Graph { topology, format } => graph(&topology, format),
-        Command::Run { topology, data, store, workers, until_idle, set, dedupe_mib, segment_kib, format } => {
+        Command::Keys { command } => keys::keys(&command),
+        Command::Run {
+            topology,
+            data,
+            store,
+            workers,
+            until_idle,
+            set,
+            key,
+            dedupe_mib,
+            segment_kib,
+            format,
+        } => {
             if !until_idle {
                 eprintln!(
                     "tidegate run needs --until-idle: it reads its sources to their end and commits; it does not follow them yet"
                 );
                 return ExitCode::from(exit::REFUSED);
             }
+            let signer = match keys::signer(key.as_deref()) {
+                Ok(signer) => signer,
+                Err(error) => {
+                    fail(&error);
+                    return ExitCode::from(exit::REFUSED);
+                }
+            };
+            let workers = workers.into();
             let (dedupe_bytes, segment_bytes) = (dedupe_mib << 20, segment_kib << 10);
-            let options = Options { data, store, workers: workers.into(), dedupe_bytes, segment_bytes };
+            let options = Options { data, store, workers, dedupe_bytes, segment_bytes, signer };
             run_topology(&topology, &set, &options, format)
         }
         Command::Sql { query, data, store, format } => sql(&query, &data, store.as_deref(), format),

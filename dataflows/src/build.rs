@@ -1,42 +1,30 @@
 //! A plan as a timely graph.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use tidegate_facts::{Digest, Tick};
+use tidegate_facts::Tick;
 use tidegate_operators::as_of::{AsOf, as_of};
 use tidegate_operators::expr::{Expr, Projection, Split, error_schema, filter};
 use tidegate_operators::rows::{RowStream, Rows};
+use tidegate_operators::seal::episodes;
 use tidegate_operators::snapshot::with_snapshot;
 use tidegate_operators::streams::map_rows;
 use tidegate_operators::windows::{WindowGroup, windows};
-use tidegate_sinks::store::Store;
-use tidegate_sinks::table::{Commits, Format, TableError, TableFile, Unsealed};
+use tidegate_sinks::table::{Format, Interval, TableFile, Unsealed};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::{Capability, Concatenate, InspectCore, Operator, Probe, probe};
 use timely::dataflow::{Scope, Stream};
 
+use crate::output::{Boundary, Output};
 use crate::plan::{ERRORS_TABLE, Plan, Step, StepKind};
 use crate::topology::TableFormat;
 use crate::watch::Watch;
 
-/// Where committed tables go, and what is there already.
-#[derive(Clone)]
-pub struct Output {
-    /// The store.
-    pub store: Store,
-    /// The plan's digest, which commits carry.
-    pub plan: Digest,
-    /// The commits that were there when the run began.
-    pub commits: Commits,
-    /// The first failure of a sink; the run stops on it.
-    pub failed: Arc<Mutex<Option<TableError>>>,
-}
-
 /// A stream of commit boundaries, the same on every worker.
-pub type BoundaryStream<'scope> = Stream<'scope, Tick, Vec<Tick>>;
+pub type BoundaryStream<'scope> = Stream<'scope, Tick, Vec<Boundary>>;
 
 /// What a worker watches of its graph.
 pub struct Probes {
@@ -111,24 +99,40 @@ pub fn build<'scope>(
                 };
                 as_of(input, settings, &step.name)
             }
+            StepKind::Seal(columns) => {
+                let (columns, plan) = (columns.clone(), output.plan);
+                let sealed = move |batch: RecordBatch| {
+                    let chosen = batch.project(&columns).expect("the plan gave the places");
+                    Split { passed: episodes(&chosen, &plan), errors: None }
+                };
+                map_rows(input, &step.name, sealed).0
+            }
             StepKind::Table(table) => {
+                if !output.outlet.wants(table.format) {
+                    continue;
+                }
                 let rows = counted(input, step, watch).probe_with(&computed);
                 let format = match table.format {
-                    TableFormat::Parquet => Format::Parquet,
+                    TableFormat::Parquet | TableFormat::Sealed => Format::Parquet,
                     TableFormat::Jsonl => Format::Jsonl,
                 };
-                let unsealed =
-                    Unsealed::new(&table.table, Arc::clone(&step.schema), format, output.commits.upper());
+                let mut unsealed =
+                    Unsealed::new(&table.table, Arc::clone(&step.schema), format, output.lower);
+                if table.format == TableFormat::Sealed {
+                    unsealed = unsealed.sealed(output.chains.get(&table.table).cloned().unwrap_or_default());
+                }
                 let columns = table.columns.clone();
-                files.push(seal(rows, boundaries.clone(), unsealed, Some(columns), output, &step.name));
+                files.push(keep(rows, boundaries.clone(), unsealed, Some(columns), output, &step.name));
                 continue;
             }
         };
         streams.insert(step.name.clone(), counted(rows, step, watch));
     }
     let errors = scope.concatenate(errors).probe_with(&computed);
-    let unsealed = Unsealed::new(ERRORS_TABLE, error_schema(), Format::Parquet, output.commits.upper());
-    files.push(seal(errors, boundaries.clone(), unsealed, None, output, ERRORS_TABLE));
+    if output.outlet.wants(TableFormat::Parquet) {
+        let unsealed = Unsealed::new(ERRORS_TABLE, error_schema(), Format::Parquet, output.lower);
+        files.push(keep(errors, boundaries.clone(), unsealed, None, output, ERRORS_TABLE));
+    }
     let committed = publish(scope.concatenate(files), boundaries, output);
     Probes { computed, committed }
 }
@@ -174,11 +178,11 @@ fn narrow<'scope>(
     checked(map_rows(rows, &format!("{node}: narrow"), step), errors)
 }
 
-/// Keeps rows until a commit boundary has passed, writes them, and tells which files were made.
+/// Keeps rows until a commit boundary has passed, hands them to the outlet, and tells which files were made.
 ///
 /// * Output: the files of each interval, at a time within it.
 /// * State: the rows since the last boundary.
-fn seal<'scope>(
+fn keep<'scope>(
     rows: RowStream<'scope>,
     boundaries: BoundaryStream<'scope>,
     mut unsealed: Unsealed,
@@ -186,13 +190,12 @@ fn seal<'scope>(
     output: &Output,
     name: &str,
 ) -> Stream<'scope, Tick, Vec<(Tick, TableFile)>> {
-    let (store, failed, committed) =
-        (output.store.clone(), Arc::clone(&output.failed), output.commits.upper());
+    let (outlet, failed, lower) = (Arc::clone(&output.outlet), Arc::clone(&output.failed), output.lower);
     let mut due: VecDeque<Tick> = VecDeque::new();
     let mut held: Option<Capability<Tick>> = None;
     rows.binary_frontier(boundaries, Pipeline, Pipeline, name, move |_, _| {
         move |(rows, frontier), (boundaries, _), output| {
-            boundaries.for_each(|_, ticks| due.extend(ticks.drain(..).filter(|tick| *tick > committed)));
+            boundaries.for_each(|_, new| due.extend(new.drain(..).map(|b| b.upper).filter(|b| *b > lower)));
             rows.for_each(|time, rows: &mut Rows| {
                 if held.as_ref().is_none_or(|held| time.time() < held.time()) {
                     held = Some(time.retain(0));
@@ -210,10 +213,12 @@ fn seal<'scope>(
                     break;
                 }
                 due.pop_front();
-                match unsealed.seal_before(upper, &store) {
+                let taken: Result<Vec<Option<TableFile>>, _> =
+                    unsealed.cut_before(upper).iter().map(|cut| outlet.take(cut)).collect();
+                match taken {
                     Ok(files) => {
                         if let Some(held) = &mut held {
-                            let files = files.into_iter().map(|file| (upper, file));
+                            let files = files.into_iter().flatten().map(|file| (upper, file));
                             output.session(held).give_iterator(files);
                             if *held.time() < upper {
                                 held.downgrade(&upper);
@@ -232,18 +237,15 @@ fn seal<'scope>(
     })
 }
 
-/// Publishes each interval once the files of all tables are there.
+/// Closes each interval once the files of all tables are there.
 fn publish<'scope>(
     files: Stream<'scope, Tick, Vec<(Tick, TableFile)>>,
     boundaries: BoundaryStream<'scope>,
     output: &Output,
 ) -> probe::Handle<Tick> {
     let output = output.clone();
-    let commits = RefCell::new(output.commits.clone());
-    let committed = output.commits.upper();
-    let mut due: VecDeque<Tick> = VecDeque::new();
+    let mut due: VecDeque<(Boundary, Capability<Tick>)> = VecDeque::new();
     let mut waiting: BTreeMap<Tick, Vec<TableFile>> = BTreeMap::new();
-    let mut held: VecDeque<Capability<Tick>> = VecDeque::new();
     let is_publisher = files.scope().index() == 0;
     let handle = probe::Handle::new();
     let published: Stream<'scope, Tick, Vec<Tick>> = files.binary_frontier(
@@ -258,23 +260,21 @@ fn publish<'scope>(
                         waiting.entry(upper).or_default().push(file);
                     }
                 });
-                boundaries.for_each(|time, ticks| {
-                    for tick in ticks.drain(..).filter(|tick| is_publisher && *tick > committed) {
-                        due.push_back(tick);
-                        held.push_back(time.retain(0));
-                    }
+                boundaries.for_each(|time, boundaries| {
+                    let new = boundaries.drain(..).filter(|b| is_publisher && b.upper > output.lower);
+                    due.extend(new.map(|boundary| (boundary, time.retain(0))));
                 });
-                while let Some(upper) = due.front().copied() {
+                while let Some((Boundary { upper, log }, _)) = due.front() {
                     let failed = output.failed.lock().expect("no panic").is_some();
-                    if failed || frontier.frontier().iter().any(|tick| *tick < upper) {
+                    if failed || frontier.frontier().iter().any(|tick| tick < upper) {
                         break;
                     }
-                    due.pop_front();
-                    let files = waiting.remove(&upper).unwrap_or_default();
-                    match commits.borrow_mut().publish(upper, output.plan, files, &output.store) {
+                    let files = waiting.remove(upper).unwrap_or_default();
+                    let interval = Interval { upper: *upper, plan: output.plan, log: (**log).clone(), files };
+                    match output.outlet.close(interval) {
                         Ok(()) => {
-                            let capability = held.pop_front().expect("one for each boundary");
-                            published.session(&capability).give(upper);
+                            let (boundary, capability) = due.pop_front().expect("it was just seen");
+                            published.session(&capability).give(boundary.upper);
                         }
                         Err(error) => *output.failed.lock().expect("no panic") = Some(error),
                     }

@@ -17,8 +17,10 @@ use tidegate_facts::envelope::Context;
 use tidegate_facts::{Span, Tick, Topic, columns};
 use tidegate_operators::decide::repeated;
 use tidegate_operators::rows::home;
-use tidegate_sinks::log::Group;
+use tidegate_sinks::chains::LogChains;
+use tidegate_sinks::log::{Frame, Group};
 
+use crate::output::Boundary;
 use crate::plan::{CONTEXT_COLUMNS, Plan, payload_column};
 
 /// What the workers are told of one group: its rows, then how far they may go.
@@ -29,7 +31,7 @@ pub struct Fed {
     /// Everything before this tick has been fed.
     pub upper: Tick,
     /// The commit boundaries up to `upper` that this group passed.
-    pub boundaries: Vec<Tick>,
+    pub boundaries: Vec<Boundary>,
     /// How many facts it held.
     pub facts: usize,
 }
@@ -40,6 +42,7 @@ pub struct Feed {
     workers: usize,
     basis: Vec<u64>,
     boundaries: Boundaries,
+    chains: LogChains,
 }
 
 impl Feed {
@@ -50,55 +53,47 @@ impl Feed {
             workers,
             basis: vec![0; usize::from(plan.topology.partitions)],
             boundaries: Boundaries::new(plan.topology.commit_rows, plan.topology.commit_span),
+            chains: LogChains::default(),
         }
     }
 
     /// The next group.
     pub fn feed(&mut self, group: &Group) -> Fed {
-        let facts: Vec<_> = group.frames.iter().filter(|f| f.topic != Topic::Audit).collect();
-        let ticks: Vec<&[u64]> = facts
-            .iter()
-            .map(|f| {
-                f.rows
-                    .column_by_name(columns::TICK)
-                    .expect("facts have ticks")
-                    .as_primitive::<UInt64Type>()
-                    .values()
-                    .as_ref()
-            })
-            .collect();
-        // All facts in the order of their ticks, as (tick, frame, row).
-        let mut order: Vec<(u64, u32, u32)> = Vec::with_capacity(ticks.iter().map(|t| t.len()).sum());
-        for (frame, ticks) in ticks.iter().enumerate() {
-            order.extend(ticks.iter().enumerate().map(|(row, tick)| (*tick, frame as u32, row as u32)));
-        }
-        order.sort();
+        let order = group.facts_in_order();
         let with_basis = self.schema.index_of(columns::BASIS).is_ok();
         let partitions = self.basis.len();
-        let mut basis: Vec<Vec<u64>> = ticks
-            .iter()
-            .map(|t| if with_basis { vec![0; t.len() * partitions] } else { Vec::new() })
-            .collect();
-        let mut boundaries = Vec::new();
+        let is_fact = |frame: &Frame| frame.topic != Topic::Audit;
+        let basis_of = |frame: &Frame| {
+            if with_basis && is_fact(frame) {
+                vec![0; frame.rows.num_rows() * partitions]
+            } else {
+                Vec::new()
+            }
+        };
+        let mut basis: Vec<Vec<u64>> = group.frames.iter().map(basis_of).collect();
+        let mut uppers = Vec::new();
         for (tick, frame, row) in &order {
-            if facts[*frame as usize].topic == Topic::Traffic {
-                self.basis[usize::from(Tick(*tick).partition())] += 1;
+            if group.frames[*frame as usize].topic == Topic::Traffic {
+                self.basis[usize::from(tick.partition())] += 1;
             }
             if with_basis {
                 let from = *row as usize * partitions;
                 basis[*frame as usize][from..from + partitions].copy_from_slice(&self.basis);
             }
-            self.boundaries.observe(Tick(*tick), &mut boundaries);
+            self.boundaries.observe(*tick, &mut uppers);
         }
         if group.commit {
-            self.boundaries.mark(group.upper, &mut boundaries);
+            self.boundaries.mark(group.upper, &mut uppers);
         }
+        let heads = self.chains.group(group, &order, &uppers, Tick::ZERO);
+        let boundaries =
+            uppers.into_iter().zip(heads).map(|(upper, log)| Boundary { upper, log: Arc::new(log) });
         let mut rows = vec![Vec::new(); self.workers];
-        for (frame, basis) in facts.iter().zip(basis) {
+        for (frame, basis) in group.frames.iter().zip(basis).filter(|(frame, _)| is_fact(frame)) {
             let batch = self.batch(&frame.name, &frame.rows, basis);
             self.split(batch, &mut rows);
         }
-        Fed { rows, upper: group.upper, boundaries, facts: order.len() }
+        Fed { rows, upper: group.upper, boundaries: boundaries.collect(), facts: order.len() }
     }
 
     /// One frame with the plan's columns.

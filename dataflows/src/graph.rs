@@ -32,9 +32,11 @@ pub fn kind_name(kind: &NodeKind) -> &'static str {
         NodeKind::Windows(_) => "windows",
         NodeKind::AsOf(_) => "as_of",
         NodeKind::Decide { .. } => "decide",
+        NodeKind::Seal { .. } => "seal",
         NodeKind::Table(table) => match table.format {
             TableFormat::Parquet => "sink.parquet",
             TableFormat::Jsonl => "sink.jsonl",
+            TableFormat::Sealed => "sink.seal",
         },
     }
 }

@@ -8,6 +8,7 @@ pub mod admission;
 pub mod build;
 pub mod feed;
 pub mod graph;
+pub mod output;
 pub mod plan;
 pub mod run;
 pub mod settings;

@@ -18,6 +18,7 @@ use tidegate_operators::decide::{BundleText, Decider, Rule, line_of};
 use tidegate_operators::expr::{Column, Expr, Projection};
 use tidegate_operators::gate::{GatePolicy, Judge, TimeBounds};
 use tidegate_operators::keys::is_key;
+use tidegate_operators::seal::{NEEDED, episode_schema};
 use tidegate_operators::snapshot::snapshot_field;
 use tidegate_operators::timeline::{Measure, is_measure};
 use tidegate_operators::windows::{Aggregate, WindowPlan, reason_field};
@@ -71,6 +72,8 @@ pub enum StepKind {
     AsOf(AsOfPlan),
     /// Rules over each row.
     Decide(Arc<Decider>),
+    /// Episodes, of the input's columns at these places.
+    Seal(Vec<usize>),
     /// A committed table.
     Table(TablePlan),
 }
@@ -198,6 +201,7 @@ fn columns_read(draft: &Draft) -> BTreeSet<String> {
                 ask(&plan.timeline, projection_reads(&plan.narrow, schema_of(&plan.timeline)));
                 ask(input, out.into_iter().chain([name_at(plan.key), name_at(plan.time)]).collect());
             }
+            StepKind::Seal(places) => ask(input, places.iter().map(|place| name_at(*place)).collect()),
             StepKind::Table(table) => ask(input, table.columns.iter().map(|place| name_at(*place)).collect()),
         }
     }
@@ -222,6 +226,19 @@ fn projection_reads(projection: &Projection, input: &Schema) -> BTreeSet<String>
         })
         .collect()
 }
+
+/// The versions of what computes answers and of the forms that are hashed. Whoever changes an answer that an
+/// operator gives, or a recipe, counts up here, so that no later build takes its output for this one's.
+const OPERATORS: [&str; 8] = [
+    "as_of.1",
+    "decide.1",
+    "episode.1",
+    "feed.1",
+    "filter_project_union.1",
+    "snapshot.2",
+    "table.1",
+    "windows.1",
+];
 
 /// What decides the answers, and not where inputs lie or how large batches are.
 fn plan_digest(topology: &Topology, draft: &Draft) -> Digest {
@@ -248,6 +265,7 @@ fn plan_digest(topology: &Topology, draft: &Draft) -> Digest {
         .collect();
     let content = serde_json::json!({
         "recipe": "tidegate.plan.v1",
+        "operators": OPERATORS,
         "name": topology.name,
         "clock": format!("{:?}", topology.clock),
         "partitions": topology.partitions,
@@ -520,6 +538,7 @@ impl Planner<'_> {
                 let decider = self.decide(node, bundle, input, &draft.policy.rev())?;
                 (StepKind::Decide(Arc::new(decider)), Decider::schema(input))
             }
+            NodeKind::Seal { columns } => self.seal(node, columns, input)?,
             NodeKind::Table(table) => self.table(node, table, input, draft)?,
             NodeKind::Source(_) | NodeKind::Gate { .. } => unreachable!("these stand before the gate"),
         };
@@ -922,6 +941,57 @@ impl Planner<'_> {
         })
     }
 
+    /// The places of the columns that a node names, always with the tick; all when it names none.
+    fn chosen(&self, node: &Node, names: &[Text], input: &SchemaRef) -> Option<Vec<usize>> {
+        if names.is_empty() {
+            return Some((0..input.fields().len()).collect());
+        }
+        let tick = input.index_of(columns::TICK).expect("every stream carries _tick");
+        let named: Vec<Option<usize>> =
+            names.iter().map(|name| self.column(name, input, &node.inputs[0].value)).collect();
+        let mut places = named.into_iter().collect::<Option<Vec<_>>>()?;
+        if !places.contains(&tick) {
+            places.insert(0, tick);
+        }
+        Some(places)
+    }
+
+    /// An episode must name its fact, what was looked up, and the decision.
+    fn seal(&self, node: &Node, names: &[Text], input: &SchemaRef) -> Option<(StepKind, SchemaRef)> {
+        let places = self.chosen(node, names, input)?;
+        let chosen = input.project(&places).expect("the places are the input's");
+        let looked_up = self.topology.nodes.iter().any(|n| matches!(n.kind, NodeKind::Windows(_)));
+        let snapshot = snapshot_field();
+        let needed = NEEDED.into_iter().chain(looked_up.then_some(snapshot.name().as_str()));
+        let missing: Vec<String> =
+            needed.filter(|name| chosen.index_of(name).is_err()).map(|name| format!("`{name}`")).collect();
+        if !missing.is_empty() {
+            self.faults.add(
+                node.line,
+                format!(
+                    "the episodes of node `{}` would not name what they are based on: they lack {}; keep these                      columns in `{}` and in the nodes before it",
+                    node.name,
+                    missing.join(", "),
+                    node.inputs[0].value
+                ),
+            );
+        }
+        for field in chosen.fields() {
+            if !tidegate_facts::jcs::has_form(field.data_type()) {
+                self.faults.add(
+                    node.line,
+                    format!(
+                        "column `{}` is {}, which has no canonical JSON form, so it cannot be sealed; cast it in a                          `project` before, or leave it out of `columns`",
+                        field.name(),
+                        field.data_type()
+                    ),
+                );
+                return None;
+            }
+        }
+        missing.is_empty().then(|| (StepKind::Seal(places), episode_schema(&chosen)))
+    }
+
     fn table(
         &self,
         node: &Node,
@@ -949,20 +1019,17 @@ impl Planner<'_> {
                 ),
             );
         }
-        let columns: Option<Vec<usize>> = if table.columns.is_empty() {
-            Some((0..input.fields().len()).collect())
-        } else {
-            let tick = input.index_of(columns::TICK).expect("every stream carries _tick");
-            let named: Vec<Option<usize>> =
-                table.columns.iter().map(|c| self.column(c, input, &node.inputs[0].value)).collect();
-            named.into_iter().collect::<Option<Vec<_>>>().map(|mut places| {
-                if !places.contains(&tick) {
-                    places.insert(0, tick);
-                }
-                places
-            })
-        };
-        let columns = columns?;
+        if table.format == TableFormat::Sealed && input.index_of(columns::RECORD_DIGEST).is_err() {
+            self.faults.add(
+                node.line,
+                format!(
+                    "node `{}` seals episodes, and `{}` gives none; put a node of kind `seal` between them",
+                    node.name, node.inputs[0].value
+                ),
+            );
+            return None;
+        }
+        let columns = self.chosen(node, &table.columns, input)?;
         let schema = Arc::new(input.project(&columns).expect("the places are the input's"));
         let plan = TablePlan { table: name.value.clone(), columns, format: table.format };
         Some((StepKind::Table(plan), schema))

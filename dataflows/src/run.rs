@@ -20,6 +20,7 @@ use tidegate_operators::gate::Judged;
 use tidegate_sinks::dedupe::{DedupeError, DedupeIndex, Seen};
 use tidegate_sinks::log::{EmbeddedLog, Group, LogError, LogOptions, Recovery, Start, Until, read_groups};
 use tidegate_sinks::sequencer::Sequencer;
+use tidegate_sinks::signing::Signer;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commits, TableError};
 use tidegate_sources::{Prefix, SourceError};
@@ -27,8 +28,8 @@ use tidegate_sources::{Prefix, SourceError};
 use crate::admission::{
     Admission, AdmissionError, Counts, PROGRESS, ProgressRecord, RECEIPTS, RUN, RunRecord, audit_record,
 };
-use crate::build::Output;
 use crate::feed::{Fed, Feed};
+use crate::output::Output;
 use crate::plan::{Plan, judge_of};
 use crate::sources::SourcePlan;
 use crate::watch::{Stage, Watch};
@@ -47,13 +48,21 @@ pub struct Options {
     pub dedupe_bytes: u64,
     /// How large a segment of the log grows.
     pub segment_bytes: u64,
+    /// Signs the commits; without it they are not signed.
+    pub signer: Option<Signer>,
 }
 
 impl Options {
     /// A run in `data` with one worker.
     pub fn new(data: &Path) -> Options {
-        let segment_bytes = LogOptions::default().segment_bytes;
-        Options { data: data.to_owned(), store: None, workers: 1, dedupe_bytes: 64 << 20, segment_bytes }
+        Options {
+            data: data.to_owned(),
+            store: None,
+            workers: 1,
+            dedupe_bytes: 64 << 20,
+            segment_bytes: LogOptions::default().segment_bytes,
+            signer: None,
+        }
     }
 
     /// Where committed tables go.
@@ -151,14 +160,13 @@ pub fn run_into(
     store: &Store,
     watch: &Watch,
 ) -> Result<Report, RunError> {
-    let commits = Commits::read(store)?;
+    let output = Output::to_store(store.clone(), plan.digest, options.signer.clone())?;
     // Commits are made of what was durable, so a log that ends before them has lost something.
+    let acknowledged = output.lower;
     let log_options = LogOptions { segment_bytes: options.segment_bytes };
     let (log, recovery) =
-        EmbeddedLog::open_acknowledged(&options.data.join("log"), log_options, commits.upper())?;
+        EmbeddedLog::open_acknowledged(&options.data.join("log"), log_options, acknowledged)?;
     store.probe()?;
-    let failed: Arc<Mutex<Option<TableError>>> = Arc::default();
-    let output = Output { store: store.clone(), plan: plan.digest, commits, failed: Arc::clone(&failed) };
 
     let mut workers = Workers::start(plan, options.workers, &output, watch).map_err(RunError::Worker)?;
     let gate = Gate {
@@ -168,11 +176,11 @@ pub fn run_into(
         log,
         workers: &mut workers,
         recovered: recovery.groups,
-        failed: &failed,
+        failed: &output.failed,
     };
     let gated = gate.run();
     let stopped = workers.finish();
-    if let Some(error) = failed.lock().expect("no panic").take() {
+    if let Some(error) = output.failed.lock().expect("no panic").take() {
         return Err(error.into());
     }
     stopped.map_err(RunError::Worker)?;

@@ -90,7 +90,12 @@ pub enum NodeKind {
         /// The bundle file, relative to the topology.
         bundle: Text,
     },
-    /// `sink.parquet` and `sink.jsonl`: a committed table.
+    /// `seal`: decisions as episodes.
+    Seal {
+        /// Which columns an episode holds; all when none is named.
+        columns: Vec<Text>,
+    },
+    /// `sink.parquet`, `sink.jsonl` and `sink.seal`: a committed table.
     Table(TableNode),
 }
 
@@ -202,10 +207,12 @@ pub enum TableFormat {
     Parquet,
     /// A JSON object a line.
     Jsonl,
+    /// Parquet, its rows chained and sealed.
+    Sealed,
 }
 
 /// Every kind of node.
-pub const KINDS: [&str; 13] = [
+pub const KINDS: [&str; 15] = [
     "source.parquet",
     "source.csv",
     "source.jsonl",
@@ -217,8 +224,10 @@ pub const KINDS: [&str; 13] = [
     "windows",
     "as_of",
     "decide",
+    "seal",
     "sink.parquet",
     "sink.jsonl",
+    "sink.seal",
 ];
 
 /// One `--set node.key=value`, or `--set key=value` for the topology itself.
@@ -459,8 +468,17 @@ fn read_node(
             values: section.text_table("values"),
         }),
         "decide" => NodeKind::Decide { bundle: section.required_text("bundle", "the path of its rules") },
+        "seal" => NodeKind::Seal { columns: section.texts("columns") },
         "sink.parquet" => NodeKind::Table(read_table(section, TableFormat::Parquet, &inputs)),
         "sink.jsonl" => NodeKind::Table(read_table(section, TableFormat::Jsonl, &inputs)),
+        "sink.seal" => {
+            let table = TableNode {
+                table: table_name(section, &inputs),
+                columns: Vec::new(),
+                format: TableFormat::Sealed,
+            };
+            NodeKind::Table(table)
+        }
         "" => NodeKind::Union,
         unknown => {
             faults.add(kind.line, format!("`{unknown}` is no kind of node; {}", choices(unknown, &KINDS)));
@@ -686,7 +704,11 @@ fn read_group(name: String, section: &Section<'_>, faults: &Rc<Faults>) -> Group
 }
 
 fn read_table(section: &Section<'_>, format: TableFormat, inputs: &[Text]) -> TableNode {
+    TableNode { table: table_name(section, inputs), columns: section.texts("columns"), format }
+}
+
+/// The name of a table: its own, or that of its input.
+fn table_name(section: &Section<'_>, inputs: &[Text]) -> Text {
     let table = section.text("table").or_else(|| inputs.first().cloned());
-    let table = table.unwrap_or(Text { value: String::new(), line: section.line() });
-    TableNode { table, columns: section.texts("columns"), format }
+    table.unwrap_or(Text { value: String::new(), line: section.line() })
 }

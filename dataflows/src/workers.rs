@@ -14,8 +14,9 @@ use timely::dataflow::InputHandle;
 use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
 use timely::worker::Worker;
 
-use crate::build::{Output, build};
+use crate::build::build;
 use crate::feed::Fed;
+use crate::output::{Boundary, Output};
 use crate::plan::Plan;
 use crate::watch::Watch;
 
@@ -64,7 +65,7 @@ impl Workers {
 struct WorkerPart {
     rows: Vec<RecordBatch>,
     upper: Tick,
-    boundaries: Vec<Tick>,
+    boundaries: Vec<Boundary>,
 }
 
 /// How many rows may be under way in the graph before a worker takes more.
@@ -75,7 +76,7 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
     watch_operators(worker, watch);
     let dataflow = worker.next_dataflow_index();
     let mut rows: InputHandle<Tick, NoopBuilder<Rows>> = InputHandle::new_with_builder();
-    let mut boundaries: InputHandle<Tick, CapacityContainerBuilder<Vec<Tick>>> =
+    let mut boundaries: InputHandle<Tick, CapacityContainerBuilder<Vec<Boundary>>> =
         InputHandle::new_with_builder();
     let probes = worker.dataflow::<Tick, _, _>(|scope| {
         let facts = rows.to_stream(scope);
@@ -85,7 +86,8 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
     let mut under_way: VecDeque<(Tick, usize)> = VecDeque::new();
     let mut ended = false;
     // Rows behind the last boundary stay uncommitted: a run that was cut short has some.
-    let mut boundary = Tick::ZERO;
+    let committed = output.lower;
+    let mut last = committed;
     loop {
         if output.failed.lock().expect("no panic").is_some() {
             break;
@@ -101,9 +103,11 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
                 for batch in part.rows {
                     rows.send_batch(&mut Rows(batch));
                 }
-                for tick in part.boundaries {
-                    boundaries.send(tick);
-                    boundary = tick;
+                for boundary in part.boundaries {
+                    if boundary.upper > committed {
+                        last = boundary.upper;
+                    }
+                    boundaries.send(boundary);
                 }
                 // A group without facts does not move time, and what is buffered must go all the same.
                 boundaries.flush();
@@ -117,7 +121,7 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
                 worker.step_or_park(Some(Duration::from_micros(100)));
             }
         }
-        if ended && under_way.is_empty() && !probes.committed.less_than(&boundary) {
+        if ended && under_way.is_empty() && (last == committed || !probes.committed.less_than(&last)) {
             break;
         }
     }

@@ -35,6 +35,9 @@ pub const PAYLOAD_HASH: &str = "payload_hash";
 /// A struct of the payload's fields; or, for an event type without a schema, its JCS text.
 pub const PAYLOAD: &str = "payload";
 
+/// BLAKE3 over the canonical form of a sealed row: of its columns up to this one.
+pub const RECORD_DIGEST: &str = "record_digest";
+
 /// The type of columns that repeat few texts.
 pub fn dictionary() -> DataType {
     DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))

@@ -46,13 +46,17 @@ enum Cells<'a> {
     Float64(&'a Float64Array),
     Decimal(&'a Decimal128Array, usize),
     Text(&'a StringArray),
-    TextOf(&'a arrow::array::DictionaryArray<Int32Type>, &'a StringArray),
+    /// A dictionary, and each of its texts as it is written.
+    TextOf(&'a arrow::array::DictionaryArray<Int32Type>, Vec<Box<[u8]>>),
     Time(&'a TimestampMicrosecondArray),
     Bytes(&'a FixedSizeBinaryArray),
     List(&'a ListArray, Box<Cells<'a>>),
     FixedList(&'a FixedSizeListArray, Box<Cells<'a>>),
     Null,
 }
+
+/// Appends a float, or writes nothing and says `false`.
+type PushFloat = fn(f64, &mut Vec<u8>) -> bool;
 
 /// A column type that has no canonical form.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +68,11 @@ pub struct NoForm {
     pub column: String,
     /// Its type.
     pub data_type: DataType,
+}
+
+/// Whether columns of this type have a canonical form.
+pub fn has_form(data_type: &DataType) -> bool {
+    Cells::of(arrow::array::new_empty_array(data_type).as_ref()).is_some()
 }
 
 impl<'a> RowForm<'a> {
@@ -103,12 +112,48 @@ impl<'a> RowForm<'a> {
                 out.push(b',');
             }
             out.extend_from_slice(key.as_bytes());
-            if !cells.push(row, out) {
+            if !cells.push(row, out, push_float) {
                 return Err(key.trim_end_matches(':').trim_matches('"').to_owned());
             }
         }
         out.push(b'}');
         Ok(())
+    }
+}
+
+/// Writes rows of some columns as canonical JSON arrays: the values alone, in the order of the columns.
+///
+/// For records of our own, whose columns are told apart from the values. A null stands as `null`, and a
+/// float that is no finite number as the string `"NaN"`, `"Infinity"` or `"-Infinity"`: every row has a form.
+pub struct ArrayForm<'a> {
+    columns: Vec<Cells<'a>>,
+}
+
+impl<'a> ArrayForm<'a> {
+    /// Prepares the named columns; all have the same length.
+    ///
+    /// # Errors
+    /// [`NoForm`] for a column type that is not in the table of this module.
+    pub fn new<'n>(
+        columns: impl IntoIterator<Item = (&'n str, &'a ArrayRef)>,
+    ) -> Result<ArrayForm<'a>, NoForm> {
+        let columns = columns.into_iter().map(|(name, array)| {
+            Cells::of(array.as_ref())
+                .ok_or_else(|| NoForm { column: name.to_owned(), data_type: array.data_type().clone() })
+        });
+        Ok(ArrayForm { columns: columns.collect::<Result<_, _>>()? })
+    }
+
+    /// Appends the values of `row`, with a comma in front of each.
+    pub fn push_values(&self, row: usize, out: &mut Vec<u8>) {
+        for cells in &self.columns {
+            out.push(b',');
+            if cells.is_null(row) {
+                out.extend_from_slice(b"null");
+            } else {
+                cells.push(row, out, push_any_float);
+            }
+        }
     }
 }
 
@@ -135,7 +180,13 @@ impl<'a> Cells<'a> {
             DataType::FixedSizeBinary(_) => Cells::Bytes(array.as_fixed_size_binary()),
             DataType::Dictionary(key, _) if **key == DataType::Int32 => {
                 let dictionary = array.as_dictionary::<Int32Type>();
-                Cells::TextOf(dictionary, dictionary.values().as_string_opt::<i32>()?)
+                let texts = dictionary.values().as_string_opt::<i32>()?.iter();
+                let written = texts.map(|text| {
+                    let mut out = Vec::new();
+                    push_string(text.unwrap_or_default(), &mut out);
+                    out.into_boxed_slice()
+                });
+                Cells::TextOf(dictionary, written.collect())
             }
             DataType::List(_) => {
                 let list = array.as_list::<i32>();
@@ -174,7 +225,7 @@ impl<'a> Cells<'a> {
     }
 
     /// Appends the value of `row`; `false` for a number that JSON cannot hold.
-    fn push(&self, row: usize, out: &mut Vec<u8>) -> bool {
+    fn push(&self, row: usize, out: &mut Vec<u8>, float: PushFloat) -> bool {
         match self {
             Cells::Bool(a) => out.extend_from_slice(if a.value(row) { b"true" } else { b"false" }),
             Cells::Int8(a) => push_integer(a.value(row).into(), out),
@@ -185,12 +236,12 @@ impl<'a> Cells<'a> {
             Cells::UInt32(a) => push_integer(a.value(row).into(), out),
             Cells::Int64(a) => quoted(out, |out| push_integer(a.value(row).into(), out)),
             Cells::UInt64(a) => quoted(out, |out| push_integer(a.value(row).into(), out)),
-            Cells::Float32(a) => return push_float(a.value(row).into(), out),
-            Cells::Float64(a) => return push_float(a.value(row), out),
+            Cells::Float32(a) => return float(a.value(row).into(), out),
+            Cells::Float64(a) => return float(a.value(row), out),
             Cells::Decimal(a, scale) => quoted(out, |out| push_decimal(a.value(row), *scale, out)),
             Cells::Text(a) => push_string(a.value(row), out),
             Cells::TextOf(a, values) => {
-                push_string(values.value(a.key(row).expect("nulls are left out")), out);
+                out.extend_from_slice(&values[a.key(row).expect("nulls are left out")]);
             }
             Cells::Time(a) => quoted(out, |out| {
                 let mut text = String::with_capacity(27);
@@ -201,19 +252,19 @@ impl<'a> Cells<'a> {
             Cells::List(a, items) => {
                 let offsets = a.value_offsets();
                 let range = offsets[row].cast_unsigned() as usize..offsets[row + 1].cast_unsigned() as usize;
-                return items.push_items(range, out);
+                return items.push_items(range, out, float);
             }
             Cells::FixedList(a, items) => {
                 let width = a.value_length().cast_unsigned() as usize;
                 let from = (a.offset() + row) * width;
-                return items.push_items(from..from + width, out);
+                return items.push_items(from..from + width, out, float);
             }
             Cells::Null => out.extend_from_slice(b"null"),
         }
         true
     }
 
-    fn push_items(&self, range: std::ops::Range<usize>, out: &mut Vec<u8>) -> bool {
+    fn push_items(&self, range: std::ops::Range<usize>, out: &mut Vec<u8>, float: PushFloat) -> bool {
         out.push(b'[');
         for item in range.clone() {
             if item > range.start {
@@ -221,7 +272,7 @@ impl<'a> Cells<'a> {
             }
             if self.is_null(item) {
                 out.extend_from_slice(b"null");
-            } else if !self.push(item, out) {
+            } else if !self.push(item, out, float) {
                 return false;
             }
         }
@@ -292,6 +343,19 @@ pub fn push_float(value: f64, out: &mut Vec<u8>) -> bool {
     true
 }
 
+/// Appends a float as ECMAScript prints it, as a string when it is not finite.
+fn push_any_float(value: f64, out: &mut Vec<u8>) -> bool {
+    if !push_float(value, out) {
+        let name: &[u8] = match value {
+            f64::INFINITY => b"Infinity",
+            f64::NEG_INFINITY => b"-Infinity",
+            _ => b"NaN",
+        };
+        quoted(out, |out| out.extend_from_slice(name));
+    }
+    true
+}
+
 /// Appends a JSON string with the escapes of RFC 8785 and no others.
 pub fn push_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
@@ -323,8 +387,10 @@ pub fn push_string(text: &str, out: &mut Vec<u8>) {
 /// Appends two lower-case hexadecimal digits a byte.
 pub fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    let start = out.len();
+    out.resize(start + 2 * bytes.len(), 0);
+    for (pair, byte) in out[start..].chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
 }
 

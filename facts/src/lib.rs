@@ -12,6 +12,7 @@ pub mod policy;
 pub mod position;
 pub mod receipt;
 pub mod schema;
+pub mod seal;
 pub mod tick;
 pub mod time;
 

@@ -22,8 +22,7 @@ pub const PARTITIONS_MAX: u16 = 1 << PARTITION_BITS;
 pub const MICROS_MAX: i64 = (1 << (64 - PARTITION_BITS)) - 1;
 
 /// The logical time of one fact: when the gate learned it, and in which partition.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(pub u64);
 
 /// A length of time in microseconds, never zero.
@@ -133,6 +132,28 @@ impl fmt::Display for Tick {
     /// The time with six fractional digits, a `/`, and the partition.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", time::to_rfc3339(self.micros()), self.partition())
+    }
+}
+
+/// In text a string of digits, as all 64-bit integers in canonical JSON.
+impl Serialize for Tick {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.collect_str(&self.0)
+        } else {
+            self.0.serialize(serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Tick {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return u64::deserialize(deserializer).map(Tick);
+        }
+        let text = String::deserialize(deserializer)?;
+        let tick = text.parse().ok().filter(|tick: &u64| tick.to_string() == text);
+        tick.map(Tick).ok_or_else(|| serde::de::Error::custom("a tick is a string of digits"))
     }
 }
 

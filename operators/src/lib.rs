@@ -10,6 +10,7 @@ pub mod gate;
 pub mod keys;
 pub mod lookup;
 pub mod rows;
+pub mod seal;
 pub mod snapshot;
 pub mod streams;
 pub mod timeline;

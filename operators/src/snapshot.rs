@@ -8,11 +8,14 @@ use arrow::array::{
     UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, UInt64Type};
-use tidegate_facts::jcs::{RowForm, push_integer, push_string};
+use tidegate_facts::jcs::{ArrayForm, push_integer, push_string};
 use tidegate_facts::{Digest, columns};
 
 use crate::lookup::with_columns;
 use crate::rows::ticks_of;
+
+/// What the form of a snapshot is called, inside it.
+pub const SNAPSHOT: &str = "tidegate.snapshot.v2";
 
 /// The column that [`with_snapshot`] adds.
 pub fn snapshot_field() -> Field {
@@ -34,7 +37,8 @@ pub fn with_snapshot(batch: &RecordBatch, features: Range<usize>) -> RecordBatch
 }
 
 /// For each row, BLAKE3 over the canonical form of
-/// `{"as_of":tick,"basis":[..],"event_id":..,"features":{..},"recipe":"tidegate.snapshot.v1"}`.
+/// `["tidegate.snapshot.v2",names,tick,event_id,[basis],features..]`, where `names` is BLAKE3 over the
+/// canonical list of the features' names.
 ///
 /// # Panics
 /// When a feature's type has no canonical form: the plan gives features types that have one.
@@ -44,30 +48,45 @@ pub fn snapshot_digests<'a>(
     basis: &ListArray,
     features: impl IntoIterator<Item = (&'a str, &'a ArrayRef)>,
 ) -> FixedSizeBinaryArray {
-    let form = RowForm::new(features).expect("windows answer in types that have a canonical form");
+    let features: Vec<_> = features.into_iter().collect();
+    let names: Vec<&str> = features.iter().map(|(name, _)| *name).collect();
+    let form = ArrayForm::new(features).expect("windows answer in types that have a canonical form");
     let counts = basis.values().as_primitive::<UInt64Type>().values();
     let offsets = basis.value_offsets();
     let mut digests = FixedSizeBinaryBuilder::with_capacity(ticks.values().len(), 32);
-    let mut text = Vec::with_capacity(1024);
+    let mut text = format!("[\"{SNAPSHOT}\",\"{}\",\"", names_digest(&names)).into_bytes();
+    let head = text.len();
     for row in 0..ticks.values().len() {
-        text.clear();
-        text.extend_from_slice(b"{\"as_of\":\"");
+        text.truncate(head);
         push_integer(ticks.value(row).into(), &mut text);
-        text.extend_from_slice(b"\",\"basis\":[");
+        text.extend_from_slice(b"\",");
+        push_string(event_ids.value(row), &mut text);
+        text.extend_from_slice(b",[");
         let from = offsets[row] as usize;
         for (place, count) in counts[from..offsets[row + 1] as usize].iter().enumerate() {
             text.extend_from_slice(if place == 0 { b"\"" } else { b",\"" });
             push_integer((*count).into(), &mut text);
             text.push(b'"');
         }
-        text.extend_from_slice(b"],\"event_id\":");
-        push_string(event_ids.value(row), &mut text);
-        text.extend_from_slice(b",\"features\":");
-        form.push_row(row, &mut text).expect("averages of finite numbers are finite");
-        text.extend_from_slice(b",\"recipe\":\"tidegate.snapshot.v1\"}");
+        text.push(b']');
+        form.push_values(row, &mut text);
+        text.push(b']');
         digests.append_value(Digest::of(&text).0).expect("a digest has 32 bytes");
     }
     digests.finish()
+}
+
+/// BLAKE3 over the canonical list of some names.
+fn names_digest(names: &[&str]) -> Digest {
+    let mut text = b"[".to_vec();
+    for (place, name) in names.iter().enumerate() {
+        if place > 0 {
+            text.push(b',');
+        }
+        push_string(name, &mut text);
+    }
+    text.push(b']');
+    Digest::of(&text)
 }
 
 #[cfg(test)]
@@ -79,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_digest_is_of_the_canonical_form_and_leaves_nulls_out() {
+    fn the_digest_is_of_the_canonical_form() {
         let mut basis = ListBuilder::new(UInt64Builder::new());
         basis.append_value([Some(3), Some(0)]);
         basis.append_value([Some(4), Some(0)]);
@@ -92,8 +111,9 @@ mod tests {
             &basis.finish().slice(1, 1),
             [("count_1d", &count.slice(1, 1)), ("avg_1d", &average.slice(1, 1))],
         );
-        let text = r#"{"as_of":"4096","basis":["4","0"],"event_id":"b\"","features":{"count_1d":"3"},"recipe":"tidegate.snapshot.v1"}"#;
-        assert_eq!(tidegate_facts::json::canonical(text).expect("JSON"), text, "it is canonical");
+        let names = Digest::of(br#"["count_1d","avg_1d"]"#);
+        let text = format!(r#"["tidegate.snapshot.v2","{names}","4096","b\"",["4","0"],"3",null]"#);
+        assert_eq!(tidegate_facts::json::canonical(&text).expect("JSON"), text, "it is canonical");
         assert_eq!(digests.value(0), Digest::of(text.as_bytes()).0);
     }
 }

@@ -16,9 +16,10 @@ use tempfile::TempDir;
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Digest, Tick, Topic, columns};
 use tidegate_queries::{Catalogue, Format, write};
+use tidegate_sinks::chains::LogHeads;
 use tidegate_sinks::log::{EmbeddedLog, Frame, Group, LogOptions};
 use tidegate_sinks::store::Store;
-use tidegate_sinks::table::{Commits, Format as TableFormat, Unsealed};
+use tidegate_sinks::table::{Commits, Format as TableFormat, Interval, TableFile, Unsealed};
 
 const START: i64 = 1_522_540_800_000_000;
 
@@ -198,10 +199,10 @@ fn write_store(store: &Path) -> Commits {
     let upper = tick(2_500_000, 0);
     let mut files = unsealed.seal_before(upper, &store).unwrap();
     files.extend(failed.seal_before(upper, &store).unwrap());
-    commits.publish(upper, Digest::of(b"plan"), files, &store).unwrap();
+    commits.publish(interval(upper, files), None, &store).unwrap();
     unsealed.insert(&decisions(3..5));
     let files = unsealed.seal_before(tick(5_000_000, 0), &store).unwrap();
-    commits.publish(tick(5_000_000, 0), Digest::of(b"plan"), files, &store).unwrap();
+    commits.publish(interval(tick(5_000_000, 0), files), None, &store).unwrap();
     commits
 }
 
@@ -725,4 +726,8 @@ fn a_damaged_log_is_reported_as_such() {
     expect![[r#"
         error: segment `DATA/log/00000000000000000000.seg` is damaged at byte 0, in group 0: its rows do not match their checksum, but there are groups behind it; restore the file from a copy: what stands behind the damage cannot be trusted
     "#]].assert_eq(&answer(Format::Table, data.path(), "select event_id from facts order by 1"));
+}
+
+fn interval(upper: Tick, files: Vec<TableFile>) -> Interval {
+    Interval { upper, plan: Digest::of(b"plan"), log: LogHeads::default(), files }
 }

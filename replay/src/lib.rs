@@ -5,11 +5,11 @@
 //! workers, it must give the files that the log's own run committed; [`compare`] says where it does not.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::build::Output;
 use tidegate_dataflows::feed::Feed;
+use tidegate_dataflows::output::Output;
 use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::workers::Workers;
 use tidegate_facts::Digest;
@@ -49,9 +49,7 @@ pub fn replay(
 ) -> Result<Commits, ReplayError> {
     let store = Store::open(out)?;
     store.probe()?;
-    let failed = Arc::new(Mutex::new(None));
-    let commits = Commits::read(&store)?;
-    let output = Output { store: store.clone(), plan: plan.digest, commits, failed: Arc::clone(&failed) };
+    let output = Output::to_store(store.clone(), plan.digest, None)?;
     let running = Workers::start(plan, workers, &output, watch).map_err(ReplayError::Worker)?;
     let mut feed = Feed::new(plan, workers);
     let fed = read_groups(&data.join("log"), Start::Group(0), Until::Complete).and_then(|groups| {
@@ -63,7 +61,7 @@ pub fn replay(
         Ok(())
     });
     let stopped = running.finish();
-    if let Some(error) = failed.lock().expect("no panic").take() {
+    if let Some(error) = output.failed.lock().expect("no panic").take() {
         return Err(TableError::into(error));
     }
     fed?;

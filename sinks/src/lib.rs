@@ -2,8 +2,10 @@
 //!
 //! Sinks do I/O and know nothing of operators. What a sink has reported as written is durable.
 
+pub mod chains;
 pub mod dedupe;
 pub mod log;
 pub mod sequencer;
+pub mod signing;
 pub mod store;
 pub mod table;

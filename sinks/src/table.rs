@@ -9,22 +9,29 @@
 //! | name | holds |
 //! |---|---|
 //! | `tables/<table>/<partition>/<lower>-<upper>.parquet` (or `.jsonl`) | the rows of one interval |
-//! | `commits/<number>.json` | one [`Commit`]: the files of all tables for one interval |
+//! | `commits/<number>.json` | one [`Commit`], the manifest of one interval: the files of all tables, and the heads of all chains |
 //!
-//! A file counts only once a commit names it.
+//! A file counts only once a commit names it. A commit names the one before it, so they are a chain; it is
+//! in canonical form, and its signature, if there is a key, is over that form without the signature.
+//!
+//! The rows of a sealed table are a chain in each partition: each carries the digest of its record, and the
+//! commit holds the last seal and the root over the interval's records.
 
 use std::collections::BTreeMap;
 
 use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{SchemaRef, UInt64Type};
+use arrow::datatypes::{DataType, SchemaRef, UInt64Type};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
+use tidegate_facts::seal::{Chain, merkle_root};
 use tidegate_facts::{Digest, Tick, columns};
 
+use crate::chains::{LogHead, LogHeads};
+use crate::signing::{Signature, Signer};
 use crate::store::{Store, StoreError};
 
 /// How a table is written.
@@ -51,11 +58,47 @@ pub struct TableFile {
     pub bytes: u64,
     /// BLAKE3 of those bytes.
     pub digest: Digest,
+    /// What seals its rows, when the table is sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Link>,
 }
+
+/// What seals the rows of one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Link {
+    /// How far the chain of the table's partition has come with these rows.
+    pub chain: Chain,
+    /// The Merkle root over the digests of these records.
+    pub root: Digest,
+}
+
+/// Which build of the program wrote a commit. No record depends on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// The version of Tidegate.
+    pub version: String,
+    /// The revision of its source, or `unknown`.
+    pub commit: String,
+}
+
+impl Build {
+    /// This build.
+    pub fn this() -> Build {
+        Build {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: option_env!("TIDEGATE_COMMIT").unwrap_or("unknown").to_owned(),
+        }
+    }
+}
+
+/// What the form of a commit is called, inside it.
+pub const MANIFEST: &str = "tidegate.manifest.v1";
 
 /// One interval of all tables, published at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
+    /// Always [`MANIFEST`].
+    pub recipe: String,
     /// Commits count from 0, without gaps.
     pub number: u64,
     /// The interval: ticks from `lower`,
@@ -66,8 +109,42 @@ pub struct Commit {
     pub previous: Digest,
     /// The plan whose output this is.
     pub plan: Digest,
+    /// The build that wrote it.
+    pub build: Build,
+    /// The heads of the log's chains at `upper`.
+    pub log: Vec<LogHead>,
     /// The files, by table and partition. A partition without rows has none.
     pub files: Vec<TableFile>,
+    /// BLAKE3 of the canonical form of all of the above, this one being zeros: no commit vouches for the last
+    /// one, and not every one is signed.
+    pub check: Digest,
+    /// Whose word this is, over all of the above; `None` when the run had no key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+}
+
+impl Commit {
+    /// The name of the object that holds commit `number`.
+    pub fn name(number: u64) -> String {
+        format!("commits/{number:020}.json")
+    }
+
+    /// What is signed: the canonical form without the signature.
+    pub fn signed_text(&self) -> String {
+        Commit { signature: None, ..self.clone() }.text()
+    }
+
+    /// What `check` must be.
+    fn checked(&self) -> Digest {
+        let text = Commit { check: Digest::default(), signature: None, ..self.clone() }.text();
+        Digest::of(text.as_bytes())
+    }
+
+    /// The canonical form.
+    pub fn text(&self) -> String {
+        let text = serde_json::to_string(self).expect("a commit has a JSON form");
+        tidegate_facts::json::canonical(&text).expect("its numbers are small")
+    }
 }
 
 /// Why a table could not be written or read.
@@ -106,12 +183,66 @@ pub struct Unsealed {
     /// Rows before this tick were committed by an earlier run.
     lower: Tick,
     partitions: BTreeMap<u16, Vec<RecordBatch>>,
+    /// How far the chain of each partition has come, if the table is sealed.
+    chains: Option<BTreeMap<u16, Chain>>,
+}
+
+/// The rows of one table and partition in one interval, in their final order and form.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// The table.
+    pub table: String,
+    /// The partition.
+    pub partition: u16,
+    /// The interval: ticks from `lower`,
+    pub lower: Tick,
+    /// to before `upper`.
+    pub upper: Tick,
+    /// The rows, at least one.
+    pub rows: RecordBatch,
+    /// What seals them.
+    pub seal: Option<Link>,
+    format: Format,
+}
+
+impl Cut {
+    /// The name of the file that holds these rows.
+    pub fn name(&self) -> String {
+        let Cut { table, partition, lower, upper, .. } = self;
+        format!("tables/{table}/{partition:04}/{:020}-{:020}.{}", lower.0, upper.0, self.format.extension())
+    }
+
+    /// Writes the rows to the store.
+    ///
+    /// # Errors
+    /// When the file cannot be encoded or created.
+    pub fn write(&self, store: &Store) -> Result<TableFile, TableError> {
+        let encoded = self.format.encode(&self.rows);
+        let bytes = encoded.map_err(|source| TableError::Encode { table: self.table.clone(), source })?;
+        let name = self.name();
+        store.create(&name, &bytes)?;
+        Ok(TableFile {
+            table: self.table.clone(),
+            partition: self.partition,
+            name,
+            rows: self.rows.num_rows() as u64,
+            bytes: bytes.len() as u64,
+            digest: Digest::of(&bytes),
+            seal: self.seal,
+        })
+    }
 }
 
 impl Unsealed {
     /// A table whose rows before `lower` are committed already.
     pub fn new(table: &str, schema: SchemaRef, format: Format, lower: Tick) -> Unsealed {
-        Unsealed { table: table.to_owned(), schema, format, lower, partitions: BTreeMap::new() }
+        let (table, partitions) = (table.to_owned(), BTreeMap::new());
+        Unsealed { table, schema, format, lower, partitions, chains: None }
+    }
+
+    /// The same, sealed: the rows have a column [`columns::RECORD_DIGEST`].
+    pub fn sealed(self, chains: BTreeMap<u16, Chain>) -> Unsealed {
+        Unsealed { chains: Some(chains), ..self }
     }
 
     /// Whether it holds no rows.
@@ -136,14 +267,14 @@ impl Unsealed {
         }
     }
 
-    /// Writes the rows before `upper` to the store, a file for each partition that has some.
+    /// Takes out the rows before `upper`, a cut for each partition that has some.
     ///
-    /// # Errors
-    /// When a file cannot be encoded or created.
-    pub fn seal_before(&mut self, upper: Tick, store: &Store) -> Result<Vec<TableFile>, TableError> {
+    /// # Panics
+    /// When `upper` goes back.
+    pub fn cut_before(&mut self, upper: Tick) -> Vec<Cut> {
         let lower = std::mem::replace(&mut self.lower, upper);
         assert!(lower <= upper, "commit boundaries ascend");
-        let mut files = Vec::new();
+        let mut cuts = Vec::new();
         for (partition, batches) in &mut self.partitions {
             let all = concat_batches(&self.schema, batches.iter()).expect("one table has one schema");
             let all = in_tick_order(all);
@@ -156,29 +287,34 @@ impl Unsealed {
             if rows.num_rows() == 0 {
                 continue;
             }
-            let bytes = self
-                .format
-                .encode(&rows)
-                .map_err(|source| TableError::Encode { table: self.table.clone(), source })?;
-            let name = format!(
-                "tables/{}/{partition:04}/{:020}-{:020}.{}",
-                self.table,
-                lower.0,
-                upper.0,
-                self.format.extension()
-            );
-            store.create(&name, &bytes)?;
-            files.push(TableFile {
-                table: self.table.clone(),
-                partition: *partition,
-                name,
-                rows: rows.num_rows() as u64,
-                bytes: bytes.len() as u64,
-                digest: Digest::of(&bytes),
+            let seal = self.chains.as_mut().map(|chains| {
+                let (records, chain) = (record_digests(&rows), chains.entry(*partition).or_default());
+                chain.extend(&records);
+                Link { chain: *chain, root: merkle_root(&records) }
             });
+            let (table, partition, format) = (self.table.clone(), *partition, self.format);
+            cuts.push(Cut { table, partition, lower, upper, rows, seal, format });
         }
-        Ok(files)
+        cuts
     }
+
+    /// Writes the rows before `upper` to the store, a file for each partition that has some.
+    ///
+    /// # Errors
+    /// When a file cannot be encoded or created.
+    pub fn seal_before(&mut self, upper: Tick, store: &Store) -> Result<Vec<TableFile>, TableError> {
+        self.cut_before(upper).iter().map(|cut| cut.write(store)).collect()
+    }
+}
+
+/// The digests of the records of a sealed table, as its rows state them.
+///
+/// # Panics
+/// When the rows have no [`columns::RECORD_DIGEST`].
+pub fn record_digests(rows: &RecordBatch) -> Vec<Digest> {
+    let digests = rows.column_by_name(columns::RECORD_DIGEST).expect("sealed rows have it");
+    let digests = digests.as_fixed_size_binary();
+    (0..rows.num_rows()).map(|row| Digest(digests.value(row).try_into().expect("32 bytes"))).collect()
 }
 
 fn ticks_of(rows: &RecordBatch) -> &[u64] {
@@ -239,13 +375,13 @@ fn writer_properties(schema: &SchemaRef) -> WriterProperties {
         let path = ColumnPath::from(field.name().as_str());
         match field.data_type() {
             // Every value is its own: a dictionary would only be built to be given up.
-            arrow::datatypes::DataType::FixedSizeBinary(_) => {
+            DataType::FixedSizeBinary(_) => {
                 properties = properties
                     .set_column_dictionary_enabled(path.clone(), false)
                     .set_column_compression(path.clone(), Compression::UNCOMPRESSED)
                     .set_column_statistics_enabled(path, EnabledStatistics::None);
             }
-            arrow::datatypes::DataType::UInt64 | arrow::datatypes::DataType::Timestamp(_, _) => {
+            DataType::UInt64 | DataType::Timestamp(_, _) => {
                 properties = properties
                     .set_column_dictionary_enabled(path.clone(), false)
                     .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
@@ -254,6 +390,19 @@ fn writer_properties(schema: &SchemaRef) -> WriterProperties {
         }
     }
     properties.build()
+}
+
+/// What a commit says of its interval.
+#[derive(Clone, Debug)]
+pub struct Interval {
+    /// Where it ends.
+    pub upper: Tick,
+    /// The plan whose output it is.
+    pub plan: Digest,
+    /// The heads of the log's chains at `upper`.
+    pub log: LogHeads,
+    /// The files of all tables.
+    pub files: Vec<TableFile>,
 }
 
 /// The commits of a store, checked link by link.
@@ -277,6 +426,12 @@ impl Commits {
             let broken = |what: String| TableError::Chain { name: name.clone(), what };
             let commit: Commit =
                 serde_json::from_slice(&bytes).map_err(|e| broken(format!("cannot be read ({e})")))?;
+            if commit.recipe != MANIFEST || commit.text().as_bytes() != bytes {
+                return Err(broken("is not in its canonical form".to_owned()));
+            }
+            if commit.check != commit.checked() {
+                return Err(broken("was changed after it was written".to_owned()));
+            }
             if commit.number != commits.list.len() as u64 {
                 return Err(broken(format!(
                     "has number {} where {} follows",
@@ -285,7 +440,10 @@ impl Commits {
                 )));
             }
             if commit.previous != commits.head || commit.lower != commits.upper() {
-                return Err(broken("does not follow from the commit before it".to_owned()));
+                return Err(broken(match commits.list.last() {
+                    None => "does not begin where the first commit must".to_owned(),
+                    Some(last) => format!("does not follow from `{}` before it", Commit::name(last.number)),
+                }));
             }
             commits.head = Digest::of(&bytes);
             commits.list.push(commit);
@@ -298,7 +456,7 @@ impl Commits {
         self.list.last().map_or(Tick::ZERO, |commit| commit.upper)
     }
 
-    /// Publishes the interval from [`Self::upper`] to `upper`.
+    /// Publishes the interval from [`Self::upper`] on.
     ///
     /// A commit is the store's last chance to be caught in a lie, so before it names a file it looks
     /// whether it is there, and then it reads itself back.
@@ -308,24 +466,47 @@ impl Commits {
     /// conflict.
     pub fn publish(
         &mut self,
-        upper: Tick,
-        plan: Digest,
-        mut files: Vec<TableFile>,
+        interval: Interval,
+        signer: Option<&Signer>,
         store: &Store,
     ) -> Result<(), TableError> {
+        let Interval { upper, plan, log, mut files } = interval;
         files.sort();
         for file in &files {
             store.confirm_length(&file.name, file.bytes)?;
         }
-        let number = self.list.len() as u64;
-        let commit = Commit { number, lower: self.upper(), upper, previous: self.head, plan, files };
-        let bytes = serde_json::to_vec_pretty(&commit).expect("a commit has a JSON form");
-        let name = format!("commits/{number:020}.json");
-        store.create(&name, &bytes)?;
-        store.confirm(&name, &bytes)?;
-        self.head = Digest::of(&bytes);
+        let mut commit = Commit {
+            recipe: MANIFEST.to_owned(),
+            number: self.list.len() as u64,
+            lower: self.upper(),
+            upper,
+            previous: self.head,
+            plan,
+            build: Build::this(),
+            log: log.0,
+            files,
+            check: Digest::default(),
+            signature: None,
+        };
+        commit.check = commit.checked();
+        commit.signature = signer.map(|signer| signer.sign(commit.text().as_bytes()));
+        let text = commit.text();
+        let name = Commit::name(commit.number);
+        store.create(&name, text.as_bytes())?;
+        store.confirm(&name, text.as_bytes())?;
+        self.head = Digest::of(text.as_bytes());
         self.list.push(commit);
         Ok(())
+    }
+
+    /// The heads of the log's chains at [`Self::upper`].
+    pub fn log_heads(&self) -> LogHeads {
+        LogHeads(self.list.last().map(|commit| commit.log.clone()).unwrap_or_default())
+    }
+
+    /// How far the chain of each partition of a sealed table has come.
+    pub fn chains(&self, table: &str) -> BTreeMap<u16, Chain> {
+        self.files_of(table).filter_map(|file| Some((file.partition, file.seal?.chain))).collect()
     }
 
     /// The files of a table, in order.

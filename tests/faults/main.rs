@@ -310,7 +310,7 @@ impl Round {
         command.args(["-w", &self.dice.between(1..4).to_string()]);
         command.args(["--dedupe-mib", &self.dedupe_mib.to_string()]);
         command.args(["--segment-kib", &self.segment_kib.to_string()]);
-        command.stdout(Stdio::null());
+        command.env_remove("TIDEGATE_KEY_FILE").stdout(Stdio::null());
         command
     }
 

@@ -1,0 +1,219 @@
+//! Episodes: each decision with all it was based on, as one record with a digest (reference: fraud
+//! platform 2.8, credibility engine 1.6).
+//!
+//! The record of a row is a JSON array in canonical form: `tidegate.episode.v1`, the digest of its frame, then
+//! the values of its columns. The frame says what the record's values are and what was in force: it is the
+//! object `{"columns":[names],"under":{..}}`, where `under` has the bundle, the gate's policy and the plan by
+//! name and digest. So a record names its fact (tick, offset, digest of the payload), what was looked up (values,
+//! the digest of the snapshot, the basis), the rules that fired and all they were decided under; and
+//! whoever holds the row can compute the digest again, in any language. Chains and roots are the sink's.
+//!
+//! What is the same for thousands of records is hashed once: it would be more than half of each.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, DictionaryArray, FixedSizeBinaryBuilder, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
+use tidegate_facts::jcs::{ArrayForm, NoForm};
+use tidegate_facts::{Digest, columns};
+
+use crate::decide::repeated;
+use crate::lookup::with_columns;
+
+/// What the form of an episode is called, inside it.
+pub const EPISODE: &str = "tidegate.episode.v1";
+
+/// The column that names the plan.
+pub const PLAN_DIGEST: &str = "plan_digest";
+
+/// The columns that stand in an episode's frame: what was in force when it was decided.
+pub const UNDER: [&str; 7] = [
+    "bundle_digest",
+    "bundle_id",
+    "bundle_version",
+    PLAN_DIGEST,
+    "policy_digest",
+    "policy_id",
+    "policy_revision",
+];
+
+/// The columns without which a row is no episode.
+pub const NEEDED: [&str; 5] =
+    [columns::OFFSET, columns::EVENT_ID, columns::PAYLOAD_HASH, columns::BASIS, "decision_id"];
+
+/// The schema of episodes over rows of `input`.
+pub fn episode_schema(input: &Schema) -> SchemaRef {
+    let own = input.fields().iter().map(|field| field.as_ref().clone());
+    Arc::new(Schema::new(own.chain(added()).collect::<Vec<_>>()))
+}
+
+fn added() -> [Field; 2] {
+    [
+        Field::new(PLAN_DIGEST, columns::dictionary(), false),
+        Field::new(columns::RECORD_DIGEST, DataType::FixedSizeBinary(32), false),
+    ]
+}
+
+/// The rows as episodes of the plan with this digest.
+///
+/// # Panics
+/// When a column's type has no canonical form: the plan checks that.
+pub fn episodes(rows: &RecordBatch, plan: &Digest) -> RecordBatch {
+    let [plan_field, digest_field] = added();
+    let rows = with_columns(rows, [(plan_field, repeated(&plan.to_hex(), rows.num_rows()))]);
+    let digests = record_digests_again(&rows).expect("the plan checks that every column has a form");
+    let mut column = FixedSizeBinaryBuilder::with_capacity(digests.len(), 32);
+    for digest in digests {
+        column.append_value(digest.0).expect("a digest has 32 bytes");
+    }
+    with_columns(&rows, [(digest_field, Arc::new(column.finish()) as ArrayRef)])
+}
+
+/// One episode as whoever checks it writes it down again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Episode {
+    /// The frame, in canonical form.
+    pub frame: String,
+    /// The record, in canonical form; its digest is the row's.
+    pub record: String,
+}
+
+impl Episode {
+    /// The episode of a sealed row.
+    ///
+    /// # Errors
+    /// When a column has no canonical form: such rows are not written by this program.
+    pub fn of(rows: &RecordBatch, row: usize) -> Result<Episode, NoForm> {
+        let form = EpisodeForm::of(rows)?;
+        let frame = form.frame(row);
+        let mut record = Vec::new();
+        push_head(&frame, &mut record);
+        form.values.push_values(row, &mut record);
+        record.push(b']');
+        let text = |bytes| String::from_utf8(bytes).expect("JSON text is UTF-8");
+        Ok(Episode { frame, record: text(record) })
+    }
+}
+
+/// The digest of each record, computed from its columns.
+///
+/// # Errors
+/// As for [`Episode::of`].
+pub fn record_digests_again(rows: &RecordBatch) -> Result<Vec<Digest>, NoForm> {
+    let form = EpisodeForm::of(rows)?;
+    let mut text = Vec::with_capacity(1024);
+    let mut head = 0;
+    let digests = (0..rows.num_rows()).map(|row| {
+        if row == 0 || !form.same_frame(row - 1, row) {
+            text.clear();
+            push_head(&form.frame(row), &mut text);
+            head = text.len();
+        }
+        text.truncate(head);
+        form.values.push_values(row, &mut text);
+        text.push(b']');
+        Digest::of(&text)
+    });
+    Ok(digests.collect())
+}
+
+/// The forms of the records of some rows.
+struct EpisodeForm<'a> {
+    names: Vec<&'a str>,
+    values: ArrayForm<'a>,
+    under: Vec<(&'a str, &'a DictionaryArray<Int32Type>)>,
+}
+
+impl<'a> EpisodeForm<'a> {
+    fn of(rows: &'a RecordBatch) -> Result<EpisodeForm<'a>, NoForm> {
+        let columns = rows.schema_ref().fields().iter().zip(rows.columns());
+        let columns = columns.map(|(field, column)| (field.name().as_str(), column));
+        let columns = columns.filter(|(name, _)| *name != columns::RECORD_DIGEST);
+        let (under, values): (Vec<_>, Vec<_>) = columns.partition(|(name, _)| UNDER.contains(name));
+        let names = values.iter().map(|(name, _)| *name).collect();
+        let under = under
+            .into_iter()
+            .map(|(name, column)| {
+                let column = column.as_dictionary_opt::<Int32Type>().ok_or_else(|| NoForm {
+                    column: name.to_owned(),
+                    data_type: column.data_type().clone(),
+                })?;
+                Ok((name, column))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(EpisodeForm { names, values: ArrayForm::new(values)?, under })
+    }
+
+    fn frame(&self, row: usize) -> String {
+        let under = self.under.iter().map(|(name, column)| {
+            let text = column.key(row).map(|key| column.values().as_string::<i32>().value(key));
+            ((*name).to_owned(), text.into())
+        });
+        let under: serde_json::Map<String, serde_json::Value> = under.collect();
+        let frame = serde_json::json!({"columns": self.names, "under": under});
+        tidegate_facts::json::canonical(&frame.to_string()).expect("it was just written")
+    }
+
+    /// Whether two rows were decided under the same bundle, policy and plan.
+    fn same_frame(&self, a: usize, b: usize) -> bool {
+        self.under.iter().all(|(_, column)| column.keys().value(a) == column.keys().value(b))
+    }
+}
+
+fn push_head(frame: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("[\"{EPISODE}\",\"{}\"", Digest::of(frame.as_bytes())).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Float64Array, Int64Array, StringArray, UInt64Array};
+
+    use super::*;
+
+    fn rows() -> RecordBatch {
+        let bundles: DictionaryArray<Int32Type> = ["rules", "rules", "other"].into_iter().collect();
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            (columns::TICK, Arc::new(UInt64Array::from(vec![4096, 8192, 12288]))),
+            ("bundle_id", Arc::new(bundles)),
+            (columns::EVENT_ID, Arc::new(StringArray::from(vec!["a", "b\n", "c"]))),
+            ("nb_tx_1d", Arc::new(Int64Array::from(vec![None, Some(3), Some(4)]))),
+            ("score", Arc::new(Float64Array::from(vec![0.5, f64::NAN, 1.0]))),
+        ];
+        RecordBatch::try_from_iter(columns).expect("columns of one length")
+    }
+
+    #[test]
+    fn the_digest_is_of_the_values_and_of_what_they_were_decided_under() {
+        let sealed = episodes(&rows(), &Digest::default());
+        assert_eq!(*sealed.schema(), *episode_schema(&rows().schema()));
+        let Episode { frame, record } = Episode::of(&sealed, 0).unwrap();
+        let plan = "0".repeat(64);
+        let wanted = format!(
+            r#"{{"columns":["_tick","event_id","nb_tx_1d","score"],"under":{{"bundle_id":"rules","plan_digest":"{plan}"}}}}"#
+        );
+        assert_eq!(frame, wanted);
+        let frame = Digest::of(frame.as_bytes());
+        assert_eq!(record, format!(r#"["tidegate.episode.v1","{frame}","4096","a",null,0.5]"#));
+        assert_eq!(tidegate_facts::json::canonical(&record).expect("JSON"), record, "it is canonical");
+        let column = sealed.column_by_name(columns::RECORD_DIGEST).unwrap().as_fixed_size_binary();
+        assert_eq!(column.value(0), Digest::of(record.as_bytes()).0);
+    }
+
+    #[test]
+    fn each_record_has_the_frame_of_its_own_row() {
+        let sealed = episodes(&rows(), &Digest::default());
+        let digests = record_digests_again(&sealed).unwrap();
+        for (row, digest) in digests.iter().enumerate() {
+            let episode = Episode::of(&sealed, row).unwrap();
+            assert_eq!(*digest, Digest::of(episode.record.as_bytes()));
+        }
+        let last = Episode::of(&sealed, 2).unwrap();
+        assert!(last.frame.contains(r#""bundle_id":"other""#), "{last:?}");
+    }
+
+    #[test]
+    fn a_float_that_is_no_number_has_a_form_too() {
+        let record = Episode::of(&episodes(&rows(), &Digest::default()), 1).unwrap().record;
+        assert!(record.ends_with(r#","8192","b\n","3","NaN"]"#), "{record}");
+    }
+}

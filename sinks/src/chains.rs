@@ -1,0 +1,293 @@
+//! Chains over the log: what a manifest says of every fact and receipt before it.
+//!
+//! Each partition of each topic is a chain of its own, and grows by one link at each commit boundary:
+//! the digest of all its records in the interval, each as a line of canonical JSON. So a chain costs
+//! hardly more than writing the lines, and whoever changes, drops or reorders a record has to change
+//! every later link.
+//!
+//! | topic | a line |
+//! |---|---|
+//! | `traffic`, `control` | the envelope and the digest of the payload of one fact |
+//! | `audit` | one receipt, with the digest of the bytes of a quarantined record; or one record of the run |
+//!
+//! Which interval a record belongs to is a function of the log: a fact goes by its tick, the audit
+//! records of a group by the group's `lower`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, DictionaryArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int32Array,
+    StringArray,
+};
+use arrow::datatypes::{DataType, Int32Type, UInt64Type};
+use serde::{Deserialize, Serialize};
+use tidegate_facts::jcs::{RowForm, push_string};
+use tidegate_facts::seal::Chain;
+use tidegate_facts::{Digest, Tick, Topic, columns};
+
+use crate::log::{Frame, Group};
+
+/// What the digest of an interval's lines begins with.
+const RANGE: &[u8] = b"tidegate.range.v1\n";
+/// How many bytes of lines are hashed at once: BLAKE3 is several times faster over long texts.
+const BLOCK_BYTES: usize = 128 << 10;
+
+/// How far the chain of one partition has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogHead {
+    /// The topic.
+    pub topic: Topic,
+    /// The partition.
+    pub partition: u16,
+    /// How many of its records are covered: the offset of the first that is not.
+    pub records: u64,
+    /// How many intervals had records of it.
+    pub links: u64,
+    /// The seal of the last interval.
+    pub head: Digest,
+}
+
+/// The heads of all partitions at one commit boundary, by topic and partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogHeads(pub Vec<LogHead>);
+
+/// The chains of a log, up to where it was read.
+#[derive(Default)]
+pub struct LogChains {
+    partitions: BTreeMap<(Topic, u16), Partition>,
+}
+
+#[derive(Default)]
+struct Partition {
+    chain: Chain,
+    /// Records of the closed intervals.
+    sealed: u64,
+    /// Records of the interval that is open.
+    open: u64,
+    lines: Vec<u8>,
+    hasher: Option<blake3::Hasher>,
+}
+
+/// The lines of the facts of one frame, one behind the other.
+struct Lines {
+    text: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl LogChains {
+    /// The chains behind a commit boundary with these heads.
+    pub fn after(heads: &LogHeads) -> LogChains {
+        let partitions = heads.0.iter().map(|head| {
+            let chain = Chain { records: head.links, head: head.head };
+            ((head.topic, head.partition), Partition { chain, sealed: head.records, ..Partition::default() })
+        });
+        LogChains { partitions: partitions.collect() }
+    }
+
+    /// Takes over the next group, and returns the heads at each of `uppers`: the commit boundaries
+    /// that follow from the group, ascending.
+    ///
+    /// `order` is what [`Group::facts_in_order`] gives. Facts before `from` are passed over.
+    pub fn group(
+        &mut self,
+        group: &Group,
+        order: &[(Tick, u32, u32)],
+        uppers: &[Tick],
+        from: Tick,
+    ) -> Vec<LogHeads> {
+        let lines: Vec<Option<Lines>> =
+            group.frames.iter().map(|f| (f.topic != Topic::Audit).then(|| Lines::of_facts(f))).collect();
+        let mut uppers = uppers.iter().peekable();
+        let mut heads = Vec::new();
+        while uppers.next_if(|upper| **upper <= group.lower).is_some() {
+            heads.push(self.cut());
+        }
+        if group.lower >= from {
+            for frame in group.frames.iter().filter(|f| f.topic == Topic::Audit) {
+                self.audit(frame);
+            }
+        }
+        let first = order.partition_point(|(tick, _, _)| *tick < from);
+        for (tick, frame, row) in &order[first..] {
+            while uppers.next_if(|upper| *upper <= tick).is_some() {
+                heads.push(self.cut());
+            }
+            let (frame, row) = (*frame as usize, *row as usize);
+            let lines = lines[frame].as_ref().expect("only facts have an order");
+            self.partition(group.frames[frame].topic, tick.partition()).push(lines.get(row));
+        }
+        heads.extend(uppers.map(|_| self.cut()));
+        heads
+    }
+
+    /// The digests of all records since the last boundary become a link of their chain each.
+    fn cut(&mut self) -> LogHeads {
+        let heads = self.partitions.iter_mut().map(|((topic, partition), state)| {
+            state.cut();
+            let Chain { records: links, head } = state.chain;
+            LogHead { topic: *topic, partition: *partition, records: state.sealed, links, head }
+        });
+        LogHeads(heads.collect())
+    }
+
+    fn partition(&mut self, topic: Topic, partition: u16) -> &mut Partition {
+        self.partitions.entry((topic, partition)).or_default()
+    }
+
+    fn audit(&mut self, frame: &Frame) {
+        let lines = Lines::of_audit(frame);
+        let partition = self.partition(Topic::Audit, 0);
+        for row in 0..frame.rows.num_rows() {
+            partition.push(lines.get(row));
+        }
+    }
+}
+
+impl Partition {
+    fn push(&mut self, line: &[u8]) {
+        self.open += 1;
+        self.lines.extend_from_slice(line);
+        if self.lines.len() >= BLOCK_BYTES {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let hasher = self.hasher.get_or_insert_with(|| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(RANGE);
+            hasher
+        });
+        hasher.update(&self.lines);
+        self.lines.clear();
+    }
+
+    fn cut(&mut self) {
+        if self.open == 0 {
+            return;
+        }
+        self.flush();
+        let hasher = self.hasher.take().expect("a flush leaves one");
+        self.chain.push(&Digest(*hasher.finalize().as_bytes()));
+        self.sealed += self.open;
+        self.open = 0;
+    }
+}
+
+impl Lines {
+    fn get(&self, row: usize) -> &[u8] {
+        let from = if row == 0 { 0 } else { self.ends[row - 1] };
+        &self.text[from..self.ends[row]]
+    }
+
+    fn of_facts(frame: &Frame) -> Lines {
+        let rows = &frame.rows;
+        let event_type: ArrayRef = Arc::new(repeated(&frame.name, rows.num_rows()));
+        let context = rows.column_by_name(columns::CONTEXT).map(digests_of_texts);
+        let own = rows.schema_ref().fields().iter().zip(rows.columns()).filter_map(|(field, column)| {
+            let name = match field.name().as_str() {
+                columns::CONTEXT | columns::PAYLOAD => return None,
+                columns::TICK => "tick",
+                columns::OFFSET => "offset",
+                name => name,
+            };
+            Some((name, column))
+        });
+        let more = context.iter().map(|c| ("context_digest", c)).chain([(columns::EVENT_TYPE, &event_type)]);
+        Lines::of(RowForm::new(own.chain(more)).expect("envelopes have a canonical form"), rows.num_rows())
+    }
+
+    fn of_audit(frame: &Frame) -> Lines {
+        let rows = &frame.rows;
+        if rows.num_columns() == 1 {
+            return Lines::of_records(&frame.name, rows.column(0).as_string());
+        }
+        let bytes: Option<ArrayRef> = rows.column_by_name("bytes").map(|bytes| {
+            let bytes = bytes.as_binary::<i32>();
+            Arc::new(digest_column(bytes.iter().map(|b| b.map(Digest::of)))) as ArrayRef
+        });
+        let own = rows.schema_ref().fields().iter().zip(rows.columns());
+        let own = own.filter(|(f, _)| f.name() != "bytes").map(|(f, column)| (f.name().as_str(), column));
+        let form = RowForm::new(own.chain(bytes.iter().map(|b| ("bytes_digest", b))));
+        Lines::of(form.expect("receipts have a canonical form"), rows.num_rows())
+    }
+
+    /// Records of the run, such as how far its sources were read.
+    fn of_records(name: &str, records: &StringArray) -> Lines {
+        let mut lines = Lines { text: Vec::new(), ends: Vec::new() };
+        for record in records.iter().flatten() {
+            lines.text.extend_from_slice(b"{\"name\":");
+            push_string(name, &mut lines.text);
+            lines.text.extend_from_slice(b",\"record\":");
+            push_string(record, &mut lines.text);
+            lines.text.extend_from_slice(b"}\n");
+            lines.ends.push(lines.text.len());
+        }
+        lines
+    }
+
+    fn of(form: RowForm<'_>, rows: usize) -> Lines {
+        let mut lines = Lines { text: Vec::with_capacity(rows * 384), ends: Vec::with_capacity(rows) };
+        for row in 0..rows {
+            form.push_row(row, &mut lines.text).expect("envelopes and receipts hold no floats");
+            lines.text.push(b'\n');
+            lines.ends.push(lines.text.len());
+        }
+        lines
+    }
+}
+
+fn repeated(text: &str, rows: usize) -> DictionaryArray<Int32Type> {
+    let text = Arc::new(StringArray::from_iter_values([text]));
+    DictionaryArray::new(Int32Array::from(vec![0; rows]), text)
+}
+
+/// The digest of each text of a dictionary, once for each different text.
+fn digests_of_texts(texts: &ArrayRef) -> ArrayRef {
+    match texts.data_type() {
+        DataType::Dictionary(_, _) => {
+            let texts = texts.as_dictionary::<Int32Type>();
+            let digests: StringArray = texts
+                .values()
+                .as_string::<i32>()
+                .iter()
+                .map(|text| text.map(|text| Digest::of(text.as_bytes()).to_hex()))
+                .collect();
+            Arc::new(DictionaryArray::new(texts.keys().clone(), Arc::new(digests)))
+        }
+        _ => {
+            let texts = texts.as_string::<i32>().iter();
+            Arc::new(digest_column(texts.map(|text| text.map(|text| Digest::of(text.as_bytes())))))
+        }
+    }
+}
+
+fn digest_column(digests: impl ExactSizeIterator<Item = Option<Digest>>) -> FixedSizeBinaryArray {
+    let mut column = FixedSizeBinaryBuilder::with_capacity(digests.len(), 32);
+    for digest in digests {
+        match digest {
+            Some(digest) => column.append_value(digest.0).expect("a digest has 32 bytes"),
+            None => column.append_null(),
+        }
+    }
+    column.finish()
+}
+
+impl Group {
+    /// All facts in the order of their ticks: tick, frame, row.
+    ///
+    /// # Panics
+    /// When a frame of facts has no ticks: the log refuses such a group.
+    pub fn facts_in_order(&self) -> Vec<(Tick, u32, u32)> {
+        let mut order = Vec::new();
+        for (frame, facts) in self.frames.iter().enumerate().filter(|(_, f)| f.topic != Topic::Audit) {
+            let ticks = facts.rows.column_by_name(columns::TICK).expect("facts have ticks");
+            let ticks = ticks.as_primitive::<UInt64Type>().values().iter().enumerate();
+            order.extend(ticks.map(|(row, tick)| (Tick(*tick), frame as u32, row as u32)));
+        }
+        order.sort_unstable();
+        order
+    }
+}

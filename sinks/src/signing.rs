@@ -1,0 +1,235 @@
+//! Keys that sign manifests, and the files they are kept in.
+//!
+//! A signing key is a file of one line, `tidegate-signing-key ed25519 <64 hexadecimal digits>`, that only
+//! its owner can read; the public key beside it, `<name>.pub`, is one like it and can be given to anybody.
+//! A key is named by its id: the first 16 hexadecimal digits of BLAKE3 over `tidegate.key.v1` and the key.
+
+use std::fmt;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use ed25519_dalek::{Signature as Ed25519, Signer as _, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+use tidegate_facts::Digest;
+
+const SECRET: &str = "tidegate-signing-key ed25519 ";
+const PUBLIC: &str = "tidegate-public-key ed25519 ";
+
+/// Signs manifests. Its secret is in no error, no log and no `Debug`.
+#[derive(Clone)]
+pub struct Signer {
+    key: SigningKey,
+}
+
+/// Checks signatures.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PublicKey {
+    key: VerifyingKey,
+}
+
+/// A signature, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signature {
+    /// The id of the key.
+    pub key_id: String,
+    /// The signature, 128 hexadecimal digits.
+    pub ed25519: String,
+}
+
+/// Why a key could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file cannot be read.
+    #[error("cannot read key `{path}`; check the path, or make a key with `tidegate keys new`")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The file cannot be written.
+    #[error("cannot write key `{path}`; an existing file is never replaced")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The file is no key of the wanted kind.
+    #[error("`{path}` holds no {wanted}; it must be one line, `{form}` and 64 hexadecimal digits")]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What was wanted of it.
+        wanted: &'static str,
+        /// What the line begins with.
+        form: &'static str,
+    },
+    /// Others can read the secret.
+    #[error("key `{path}` can be read by others (mode {mode:o}); take the rights away with `chmod 600`")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+}
+
+impl Signer {
+    /// The key with this secret.
+    pub fn from_secret(secret: &[u8; 32]) -> Signer {
+        Signer { key: SigningKey::from_bytes(secret) }
+    }
+
+    /// Reads a key file.
+    ///
+    /// # Errors
+    /// See [`KeyError`]; a file that others can read is refused.
+    pub fn read(path: &Path) -> Result<Signer, KeyError> {
+        let read = |source| KeyError::Read { path: path.to_owned(), source };
+        let mode = std::fs::metadata(path).map_err(read)?.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(KeyError::Open { path: path.to_owned(), mode });
+        }
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        let secret = hex_behind(SECRET, &text).ok_or_else(|| KeyError::Form {
+            path: path.to_owned(),
+            wanted: "signing key",
+            form: SECRET,
+        })?;
+        Ok(Signer::from_secret(&secret))
+    }
+
+    /// Writes the key to `path` and its public half beside it, and returns where that is.
+    ///
+    /// # Errors
+    /// When a file is there already, or cannot be written.
+    pub fn write(&self, path: &Path) -> Result<PathBuf, KeyError> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".pub");
+        let beside = PathBuf::from(beside);
+        let lines = [
+            (path, 0o600, format!("{SECRET}{}\n", Digest(self.key.to_bytes()))),
+            (&beside, 0o644, format!("{}\n", self.public())),
+        ];
+        for (path, mode, line) in lines {
+            let mut options = std::fs::OpenOptions::new();
+            options.write(true).create_new(true).mode(mode);
+            let written = options.open(path).and_then(|mut file| {
+                file.write_all(line.as_bytes())?;
+                file.sync_all()
+            });
+            written.map_err(|source| KeyError::Write { path: path.to_owned(), source })?;
+        }
+        Ok(beside)
+    }
+
+    /// What others need to check its signatures.
+    pub fn public(&self) -> PublicKey {
+        PublicKey { key: self.key.verifying_key() }
+    }
+
+    /// Signs `text`. The same text always gets the same signature.
+    pub fn sign(&self, text: &[u8]) -> Signature {
+        let bytes = self.key.sign(text).to_bytes();
+        let half = |part: &[u8]| Digest(part.try_into().expect("half of 64 bytes")).to_hex();
+        let ed25519 = half(&bytes[..32]) + &half(&bytes[32..]);
+        Signature { key_id: self.public().id(), ed25519 }
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signer({})", self.public().id())
+    }
+}
+
+impl PublicKey {
+    /// Reads the file of a public key.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn read(path: &Path) -> Result<PublicKey, KeyError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
+        PublicKey::parse(&text).ok_or_else(|| KeyError::Form {
+            path: path.to_owned(),
+            wanted: "public key",
+            form: PUBLIC,
+        })
+    }
+
+    /// Reads the line of a public key.
+    pub fn parse(text: &str) -> Option<PublicKey> {
+        let key = VerifyingKey::from_bytes(&hex_behind(PUBLIC, text)?).ok()?;
+        (!key.is_weak()).then_some(PublicKey { key })
+    }
+
+    /// The key's name in manifests.
+    pub fn id(&self) -> String {
+        Digest::of_parts("tidegate.key.v1", &[self.key.as_bytes()]).to_hex()[..16].to_owned()
+    }
+
+    /// Whether `signature` is this key's, and of `text`.
+    pub fn verify(&self, text: &[u8], signature: &Signature) -> bool {
+        let halves = signature.ed25519.split_at_checked(64);
+        let bytes = halves.and_then(|(a, b)| Some([Digest::from_hex(a)?.0, Digest::from_hex(b)?.0]));
+        let Some(bytes) = bytes else { return false };
+        let bytes: [u8; 64] = bytes.concat().try_into().expect("two halves");
+        signature.key_id == self.id() && self.key.verify_strict(text, &Ed25519::from_bytes(&bytes)).is_ok()
+    }
+}
+
+impl fmt::Display for PublicKey {
+    /// The line that its file holds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PUBLIC}{}", Digest(*self.key.as_bytes()))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({})", self.id())
+    }
+}
+
+fn hex_behind(form: &str, text: &str) -> Option<[u8; 32]> {
+    Digest::from_hex(text.strip_prefix(form)?.trim_end()).map(|bytes| bytes.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_signature_holds_for_its_text_and_key_alone() {
+        let (ours, other) = (Signer::from_secret(&[7; 32]), Signer::from_secret(&[8; 32]));
+        let signature = ours.sign(b"text");
+        assert_eq!(signature, ours.sign(b"text"));
+        assert!(ours.public().verify(b"text", &signature));
+        assert!(!ours.public().verify(b"Text", &signature));
+        assert!(!other.public().verify(b"text", &signature));
+        assert!(!other.public().verify(b"text", &Signature { key_id: other.public().id(), ..signature }));
+    }
+
+    #[test]
+    fn a_key_file_is_read_again_never_replaced_and_refused_when_others_can_read_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let signer = Signer::from_secret(&[9; 32]);
+        let public = signer.write(&path).unwrap();
+        assert_eq!(Signer::read(&path).unwrap().public(), signer.public());
+        assert_eq!(PublicKey::read(&public).unwrap(), signer.public());
+        assert!(matches!(signer.write(&path), Err(KeyError::Write { .. })));
+        assert!(matches!(Signer::read(&public), Err(KeyError::Open { .. })));
+        assert!(matches!(PublicKey::read(&path), Err(KeyError::Form { .. })));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let error = Signer::read(&path).unwrap_err().to_string();
+        assert!(error.contains("mode 640") && !error.contains(&Digest([9; 32]).to_hex()), "{error}");
+        assert!(!format!("{signer:?}").contains("0909"));
+    }
+}
