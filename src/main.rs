@@ -14,6 +14,8 @@ use tidegate_dataflows::{Fault, Plan};
 mod account;
 mod keys;
 mod progress;
+mod replay;
+mod verify;
 
 /// Turns a stream of facts into decisions that can be proven.
 #[derive(Parser)]
@@ -90,6 +92,10 @@ enum Command {
         #[arg(long, default_value = "table")]
         format: tidegate_queries::Format,
     },
+    /// Runs the log again: compares every seal, writes elsewhere, or shows what would change.
+    Replay(replay::Replay),
+    /// Checks everything in a data folder, or the proof of one decision.
+    Verify(verify::Verify),
     /// Makes and shows the keys that sign what is committed.
     Keys {
         #[command(subcommand)]
@@ -141,6 +147,8 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check { topology, set, format } => check(&topology, &set, format),
         Command::Graph { topology, format } => graph(&topology, format),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Keys { command } => keys::keys(&command),
         Command::Run {
             topology,

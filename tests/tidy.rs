@@ -10,7 +10,7 @@ const MAY_USE: [(&str, &[&str]); 8] = [
     ("sinks", &["facts"]),
     ("dataflows", &["facts", "operators", "sinks", "sources"]),
     ("queries", &["facts", "sinks"]),
-    ("replay", &["facts", "sinks", "sources", "dataflows"]),
+    ("replay", &["facts", "operators", "sinks", "sources", "dataflows"]),
     ("benches", &["facts", "operators", "sinks", "sources", "dataflows", "queries", "replay"]),
 ];
 

@@ -46,8 +46,8 @@ enum Cells<'a> {
     Float64(&'a Float64Array),
     Decimal(&'a Decimal128Array, usize),
     Text(&'a StringArray),
-    /// A dictionary, and each of its texts as it is written.
-    TextOf(&'a arrow::array::DictionaryArray<Int32Type>, Vec<Box<[u8]>>),
+    /// A dictionary, and each of its texts as it is written; a text may be null as well as a key.
+    TextOf(&'a arrow::array::DictionaryArray<Int32Type>, Vec<Option<Box<[u8]>>>),
     Time(&'a TimestampMicrosecondArray),
     Bytes(&'a FixedSizeBinaryArray),
     List(&'a ListArray, Box<Cells<'a>>),
@@ -183,8 +183,8 @@ impl<'a> Cells<'a> {
                 let texts = dictionary.values().as_string_opt::<i32>()?.iter();
                 let written = texts.map(|text| {
                     let mut out = Vec::new();
-                    push_string(text.unwrap_or_default(), &mut out);
-                    out.into_boxed_slice()
+                    push_string(text?, &mut out);
+                    Some(out.into_boxed_slice())
                 });
                 Cells::TextOf(dictionary, written.collect())
             }
@@ -215,7 +215,7 @@ impl<'a> Cells<'a> {
             Cells::Float64(a) => a.is_null(row),
             Cells::Decimal(a, _) => a.is_null(row),
             Cells::Text(a) => a.is_null(row),
-            Cells::TextOf(a, _) => a.is_null(row),
+            Cells::TextOf(a, values) => a.key(row).is_none_or(|key| values[key].is_none()),
             Cells::Time(a) => a.is_null(row),
             Cells::Bytes(a) => a.is_null(row),
             Cells::List(a, _) => a.is_null(row),
@@ -241,7 +241,8 @@ impl<'a> Cells<'a> {
             Cells::Decimal(a, scale) => quoted(out, |out| push_decimal(a.value(row), *scale, out)),
             Cells::Text(a) => push_string(a.value(row), out),
             Cells::TextOf(a, values) => {
-                out.extend_from_slice(&values[a.key(row).expect("nulls are left out")]);
+                let text = a.key(row).and_then(|key| values[key].as_ref());
+                out.extend_from_slice(text.expect("nulls are left out"));
             }
             Cells::Time(a) => quoted(out, |out| {
                 let mut text = String::with_capacity(27);
@@ -404,6 +405,17 @@ mod tests {
         let mut out = Vec::new();
         RowForm::new(columns.iter().map(|(n, a)| (*n, a))).unwrap().push_row(0, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_null_text_of_a_dictionary_is_null_like_a_null_key() {
+        let texts = Arc::new(StringArray::from(vec![Some("a"), None]));
+        let keys = arrow::array::Int32Array::from(vec![Some(0), Some(1), None]);
+        let column: ArrayRef = Arc::new(arrow::array::DictionaryArray::new(keys, texts));
+        let form = ArrayForm::new([("x", &column)]).unwrap();
+        let mut out = Vec::new();
+        (0..3).for_each(|row| form.push_values(row, &mut out));
+        assert_eq!(String::from_utf8(out).unwrap(), r#","a",null,null"#);
     }
 
     #[test]

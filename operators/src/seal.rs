@@ -12,8 +12,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, DictionaryArray, FixedSizeBinaryBuilder, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, DictionaryArray, FixedSizeBinaryBuilder, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
+use serde_json::value::RawValue;
 use tidegate_facts::jcs::{ArrayForm, NoForm};
 use tidegate_facts::{Digest, columns};
 
@@ -95,6 +96,19 @@ impl Episode {
     }
 }
 
+impl Episode {
+    /// Its values and those of its frame by name, each as it stands in the canonical form.
+    pub fn values(&self) -> Vec<(String, String)> {
+        let frame: serde_json::Value = serde_json::from_str(&self.frame).expect("it was written here");
+        let record: Vec<&RawValue> = serde_json::from_str(&self.record).expect("it was written here");
+        let names = frame["columns"].as_array().into_iter().flatten().filter_map(|name| name.as_str());
+        let values = record.iter().skip(2).map(|value| value.get().to_owned());
+        let under = frame["under"].as_object().into_iter().flatten();
+        let under = under.map(|(name, value)| (name.clone(), value.to_string()));
+        names.map(str::to_owned).zip(values).chain(under).collect()
+    }
+}
+
 /// The digest of each record, computed from its columns.
 ///
 /// # Errors
@@ -146,7 +160,8 @@ impl<'a> EpisodeForm<'a> {
 
     fn frame(&self, row: usize) -> String {
         let under = self.under.iter().map(|(name, column)| {
-            let text = column.key(row).map(|key| column.values().as_string::<i32>().value(key));
+            let texts = column.values().as_string::<i32>();
+            let text = column.key(row).filter(|key| texts.is_valid(*key)).map(|key| texts.value(key));
             ((*name).to_owned(), text.into())
         });
         let under: serde_json::Map<String, serde_json::Value> = under.collect();

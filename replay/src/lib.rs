@@ -4,15 +4,21 @@
 //! writes tables to a store of its own. It never judges, stamps or appends. Whatever the number of
 //! workers, it must give the files that the log's own run committed; [`compare`] says where it does not.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub mod compare;
+pub mod fact;
+pub mod proof;
+pub mod shadow;
+pub mod verify;
 
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::feed::Feed;
 use tidegate_dataflows::output::Output;
 use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::workers::Workers;
-use tidegate_facts::Digest;
+use tidegate_facts::{Digest, Tick};
 use tidegate_sinks::log::{LogError, Start, Until, read_groups};
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commits, TableError};
@@ -29,6 +35,12 @@ pub enum ReplayError {
     /// A table could not be written or read.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The folder for the output holds another.
+    #[error("`{path}` holds the output of an earlier run; choose another folder with --out, or remove it")]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A worker stopped.
     #[error("a worker stopped: {0}; this is a defect of Tidegate, please report it with the lines above")]
     Worker(String),
@@ -47,14 +59,52 @@ pub fn replay(
     workers: usize,
     watch: &Watch,
 ) -> Result<Commits, ReplayError> {
+    Ok(replay_to(plan, data, out, Tick(u64::MAX), workers, watch)?.1)
+}
+
+/// As [`replay`], for the facts before `to` (and those that were admitted together with them); returns how
+/// many these are, too.
+///
+/// # Errors
+/// See [`ReplayError`].
+pub fn replay_to(
+    plan: &Arc<Plan>,
+    data: &Path,
+    out: &Path,
+    to: Tick,
+    workers: usize,
+    watch: &Watch,
+) -> Result<(u64, Commits), ReplayError> {
     let store = Store::open(out)?;
     store.probe()?;
     let output = Output::to_store(store.clone(), plan.digest, None)?;
-    let running = Workers::start(plan, workers, &output, watch).map_err(ReplayError::Worker)?;
+    let facts = run_log(plan, &data.join("log"), &output, to, workers, watch)?;
+    Ok((facts, Commits::read(&store)?))
+}
+
+/// Runs the groups of a log that begin before `to` through `plan`, into `output`; returns the number of facts.
+///
+/// # Errors
+/// See [`ReplayError`].
+pub fn run_log(
+    plan: &Arc<Plan>,
+    log: &Path,
+    output: &Output,
+    to: Tick,
+    workers: usize,
+    watch: &Watch,
+) -> Result<u64, ReplayError> {
+    let running = Workers::start(plan, workers, output, watch).map_err(ReplayError::Worker)?;
     let mut feed = Feed::new(plan, workers);
-    let fed = read_groups(&data.join("log"), Start::Group(0), Until::Complete).and_then(|groups| {
+    let mut facts = 0;
+    let fed = read_groups(log, Start::Group(0), Until::Complete).and_then(|groups| {
         for group in groups {
-            let fed = feed.feed(&group?);
+            let group = group?;
+            if group.lower >= to || output.failed.lock().expect("no panic").is_some() {
+                break;
+            }
+            let fed = feed.feed(&group);
+            facts += fed.facts as u64;
             watch.fed(fed.upper);
             running.send(fed);
         }
@@ -66,7 +116,7 @@ pub fn replay(
     }
     fed?;
     stopped.map_err(ReplayError::Worker)?;
-    Ok(Commits::read(&store)?)
+    Ok(facts)
 }
 
 /// The first file in which two runs of one log differ.

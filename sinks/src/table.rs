@@ -212,6 +212,11 @@ impl Cut {
         format!("tables/{table}/{partition:04}/{:020}-{:020}.{}", lower.0, upper.0, self.format.extension())
     }
 
+    /// Other rows of the same partition and interval, as a plain table.
+    pub fn derived(&self, table: &str, rows: RecordBatch) -> Cut {
+        Cut { table: table.to_owned(), rows, seal: None, format: Format::Parquet, ..self.clone() }
+    }
+
     /// Writes the rows to the store.
     ///
     /// # Errors

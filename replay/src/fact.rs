@@ -1,0 +1,35 @@
+//! One fact of a log, as a person reads it.
+
+use std::path::Path;
+
+use arrow::array::AsArray;
+use arrow::datatypes::UInt64Type;
+use tidegate_facts::{Tick, Topic, columns};
+use tidegate_sinks::log::{LogError, Start, Until, read_groups};
+
+/// The fact of a tick as a line of JSON; `None` when the log has none.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn fact_at(log: &Path, tick: Tick) -> Result<Option<String>, LogError> {
+    for group in read_groups(log, Start::Tick(tick), Until::Complete)? {
+        let group = group?;
+        if group.lower > tick {
+            break;
+        }
+        for frame in group.frames.iter().filter(|frame| frame.topic != Topic::Audit) {
+            let ticks = frame.rows.column_by_name(columns::TICK).expect("facts have ticks");
+            let ticks = ticks.as_primitive::<UInt64Type>().values();
+            let Ok(row) = ticks.binary_search(&tick.0) else { continue };
+            let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
+            let written = writer.write(&frame.rows.slice(row, 1)).and_then(|()| writer.finish());
+            let line = String::from_utf8(writer.into_inner()).unwrap_or_default();
+            let line = line.trim_end();
+            return Ok(Some(match written {
+                Ok(()) => format!("{} {line}", frame.name),
+                Err(error) => format!("{} (cannot be shown: {error})", frame.name),
+            }));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,510 @@
+//! Verification: that a data folder holds what its manifests say, byte for byte, and who vouches for it.
+//!
+//! Nothing is taken on trust from what is checked: every commit, every file it names, every record of the
+//! sealed tables and every fact and receipt of the log is read, and its digest computed again. Whatever
+//! does not agree is a [`Finding`] with the file and, as far as it can be told, the record; the check goes on
+//! behind it, so that one damage does not hide another.
+//!
+//! Only the public key comes from outside. Whoever can change every file and has no key can make a folder
+//! that agrees with itself, but not one that is signed; so a check without a key says that it is one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::UInt64Type;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tidegate_facts::jcs::RowForm;
+use tidegate_facts::seal::{Chain, merkle_root};
+use tidegate_facts::{Digest, Tick, Topic, columns};
+use tidegate_operators::seal::record_digests_again;
+use tidegate_sinks::chains::{LogChains, LogHead};
+use tidegate_sinks::log::{Frame, Group, LogError, Start, Until, read_groups};
+use tidegate_sinks::signing::PublicKey;
+use tidegate_sinks::store::{Store, StoreError};
+use tidegate_sinks::table::{Commit, MANIFEST, TableFile, record_digests};
+
+/// One thing that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// The file, as its store or log names it.
+    pub file: String,
+    /// Which record of it, when that can be told.
+    pub record: Option<String>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.record {
+            Some(record) => write!(f, "{}: {record}: {}", self.file, self.what),
+            None => write!(f, "{}: {}", self.file, self.what),
+        }
+    }
+}
+
+/// What was checked, and what was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// How many commits.
+    pub commits: u64,
+    /// How many files of tables, and their bytes.
+    pub files: u64,
+    /// See [`Self::files`].
+    pub bytes: u64,
+    /// How many records of sealed tables.
+    pub records: u64,
+    /// How many facts of the log.
+    pub facts: u64,
+    /// How many receipts and other records of the audit topic.
+    pub audit: u64,
+    /// Facts behind the last commit: they are in the log, and no commit vouches for them yet.
+    pub unsealed: u64,
+    /// How many commits each key signed; under an empty name those that nobody signed.
+    pub signed: BTreeMap<String, u64>,
+    /// Whether the signatures could be checked.
+    pub keys: usize,
+    /// What is wrong, by file and record.
+    pub findings: Vec<Finding>,
+}
+
+/// Checks everything in a data folder.
+///
+/// # Errors
+/// When the store's folders cannot be listed at all; what is wrong inside is a finding.
+pub fn verify(log: &Path, store: &Store, keys: &[PublicKey]) -> Result<Verified, StoreError> {
+    let mut check =
+        Check { verified: Verified { keys: keys.len(), ..Verified::default() }, ..Check::default() };
+    let commits = check.commits(store, keys)?;
+    check.log(log, &commits);
+    for commit in &commits {
+        for file in &commit.files {
+            check.file(store, commit, file);
+        }
+    }
+    check.strays(store, &commits)?;
+    let mut verified = check.verified;
+    verified.findings.sort();
+    verified.findings.dedup();
+    Ok(verified)
+}
+
+/// So many records of one file are named; of more, their number is told.
+const RECORDS_NAMED_MAX: usize = 5;
+
+/// A check under way.
+#[derive(Default)]
+struct Check {
+    verified: Verified,
+    /// How far the chain of each table and partition has come.
+    chains: BTreeMap<(String, u16), Chain>,
+    /// For each partition of `traffic` the facts: tick, offset, and half of the payload's digest.
+    facts: BTreeMap<u16, Vec<(u64, u64, u128)>>,
+    /// Whether all of the log could be read.
+    log_is_whole: bool,
+}
+
+impl Check {
+    fn find(&mut self, file: impl Into<String>, record: Option<String>, what: impl Into<String>) {
+        self.verified.findings.push(Finding { file: file.into(), record, what: what.into() });
+    }
+
+    /// The commits that can be read, each checked against the one before it and against the keys.
+    fn commits(&mut self, store: &Store, keys: &[PublicKey]) -> Result<Vec<Commit>, StoreError> {
+        let names: BTreeSet<String> = store.list("commits")?.into_iter().collect();
+        let last = names.iter().rev().find_map(|name| number_in(name));
+        let mut commits: Vec<Commit> = Vec::new();
+        // The digest and the upper end of the commit before, when that one could be read.
+        let mut before = Some((Digest::default(), Tick::ZERO));
+        let wanted: Vec<String> = last.map_or(0..0, |last| 0..last + 1).map(Commit::name).collect();
+        for name in names.iter().filter(|name| !wanted.contains(name)) {
+            self.find(name, None, "has no place among the commits; their names are their numbers, 20 digits");
+        }
+        for (number, name) in wanted.iter().enumerate() {
+            self.verified.commits += 1;
+            if !names.contains(name) {
+                self.find(name, None, format!("is missing, and commit {} stands behind it", number + 1));
+                before = None;
+                continue;
+            }
+            let commit = match read_commit(store, name, number as u64) {
+                Ok((commit, digest)) => {
+                    self.signature(name, &commit, keys);
+                    if let Some((previous, upper)) = before
+                        && (commit.previous, commit.lower) != (previous, upper)
+                    {
+                        let earlier = number.checked_sub(1).map_or(name, |earlier| &wanted[earlier]);
+                        let what = format!(
+                            "is not what `{name}` names as the commit before it: digest {previous}, and {} there; \
+                             one of the two was changed or put in another's place",
+                            commit.previous
+                        );
+                        self.find(earlier, None, what);
+                    }
+                    before = Some((digest, commit.upper));
+                    commit
+                }
+                Err(what) => {
+                    self.find(name, None, what);
+                    before = None;
+                    continue;
+                }
+            };
+            commits.push(commit);
+        }
+        Ok(commits)
+    }
+
+    fn signature(&mut self, name: &str, commit: &Commit, keys: &[PublicKey]) {
+        let id = commit.signature.as_ref().map(|s| s.key_id.clone()).unwrap_or_default();
+        let first = self.verified.signed.keys().next().cloned();
+        *self.verified.signed.entry(id.clone()).or_default() += 1;
+        let what = match (&commit.signature, keys) {
+            (_, []) if first.as_ref().is_none_or(|first| *first == id) => return,
+            (_, []) => format!(
+                "is signed by `{id}`, and the first commit by `{}`; give the public keys of both when that is right",
+                first.unwrap_or_default()
+            ),
+            (None, _) => "is not signed".to_owned(),
+            (Some(signature), keys) => match keys.iter().find(|key| key.id() == signature.key_id) {
+                None => format!("is signed by key {id}, which is not among the public keys that were given"),
+                Some(key) if key.verify(commit.signed_text().as_bytes(), signature) => return,
+                Some(_) => format!("does not hold what key {id} signed"),
+            },
+        };
+        self.find(name, None, what);
+    }
+
+    /// Names the first records of a file, and says how many more there are.
+    fn find_records(&mut self, file: &str, records: Vec<(String, String)>) {
+        let more = records.len().saturating_sub(RECORDS_NAMED_MAX);
+        for (record, what) in records.into_iter().take(RECORDS_NAMED_MAX) {
+            self.find(file, Some(record), what);
+        }
+        if more > 0 {
+            self.find(file, None, format!("{more} more of its records are not what they were"));
+        }
+    }
+
+    /// Reads the log, and compares its chains with the commits.
+    fn log(&mut self, folder: &Path, commits: &[Commit]) {
+        let mut uppers = commits.iter().peekable();
+        let mut chains = LogChains::default();
+        let mut end = Tick::ZERO;
+        let groups = match read_groups(folder, Start::Group(0), Until::Complete) {
+            Ok(groups) => groups,
+            Err(error) => return self.log_error(folder, &error),
+        };
+        self.log_is_whole = true;
+        for group in groups {
+            let group = match group {
+                Ok(group) => group,
+                Err(error) => {
+                    self.log_is_whole = false;
+                    self.log_error(folder, &error);
+                    break;
+                }
+            };
+            end = group.upper;
+            self.group(&group);
+            let mut due = Vec::new();
+            while let Some(commit) = uppers.next_if(|commit| commit.upper <= group.upper) {
+                due.push(commit);
+            }
+            let order = group.facts_in_order();
+            let at: Vec<Tick> = due.iter().map(|commit| commit.upper).collect();
+            for (commit, heads) in due.into_iter().zip(chains.group(&group, &order, &at, Tick::ZERO)) {
+                self.heads(commit, &heads.0);
+            }
+        }
+        if let Some(commit) = uppers.next()
+            && self.log_is_whole
+        {
+            self.log_is_whole = false;
+            let what = format!(
+                "ends at {end}, and commit {} vouches for facts up to {}; its last groups are missing or damaged",
+                commit.number, commit.upper
+            );
+            self.find(last_segment(folder), None, what);
+        }
+        let sealed = commits.last().map_or(Tick::ZERO, |commit| commit.upper);
+        let behind = |facts: &Vec<(u64, u64, u128)>| facts.len() - facts.partition_point(|f| f.0 < sealed.0);
+        self.verified.unsealed = self.facts.values().map(behind).sum::<usize>() as u64;
+    }
+
+    fn log_error(&mut self, folder: &Path, error: &LogError) {
+        self.log_is_whole = false;
+        match error {
+            LogError::Damaged { segment, at, group, detail } => {
+                let record = format!("group {group}, at byte {at}");
+                self.find(name_in(folder, segment), Some(record), format!("is damaged: {detail}"));
+            }
+            other => self.find("log", None, other.to_string()),
+        }
+    }
+
+    /// Counts the records of a group, and computes the digests of its payloads again.
+    fn group(&mut self, group: &Group) {
+        for frame in &group.frames {
+            let rows = frame.rows.num_rows() as u64;
+            if frame.topic == Topic::Audit {
+                self.verified.audit += rows;
+                continue;
+            }
+            self.verified.facts += rows;
+            let column = |name| frame.rows.column_by_name(name).expect("facts have it");
+            let ticks = column(columns::TICK).as_primitive::<UInt64Type>();
+            let offsets = column(columns::OFFSET).as_primitive::<UInt64Type>();
+            let hashes = column(columns::PAYLOAD_HASH).as_fixed_size_binary();
+            let mut changed = Vec::new();
+            for (row, again) in payload_digests(frame).into_iter().enumerate() {
+                let tick = Tick(ticks.value(row));
+                let stated = Digest(hashes.value(row).try_into().expect("a digest has 32 bytes"));
+                if stated != again {
+                    let record = format!("fact {tick} of {}", frame.topic);
+                    changed.push((record, format!("its payload has digest {again}, and it says {stated}")));
+                }
+                if frame.topic == Topic::Traffic {
+                    let facts = self.facts.entry(tick.partition()).or_default();
+                    facts.push((tick.0, offsets.value(row), stated.short()));
+                }
+            }
+            self.find_records("log", changed);
+        }
+        for facts in self.facts.values_mut() {
+            // Frames of one group may lie in each other's ticks.
+            let from = facts.partition_point(|fact| fact.0 < group.lower.0);
+            facts[from..].sort_unstable();
+        }
+    }
+
+    fn heads(&mut self, commit: &Commit, found: &[LogHead]) {
+        let stated: BTreeMap<_, _> = commit.log.iter().map(|h| ((h.topic, h.partition), h)).collect();
+        let found: BTreeMap<_, _> = found.iter().map(|h| ((h.topic, h.partition), h)).collect();
+        let all: BTreeSet<_> = stated.keys().chain(found.keys()).copied().collect();
+        for (topic, partition) in all {
+            let (stated, found) = (stated.get(&(topic, partition)), found.get(&(topic, partition)));
+            if stated == found {
+                continue;
+            }
+            let said = |head: Option<&&LogHead>| {
+                head.map_or("nothing".to_owned(), |h| format!("{} records with seal {}", h.records, h.head))
+            };
+            let record =
+                format!("partition {partition} of {topic}, between {} and {}", commit.lower, commit.upper);
+            let what = format!(
+                "holds {}, and commit {} says {}; a record was changed, lost or moved",
+                said(found),
+                commit.number,
+                said(stated)
+            );
+            self.find("log", Some(record), what);
+        }
+    }
+
+    /// One file of a table: its bytes, and the records of a sealed one.
+    fn file(&mut self, store: &Store, commit: &Commit, file: &TableFile) {
+        self.verified.files += 1;
+        let bytes = match store.read(&file.name) {
+            Ok(bytes) => bytes,
+            Err(StoreError::Object { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                let rows = format!("rows {} to {} of `{}`", commit.lower, commit.upper, file.table);
+                return self.find(
+                    &file.name,
+                    Some(rows),
+                    format!("is missing; commit {} names it", commit.number),
+                );
+            }
+            Err(error) => return self.find(&file.name, None, error.to_string()),
+        };
+        self.verified.bytes += bytes.len() as u64;
+        let found = Digest::of(&bytes);
+        let is_same = found == file.digest;
+        if !is_same {
+            let what = format!(
+                "has {} bytes with digest {found}, and commit {} says {} with {}",
+                bytes.len(),
+                commit.number,
+                file.bytes,
+                file.digest
+            );
+            self.find(&file.name, None, what);
+        }
+        if file.seal.is_none() && is_same {
+            return;
+        }
+        let rows = match read_rows(bytes) {
+            Ok(rows) => rows,
+            Err(what) => return self.find(&file.name, None, format!("none of its rows can be read: {what}")),
+        };
+        if file.seal.is_some() {
+            self.sealed_rows(file, &rows);
+        }
+    }
+
+    fn sealed_rows(&mut self, file: &TableFile, rows: &RecordBatch) {
+        let Some(seal) = file.seal else { return };
+        if rows.column_by_name(columns::RECORD_DIGEST).is_none() {
+            return self.find(&file.name, None, "has no column `record_digest`");
+        }
+        self.verified.records += rows.num_rows() as u64;
+        let stated = record_digests(rows);
+        let again = match record_digests_again(rows) {
+            Ok(again) => again,
+            Err(error) => return self.find(&file.name, None, error.to_string()),
+        };
+        let changed = stated.iter().zip(&again).enumerate().filter(|(_, (stated, again))| stated != again);
+        let changed = changed.map(|(row, (stated, again))| {
+            (row_name(rows, row), format!("has digest {again}, and says {stated}"))
+        });
+        self.find_records(&file.name, changed.collect());
+        self.against_the_log(file, rows);
+        let chain = self.chains.entry((file.table.clone(), file.partition)).or_default();
+        chain.extend(&again);
+        let (chain, root) = (*chain, merkle_root(&again));
+        if (chain, root) != (seal.chain, seal.root) {
+            let what = format!(
+                "its {} records lead to seal {} and root {root}, and the commit says {} and {}",
+                rows.num_rows(),
+                chain.head,
+                seal.chain.head,
+                seal.root
+            );
+            self.find(&file.name, None, what);
+        }
+        // So that the files behind it are judged on their own.
+        self.chains.insert((file.table.clone(), file.partition), seal.chain);
+    }
+
+    /// Each episode names a fact of the log, its offset and payload.
+    fn against_the_log(&mut self, file: &TableFile, rows: &RecordBatch) {
+        let column = |name| rows.column_by_name(name);
+        let (Some(ticks), Some(offsets), Some(hashes)) =
+            (column(columns::TICK), column(columns::OFFSET), column(columns::PAYLOAD_HASH))
+        else {
+            return self.find(&file.name, None, "its rows do not name their facts");
+        };
+        let (ticks, offsets) = (ticks.as_primitive::<UInt64Type>(), offsets.as_primitive::<UInt64Type>());
+        let hashes = hashes.as_fixed_size_binary();
+        let facts = self.facts.get(&file.partition);
+        let mut strangers = Vec::new();
+        for row in 0..rows.num_rows() {
+            let tick = ticks.value(row);
+            let fact = facts.and_then(|facts| Some(facts[facts.binary_search_by_key(&tick, |f| f.0).ok()?]));
+            let hash = Digest(hashes.value(row).try_into().expect("a digest has 32 bytes")).short();
+            let what = match fact {
+                Some((_, offset, known)) if (offset, known) == (offsets.value(row), hash) => continue,
+                Some((_, offset, _)) => {
+                    format!("names its fact otherwise than the log, where it is at offset {offset}")
+                }
+                // A log that could not be read to its end says nothing of what is missing.
+                None if !self.log_is_whole => continue,
+                None => "names a fact that is not in the log".to_owned(),
+            };
+            strangers.push((row_name(rows, row), what));
+        }
+        self.find_records(&file.name, strangers);
+    }
+
+    /// Files of tables that no commit names.
+    fn strays(&mut self, store: &Store, commits: &[Commit]) -> Result<(), StoreError> {
+        let named: BTreeSet<&str> = commits.iter().flat_map(|c| &c.files).map(|f| f.name.as_str()).collect();
+        let upper = commits.last().map_or(Tick::ZERO, |commit| commit.upper);
+        for table in store.list("tables")? {
+            for partition in store.list(&table)? {
+                for name in store.list(&partition)? {
+                    if named.contains(name.as_str()) {
+                        continue;
+                    }
+                    let ends =
+                        name.rsplit(['-', '/']).next().and_then(|end| end.split('.').next()?.parse().ok());
+                    let what = if ends.is_some_and(|end| Tick(end) > upper) {
+                        "stands behind the last commit: the run was stopped before it committed this (run the topology \
+                         again, then verify), or the last commit was removed"
+                    } else {
+                        "is named by no commit"
+                    };
+                    self.find(name, None, what);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn number_in(name: &str) -> Option<u64> {
+    name.strip_prefix("commits/")?.strip_suffix(".json").filter(|digits| digits.len() == 20)?.parse().ok()
+}
+
+/// The commit in an object, and the digest of its bytes; or what is wrong with it.
+fn read_commit(store: &Store, name: &str, number: u64) -> Result<(Commit, Digest), String> {
+    let bytes = store.read(name).map_err(|error| error.to_string())?;
+    let commit: Commit =
+        serde_json::from_slice(&bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    if commit.recipe != MANIFEST {
+        return Err(format!("is no `{MANIFEST}` but `{}`", commit.recipe));
+    }
+    if commit.text().as_bytes() != bytes {
+        return Err("is not in canonical form: it was changed, or written by another program".to_owned());
+    }
+    if commit.number != number {
+        return Err(format!("holds commit {}, which was put in the place of commit {number}", commit.number));
+    }
+    Ok((commit, Digest::of(&bytes)))
+}
+
+/// All rows of a Parquet file.
+pub(crate) fn read_rows(bytes: Vec<u8>) -> Result<RecordBatch, String> {
+    let text = |error: parquet::errors::ParquetError| error.to_string();
+    let builder = ParquetRecordBatchReaderBuilder::try_new(parquet_bytes(bytes)).map_err(text)?;
+    let schema = builder.schema().clone();
+    let batches = builder.with_batch_size(1 << 16).build().map_err(text)?;
+    let batches: Vec<RecordBatch> = batches.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    arrow::compute::concat_batches(&schema, &batches).map_err(|error| error.to_string())
+}
+
+fn parquet_bytes(bytes: Vec<u8>) -> bytes::Bytes {
+    bytes.into()
+}
+
+/// How a person finds a row again.
+pub(crate) fn row_name(rows: &RecordBatch, row: usize) -> String {
+    let event = rows.column_by_name(columns::EVENT_ID).and_then(|ids| ids.as_string_opt::<i32>());
+    let event = event.filter(|ids| ids.is_valid(row)).map(|ids| format!(", event `{}`", ids.value(row)));
+    format!("row {row}{}", event.unwrap_or_default())
+}
+
+/// The digest of each payload, computed from its fields.
+fn payload_digests(frame: &Frame) -> Vec<Digest> {
+    let rows = frame.rows.num_rows();
+    let payload = frame.rows.column_by_name(columns::PAYLOAD);
+    if let Some(texts) = payload.and_then(|payload| payload.as_string_opt::<i32>()) {
+        return texts.iter().map(|text| Digest::of(text.unwrap_or_default().as_bytes())).collect();
+    }
+    let fields = payload.and_then(|payload| payload.as_struct_opt());
+    let names = fields.map(|f| f.column_names()).unwrap_or_default();
+    let values = fields.map(|f| f.columns()).unwrap_or_default();
+    let form = RowForm::new(names.into_iter().zip(values)).expect("the gate writes fields that have a form");
+    let mut text = Vec::new();
+    (0..rows)
+        .map(|row| {
+            text.clear();
+            // A float that is no number cannot have passed the gate; its row has another digest then.
+            let _ = form.push_row(row, &mut text);
+            Digest::of(&text)
+        })
+        .collect()
+}
+
+fn name_in(folder: &Path, path: &Path) -> String {
+    let inside = path.strip_prefix(folder).unwrap_or(path);
+    format!("log/{}", inside.display())
+}
+
+/// The name of the last segment of the log, where what is missing at its end would stand.
+fn last_segment(folder: &Path) -> String {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let last = names.filter(|path| path.extension().is_some_and(|end| end == "seg")).max();
+    last.map_or("log".to_owned(), |path| name_in(folder, &path))
+}
