@@ -71,6 +71,9 @@ enum Command {
         /// Memory for the index that keeps out duplicates, in MiB.
         #[arg(long, default_value_t = 64)]
         dedupe_mib: u64,
+        /// How large a file of the log grows, in KiB.
+        #[arg(long, default_value_t = 64 << 10, value_parser = clap::value_parser!(u64).range(4..))]
+        segment_kib: u64,
         /// How to answer.
         #[arg(long, value_enum, default_value_t = Answer::Text)]
         format: Answer,
@@ -147,7 +150,18 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Keys { command } => keys::keys(&command),
-        Command::Run { topology, data, store, workers, until_idle, set, key, dedupe_mib, format } => {
+        Command::Run {
+            topology,
+            data,
+            store,
+            workers,
+            until_idle,
+            set,
+            key,
+            dedupe_mib,
+            segment_kib,
+            format,
+        } => {
             if !until_idle {
                 eprintln!(
                     "tidegate run needs --until-idle: it reads its sources to their end and commits; it does not follow them yet"
@@ -162,7 +176,8 @@ fn main() -> ExitCode {
                 }
             };
             let workers = workers.into();
-            let options = Options { data, store, workers, dedupe_bytes: dedupe_mib << 20, signer };
+            let (dedupe_bytes, segment_bytes) = (dedupe_mib << 20, segment_kib << 10);
+            let options = Options { data, store, workers, dedupe_bytes, segment_bytes, signer };
             run_topology(&topology, &set, &options, format)
         }
         Command::Sql { query, data, store, format } => sql(&query, &data, store.as_deref(), format),

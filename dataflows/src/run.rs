@@ -48,6 +48,8 @@ pub struct Options {
     pub workers: usize,
     /// How much memory the index of what was seen may use, about.
     pub dedupe_bytes: u64,
+    /// How large a segment of the log grows.
+    pub segment_bytes: u64,
     /// Signs the commits; without it they are not signed.
     pub signer: Option<Signer>,
 }
@@ -55,7 +57,14 @@ pub struct Options {
 impl Options {
     /// A run in `data` with one worker.
     pub fn new(data: &Path) -> Options {
-        Options { data: data.to_owned(), store: None, workers: 1, dedupe_bytes: 64 << 20, signer: None }
+        Options {
+            data: data.to_owned(),
+            store: None,
+            workers: 1,
+            dedupe_bytes: 64 << 20,
+            segment_bytes: LogOptions::default().segment_bytes,
+            signer: None,
+        }
     }
 
     /// Where committed tables go.
@@ -140,10 +149,27 @@ pub enum RunError {
 /// # Errors
 /// See [`RunError`]. What was durable stays, and a later run goes on from there.
 pub fn run(plan: &Arc<Plan>, options: &Options, watch: &Watch) -> Result<Report, RunError> {
-    let (log, recovery) = EmbeddedLog::open(&options.data.join("log"), LogOptions::default())?;
-    let store = Store::open(&options.store_path())?;
-    schemas::declare(&plan.tables(), &store)?;
+    run_into(plan, options, &Store::open(&options.store_path())?, watch)
+}
+
+/// As [`run`], into this store.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn run_into(
+    plan: &Arc<Plan>,
+    options: &Options,
+    store: &Store,
+    watch: &Watch,
+) -> Result<Report, RunError> {
     let output = Output::to_store(store.clone(), plan.digest, options.signer.clone())?;
+    // Commits are made of what was durable, so a log that ends before them has lost something.
+    let acknowledged = output.lower;
+    let log_options = LogOptions { segment_bytes: options.segment_bytes };
+    let (log, recovery) =
+        EmbeddedLog::open_acknowledged(&options.data.join("log"), log_options, acknowledged)?;
+    store.probe()?;
+    schemas::declare(&plan.tables(), store)?;
 
     let mut workers = Workers::start(plan, options.workers, &output, watch).map_err(RunError::Worker)?;
     let gate = Gate {
@@ -162,7 +188,7 @@ pub fn run(plan: &Arc<Plan>, options: &Options, watch: &Watch) -> Result<Report,
     }
     stopped.map_err(RunError::Worker)?;
     let (counts, facts) = gated?;
-    Ok(Report { recovery, counts, facts, commits: Commits::read(&store)?, elapsed: watch.elapsed() })
+    Ok(Report { recovery, counts, facts, commits: Commits::read(store)?, elapsed: watch.elapsed() })
 }
 
 /// The gate's thread: everything between the sources and the workers.
@@ -223,7 +249,10 @@ impl Gate<'_> {
             .map(|(place, source)| self.open_source(place, source, &past))
             .collect::<Result<_, _>>()?;
         let prefixes = self.admit(&mut admission, &mut feed, &sources)?;
-        self.finish(&mut admission, &mut feed, &past, &prefixes)?;
+        // A mark in the middle of the input would cut the tables where no undisturbed run does.
+        if admission.is_finished() {
+            self.finish(&mut admission, &mut feed, &past, &prefixes)?;
+        }
         Ok((admission.counts.clone(), past.facts + admission.counts.admitted))
     }
 

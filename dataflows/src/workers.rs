@@ -85,7 +85,9 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
     });
     let mut under_way: VecDeque<(Tick, usize)> = VecDeque::new();
     let mut ended = false;
-    let mut upper = Tick::ZERO;
+    // Rows behind the last boundary stay uncommitted: a run that was cut short has some.
+    let committed = output.lower;
+    let mut last = committed;
     loop {
         if output.failed.lock().expect("no panic").is_some() {
             break;
@@ -102,14 +104,16 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
                     rows.send_batch(&mut Rows(batch));
                 }
                 for boundary in part.boundaries {
+                    if boundary.upper > committed {
+                        last = boundary.upper;
+                    }
                     boundaries.send(boundary);
                 }
                 // A group without facts does not move time, and what is buffered must go all the same.
                 boundaries.flush();
-                upper = part.upper;
-                rows.advance_to(upper);
-                boundaries.advance_to(upper);
-                under_way.push_back((upper, count));
+                rows.advance_to(part.upper);
+                boundaries.advance_to(part.upper);
+                under_way.push_back((part.upper, count));
                 worker.step();
             }
             Err(TryRecvError::Disconnected) => ended = true,
@@ -117,7 +121,7 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
                 worker.step_or_park(Some(Duration::from_micros(100)));
             }
         }
-        if ended && under_way.is_empty() && !probes.committed.less_than(&upper) {
+        if ended && under_way.is_empty() && (last == committed || !probes.committed.less_than(&last)) {
             break;
         }
     }

@@ -19,6 +19,7 @@ use tidegate_sinks::store::Store;
 use tidegate_sinks::table::{Commits, TableFile};
 
 use crate::QueryError;
+use crate::blame::{Committed, with_blame};
 use crate::committed::{CommittedTable, STORE_URL};
 use crate::error::sentence;
 use crate::log::{LogProvider, LogTable};
@@ -40,6 +41,7 @@ pub struct Catalogue {
     context: SessionContext,
     tables: BTreeMap<String, Option<u64>>,
     known: Known,
+    committed: Option<Arc<Committed>>,
 }
 
 /// A table, as [`Catalogue::tables`] lists it.
@@ -62,7 +64,8 @@ impl Catalogue {
         if !log.is_dir() {
             return Err(QueryError::NoData { data: data.to_owned() });
         }
-        let mut catalogue = Catalogue { context: session(), tables: BTreeMap::new(), known: Known::new() };
+        let (tables, known) = (BTreeMap::new(), Known::new());
+        let mut catalogue = Catalogue { context: session(), tables, known, committed: None };
         let own_store = data.join("store");
         match store {
             Some(store) if !store.is_dir() => return Err(QueryError::NoStore { store: store.to_owned() }),
@@ -113,7 +116,8 @@ impl Catalogue {
         options.verify_plan(&plan).map_err(|_| read_only())?;
         let frame =
             self.context.execute_logical_plan(plan).await.map_err(|error| QueryError::of_plan(&error))?;
-        frame.execute_stream().await.map_err(|error| QueryError::of_plan(&error))
+        let rows = frame.execute_stream().await.map_err(|error| QueryError::of_plan(&error))?;
+        Ok(with_blame(rows, self.committed.clone()))
     }
 
     fn add_store(&mut self, store: &Path) -> Result<(), QueryError> {
@@ -131,6 +135,7 @@ impl Catalogue {
                 self.add(&name, Some(0), Arc::new(EmptyTable::new(schema)));
             }
         }
+        self.committed = Some(Arc::new(Committed::new(store, commits)));
         Ok(())
     }
 

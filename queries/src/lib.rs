@@ -4,6 +4,7 @@
 //! `SELECT` at a time. [`write`] puts the answer into a [`Format`]. Nothing here changes a byte of
 //! the folder.
 
+mod blame;
 mod catalogue;
 mod committed;
 mod error;

@@ -731,6 +731,36 @@ fn a_file_that_a_commit_names_must_be_there_and_whole() {
 }
 
 #[test]
+fn a_query_that_stops_over_a_damaged_file_names_it() {
+    let data = tempfile::tempdir().unwrap();
+    write_log(data.path());
+    let commits = write_store(&data.path().join("store"));
+    let file = commits.files_of("decisions").last().unwrap();
+    let path = data.path().join("store").join(&file.name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[4..64].fill(0xff);
+    std::fs::write(&path, &bytes).unwrap();
+    let answer = answer(Format::Table, data.path(), "select * from decisions");
+    let named = format!("file `DATA/store/{}` of table `decisions` is not what was committed (", file.name);
+    assert!(answer.contains(&named), "{answer}");
+}
+
+#[test]
+fn a_flipped_byte_of_the_last_commit_is_refused_wherever_it_is() {
+    let data = folder();
+    let store = Store::open(&data.path().join("store")).unwrap();
+    let name = store.list("commits").unwrap().pop().unwrap();
+    let whole = store.read(&name).unwrap();
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        std::fs::write(store.root().join(&name), &flipped).unwrap();
+        let refused = Commits::read(&store).expect_err("a byte was flipped").to_string();
+        assert!(refused.contains(&name), "byte {at}: {refused}");
+    }
+}
+
+#[test]
 fn a_damaged_log_is_reported_as_such() {
     let data = folder();
     let segment = data.path().join("log").join(format!("{:020}.seg", 0));

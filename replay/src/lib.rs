@@ -77,6 +77,7 @@ pub fn replay_to(
     watch: &Watch,
 ) -> Result<(u64, Commits), ReplayError> {
     let store = Store::open(out)?;
+    store.probe()?;
     schemas::declare(&plan.tables(), &store)?;
     let output = Output::to_store(store.clone(), plan.digest, None)?;
     let facts = run_log(plan, &data.join("log"), &output, to, workers, watch)?;

@@ -1,21 +1,50 @@
-//! Where committed objects go: a folder of this machine, written once each, durably.
+//! Where committed objects go: written once each, durably.
 //!
 //! The one operation that matters is a conditional create. An object appears under its name whole and
 //! synced, or not at all; whoever comes second learns that it is there and whether it is the same.
+//!
+//! A [`Place`] makes single attempts, and may fail or lie. The store tries again where that can help,
+//! for a bounded number of times and a bounded time. A create whose outcome was lost is tried again
+//! too: if it had succeeded, the object is found there with the content it was to have. And a place
+//! that does not keep what it acknowledges is refused: at start by [`Store::probe`], later by
+//! [`Store::confirm`], by name.
 
-use std::io::Write;
+mod place;
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 use tidegate_facts::Digest;
 
-/// A store of immutable objects.
+pub use place::{Folder, Place};
+
+/// A store of immutable objects. Clones are one store.
 #[derive(Clone, Debug)]
 pub struct Store {
-    root: PathBuf,
-    objects: Arc<dyn ObjectStore>,
+    place: Arc<dyn Place>,
+    patience: Patience,
+}
+
+/// How long a store tries. It changes no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// How often one operation is tried, at least once.
+    pub tries_max: u32,
+    /// How long it waits before the second try; twice as long before each further one.
+    pub wait_ms_first: u64,
+    /// How long after the first try the last one may begin.
+    pub time_ms_max: u64,
+}
+
+impl Default for Patience {
+    /// Eight tries within 30 seconds, the second after 20 ms.
+    fn default() -> Patience {
+        Patience { tries_max: 8, wait_ms_first: 20, time_ms_max: 30_000 }
+    }
 }
 
 /// What came of a conditional create.
@@ -23,7 +52,7 @@ pub struct Store {
 pub enum Created {
     /// The object is new.
     New,
-    /// The same object was there: the work was done before.
+    /// The same object was there: the work was done before, or by a try whose outcome was lost.
     Already,
 }
 
@@ -36,19 +65,22 @@ pub enum StoreError {
         /// The folder.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// An object cannot be written or read.
     #[error(
-        "cannot {doing} `{path}`; check free space and permissions, then start again: what was committed stays"
+        "cannot {doing} `{path}`{}; check free space and permissions, then start again: what was committed stays",
+        if *.tries > 1 { format!(" ({tries} tries)") } else { String::new() }
     )]
     Object {
         /// What was tried.
         doing: &'static str,
         /// The object.
         path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
+        /// How often.
+        tries: u32,
+        /// The cause of the last failure.
+        source: io::Error,
     },
     /// Another object stands under the name.
     #[error(
@@ -63,6 +95,17 @@ pub enum StoreError {
         /// The digest of what was to be written.
         wanted: Digest,
     },
+    /// The place said what is not so.
+    #[error(
+        "the store acknowledged `{path}`, but {what}: it does not keep its word, or something else writes to it; \
+         use another store and start again: everything can be made again from the log"
+    )]
+    Untrue {
+        /// The object.
+        path: PathBuf,
+        /// What is the case instead.
+        what: String,
+    },
 }
 
 impl Store {
@@ -71,24 +114,43 @@ impl Store {
     /// # Errors
     /// When the folder cannot be made or opened.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
-        let folder = |source: std::io::Error| StoreError::Folder { path: root.to_owned(), source };
-        std::fs::create_dir_all(root).map_err(folder)?;
-        let root = root.canonicalize().map_err(folder)?;
-        let objects = LocalFileSystem::new_with_prefix(&root).map_err(|error| StoreError::Folder {
-            path: root.clone(),
-            source: std::io::Error::other(error),
-        })?;
-        Ok(Store { root, objects: Arc::new(objects) })
+        let folder =
+            Folder::open(root).map_err(|source| StoreError::Folder { path: root.to_owned(), source })?;
+        Ok(Store::over(Arc::new(folder), Patience::default()))
+    }
+
+    /// The store that keeps its objects in `place`.
+    pub fn over(place: Arc<dyn Place>, patience: Patience) -> Store {
+        Store { place, patience }
     }
 
     /// The folder.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.place.root()
     }
 
     /// The store as DataFusion reads it.
     pub fn objects(&self) -> Arc<dyn ObjectStore> {
-        Arc::clone(&self.objects)
+        self.place.objects()
+    }
+
+    /// Tries whether the place creates conditionally and keeps what it acknowledges. Some replace what is
+    /// there in silence; two runs on one of them would take each other's commits away.
+    ///
+    /// # Errors
+    /// [`StoreError::Untrue`] when it does not, and whatever else it refuses.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        // The name is nobody else's, so that two runs that begin do not take each other for a lie.
+        let name = format!("probe-{}-{:016x}", std::process::id(), RandomState::new().hash_one(0));
+        self.create(&name, b"first")?;
+        let second = self.create(&name, b"second");
+        let kept = self.confirm(&name, b"first");
+        self.delete(&name)?;
+        match second {
+            Err(StoreError::Conflict { .. }) => kept,
+            Err(other) => Err(other),
+            Ok(_) => Err(self.untrue(&name, "a second object was taken under its name")),
+        }
     }
 
     /// Creates the object `name` unless it is there. When this returns, the object is durable.
@@ -96,40 +158,43 @@ impl Store {
     /// # Errors
     /// [`StoreError::Conflict`] when another object has the name; otherwise when it cannot be written.
     pub fn create(&self, name: &str, bytes: &[u8]) -> Result<Created, StoreError> {
-        let path = self.root.join(name);
-        let object = |doing: &'static str| {
-            let path = path.clone();
-            move |source: std::io::Error| StoreError::Object { doing, path, source }
-        };
-        let folder = path.parent().unwrap_or(&self.root);
-        std::fs::create_dir_all(folder).map_err(object("create the folder of"))?;
-        let unfinished = path.with_extension(format!("unfinished-{}", std::process::id()));
-        let written = (|| {
-            let mut file = std::fs::File::create(&unfinished)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        })();
-        // A link, unlike a rename, never replaces what is there.
-        let linked = written.and_then(|()| std::fs::hard_link(&unfinished, &path));
-        let removed = std::fs::remove_file(&unfinished);
-        match linked {
-            Ok(()) => {
-                removed.map_err(object("tidy up beside"))?;
-                std::fs::File::open(folder)
-                    .and_then(|f| f.sync_all())
-                    .map_err(object("sync the folder of"))?;
-                Ok(Created::New)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                let there = std::fs::read(&path).map_err(object("read"))?;
-                let (found, wanted) = (Digest::of(&there), Digest::of(bytes));
-                if found == wanted {
-                    Ok(Created::Already)
-                } else {
-                    Err(StoreError::Conflict { path, found, wanted })
-                }
-            }
-            Err(error) => Err(object("write")(error)),
+        let created = self.patiently("create", name, || match self.place.create(name, bytes) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        })?;
+        if created {
+            return Ok(Created::New);
+        }
+        let (found, wanted) = (Digest::of(&self.read(name)?), Digest::of(bytes));
+        if found == wanted {
+            Ok(Created::Already)
+        } else {
+            Err(StoreError::Conflict { path: self.path(name), found, wanted })
+        }
+    }
+
+    /// Looks whether the object `name` that was created has this content.
+    ///
+    /// # Errors
+    /// [`StoreError::Untrue`] when it has another one, or is missing.
+    pub fn confirm(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        match self.read(name) {
+            Ok(found) if found == bytes => Ok(()),
+            Ok(_) => Err(self.untrue(name, "it has other content")),
+            Err(error) => Err(self.missing(name, error)),
+        }
+    }
+
+    /// Looks whether the object `name` that was created has this length. That costs no transfer.
+    ///
+    /// # Errors
+    /// [`StoreError::Untrue`] when it has another one, or is missing.
+    pub fn confirm_length(&self, name: &str, bytes: u64) -> Result<(), StoreError> {
+        match self.patiently("look for", name, || self.place.length(name)) {
+            Ok(found) if found == bytes => Ok(()),
+            Ok(found) => Err(self.untrue(name, &format!("it has {found} bytes instead of {bytes}"))),
+            Err(error) => Err(self.missing(name, error)),
         }
     }
 
@@ -138,8 +203,7 @@ impl Store {
     /// # Errors
     /// When it cannot be read.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-        let path = self.root.join(name);
-        std::fs::read(&path).map_err(|source| StoreError::Object { doing: "read", path, source })
+        self.patiently("read", name, || self.place.read(name))
     }
 
     /// The names of the objects directly in a folder, sorted; none when there is no such folder.
@@ -147,28 +211,91 @@ impl Store {
     /// # Errors
     /// When the folder cannot be read.
     pub fn list(&self, folder: &str) -> Result<Vec<String>, StoreError> {
-        let path = self.root.join(folder);
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(StoreError::Object { doing: "list", path, source }),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry =
-                entry.map_err(|source| StoreError::Object { doing: "list", path: path.clone(), source })?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.contains(".unfinished-") {
-                names.push(format!("{folder}/{name}"));
-            }
-        }
+        let mut names = self.patiently("list", folder, || self.place.list(folder))?;
         names.sort();
         Ok(names)
     }
+
+    /// Removes an object if it is there.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.patiently("delete", name, || match self.place.delete(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        })
+    }
+
+    /// Tries until it succeeds, cannot, or has taken too long.
+    fn patiently<T>(
+        &self,
+        doing: &'static str,
+        name: &str,
+        attempt: impl Fn() -> io::Result<T>,
+    ) -> Result<T, StoreError> {
+        let Patience { tries_max, wait_ms_first, time_ms_max } = self.patience;
+        let began = Instant::now();
+        let mut wait = Duration::from_millis(wait_ms_first);
+        let mut tries = 1;
+        loop {
+            let source = match attempt() {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => error,
+            };
+            let late = began.elapsed() + wait > Duration::from_millis(time_ms_max);
+            if is_final(source.kind()) || tries >= tries_max || late {
+                return Err(StoreError::Object { doing, path: self.path(name), tries, source });
+            }
+            tracing::warn!(object = %self.path(name).display(), tries, error = %source, "cannot {doing} it yet");
+            std::thread::sleep(wait);
+            wait *= 2;
+            tries += 1;
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.root().join(name)
+    }
+
+    fn untrue(&self, name: &str, what: &str) -> StoreError {
+        StoreError::Untrue { path: self.path(name), what: what.to_owned() }
+    }
+
+    fn missing(&self, name: &str, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Object { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                self.untrue(name, "it is not there")
+            }
+            other => other,
+        }
+    }
+}
+
+/// Whether another try would end the same. What is not known to be so is tried again.
+fn is_final(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::*;
+    matches!(
+        kind,
+        NotFound
+            | PermissionDenied
+            | AlreadyExists
+            | NotADirectory
+            | IsADirectory
+            | ReadOnlyFilesystem
+            | StorageFull
+            | QuotaExceeded
+            | FileTooLarge
+            | InvalidInput
+            | InvalidFilename
+            | Unsupported
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]
@@ -181,5 +308,140 @@ mod tests {
         assert_eq!(store.read("a/b.txt").unwrap(), b"one");
         assert_eq!(store.list("a").unwrap(), ["a/b.txt"]);
         assert!(store.list("none").unwrap().is_empty());
+        store.delete("a/b.txt").unwrap();
+        store.delete("a/b.txt").unwrap();
+        assert!(store.list("a").unwrap().is_empty());
+    }
+
+    #[test]
+    fn of_many_that_create_at_once_one_is_first_and_its_object_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let outcomes: Vec<bool> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8u8)
+                .map(|i| {
+                    let store = store.clone();
+                    scope.spawn(move || store.create("a/b", &vec![i; 100_000]).is_ok())
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(outcomes.iter().filter(|first| **first).count(), 1);
+        let kept = store.read("a/b").unwrap();
+        assert_eq!(kept, vec![outcomes.iter().position(|first| *first).unwrap() as u8; 100_000]);
+        assert_eq!(std::fs::read_dir(folder.path().join("a")).unwrap().count(), 1, "nothing is left behind");
+    }
+
+    /// A folder that follows a script: a word for each create, and the truth when the script is at its end.
+    #[derive(Debug)]
+    struct Scripted {
+        folder: Folder,
+        script: Mutex<Vec<&'static str>>,
+    }
+
+    impl Place for Scripted {
+        fn root(&self) -> &Path {
+            self.folder.root()
+        }
+        fn objects(&self) -> Arc<dyn ObjectStore> {
+            self.folder.objects()
+        }
+        fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+            match self.script.lock().unwrap().pop() {
+                Some("fails") => Err(io::ErrorKind::ConnectionReset.into()),
+                Some("loses the answer") => {
+                    self.folder.create(name, bytes)?;
+                    Err(io::ErrorKind::TimedOut.into())
+                }
+                Some("does nothing") => Ok(()),
+                Some("overwrites") => {
+                    let _ = self.folder.delete(name);
+                    self.folder.create(name, bytes)
+                }
+                Some("is full") => Err(io::ErrorKind::StorageFull.into()),
+                Some(word) => panic!("{word} is not known"),
+                None => self.folder.create(name, bytes),
+            }
+        }
+        fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+            self.folder.read(name)
+        }
+        fn length(&self, name: &str) -> io::Result<u64> {
+            self.folder.length(name)
+        }
+        fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+            self.folder.list(folder)
+        }
+        fn delete(&self, name: &str) -> io::Result<()> {
+            self.folder.delete(name)
+        }
+    }
+
+    /// What a store of three tries says over a place that behaves so, word by word.
+    fn check(script: &[&'static str], act: impl Fn(&Store) -> String, expected: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let script = Mutex::new(script.iter().rev().copied().collect());
+        let place = Scripted { folder: Folder::open(folder.path()).unwrap(), script };
+        let store =
+            Store::over(Arc::new(place), Patience { tries_max: 3, wait_ms_first: 1, time_ms_max: 1_000 });
+        let root = format!("{}/", folder.path().canonicalize().unwrap().display());
+        assert_eq!(act(&store).replace(&root, ""), expected);
+    }
+
+    fn create(store: &Store) -> String {
+        match store.create("a", b"one") {
+            Ok(created) => format!("{created:?}, holds {}", store.read("a").unwrap().len()),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn probe(store: &Store) -> String {
+        let said = match store.probe() {
+            Ok(()) => "keeps its word".to_owned(),
+            Err(StoreError::Untrue { what, .. }) => what,
+            Err(other) => other.to_string(),
+        };
+        assert_eq!(std::fs::read_dir(store.root()).unwrap().count(), 0, "the probe is gone");
+        said
+    }
+
+    #[test]
+    fn a_failure_that_may_pass_is_tried_again() {
+        check(&["fails", "fails"], create, "New, holds 3");
+        let given_up = "cannot create `a` (3 tries); check free space and permissions, then start again: what was \
+                        committed stays";
+        check(&["fails"; 3], create, given_up);
+        check(&["is full"], create, &given_up.replace(" (3 tries)", ""));
+    }
+
+    #[test]
+    fn a_create_whose_answer_was_lost_is_found_done() {
+        check(&["loses the answer"], create, "Already, holds 3");
+        check(&["fails", "loses the answer"], create, "Already, holds 3");
+    }
+
+    #[test]
+    fn a_place_that_does_not_keep_its_word_is_refused() {
+        check(&[], probe, "keeps its word");
+        check(&["fails", "loses the answer"], probe, "keeps its word");
+        check(&["does nothing", "does nothing"], probe, "a second object was taken under its name");
+        check(&["does nothing"], probe, "a second object was taken under its name");
+        check(&["overwrites", "overwrites"], probe, "a second object was taken under its name");
+    }
+
+    #[test]
+    fn what_was_acknowledged_and_is_not_there_is_named() {
+        let confirm = |store: &Store| {
+            store.create("a", b"one").unwrap();
+            [store.confirm_length("a", 3), store.confirm("a", b"one")]
+                .map(|confirmed| match confirmed {
+                    Ok(()) => "so it is".to_owned(),
+                    Err(StoreError::Untrue { path, what }) => format!("{}: {what}", path.display()),
+                    Err(other) => other.to_string(),
+                })
+                .join(", ")
+        };
+        check(&[], confirm, "so it is, so it is");
+        check(&["does nothing"], confirm, "a: it is not there, a: it is not there");
     }
 }

@@ -115,6 +115,9 @@ pub struct Commit {
     pub log: Vec<LogHead>,
     /// The files, by table and partition. A partition without rows has none.
     pub files: Vec<TableFile>,
+    /// BLAKE3 of the canonical form of all of the above, this one being zeros: no commit vouches for the last
+    /// one, and not every one is signed.
+    pub check: Digest,
     /// Whose word this is, over all of the above; `None` when the run had no key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,
@@ -129,6 +132,12 @@ impl Commit {
     /// What is signed: the canonical form without the signature.
     pub fn signed_text(&self) -> String {
         Commit { signature: None, ..self.clone() }.text()
+    }
+
+    /// What `check` must be.
+    fn checked(&self) -> Digest {
+        let text = Commit { check: Digest::default(), signature: None, ..self.clone() }.text();
+        Digest::of(text.as_bytes())
     }
 
     /// The canonical form.
@@ -425,6 +434,9 @@ impl Commits {
             if commit.recipe != MANIFEST || commit.text().as_bytes() != bytes {
                 return Err(broken("is not in its canonical form".to_owned()));
             }
+            if commit.check != commit.checked() {
+                return Err(broken("was changed after it was written".to_owned()));
+            }
             if commit.number != commits.list.len() as u64 {
                 return Err(broken(format!(
                     "has number {} where {} follows",
@@ -433,7 +445,10 @@ impl Commits {
                 )));
             }
             if commit.previous != commits.head || commit.lower != commits.upper() {
-                return Err(broken("does not follow from the commit before it".to_owned()));
+                return Err(broken(match commits.list.last() {
+                    None => "does not begin where the first commit must".to_owned(),
+                    Some(last) => format!("does not follow from `{}` before it", Commit::name(last.number)),
+                }));
             }
             commits.head = Digest::of(&bytes);
             commits.list.push(commit);
@@ -448,8 +463,12 @@ impl Commits {
 
     /// Publishes the interval from [`Self::upper`] on.
     ///
+    /// A commit is the store's last chance to be caught in a lie, so before it names a file it looks
+    /// whether it is there, and then it reads itself back.
+    ///
     /// # Errors
-    /// When the store refuses; another commit with its number is a conflict.
+    /// When the store refuses, or does not have what it acknowledged; another commit with its number is a
+    /// conflict.
     pub fn publish(
         &mut self,
         interval: Interval,
@@ -458,6 +477,9 @@ impl Commits {
     ) -> Result<(), TableError> {
         let Interval { upper, plan, log, mut files } = interval;
         files.sort();
+        for file in &files {
+            store.confirm_length(&file.name, file.bytes)?;
+        }
         let mut commit = Commit {
             recipe: MANIFEST.to_owned(),
             number: self.list.len() as u64,
@@ -468,11 +490,15 @@ impl Commits {
             build: Build::this(),
             log: log.0,
             files,
+            check: Digest::default(),
             signature: None,
         };
+        commit.check = commit.checked();
         commit.signature = signer.map(|signer| signer.sign(commit.text().as_bytes()));
         let text = commit.text();
-        store.create(&Commit::name(commit.number), text.as_bytes())?;
+        let name = Commit::name(commit.number);
+        store.create(&name, text.as_bytes())?;
+        store.confirm(&name, text.as_bytes())?;
         self.head = Digest::of(text.as_bytes());
         self.list.push(commit);
         Ok(())

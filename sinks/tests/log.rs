@@ -396,3 +396,23 @@ impl Sample {
         firsts
     }
 }
+
+#[test]
+fn a_log_that_ends_before_what_was_acknowledged_is_refused_and_left_as_it_is() {
+    let sample = Sample::new(SMALL, &[&[(1, 0)], &[(2, 0)], &[(3, 0)]]);
+    let whole = fs::read(sample.segment(0)).unwrap();
+    let torn = &whole[..whole.len() - 100];
+    fs::write(sample.segment(0), torn).unwrap();
+    let open =
+        |acknowledged| EmbeddedLog::open_acknowledged(sample.folder.path(), SMALL, acknowledged).map(|_| ());
+    match open(sample.groups[2].upper) {
+        Err(LogError::Lost { segment, upper, acknowledged, .. }) => {
+            assert_eq!(segment, sample.segment(0));
+            assert_eq!((upper, acknowledged), (sample.groups[1].upper, sample.groups[2].upper));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(fs::read(sample.segment(0)).unwrap(), torn, "what is left can still be looked at");
+    open(sample.groups[1].upper).unwrap();
+    sample.check_kept(2);
+}

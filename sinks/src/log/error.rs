@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use arrow::error::ArrowError;
+use tidegate_facts::Tick;
 
 /// Why the log could not be opened, read or appended to.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,23 @@ pub enum LogError {
         group: u64,
         /// What is wrong with it.
         detail: String,
+    },
+
+    /// The log ends before what is known to have been durable.
+    #[error(
+        "the log ends at byte {at} of segment `{segment}`, at tick {}, and what was committed goes on to tick {}: \
+         facts that were acknowledged are missing; restore the log from a copy",
+        .upper.0, .acknowledged.0
+    )]
+    Lost {
+        /// The last segment file.
+        segment: PathBuf,
+        /// Where in the file the last group ends.
+        at: u64,
+        /// Where the last group ends in time.
+        upper: Tick,
+        /// Up to where the log was durable.
+        acknowledged: Tick,
     },
 
     /// A group in a layout that this build does not know.

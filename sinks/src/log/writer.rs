@@ -86,6 +86,18 @@ impl EmbeddedLog {
     /// [`LogError::Locked`] when another one is open on the folder, [`LogError::Damaged`] when bytes
     /// other than a torn end are not what was written; the rest is what the file system refuses.
     pub fn open(folder: &Path, options: LogOptions) -> Result<(EmbeddedLog, Recovery), LogError> {
+        EmbeddedLog::open_acknowledged(folder, options, Tick::ZERO)
+    }
+
+    /// As [`EmbeddedLog::open`], where everything before the tick `acknowledged` is known to have been durable.
+    ///
+    /// # Errors
+    /// [`LogError::Lost`] when the log ends before it. What looks torn is then left as it is.
+    pub fn open_acknowledged(
+        folder: &Path,
+        options: LogOptions,
+        acknowledged: Tick,
+    ) -> Result<(EmbeddedLog, Recovery), LogError> {
         let write_error = |source| LogError::Write { path: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(write_error)?;
         if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -104,6 +116,10 @@ impl EmbeddedLog {
         };
         let (first, at) = cursor.place();
         let path = segment::path(folder, first);
+        let upper = cursor.lower().expect("the cursor began at the first group");
+        if upper < acknowledged {
+            return Err(LogError::Lost { segment: path, at, upper, acknowledged });
+        }
         let truncated = torn.map(|(detail, bytes)| {
             let segment = path.display();
             tracing::warn!(%segment, at, bytes, detail, "the log's last group was torn and is taken back");
@@ -111,7 +127,6 @@ impl EmbeddedLog {
         });
         let segment = Segment::open(folder, first, at, options.segment_bytes)
             .map_err(|source| LogError::Write { path, source })?;
-        let upper = cursor.lower().expect("the cursor began at the first group");
         let recovery = Recovery { groups: cursor.group(), upper, truncated };
         let log = EmbeddedLog {
             folder: folder.to_owned(),

@@ -1,0 +1,145 @@
+//! What must hold of a data folder at rest, whatever happened to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use arrow::array::AsArray;
+use arrow::datatypes::UInt64Type;
+use tidegate_facts::{Digest, columns};
+use tidegate_sinks::store::Store;
+use tidegate_sinks::table::Commits;
+
+use crate::ledger::Ledger;
+
+/// Something that does not hold.
+pub struct Broken {
+    /// What it is about; where it is a file, its path has this name.
+    pub file: String,
+    pub what: String,
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.file, self.what)
+    }
+}
+
+/// Everything that is checked. A check that the program has itself belongs here, too.
+const CHECKS: [fn(&Path) -> Vec<Broken>; 5] = [
+    every_receipt_has_its_fact,
+    every_event_is_one_fact,
+    the_commits_are_a_chain,
+    committed_files_are_what_was_committed,
+    a_table_has_a_row_once,
+];
+
+/// Everything that does not hold of `data`.
+pub fn invariants(data: &Path) -> Vec<Broken> {
+    CHECKS.iter().flat_map(|check| check(data)).collect()
+}
+
+/// All of it, as a text.
+pub fn told(broken: &[Broken]) -> String {
+    broken.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn broken(file: &str, what: impl Into<String>) -> Broken {
+    Broken { file: file.to_owned(), what: what.into() }
+}
+
+fn ledger(data: &Path, check: impl Fn(&Ledger) -> Vec<Broken>) -> Vec<Broken> {
+    match Ledger::read(data) {
+        Ok(ledger) => check(&ledger),
+        Err(error) => vec![broken("log", error.to_string())],
+    }
+}
+
+fn every_receipt_has_its_fact(data: &Path) -> Vec<Broken> {
+    ledger(data, |ledger| {
+        let mut found = Vec::new();
+        let mut next: BTreeMap<&str, u64> = BTreeMap::new();
+        for receipt in &ledger.receipts {
+            let next = next.entry(&receipt.source).or_default();
+            if receipt.position != *next {
+                found.push(broken(
+                    "log",
+                    format!("a receipt is for position {} after {next}", receipt.position),
+                ));
+            }
+            *next = receipt.position + 1;
+        }
+        let mut admitted: Vec<_> =
+            ledger.receipts.iter().filter(|r| r.verdict == 0).filter_map(|r| r.tick).collect();
+        admitted.sort_unstable();
+        if !ledger.facts.iter().map(|fact| fact.tick).eq(admitted) {
+            found.push(broken("log", "facts and receipts of admitted records are not one to one"));
+        }
+        if !ledger.facts.is_sorted_by(|a, b| a.tick < b.tick) {
+            found.push(broken("log", "ticks do not ascend"));
+        }
+        found
+    })
+}
+
+fn every_event_is_one_fact(data: &Path) -> Vec<Broken> {
+    ledger(data, |ledger| {
+        let mut seen = BTreeSet::new();
+        let again = ledger.facts.iter().filter(|fact| !seen.insert((&fact.event_type, &fact.event_id)));
+        again.map(|fact| broken("log", format!("event {} is a fact twice", fact.event_id))).collect()
+    })
+}
+
+fn store(data: &Path) -> Option<Store> {
+    let path = data.join("store");
+    path.is_dir().then(|| Store::open(&path).unwrap())
+}
+
+fn the_commits_are_a_chain(data: &Path) -> Vec<Broken> {
+    let read = store(data).map(|store| Commits::read(&store));
+    read.and_then(Result::err).map(|error| broken("commits", error.to_string())).into_iter().collect()
+}
+
+/// The commits, or none when they are broken, which another check says.
+fn commits(data: &Path) -> Option<(Store, Commits)> {
+    let store = store(data)?;
+    let commits = Commits::read(&store).ok()?;
+    Some((store, commits))
+}
+
+fn committed_files_are_what_was_committed(data: &Path) -> Vec<Broken> {
+    let Some((store, commits)) = commits(data) else { return Vec::new() };
+    let files = commits.list.iter().flat_map(|commit| &commit.files);
+    files
+        .filter_map(|file| match store.read(&file.name) {
+            Ok(bytes) if Digest::of(&bytes) == file.digest => None,
+            Ok(_) => Some(broken(&file.name, "has another digest than its commit says")),
+            Err(error) => Some(broken(&file.name, error.to_string())),
+        })
+        .collect()
+}
+
+fn a_table_has_a_row_once(data: &Path) -> Vec<Broken> {
+    let Some((_, commits)) = commits(data) else { return Vec::new() };
+    let is_parquet = |table: &String| commits.files_of(table).all(|file| file.name.ends_with(".parquet"));
+    let again = commits.tables().into_iter().filter(is_parquet).filter(|table| {
+        let ticks = ticks_of(data, &commits, table);
+        // An error table may say more than one thing of a fact; what cannot be read, another check says.
+        table != "errors" && ticks.is_some_and(|ticks| !ticks.is_sorted_by(|a, b| a < b))
+    });
+    again.map(|table| broken(&table, "has a fact twice")).collect()
+}
+
+/// The ticks of a table's rows, sorted; `None` when a file of it cannot be read.
+pub fn ticks_of(data: &Path, commits: &Commits, table: &str) -> Option<Vec<u64>> {
+    let mut ticks = Vec::new();
+    for file in commits.files_of(table) {
+        let file = std::fs::File::open(data.join("store").join(&file.name)).ok()?;
+        let rows = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).ok()?;
+        for batch in rows.build().ok()? {
+            let batch = batch.ok()?;
+            ticks.extend(batch.column_by_name(columns::TICK)?.as_primitive::<UInt64Type>().values());
+        }
+    }
+    ticks.sort_unstable();
+    Some(ticks)
+}
