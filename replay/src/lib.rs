@@ -1,6 +1,6 @@
 //! Running a log again: the same graph between other ends.
 //!
-//! A replay reads the facts of a data folder's log and nothing else, feeds them to the graph, and
+//! A replay reads the facts of a data folder's log and archive and nothing else, feeds them to the graph, and
 //! writes tables to a store of its own. It never judges, stamps or appends. Whatever the number of
 //! workers, it must give the files that the log's own run committed; [`compare`] says where it does not.
 
@@ -13,16 +13,16 @@ use tidegate_dataflows::feed::Feed;
 use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::workers::Workers;
 use tidegate_facts::Digest;
-use tidegate_sinks::log::{LogError, Start, Until, read_groups};
+use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commits, TableError};
 
 /// Why a replay stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// The log refused.
+    /// Log or archive refused.
     #[error(transparent)]
-    Log(#[from] LogError),
+    Archive(#[from] ArchiveError),
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -34,7 +34,7 @@ pub enum ReplayError {
     Worker(String),
 }
 
-/// Runs the log of the data folder `data` through `plan` again, and writes its tables to the folder `out`.
+/// Runs the log of the data folder `data`, and what its store's archive holds before, through `plan` again, and writes its tables to the folder `out`.
 ///
 /// The number of groups that are taken is fixed when it begins, so the log may grow meanwhile.
 ///
@@ -53,7 +53,10 @@ pub fn replay(
     let output = Output { store: store.clone(), plan: plan.digest, commits, failed: Arc::clone(&failed) };
     let running = Workers::start(plan, workers, &output, watch).map_err(ReplayError::Worker)?;
     let mut feed = Feed::new(plan, workers);
-    let fed = read_groups(&data.join("log"), Start::Group(0), Until::Complete).and_then(|groups| {
+    let archive = data.join("store");
+    let archive = if archive.is_dir() { Some(Store::open(&archive)?) } else { None };
+    let groups = read_range(&data.join("log"), archive.as_ref(), Bound::Group(0), None, Preference::Log);
+    let fed = groups.and_then(|groups| {
         for group in groups {
             let fed = feed.feed(&group?);
             watch.fed(fed.upper);
