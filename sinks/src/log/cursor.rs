@@ -130,7 +130,10 @@ impl Cursor {
             let here = self.here()?;
             let found = match here {
                 Here::Group(found) => found,
-                Here::Blank if self.enter_next_segment()? => continue,
+                Here::Blank if self.enter_next_segment()? => {
+                    again = false;
+                    continue;
+                }
                 Here::Blank | Here::Wrong { .. } => {
                     let (detail, behind) = match here {
                         Here::Wrong { detail, behind } => (detail, behind),
