@@ -23,10 +23,11 @@ const FILL_BYTES: usize = 1 << 20;
 
 /// Removes the segments that begin before group number `first`.
 pub(super) fn remove_before(folder: &Path, first: u64) -> io::Result<()> {
-    for old in list(folder)?.into_iter().take_while(|old| *old < first) {
-        fs::remove_file(path(folder, old))?;
+    let old: Vec<u64> = list(folder)?.into_iter().take_while(|old| *old < first).collect();
+    for old in &old {
+        fs::remove_file(path(folder, *old))?;
     }
-    sync_folder(folder)
+    if old.is_empty() { Ok(()) } else { sync_folder(folder) }
 }
 
 /// The file of the segment that begins with group number `first`.
