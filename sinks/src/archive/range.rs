@@ -83,7 +83,8 @@ impl<'r> RangeGroups<'r> {
         }
         let rebuilt =
             Group { frames, lower: self.mark.upper, upper: archived.upper, commit: archived.commit };
-        Ok(Some(self.encoder.encode(&self.mark, &rebuilt)?.to_vec()))
+        let bytes = self.encoder.encode(&self.mark, &rebuilt).map_err(broken)?;
+        Ok(Some(bytes.to_vec()))
     }
 
     /// The next group as it stood in the log; `None` behind the last, and then the range was whole.

@@ -151,7 +151,7 @@ pub(super) fn frame(
     (group, frame): (u64, u32),
     dictionaries: &[(&Vec<usize>, Option<&Vec<String>>)],
 ) -> Result<RecordBatch, String> {
-    if at + count > rows.num_rows() {
+    if count > rows.num_rows() - at {
         return Err("the file has too few rows".to_owned());
     }
     let schema = rows.schema_ref();

@@ -1,16 +1,20 @@
 //! A group as it stands in a segment, byte for byte: what is archived, compared and rebuilt.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use arrow::array::{Array, AsArray};
 use arrow::buffer::MutableBuffer;
-use tidegate_facts::{Digest, Tick};
+use arrow::datatypes::UInt64Type;
+use tidegate_facts::columns::{OFFSET, TICK};
+use tidegate_facts::{Digest, Tick, Topic};
 
 use super::cursor::Found;
 use super::format::{Encoder, HEADER_BYTES, Header};
 use super::mark::LogMark;
 use super::offsets::EndOffsets;
 use super::reader::{Groups, read_groups};
-use super::{Group, LogError, Start, Until};
+use super::{Frame, Group, LogError, Start, Until};
 
 /// A group whose every byte matches its checksums, undecoded.
 pub(crate) struct RawGroup(Found);
@@ -105,10 +109,41 @@ impl RawEncoder {
         RawEncoder(Encoder::new())
     }
 
-    /// The bytes of a group that begins at `mark`.
-    pub(crate) fn encode(&mut self, mark: &LogMark, group: &Group) -> Result<&[u8], LogError> {
-        Ok(self.0.encode(mark.group, group, &EndOffsets::from_mark(mark))?.0)
+    /// The bytes of a group that begins at `mark`; or why it is none.
+    pub(crate) fn encode(&mut self, mark: &LogMark, group: &Group) -> Result<&[u8], String> {
+        check_facts(group)?;
+        let encoded = self.0.encode(mark.group, group, &EndOffsets::from_mark(mark));
+        encoded.map(|(bytes, _)| bytes).map_err(|error| error.to_string())
     }
+}
+
+/// Says what is wrong with a group whose rows come from outside, where one of the log's own would be a bug.
+fn check_facts(group: &Group) -> Result<(), String> {
+    if group.lower > group.upper {
+        return Err("ends before it begins".to_owned());
+    }
+    for Frame { topic, name, rows } in &group.frames {
+        let column = |name| rows.column_by_name(name)?.as_primitive_opt::<UInt64Type>();
+        let (Some(ticks), Some(offsets)) = (column(TICK), column(OFFSET)) else {
+            match topic {
+                Topic::Traffic => return Err(format!("has rows of `{name}` that are no facts")),
+                _ => continue,
+            }
+        };
+        let within = ticks.values().iter().all(|tick| (group.lower.0..group.upper.0).contains(tick));
+        let mut ends: BTreeMap<u16, u64> = BTreeMap::new();
+        let ascend = ticks.values().iter().zip(offsets.values()).all(|(tick, offset)| {
+            let end = ends.entry(Tick(*tick).partition()).or_default();
+            let follows = *end <= *offset && *offset < u64::MAX;
+            *end = offset.saturating_add(1);
+            follows
+        });
+        let whole = ticks.null_count() + offsets.null_count() == 0;
+        if !(within && ascend && whole && ticks.values().is_sorted_by(|a, b| a < b)) {
+            return Err(format!("has facts of `{name}` that are out of order"));
+        }
+    }
+    Ok(())
 }
 
 /// Groups in the order they were appended, as they stand in their segments.
@@ -124,5 +159,38 @@ impl Iterator for RawGroups {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.0.next_found().map(|found| found.map(RawGroup::new))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+
+    use super::*;
+
+    #[test]
+    fn rows_from_outside_that_are_no_group_of_a_log_are_refused_and_not_a_panic() {
+        let check = |ticks: Vec<u64>, offsets: Vec<u64>, name: &str| {
+            let columns: [(&str, ArrayRef); 2] =
+                [(TICK, Arc::new(UInt64Array::from(ticks))), (name, Arc::new(UInt64Array::from(offsets)))];
+            let rows = RecordBatch::try_from_iter(columns).unwrap();
+            let frames = vec![Frame { topic: Topic::Traffic, name: "a".to_owned(), rows }];
+            let group = Group { frames, lower: Tick(4096), upper: Tick(3 * 4096), commit: false };
+            RawEncoder::new().encode(&LogMark::default(), &group).map(<[u8]>::len)
+        };
+        assert!(check(vec![4096, 8192], vec![0, 1], OFFSET).is_ok());
+        for (ticks, offsets) in [
+            (vec![8192, 4096], vec![0, 1]),
+            (vec![4096, 4096], vec![0, 1]),
+            (vec![1, 4096], vec![0, 1]),
+            (vec![4096, 3 * 4096], vec![0, 1]),
+            (vec![4096, 8192], vec![1, 1]),
+            (vec![4096, 8192], vec![0, u64::MAX]),
+        ] {
+            assert!(check(ticks, offsets, OFFSET).unwrap_err().contains("out of order"));
+        }
+        assert!(check(vec![4096], vec![0], "other").unwrap_err().contains("no facts"));
     }
 }
