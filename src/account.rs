@@ -85,6 +85,9 @@ pub fn print(
         }
         println!("  {table:<28}{:>12} rows{:>10.1} MB in {files} files", thousands(rows), bytes as f64 / 1e6);
     }
+    if let Some(written) = &report.archived {
+        println!("  {}", crate::archive::sentence(written));
+    }
     println!("  facts, receipts, quarantine: read from the log in {}", options.data.join("log").display());
     println!("\nlook further:\n  tidegate sql{} \"{}\"", place(options), further(plan));
     Ok(())
@@ -210,7 +213,8 @@ fn shown(column: &ArrayRef, row: usize) -> String {
     ArrayFormatter::try_new(column.as_ref(), &options).map(|f| f.value(row).to_string()).unwrap_or_default()
 }
 
-fn thousands(number: u64) -> String {
+/// A number as a person reads it.
+pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (place, digit) in digits.chars().enumerate() {

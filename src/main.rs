@@ -12,6 +12,7 @@ use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::{Fault, Plan};
 
 mod account;
+mod archive;
 mod keys;
 mod progress;
 mod replay;
@@ -101,6 +102,11 @@ enum Command {
         #[command(subcommand)]
         command: keys::Keys,
     },
+    /// Keeps the log in the store as Parquet, proves it whole, and brings it back.
+    Archive {
+        #[command(subcommand)]
+        command: archive::Archive,
+    },
     /// Measures the standard workloads against hand-written loops.
     Bench {
         /// Which stage; all when not given.
@@ -181,6 +187,7 @@ fn main() -> ExitCode {
             run_topology(&topology, &set, &options, format)
         }
         Command::Sql { query, data, store, format } => sql(&query, &data, store.as_deref(), format),
+        Command::Archive { command } => archive::run(command),
         Command::Bench { stage, format, divide } => bench(stage.as_deref(), format, divide),
     }
 }

@@ -17,8 +17,9 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
 use tidegate_facts::{Digest, Tick, Topic, columns};
 use tidegate_operators::gate::Judged;
+use tidegate_sinks::archive::{self, ArchiveError, Bound, Preference, Written, read_range};
 use tidegate_sinks::dedupe::{DedupeError, DedupeIndex, Seen};
-use tidegate_sinks::log::{EmbeddedLog, Group, LogError, LogOptions, Recovery, Start, Until, read_groups};
+use tidegate_sinks::log::{EmbeddedLog, Group, HeldLog, LogError, LogOptions, Recovery, Until};
 use tidegate_sinks::schemas;
 use tidegate_sinks::sequencer::Sequencer;
 use tidegate_sinks::signing::Signer;
@@ -84,6 +85,8 @@ pub struct Report {
     pub facts: u64,
     /// The commits there are now.
     pub commits: Commits,
+    /// What was archived at its end, if the topology has it so.
+    pub archived: Option<Written>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -94,6 +97,9 @@ pub enum RunError {
     /// The log refused.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The archive refused, or a range is in neither log nor archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The index of what was seen refused.
     #[error(transparent)]
     Dedupe(#[from] DedupeError),
@@ -188,7 +194,14 @@ pub fn run_into(
     }
     stopped.map_err(RunError::Worker)?;
     let (counts, facts) = gated?;
-    Ok(Report { recovery, counts, facts, commits: Commits::read(store)?, elapsed: watch.elapsed() })
+    let archived = if plan.topology.log.archive {
+        let log = HeldLog::new(&options.data.join("log"))?;
+        Some(archive::write(log.folder(), Until::Complete, store)?)
+    } else {
+        None
+    };
+    let commits = Commits::read(store)?;
+    Ok(Report { recovery, counts, facts, commits, archived, elapsed: watch.elapsed() })
 }
 
 /// The gate's thread: everything between the sources and the workers.
@@ -263,7 +276,9 @@ impl Gate<'_> {
             return Ok(past);
         }
         let mut judge = judge_of(&self.plan.policy, self.plan.topology.partitions, crate::sources::ANY_TIME);
-        for group in read_groups(self.log.folder(), Start::Group(0), Until::Group(self.recovered))? {
+        let store = Store::open(&self.options.store_path())?;
+        let end = Some(Bound::Group(self.recovered));
+        for group in read_range(self.log.folder(), Some(&store), Bound::Group(0), end, Preference::Log)? {
             let group = group?;
             self.learn(&group, &mut past)?;
             if group.upper > covered {

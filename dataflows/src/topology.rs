@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use tidegate_facts::names::choices;
 use tidegate_facts::{Context, Span};
+use tidegate_sinks::archive::Keep;
 use tidegate_sources::world::WorldConfig;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -32,10 +33,21 @@ pub struct Topology {
     pub run: Context,
     /// `[run]` has faults, so that nobody can say which pins it lacks.
     pub run_flawed: bool,
+    /// What becomes of the log.
+    pub log: LogSettings,
     /// The nodes, in the order of the file.
     pub nodes: Vec<Node>,
     /// The text of the file, for its digest.
     pub text: String,
+}
+
+/// What becomes of the log. None of this changes an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Whether a run that ends archives its log.
+    pub archive: bool,
+    /// What pruning leaves in the log; `None` when nothing may go.
+    pub keep: Option<Keep>,
 }
 
 /// What stamps facts with their ticks.
@@ -332,7 +344,7 @@ fn apply<'t>(root: &mut DeTable<'t>, set: &'t Override) -> Result<(), String> {
     let (last, names) = set.path.split_last().expect("split gives at least one name");
     let mut table = match names.first() {
         None => root,
-        Some(first) if first == "run" => table_in(root, "run")?,
+        Some(first) if first == "run" || first == "log" => table_in(root, first)?,
         Some(first) => node_table(root, first)?,
     };
     for name in names.iter().skip(1) {
@@ -394,6 +406,7 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
     let before = faults.count();
     let run = section.section("run").map(|section| read_run(&section, faults)).unwrap_or_default();
     let run_flawed = faults.count() > before;
+    let log = section.section("log").map(|section| read_log(&section, faults)).unwrap_or_default();
     let mut sections = section.list("node");
     for node in &mut sections {
         if let Some(name) = name_of(node) {
@@ -426,6 +439,7 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
         batch_rows,
         run,
         run_flawed,
+        log,
         nodes,
         text: text.to_owned(),
     }
@@ -439,6 +453,22 @@ fn name_of(section: &Section<'_>) -> Option<Text> {
 /// The place settings of each source by node name, for `same_as`.
 fn source_paths<'s, 't>(sections: &'s [Section<'t>]) -> Vec<(String, &'s Section<'t>)> {
     sections.iter().filter_map(|s| Some((name_of(s)?.value, s))).collect()
+}
+
+fn read_log(section: &Section<'_>, faults: &Rc<Faults>) -> LogSettings {
+    let archive = section.flag("archive").unwrap_or(false);
+    let keep = Keep { span: section.span("keep"), bytes: section.count("keep_bytes", 0) };
+    section.finish();
+    let keep = (keep != Keep::default()).then_some(keep);
+    if keep.is_some() && !archive {
+        let what = format!(
+            "{} says what to keep, and without an archive nothing ever leaves the log; add `archive = true`, or leave \
+             out `keep` and `keep_bytes`",
+            section.name()
+        );
+        faults.add(section.line(), what);
+    }
+    LogSettings { archive, keep }
 }
 
 fn read_run(section: &Section<'_>, faults: &Rc<Faults>) -> Context {

@@ -67,6 +67,7 @@ impl Catalogue {
         let (tables, known) = (BTreeMap::new(), Known::new());
         let mut catalogue = Catalogue { context: session(), tables, known, committed: None };
         let own_store = data.join("store");
+        let archive = store.or(own_store.is_dir().then_some(&own_store));
         match store {
             Some(store) if !store.is_dir() => return Err(QueryError::NoStore { store: store.to_owned() }),
             Some(store) => catalogue.add_store(store)?,
@@ -74,7 +75,7 @@ impl Catalogue {
             None => {}
         }
         for table in LogTable::ALL {
-            catalogue.add(table.name(), None, Arc::new(LogProvider::new(&log, table)));
+            catalogue.add(table.name(), None, Arc::new(LogProvider::new(&log, archive, table)));
         }
         Ok(catalogue)
     }

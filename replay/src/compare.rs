@@ -82,7 +82,7 @@ pub fn compare_seals(
         chains: BTreeMap::new(),
         failed: Arc::default(),
     };
-    let facts = run_log(plan, &data.join("log"), &output, to, workers, watch)?;
+    let facts = run_log(plan, &data.join("log"), store, &output, to, workers, watch)?;
     let state = std::mem::take(&mut *comparison.state.lock().expect("no panic"));
     Ok(Compared { facts, ..state.compared })
 }

@@ -1,6 +1,6 @@
 //! Running a log again: the same graph between other ends.
 //!
-//! A replay reads the facts of a data folder's log and nothing else, feeds them to the graph, and
+//! A replay reads the facts of a data folder's log and archive and nothing else, feeds them to the graph, and
 //! writes tables to a store of its own. It never judges, stamps or appends. Whatever the number of
 //! workers, it must give the files that the log's own run committed; [`compare`] says where it does not.
 
@@ -19,7 +19,7 @@ use tidegate_dataflows::output::Output;
 use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::workers::Workers;
 use tidegate_facts::{Digest, Tick};
-use tidegate_sinks::log::{LogError, Start, Until, read_groups};
+use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
 use tidegate_sinks::schemas;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commits, TableError};
@@ -27,9 +27,9 @@ use tidegate_sinks::table::{Commits, TableError};
 /// Why a replay stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// The log refused.
+    /// Log or archive refused.
     #[error(transparent)]
-    Log(#[from] LogError),
+    Archive(#[from] ArchiveError),
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -47,7 +47,7 @@ pub enum ReplayError {
     Worker(String),
 }
 
-/// Runs the log of the data folder `data` through `plan` again, and writes its tables to the folder `out`.
+/// Runs the log of the data folder `data`, and what its store's archive holds before, through `plan` again, and writes its tables to the folder `out`.
 ///
 /// The number of groups that are taken is fixed when it begins, so the log may grow meanwhile.
 ///
@@ -80,17 +80,20 @@ pub fn replay_to(
     store.probe()?;
     schemas::declare(&plan.tables(), &store)?;
     let output = Output::to_store(store.clone(), plan.digest, None)?;
-    let facts = run_log(plan, &data.join("log"), &output, to, workers, watch)?;
+    let archive = Store::open(&data.join("store"))?;
+    let facts = run_log(plan, &data.join("log"), &archive, &output, to, workers, watch)?;
     Ok((facts, Commits::read(&store)?))
 }
 
 /// Runs the groups of a log that begin before `to` through `plan`, into `output`; returns the number of facts.
+/// What the log no longer holds is read from `archive`.
 ///
 /// # Errors
 /// See [`ReplayError`].
 pub fn run_log(
     plan: &Arc<Plan>,
     log: &Path,
+    archive: &Store,
     output: &Output,
     to: Tick,
     workers: usize,
@@ -99,7 +102,8 @@ pub fn run_log(
     let running = Workers::start(plan, workers, output, watch).map_err(ReplayError::Worker)?;
     let mut feed = Feed::new(plan, workers);
     let mut facts = 0;
-    let fed = read_groups(log, Start::Group(0), Until::Complete).and_then(|groups| {
+    let groups = read_range(log, Some(archive), Bound::Group(0), None, Preference::Log);
+    let fed = groups.and_then(|groups| {
         for group in groups {
             let group = group?;
             if group.lower >= to || output.failed.lock().expect("no panic").is_some() {

@@ -78,7 +78,7 @@ pub fn shadow(
         chains: BTreeMap::new(),
         failed: Arc::default(),
     };
-    let facts = run_log(plan, &data.join("log"), &output, to, workers, watch)?;
+    let facts = run_log(plan, &data.join("log"), sealed, &output, to, workers, watch)?;
     let shadow = std::mem::take(&mut *against.shadow.lock().expect("no panic"));
     Ok(Shadow { facts, ..shadow })
 }

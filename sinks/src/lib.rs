@@ -2,6 +2,7 @@
 //!
 //! Sinks do I/O and know nothing of operators. What a sink has reported as written is durable.
 
+pub mod archive;
 pub mod chains;
 pub mod dedupe;
 pub mod log;

@@ -369,7 +369,7 @@ impl Format {
 }
 
 /// The settings of every Parquet file. Changing one changes the bytes of every table.
-fn writer_properties(schema: &SchemaRef) -> WriterProperties {
+pub(crate) fn writer_properties(schema: &SchemaRef) -> WriterProperties {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("zstd has a level 1")))
         .set_created_by("tidegate table 1".to_owned())

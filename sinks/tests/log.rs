@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use tidegate_facts::columns::{OFFSET, TICK};
 use tidegate_facts::{Tick, Topic};
 use tidegate_sinks::log::{
-    EmbeddedLog, Frame, Group, LogError, LogOptions, Recovery, Start, Until, read_groups, read_partition,
+    EmbeddedLog, Frame, Group, LogError, LogMark, LogOptions, Recovery, Start, Until, read_groups,
+    read_partition,
 };
 
 const SMALL: LogOptions = LogOptions { segment_bytes: 8 << 10 };
@@ -415,4 +416,106 @@ fn a_log_that_ends_before_what_was_acknowledged_is_refused_and_left_as_it_is() {
     assert_eq!(fs::read(sample.segment(0)).unwrap(), torn, "what is left can still be looked at");
     open(sample.groups[1].upper).unwrap();
     sample.check_kept(2);
+}
+
+/// The mark in front of each group and behind the last, as a log that appended them told it.
+fn marks(sample: &Sample) -> Vec<LogMark> {
+    let twin = Sample::new(SMALL, &[]);
+    let (mut log, _) = twin.open(SMALL);
+    let mut marks = vec![log.mark()];
+    for group in &sample.groups {
+        log.append(group).unwrap();
+        marks.push(log.mark());
+    }
+    marks
+}
+
+fn many() -> Sample {
+    let facts: Vec<Vec<(i64, u16)>> = (0..12)
+        .map(|i| if i % 4 == 3 { vec![] } else { vec![(10 * i, 0), (10 * i + 1, i as u16 % 3)] })
+        .collect();
+    Sample::new(SMALL, &facts.iter().map(Vec::as_slice).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_log_opened_at_a_mark_is_the_log_and_reads_on_from_there() {
+    let sample = many();
+    let marks = marks(&sample);
+    let text = serde_json::to_string(&marks[5]).unwrap();
+    assert_eq!(serde_json::from_str::<LogMark>(&text).unwrap(), marks[5]);
+    for mark in &marks {
+        let (log, recovery) = EmbeddedLog::open_from(sample.folder.path(), SMALL, mark, Tick::ZERO).unwrap();
+        assert_eq!((recovery.groups, recovery.truncated), (12, None));
+        assert_eq!(log.mark(), marks[12]);
+        let rest = sample.read(Start::Group(mark.group), Until::Complete).unwrap();
+        assert_eq!(rest, sample.groups[mark.group as usize..]);
+    }
+}
+
+#[test]
+fn a_log_opened_at_a_mark_checks_what_follows_and_does_not_read_what_is_before() {
+    let sample = many();
+    let marks = marks(&sample);
+    let firsts = sample.firsts();
+    let (second, third) = (firsts[1], firsts[2]);
+    flip(&sample.segment(0), 100);
+    let open = |mark: &LogMark| EmbeddedLog::open_from(sample.folder.path(), SMALL, mark, Tick::ZERO);
+    assert_eq!(damage(EmbeddedLog::open(sample.folder.path(), SMALL)).1, sample.segment(0));
+    assert_eq!(damage(open(&marks[1])).1, sample.segment(0), "its own segment is checked");
+    for mark in &marks[second as usize..] {
+        assert_eq!(open(mark).unwrap().0.mark(), marks[12]);
+    }
+    // Neither must what is before be there.
+    fs::remove_file(sample.segment(0)).unwrap();
+    assert_eq!(sample.read(Start::Group(second), Until::Complete).unwrap(), sample.groups[second as usize..]);
+    flip(&sample.segment(third), 100);
+    assert_eq!(damage(open(&marks[second as usize])).1, sample.segment(third));
+}
+
+#[test]
+fn a_torn_end_behind_a_mark_is_taken_back() {
+    let sample = many();
+    let marks = marks(&sample);
+    let last = sample.segment(*sample.firsts().last().unwrap());
+    let bytes = fs::read(&last).unwrap();
+    fs::write(&last, &bytes[..bytes.len() - 1]).unwrap();
+    let short = EmbeddedLog::open_from(sample.folder.path(), SMALL, &marks[12], Tick::ZERO).err().unwrap();
+    assert!(matches!(short, LogError::OtherMark { group: 12, .. }), "{short}");
+    assert_eq!(fs::read(&last).unwrap().len(), bytes.len() - 1, "a refusal changes nothing");
+    let (log, recovery) =
+        EmbeddedLog::open_from(sample.folder.path(), SMALL, &marks[10], Tick::ZERO).unwrap();
+    assert!(recovery.truncated.is_some());
+    assert_eq!(log.mark(), marks[11]);
+}
+
+#[test]
+fn a_mark_of_another_log_is_refused() {
+    let sample = many();
+    let marks = marks(&sample);
+    let refused = |mark: &LogMark, what: &str| match EmbeddedLog::open_from(
+        sample.folder.path(),
+        SMALL,
+        mark,
+        Tick::ZERO,
+    ) {
+        Err(LogError::OtherMark { group, detail, .. }) => {
+            assert_eq!(group, mark.group);
+            assert!(detail.contains(what), "{detail}");
+        }
+        other => panic!("{what}: {:?}", other.err()),
+    };
+    for (number, mark) in marks.iter().enumerate() {
+        refused(&LogMark { upper: Tick(mark.upper.0 + 1), ..mark.clone() }, "begins at tick");
+        refused(&LogMark { group: 13 + number as u64, ..mark.clone() }, "it ends in front of group");
+        if number > 0 {
+            let mut more = mark.clone();
+            more.ends[0].2 += 1;
+            // A mark at the end is compared with the groups before it in its segment, if any.
+            let first_of_segment = sample.firsts().contains(&mark.group);
+            if number < 12 || !first_of_segment {
+                refused(&more, "partition");
+            }
+        }
+    }
+    sample.check_kept(12);
 }

@@ -1,4 +1,4 @@
-//! Tables over the log: read group by group, and only the columns that are asked for are made.
+//! Tables over the log, and over the archive where the log was pruned: read group by group, and only the columns that are asked for are made.
 //!
 //! A thread of its own reads and decodes, a few batches ahead of the query. It ends with the query,
 //! so that a `LIMIT` reads no further than it must.
@@ -20,7 +20,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use tidegate_facts::Verdict;
-use tidegate_sinks::log::{LogError, Start, Until, read_groups};
+use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
+use tidegate_sinks::store::{Store, StoreError};
 
 use self::receipts::Receipts;
 
@@ -30,9 +31,12 @@ const BATCHES_AHEAD: usize = 2;
 /// Why the log could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The log refused.
+    /// Log or archive refused.
     #[error(transparent)]
-    Log(#[from] LogError),
+    Archive(#[from] ArchiveError),
+    /// The store of the archive refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A group is whole, and does not hold what this build writes.
     #[error(
         "group {group} of the log {what}; another version of Tidegate wrote it: ask it with that version"
@@ -77,14 +81,16 @@ impl LogTable {
 #[derive(Debug)]
 pub(crate) struct LogProvider {
     folder: PathBuf,
+    store: Option<PathBuf>,
     table: LogTable,
     schema: SchemaRef,
 }
 
 impl LogProvider {
-    /// The table of the log in `folder`.
-    pub(crate) fn new(folder: &Path, table: LogTable) -> LogProvider {
-        LogProvider { folder: folder.to_owned(), table, schema: table.schema() }
+    /// The table of the log in `folder` and of the archive in `store`.
+    pub(crate) fn new(folder: &Path, store: Option<&Path>, table: LogTable) -> LogProvider {
+        let store = store.map(Path::to_owned);
+        LogProvider { folder: folder.to_owned(), store, table, schema: table.schema() }
     }
 }
 
@@ -109,7 +115,8 @@ impl TableProvider for LogProvider {
             Some(projection) => Arc::new(self.schema.project(projection)?),
             None => Arc::clone(&self.schema),
         };
-        let scan = Scan { folder: self.folder.clone(), table: self.table, schema: Arc::clone(&schema) };
+        let (folder, store) = (self.folder.clone(), self.store.clone());
+        let scan = Scan { folder, store, table: self.table, schema: Arc::clone(&schema) };
         // The scan makes the projected columns itself, so the plan around it projects nothing.
         Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(scan)], None, [], false, limit)?))
     }
@@ -119,6 +126,7 @@ impl TableProvider for LogProvider {
 #[derive(Clone, Debug)]
 struct Scan {
     folder: PathBuf,
+    store: Option<PathBuf>,
     table: LogTable,
     schema: SchemaRef,
 }
@@ -145,7 +153,8 @@ impl Scan {
     /// Sends batches of at most `rows_max` rows until the log ends or `send` says that it was enough.
     fn read(&self, rows_max: usize, mut send: impl FnMut(RecordBatch) -> bool) -> Result<(), ReadError> {
         let mut receipts = Receipts::default();
-        let mut groups = read_groups(&self.folder, Start::Group(0), Until::Complete)?;
+        let store = self.store.as_deref().map(Store::open).transpose()?;
+        let mut groups = read_range(&self.folder, store.as_ref(), Bound::Group(0), None, Preference::Log)?;
         while let Some(group) = groups.next().transpose()? {
             let batches = match self.table {
                 LogTable::Facts => facts::batches(&group, &self.schema, rows_max),
@@ -154,8 +163,8 @@ impl Scan {
                     receipts.batches(&group, &self.schema, rows_max, Some(Verdict::Quarantine))
                 }
             };
-            let batches =
-                batches.map_err(|what| ReadError::Foreign { group: groups.next_group() - 1, what })?;
+            let number = groups.next_group().map_or(0, |next| next - 1);
+            let batches = batches.map_err(|what| ReadError::Foreign { group: number, what })?;
             if !batches.into_iter().all(&mut send) {
                 return Ok(());
             }

@@ -13,7 +13,8 @@ use arrow::buffer::{Buffer, MutableBuffer};
 use tidegate_facts::Tick;
 
 use super::format::{ALIGNMENT, Entry, HEADER_BYTES, Header, MAGIC, NoHeader};
-use super::{LogError, segment};
+use super::mark::{LogMark, read_base};
+use super::{Group, LogError, segment};
 
 /// How much of the end of a segment is looked through at once.
 const SEARCH_BYTES: usize = 1 << 20;
@@ -21,6 +22,8 @@ const SEARCH_BYTES: usize = 1 << 20;
 /// A place between two groups.
 pub(super) struct Cursor {
     folder: PathBuf,
+    /// Where the log begins.
+    base: LogMark,
     /// The number of the first group of the open segment.
     first: u64,
     file: Option<File>,
@@ -37,6 +40,15 @@ pub(super) struct Found {
     pub(super) header: Header,
     pub(super) entries: Vec<Entry>,
     pub(super) body: Buffer,
+}
+
+impl Found {
+    /// Its rows; or why they cannot be read.
+    pub(super) fn group(&self) -> Result<Group, String> {
+        let Found { header, entries, body } = self;
+        let frames = entries.iter().map(|entry| entry.frame(body)).collect::<Result<_, _>>()?;
+        Ok(Group { frames, lower: header.lower, upper: header.upper, commit: header.commit })
+    }
 }
 
 /// The end of the log: nothing valid stands there or behind.
@@ -58,20 +70,42 @@ enum Here {
 }
 
 impl Cursor {
-    /// In front of the first group of the last segment whose first group `is_early`, else of the first.
+    /// In front of the first group of the last segment whose first group `is_early`, else of the log's first.
     pub(super) fn open(
         folder: &Path,
         is_early: impl Fn(&Header, &[Entry]) -> bool,
     ) -> Result<Cursor, LogError> {
-        let at_start =
-            |first| Cursor { folder: folder.to_owned(), first, file: None, at: 0, group: first, lower: None };
-        for first in list(folder)?.into_iter().rev().filter(|first| *first > 0) {
+        let base = read_base(folder)?;
+        let at_start = |first| Cursor {
+            folder: folder.to_owned(),
+            base: base.clone(),
+            first,
+            file: None,
+            at: 0,
+            group: first,
+            lower: None,
+        };
+        for first in list(folder)?.into_iter().rev().filter(|first| *first > base.group) {
             let cursor = at_start(first);
             if cursor.first_group()?.is_some_and(|(header, entries)| is_early(&header, &entries)) {
                 return Ok(cursor);
             }
         }
-        Ok(Cursor { lower: Some(Tick::ZERO), ..at_start(0) })
+        let cursor = Cursor { lower: Some(base.upper), ..at_start(base.group) };
+        if base.group > 0 && !cursor.path().exists() {
+            return Err(cursor.damaged("the segment with which the pruned log begins is missing".to_owned()));
+        }
+        Ok(cursor)
+    }
+
+    /// Where the log begins; at group 0 unless it was pruned.
+    pub(super) fn base(&self) -> &LogMark {
+        &self.base
+    }
+
+    /// The error that something before the log's beginning was asked for.
+    pub(super) fn pruned(&self) -> LogError {
+        LogError::Pruned { folder: self.folder.clone(), base: self.base.clone() }
     }
 
     /// The number of the next group.
@@ -96,7 +130,10 @@ impl Cursor {
             let here = self.here()?;
             let found = match here {
                 Here::Group(found) => found,
-                Here::Blank if self.enter_next_segment()? => continue,
+                Here::Blank if self.enter_next_segment()? => {
+                    again = false;
+                    continue;
+                }
                 Here::Blank | Here::Wrong { .. } => {
                     let (detail, behind) = match here {
                         Here::Wrong { detail, behind } => (detail, behind),
@@ -109,6 +146,11 @@ impl Cursor {
                         return Ok(Err(End { torn: (written > 0).then_some((detail, written)) }));
                     }
                     if again {
+                        // The segment may have been pruned since the cursor was opened.
+                        self.base = read_base(&self.folder)?;
+                        if self.group < self.base.group {
+                            return Err(self.pruned());
+                        }
                         return Err(self.damaged(format!("{detail}, but there are groups behind it")));
                     }
                     again = true;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use arrow::error::ArrowError;
 use tidegate_facts::Tick;
 
+use super::LogMark;
+
 /// Why the log could not be opened, read or appended to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -53,6 +55,44 @@ pub enum LogError {
         upper: Tick,
         /// Up to where the log was durable.
         acknowledged: Tick,
+    },
+
+    /// What is asked for was removed from the log, and lies in the archive.
+    #[error(
+        "the log `{folder}` was pruned and holds groups from number {} on, from tick {} ({}); what is before lies in \
+         the archive: `tidegate archive hydrate` brings it back",
+        .base.group, .base.upper.0, .base.upper
+    )]
+    Pruned {
+        /// The folder of the log.
+        folder: PathBuf,
+        /// Where the log begins.
+        base: LogMark,
+    },
+
+    /// The file that says where a pruned log begins is not what was written.
+    #[error(
+        "`{path}` is damaged: {detail}; restore it from a copy, or rebuild the log by `tidegate archive hydrate`"
+    )]
+    Base {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+
+    /// The mark from which on a log was to be checked is not a place of this log.
+    #[error(
+        "the log `{folder}` does not fit the mark in front of group {group}: {detail}; open it without the mark, \
+         which checks all of it"
+    )]
+    OtherMark {
+        /// The folder of the log.
+        folder: PathBuf,
+        /// The group that the mark stands in front of.
+        group: u64,
+        /// How the log differs from what the mark says.
+        detail: String,
     },
 
     /// A group in a layout that this build does not know.

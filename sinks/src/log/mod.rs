@@ -8,6 +8,7 @@
 //! * Groups are numbered from 0 without gaps, and each begins at the tick where the one before ended.
 //! * Offsets count from 0 without gaps in each partition of each topic.
 //! * A group whose number [`EmbeddedLog::append`] returned is on the disk.
+//! * A log that was pruned begins at a segment and says so in `BASE` (`mark` says how).
 //! * Only the end of the last segment may be torn. [`EmbeddedLog::open`] takes a torn end back and says
 //!   so; whatever else does not match its checksums is refused by name, and never skipped.
 //!
@@ -17,8 +18,12 @@
 mod cursor;
 mod error;
 mod format;
+mod held;
+mod mark;
 mod offsets;
+mod raw;
 mod reader;
+mod rebuild;
 mod segment;
 mod writer;
 
@@ -26,7 +31,11 @@ use arrow::array::RecordBatch;
 use tidegate_facts::{Tick, Topic};
 
 pub use error::LogError;
+pub use held::{HeldLog, Segment};
+pub use mark::{LogMark, read_base};
+pub(crate) use raw::{RawEncoder, RawGroup, RawGroups, read_raw};
 pub use reader::{Groups, PartitionRows, Start, Until, read_groups, read_partition};
+pub(crate) use rebuild::Rebuild;
 pub use writer::{EmbeddedLog, LogOptions, Recovery, Truncated};
 
 /// What becomes durable together: the facts of `[lower, upper)`, and what the gate said meanwhile.

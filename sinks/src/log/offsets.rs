@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tidegate_facts::Topic;
 
+use super::LogMark;
 use super::format::Entry;
 
 /// The next offset of every partition; of one never seen it is 0.
@@ -15,6 +16,26 @@ pub(super) struct EndOffsets(BTreeMap<(Topic, u16), u64>);
 pub(super) struct Advance(BTreeMap<(Topic, u16), u64>);
 
 impl EndOffsets {
+    /// Where a mark says that they stand.
+    pub(super) fn from_mark(mark: &LogMark) -> EndOffsets {
+        EndOffsets(mark.ends.iter().map(|(topic, partition, end)| ((*topic, *partition), *end)).collect())
+    }
+
+    /// As a mark lists them.
+    pub(super) fn list(&self) -> Vec<(Topic, u16, u64)> {
+        self.0.iter().map(|((topic, partition), end)| (*topic, *partition, *end)).collect()
+    }
+
+    /// Learns from groups whose beginning is not known where their partitions stand.
+    pub(super) fn learn(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            for extent in &entry.extents {
+                let end = self.0.entry((entry.topic, extent.partition)).or_insert(extent.end);
+                *end = extent.end.max(*end);
+            }
+        }
+    }
+
     /// The offset of the next record of the partition.
     pub(super) fn get(&self, topic: Topic, partition: u16) -> u64 {
         self.0.get(&(topic, partition)).copied().unwrap_or(0)

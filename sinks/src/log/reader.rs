@@ -60,19 +60,27 @@ pub struct PartitionRows {
 /// The groups of the log in `folder`.
 ///
 /// # Errors
-/// When the folder or a segment cannot be read.
+/// When the folder or a segment cannot be read; [`LogError::Pruned`] when the log begins behind `start`.
 pub fn read_groups(folder: &Path, start: Start, until: Until) -> Result<Groups, LogError> {
     let cursor = Cursor::open(folder, |header, _| match start {
         Start::Group(number) => header.group <= number,
         Start::Tick(tick) => header.lower <= tick,
     })?;
+    let is_pruned = match start {
+        Start::Group(number) => number < cursor.base().group,
+        Start::Tick(tick) => tick < cursor.base().upper,
+    };
+    if is_pruned {
+        return Err(cursor.pruned());
+    }
     Ok(Groups { cursor, start, until, failed: false })
 }
 
 /// The rows of one partition of the log in `folder` whose offset is `from_offset` or above.
 ///
 /// # Errors
-/// When the folder or a segment cannot be read.
+/// When the folder or a segment cannot be read; [`LogError::Pruned`] when the offset lies before the log's
+/// beginning.
 pub fn read_partition(
     folder: &Path,
     topic: Topic,
@@ -84,6 +92,10 @@ pub fn read_partition(
         let mut extents = entries.iter().filter(|e| e.topic == topic).flat_map(|e| &e.extents);
         extents.any(|extent| extent.partition == partition && extent.first <= from_offset)
     })?;
+    let pruned = cursor.base().ends.iter().find(|(t, p, _)| (*t, *p) == (topic, partition));
+    if pruned.is_some_and(|(_, _, end)| from_offset < *end) {
+        return Err(cursor.pruned());
+    }
     let groups = Groups { cursor, start: Start::Group(0), until, failed: false };
     Ok(PartitionRows { groups, topic, partition, from_offset, ready: VecDeque::new() })
 }
@@ -128,15 +140,20 @@ impl Groups {
         }
     }
 
-    fn read<T>(&mut self, decode: impl Fn(&Found) -> Result<T, String>) -> Option<Result<T, LogError>> {
+    /// The next group, undecoded.
+    pub(super) fn next_found(&mut self) -> Option<Result<Found, LogError>> {
         if self.failed {
             return None;
         }
-        let read = match self.find() {
-            Ok(None) => return None,
-            Ok(Some(found)) => decode(&found).map_err(|detail| self.cursor.damaged_before(&found, detail)),
-            Err(error) => Err(error),
-        };
+        let found = self.find().transpose()?;
+        self.failed = found.is_err();
+        Some(found)
+    }
+
+    fn read<T>(&mut self, decode: impl Fn(&Found) -> Result<T, String>) -> Option<Result<T, LogError>> {
+        let read = self
+            .next_found()?
+            .and_then(|found| decode(&found).map_err(|detail| self.cursor.damaged_before(&found, detail)));
         self.failed = read.is_err();
         Some(read)
     }
@@ -153,10 +170,7 @@ impl Iterator for Groups {
     type Item = Result<Group, LogError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.read(|Found { header, entries, body }| {
-            let frames = entries.iter().map(|entry| entry.frame(body)).collect::<Result<_, _>>()?;
-            Ok(Group { frames, lower: header.lower, upper: header.upper, commit: header.commit })
-        })
+        self.read(Found::group)
     }
 }
 

@@ -21,6 +21,15 @@ const NEXT: &str = "next";
 /// How much is filled at once, and can delay the end of the thread.
 const FILL_BYTES: usize = 1 << 20;
 
+/// Removes the segments that begin before group number `first`.
+pub(super) fn remove_before(folder: &Path, first: u64) -> io::Result<()> {
+    let old: Vec<u64> = list(folder)?.into_iter().take_while(|old| *old < first).collect();
+    for old in &old {
+        fs::remove_file(path(folder, *old))?;
+    }
+    if old.is_empty() { Ok(()) } else { sync_folder(folder) }
+}
+
 /// The file of the segment that begins with group number `first`.
 pub(super) fn path(folder: &Path, first: u64) -> PathBuf {
     folder.join(format!("{first:020}.seg"))

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 
 use tidegate_facts::{Tick, Topic};
 
-use super::cursor::{Cursor, End, Found};
+use super::cursor::{Cursor, End};
 use super::format::{ALIGNMENT, Encoder};
 use super::offsets::EndOffsets;
 use super::segment::{self, Preparation};
-use super::{Group, LogError};
+use super::{Group, LogError, LogMark};
 
-const LOCK: &str = "LOCK";
+pub(super) const LOCK: &str = "LOCK";
+
 /// Sizes of the log. They change no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
@@ -80,13 +81,13 @@ struct Segment {
 }
 
 impl EmbeddedLog {
-    /// Opens the log in `folder`, or begins one. Every byte of it is read and checked.
+    /// Opens the log in `folder`, or begins one. Every byte from where it begins on is read and checked.
     ///
     /// # Errors
     /// [`LogError::Locked`] when another one is open on the folder, [`LogError::Damaged`] when bytes
     /// other than a torn end are not what was written; the rest is what the file system refuses.
     pub fn open(folder: &Path, options: LogOptions) -> Result<(EmbeddedLog, Recovery), LogError> {
-        EmbeddedLog::open_acknowledged(folder, options, Tick::ZERO)
+        EmbeddedLog::open_checked(folder, options, None, Tick::ZERO)
     }
 
     /// As [`EmbeddedLog::open`], where everything before the tick `acknowledged` is known to have been durable.
@@ -98,6 +99,32 @@ impl EmbeddedLog {
         options: LogOptions,
         acknowledged: Tick,
     ) -> Result<(EmbeddedLog, Recovery), LogError> {
+        EmbeddedLog::open_checked(folder, options, None, acknowledged)
+    }
+
+    /// Opens the log in `folder`, trusting that all before `trusted` was checked before.
+    ///
+    /// What is read and checked begins with the segment that holds the group in front of which the
+    /// mark stands.
+    ///
+    /// # Errors
+    /// [`LogError::OtherMark`] when the mark is no place of this log, and nothing was changed: then
+    /// [`EmbeddedLog::open`] tells what the log is worth. Else as there.
+    pub fn open_from(
+        folder: &Path,
+        options: LogOptions,
+        trusted: &LogMark,
+        acknowledged: Tick,
+    ) -> Result<(EmbeddedLog, Recovery), LogError> {
+        EmbeddedLog::open_checked(folder, options, Some(trusted), acknowledged)
+    }
+
+    fn open_checked(
+        folder: &Path,
+        options: LogOptions,
+        trusted: Option<&LogMark>,
+        acknowledged: Tick,
+    ) -> Result<(EmbeddedLog, Recovery), LogError> {
         let write_error = |source| LogError::Write { path: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(write_error)?;
         if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -106,17 +133,15 @@ impl EmbeddedLog {
         let lock = lock(&folder.join(LOCK))?;
         segment::remove_prepared(folder).map_err(write_error)?;
 
-        let mut ends = EndOffsets::default();
-        let mut cursor = Cursor::open(folder, |_, _| false)?;
-        let torn = loop {
-            match cursor.next()? {
-                Ok(found) => check(&cursor, &found, &mut ends)?,
-                Err(End { torn }) => break torn,
-            }
+        let (cursor, ends, torn) = match trusted {
+            None => check_all(folder)?,
+            Some(trusted) => check_from(folder, trusted)?,
         };
+        // What is left of segments whose removal was cut short.
+        segment::remove_before(folder, cursor.base().group).map_err(write_error)?;
         let (first, at) = cursor.place();
         let path = segment::path(folder, first);
-        let upper = cursor.lower().expect("the cursor began at the first group");
+        let upper = cursor.lower().expect("the cursor began at the first group or has read one");
         if upper < acknowledged {
             return Err(LogError::Lost { segment: path, at, upper, acknowledged });
         }
@@ -200,6 +225,11 @@ impl EmbeddedLog {
         self.groups
     }
 
+    /// The log's present end: what [`EmbeddedLog::open_from`] may begin at later.
+    pub fn mark(&self) -> LogMark {
+        LogMark { group: self.groups, upper: self.upper, ends: self.ends.list() }
+    }
+
     /// The offset of the partition's next record.
     pub fn end_offset(&self, topic: Topic, partition: u16) -> u64 {
         self.ends.get(topic, partition)
@@ -277,13 +307,74 @@ fn roll(
     Ok(Segment { first, file, at: 0, end })
 }
 
-fn check(cursor: &Cursor, found: &Found, ends: &mut EndOffsets) -> Result<(), LogError> {
-    let advance = ends.follow(&found.entries).map_err(|detail| cursor.damaged_before(found, detail))?;
-    ends.advance(advance);
-    Ok(())
+/// A torn group: what of it was written, and in how many bytes.
+type Torn = Option<(String, u64)>;
+
+/// Walks the whole log.
+fn check_all(folder: &Path) -> Result<(Cursor, EndOffsets, Torn), LogError> {
+    let mut cursor = Cursor::open(folder, |_, _| false)?;
+    let mut ends = EndOffsets::from_mark(cursor.base());
+    loop {
+        match cursor.next()? {
+            Ok(found) => {
+                let advance =
+                    ends.follow(&found.entries).map_err(|detail| cursor.damaged_before(&found, detail))?;
+                ends.advance(advance);
+            }
+            Err(End { torn }) => return Ok((cursor, ends, torn)),
+        }
+    }
 }
 
-fn lock(path: &Path) -> Result<File, LogError> {
+/// Walks the log from the segment that holds the trusted mark.
+fn check_from(folder: &Path, trusted: &LogMark) -> Result<(Cursor, EndOffsets, Torn), LogError> {
+    let group = trusted.group;
+    let other = |detail: String| LogError::OtherMark { folder: folder.to_owned(), group, detail };
+    let mut cursor = Cursor::open(folder, |header, _| header.group <= group)?;
+    if group < cursor.base().group {
+        return Err(other(format!("it was pruned up to group {}", cursor.base().group)));
+    }
+    let mut ends = EndOffsets::from_mark(trusted);
+    let mut before = EndOffsets::default();
+    loop {
+        let number = cursor.group();
+        if number == group {
+            if let Some(lower) = cursor.lower().filter(|lower| *lower != trusted.upper) {
+                return Err(other(format!(
+                    "the group begins at tick {} and not {}",
+                    lower.0, trusted.upper.0
+                )));
+            }
+            if let Some((topic, partition, end)) =
+                before.list().into_iter().find(|(topic, partition, end)| ends.get(*topic, *partition) != *end)
+            {
+                let marked = ends.get(topic, partition);
+                return Err(other(format!(
+                    "partition {partition} of {topic} ends at {end} and not {marked}"
+                )));
+            }
+        }
+        match cursor.next()? {
+            Ok(found) if number < group => before.learn(&found.entries),
+            Ok(found) => {
+                if number == group && found.header.lower != trusted.upper {
+                    let (is, marked) = (found.header.lower.0, trusted.upper.0);
+                    return Err(other(format!("the group begins at tick {is} and not {marked}")));
+                }
+                let advance = ends
+                    .follow(&found.entries)
+                    .map_err(|detail| other(format!("in group {number}, {detail}")))?;
+                ends.advance(advance);
+            }
+            Err(End { .. }) if number < group => {
+                return Err(other(format!("it ends in front of group {number}")));
+            }
+            Err(End { torn }) => return Ok((cursor, ends, torn)),
+        }
+    }
+}
+
+pub(super) fn lock(path: &Path) -> Result<File, LogError> {
     let write_error = |source| LogError::Write { path: path.to_owned(), source };
     let mut options = OpenOptions::new();
     let mut file =

@@ -1,0 +1,274 @@
+//! `tidegate archive`: what the log holds as Parquet in the store, and back.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::json;
+use tidegate_facts::time::to_rfc3339;
+use tidegate_sinks::archive::{self, Bound, Written};
+use tidegate_sinks::log::{HeldLog, Until, read_base};
+use tidegate_sinks::store::Store;
+
+use crate::account::thousands;
+use crate::{Answer, exit, fail, plan, refuse};
+
+#[derive(Subcommand)]
+pub enum Archive {
+    /// Archives every complete range of the log that is not archived yet.
+    Write {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Lists the archived ranges.
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Rebuilds every archived group, and names what is missing or was changed.
+    Verify {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Makes a log folder of a range, from the archive and what follows it in the log.
+    Hydrate {
+        #[command(flatten)]
+        place: Place,
+        /// Where it begins: a group such as 12, a tick such as tick:7247000000000000000, or a time in UTC.
+        #[arg(long, default_value = "0")]
+        from: Bound,
+        /// Where it ends, in the same forms; at the end of the log when not given.
+        #[arg(long)]
+        to: Option<Bound>,
+        /// The new log folder.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Removes from the log what the topology lets go, once it is verified to be in the archive.
+    Prune {
+        /// The topology file, whose [log] says what to keep.
+        topology: PathBuf,
+        #[command(flatten)]
+        place: Place,
+        /// Replaces a setting, as node.key=value.
+        #[arg(long = "set", value_name = "NODE.KEY=VALUE")]
+        set: Vec<String>,
+    },
+}
+
+#[derive(clap::Args)]
+pub struct Place {
+    /// The data folder.
+    #[arg(long, default_value = "data")]
+    data: PathBuf,
+    /// The store, when it is not in the data folder.
+    #[arg(long)]
+    store: Option<PathBuf>,
+    /// How to answer.
+    #[arg(long, value_enum, default_value_t = Answer::Text)]
+    format: Answer,
+}
+
+impl Place {
+    fn log(&self) -> PathBuf {
+        self.data.join("log")
+    }
+
+    fn store(&self) -> Result<Store, Box<dyn Error>> {
+        let path = self.store.clone().unwrap_or_else(|| self.data.join("store"));
+        if !path.is_dir() {
+            let path = path.display();
+            return Err(format!("there is no store at `{path}`; name one with --data or --store").into());
+        }
+        Ok(Store::open(&path)?)
+    }
+}
+
+/// Does what was asked, and says what came of it.
+pub fn run(command: Archive) -> ExitCode {
+    let done = match command {
+        Archive::Write { place } => write(&place),
+        Archive::List { place } => list(&place),
+        Archive::Verify { place } => verify(&place),
+        Archive::Hydrate { place, from, to, out } => hydrate(&place, from, to, &out),
+        Archive::Prune { topology, place, set } => prune(&topology, &place, &set),
+    };
+    done.unwrap_or_else(|error| fail(error.as_ref()))
+}
+
+fn write(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
+    let store = place.store()?;
+    let log = HeldLog::new(&place.log())?;
+    let written = archive::write(log.folder(), Until::Complete, &store)?;
+    match place.format {
+        Answer::Text => println!("{}", sentence(&written)),
+        Answer::Json => println!(
+            "{}",
+            json!({
+                "ranges": written.ranges, "groups": written.groups, "rows": written.rows,
+                "log_bytes": written.log_bytes, "bytes": written.bytes,
+                "end_group": written.end, "waiting_groups": written.waiting,
+            })
+        ),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was archived, as a person reads it.
+pub fn sentence(written: &Written) -> String {
+    let waiting = match written.waiting {
+        0 => String::new(),
+        groups => format!("; {} wait for their range to become complete", counted(groups, "group")),
+    };
+    if written.ranges == 0 {
+        return format!("nothing new to archive: every group before {} is there{waiting}", written.end);
+    }
+    format!(
+        "archived {}: {}, {}, {} bytes of log in {} bytes of Parquet{waiting}",
+        counted(written.ranges, "range"),
+        counted(written.groups, "group"),
+        counted(written.rows, "row"),
+        thousands(written.log_bytes),
+        thousands(written.bytes),
+    )
+}
+
+fn list(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
+    let archive = archive::Archive::open(&place.store()?)?;
+    let log = place.log();
+    let base = if log.is_dir() { Some(read_base(&log)?.group) } else { None };
+    if place.format == Answer::Text {
+        println!(
+            "{:>10} {:>10}  {:<27}  {:<27} {:>12} {:>14}  log",
+            "first", "last", "from", "to", "rows", "bytes"
+        );
+    }
+    for range in &archive.ranges {
+        let (first, last) = (range.start.group, range.end.group - 1);
+        let in_log = match base {
+            Some(base) if base <= first => "whole",
+            Some(base) if base < range.end.group => "part",
+            _ => "pruned",
+        };
+        match place.format {
+            Answer::Text => println!(
+                "{first:>10} {last:>10}  {}  {} {:>12} {:>14}  {in_log}",
+                to_rfc3339(range.start.upper.micros()),
+                to_rfc3339(range.end.upper.micros()),
+                thousands(range.rows),
+                thousands(range.bytes()),
+            ),
+            Answer::Json => println!(
+                "{}",
+                json!({
+                    "first_group": first, "last_group": last,
+                    "lower": range.start.upper, "upper": range.end.upper,
+                    "rows": range.rows, "log_bytes": range.log_bytes, "bytes": range.bytes(),
+                    "files": range.files.len(), "digest": range.digest, "in_log": in_log,
+                })
+            ),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
+    let verified = archive::verify(&place.log(), &place.store()?)?;
+    match place.format {
+        Answer::Text => {
+            for fault in &verified.faults {
+                println!("{fault}");
+            }
+            for name in &verified.unclaimed {
+                println!("note: no manifest names `{name}`; archiving was cut short, or a manifest is gone");
+            }
+            let state = if verified.faults.is_empty() { "whole" } else { "NOT WHOLE" };
+            println!(
+                "{state}: {}, {}, {}, {} bytes; {} also in the log and the same there",
+                counted(verified.ranges, "range"),
+                counted(verified.groups, "group"),
+                counted(verified.rows, "row"),
+                thousands(verified.bytes),
+                counted(verified.in_log, "group"),
+            );
+        }
+        Answer::Json => println!(
+            "{}",
+            json!({
+                "whole": verified.faults.is_empty(), "ranges": verified.ranges, "groups": verified.groups,
+                "rows": verified.rows, "bytes": verified.bytes, "groups_in_log": verified.in_log,
+                "faults": verified.faults, "unclaimed": verified.unclaimed,
+            })
+        ),
+    }
+    Ok(if verified.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+}
+
+fn hydrate(place: &Place, from: Bound, to: Option<Bound>, out: &Path) -> Result<ExitCode, Box<dyn Error>> {
+    let made = archive::hydrate(&place.log(), &place.store()?, from, to, out)?;
+    let (first, last) = (made.start.group, made.end.group - 1);
+    match place.format {
+        Answer::Text => println!(
+            "{} holds groups {first} to {last}, from {} to {}: {}, {} bytes",
+            out.display(),
+            to_rfc3339(made.start.upper.micros()),
+            to_rfc3339(made.end.upper.micros()),
+            counted(made.rows, "row"),
+            thousands(made.bytes),
+        ),
+        Answer::Json => println!(
+            "{}",
+            json!({
+                "first_group": first, "last_group": last, "lower": made.start.upper, "upper": made.end.upper,
+                "rows": made.rows, "bytes": made.bytes,
+            })
+        ),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn prune(topology: &Path, place: &Place, set: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let plan = match plan(topology, set) {
+        Ok(plan) => plan,
+        Err(faults) => return Ok(refuse(&faults, place.format)),
+    };
+    let Some(keep) = plan.topology.log.keep else {
+        let name = topology.display();
+        eprintln!(
+            "{name} lets nothing leave the log; say what stays with `keep` or `keep_bytes` in its [log]"
+        );
+        return Ok(ExitCode::from(exit::REFUSED));
+    };
+    let log = HeldLog::new(&place.log())?;
+    let pruned = archive::prune(&log, &place.store()?, keep)?;
+    match place.format {
+        Answer::Text => {
+            println!(
+                "removed {} with {}, {} bytes; the log begins with group {} at {}",
+                counted(pruned.segments, "segment"),
+                counted(pruned.groups, "group"),
+                thousands(pruned.bytes),
+                pruned.base.group,
+                to_rfc3339(pruned.base.upper.micros()),
+            );
+            if pruned.unarchived > 0 {
+                let segments = counted(pruned.unarchived, "segment");
+                println!("{segments} could go and stay: not archived yet (tidegate archive write)");
+            }
+        }
+        Answer::Json => println!(
+            "{}",
+            json!({
+                "segments": pruned.segments, "groups": pruned.groups, "bytes": pruned.bytes,
+                "unarchived_segments": pruned.unarchived,
+                "first_group": pruned.base.group, "lower": pruned.base.upper,
+            })
+        ),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{} {what}{}", thousands(count), if count == 1 { "" } else { "s" })
+}
