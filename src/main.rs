@@ -12,6 +12,7 @@ use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::{Fault, Plan};
 
 mod account;
+mod policy;
 mod progress;
 
 /// Turns a stream of facts into decisions that can be proven.
@@ -83,6 +84,11 @@ enum Command {
         #[arg(long, default_value = "table")]
         format: tidegate_queries::Format,
     },
+    /// Revises bundles and gate policies: propose, approve, activate, roll back.
+    Policy {
+        #[command(subcommand)]
+        command: policy::PolicyCommand,
+    },
     /// Measures the standard workloads against hand-written loops.
     Bench {
         /// Which stage; all when not given.
@@ -140,6 +146,7 @@ fn main() -> ExitCode {
             run_topology(&topology, &set, &options, format)
         }
         Command::Sql { query, data, store, format } => sql(&query, &data, store.as_deref(), format),
+        Command::Policy { command } => policy::run(command),
         Command::Bench { stage, format, divide } => bench(stage.as_deref(), format, divide),
     }
 }

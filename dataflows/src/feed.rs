@@ -14,7 +14,7 @@ use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Int32Type, SchemaRef, UInt64Type};
 use tidegate_facts::envelope::Context;
-use tidegate_facts::{Span, Tick, Topic, columns};
+use tidegate_facts::{Span, Tick, Topic, columns, governance};
 use tidegate_operators::decide::repeated;
 use tidegate_operators::rows::home;
 use tidegate_sinks::log::Group;
@@ -94,7 +94,9 @@ impl Feed {
             self.boundaries.mark(group.upper, &mut boundaries);
         }
         let mut rows = vec![Vec::new(); self.workers];
-        for (frame, basis) in facts.iter().zip(basis) {
+        // How the graph itself is revised is no input of it; such facts count, and move time, like others.
+        let rest = facts.iter().zip(basis).filter(|(frame, _)| frame.name != governance::EVENT_TYPE);
+        for (frame, basis) in rest {
             let batch = self.batch(&frame.name, &frame.rows, basis);
             self.split(batch, &mut rows);
         }

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tidegate_facts::schema::timestamp;
-use tidegate_facts::{Context, Digest, PolicyRev, Span, columns};
+use tidegate_facts::{Context, Digest, PolicyRev, Span, Tick, columns, governance};
 use tidegate_operators::as_of::AsOf;
 use tidegate_operators::decide::{BundleText, Decider, Rule, line_of};
 use tidegate_operators::expr::{Column, Expr, Projection};
 use tidegate_operators::gate::{GatePolicy, Judge, TimeBounds};
+use tidegate_operators::in_force::InForce;
 use tidegate_operators::keys::is_key;
 use tidegate_operators::snapshot::snapshot_field;
 use tidegate_operators::timeline::{Measure, is_measure};
@@ -28,6 +29,7 @@ use crate::sql::{Planned, Sql};
 use crate::topology::{AsOfNode, GroupNode, Node, NodeKind, TableFormat, TableNode, Topology, WindowsNode};
 
 /// A topology that can run.
+#[derive(Clone)]
 pub struct Plan {
     /// What it was planned from.
     pub topology: Topology,
@@ -35,17 +37,19 @@ pub struct Plan {
     pub sources: Vec<SourcePlan>,
     /// The gate's name.
     pub gate: String,
-    /// The gate's policy.
-    pub policy: Arc<GatePolicy>,
-    /// The columns that the gate gives.
+    /// The gate's policy: the topology's, and those that came into force later.
+    pub policies: InForce<Arc<GatePolicy>>,
+    /// The columns that the gate gives, whichever policy is in force.
     pub gate_schema: SchemaRef,
     /// What follows the gate, each node after its inputs.
     pub steps: Vec<Step>,
-    /// BLAKE3 over what decides the answers: the nodes and their settings, the policy, the bundles.
+    /// BLAKE3 over what decides the answers: the nodes and their settings, the topology's own policy and bundles.
+    /// Revisions that came into force later are facts, and do not move it.
     pub digest: Digest,
 }
 
 /// A node behind the gate.
+#[derive(Clone)]
 pub struct Step {
     /// Its name.
     pub name: String,
@@ -58,6 +62,7 @@ pub struct Step {
 }
 
 /// What a node behind the gate does.
+#[derive(Clone)]
 pub enum StepKind {
     /// The rows of which the expression is true.
     Filter(Expr),
@@ -69,8 +74,8 @@ pub enum StepKind {
     Windows(Vec<GroupPlan>),
     /// The value of a keyed timeline.
     AsOf(AsOfPlan),
-    /// Rules over each row.
-    Decide(Arc<Decider>),
+    /// Rules over each row: the topology's, and those that came into force later.
+    Decide(Arc<InForce<Decider>>),
     /// A committed table.
     Table(TablePlan),
 }
@@ -130,22 +135,48 @@ pub const ERRORS_TABLE: &str = "errors";
 /// How late an event may be when the topology does not say.
 const LATENESS_DEFAULT: &str = "1h";
 
+/// A revision's text in place of a file that the topology names.
+#[derive(Clone, Debug)]
+pub struct RevisionText {
+    /// What faults call it.
+    pub file: PathBuf,
+    /// The text.
+    pub text: Arc<str>,
+}
+
+/// What came into force after the topology's own files, by node: since which tick which text, `None` for the file's.
+pub type Revisions = BTreeMap<String, Vec<(Tick, Option<RevisionText>)>>;
+
 impl Plan {
     /// Plans a topology.
     ///
     /// # Errors
     /// Every fault of the topology, its policy and its bundles.
     pub fn new(topology: Topology) -> Result<Plan, Vec<Fault>> {
+        Plan::with_revisions(topology, &Revisions::new())
+    }
+
+    /// Plans a topology whose bundles and policy were revised.
+    ///
+    /// # Errors
+    /// Every fault of the topology, its policies and its bundles, of whichever revision.
+    pub fn with_revisions(topology: Topology, revisions: &Revisions) -> Result<Plan, Vec<Fault>> {
         let faults = Faults::new(&topology.file, &topology.text);
-        let planner = Planner { topology: &topology, faults: Rc::clone(&faults), sql: Sql::default() };
+        let planner =
+            Planner { topology: &topology, revisions, faults: Rc::clone(&faults), sql: Sql::default() };
         let whole = planner.plan(None);
         let found = faults.take();
         let (Some(whole), true) = (whole, found.is_empty()) else { return Err(found) };
         let read = columns_read(&whole);
         let pruned = planner.plan(Some(&read)).expect("it was planned with more columns before");
         let digest = plan_digest(&topology, &pruned);
-        let Draft { sources, gate, policy, gate_schema, steps } = pruned;
-        Ok(Plan { topology, sources, gate, policy, gate_schema, steps, digest })
+        let Draft { sources, gate, policies, gate_schema, steps } = pruned;
+        Ok(Plan { topology, sources, gate, policies, gate_schema, steps, digest })
+    }
+
+    /// The policy that records are judged by now.
+    pub fn policy(&self) -> &Arc<GatePolicy> {
+        self.policies.last()
     }
 
     /// The names of the tables that a run of this plan commits, and the schema of each.
@@ -179,8 +210,8 @@ fn columns_read(draft: &Draft) -> BTreeSet<String> {
             StepKind::Filter(expr) => ask(input, out.into_iter().chain(reads_of(expr)).collect()),
             StepKind::Union => step.inputs.iter().for_each(|input| ask(input, out.clone())),
             StepKind::Project(projection) => ask(input, projection_reads(projection, schema_of(input))),
-            StepKind::Decide(decider) => {
-                let exprs = decider.rules.iter().map(|r| &r.when).chain([&decider.score]);
+            StepKind::Decide(deciders) => {
+                let exprs = deciders.values().flat_map(|d| d.rules.iter().map(|r| &r.when).chain([&d.score]));
                 let own = exprs.flat_map(reads_of).chain([columns::EVENT_ID.to_owned()]);
                 ask(input, out.into_iter().chain(own).collect());
             }
@@ -242,11 +273,11 @@ fn plan_digest(topology: &Topology, draft: &Draft) -> Digest {
         .steps
         .iter()
         .filter_map(|step| match &step.kind {
-            StepKind::Decide(decider) => Some(decider.bundle_digest.to_hex()),
+            StepKind::Decide(deciders) => Some(deciders.first().bundle_digest.to_hex()),
             _ => None,
         })
         .collect();
-    let content = serde_json::json!({
+    let mut content = serde_json::json!({
         "recipe": "tidegate.plan.v1",
         "name": topology.name,
         "clock": format!("{:?}", topology.clock),
@@ -254,10 +285,13 @@ fn plan_digest(topology: &Topology, draft: &Draft) -> Digest {
         "commit_rows": topology.commit_rows.to_string(),
         "commit_span": topology.commit_span.to_string(),
         "run": topology.run,
-        "policy": draft.policy.rev(),
+        "policy": draft.policies.first().rev(),
         "bundles": bundles,
         "nodes": nodes,
     });
+    if !topology.four_eyes {
+        content["four_eyes"] = serde_json::Value::Bool(false); // Who may approve decides what comes into force.
+    }
     let canonical = tidegate_facts::json::canonical(&content.to_string()).expect("it was just written");
     Digest::of(canonical.as_bytes())
 }
@@ -286,7 +320,7 @@ fn without_lines(debug: &str) -> String {
 struct Draft {
     sources: Vec<SourcePlan>,
     gate: String,
-    policy: Arc<GatePolicy>,
+    policies: InForce<Arc<GatePolicy>>,
     gate_schema: SchemaRef,
     steps: Vec<Step>,
 }
@@ -302,6 +336,7 @@ impl Draft {
 
 struct Planner<'t> {
     topology: &'t Topology,
+    revisions: &'t Revisions,
     faults: Rc<Faults>,
     sql: Sql,
 }
@@ -317,10 +352,11 @@ impl Planner<'_> {
             return None;
         };
         let NodeKind::Gate { policy } = &gate.kind else { unreachable!("only gates were kept") };
-        let policy = Arc::new(self.read_policy(policy)?);
-        let gate_schema = self.gate_schema(gate, &policy, read)?;
-        let sources = self.sources(gate, &policy);
-        let mut draft = Draft { sources, gate: gate.name.clone(), policy, gate_schema, steps: Vec::new() };
+        let policies = self.revised(&gate.name, &self.file(policy, "policy")?, |text| self.policy(text))?;
+        let gate_schema = self.gate_schema(gate, policies.first(), read)?;
+        self.one_shape(&gate.name, &policies);
+        let sources = self.sources(gate, policies.last());
+        let mut draft = Draft { sources, gate: gate.name.clone(), policies, gate_schema, steps: Vec::new() };
         for node in self.in_order(gate) {
             if let Some(step) = self.step(node, &draft) {
                 draft.steps.push(step);
@@ -333,18 +369,95 @@ impl Planner<'_> {
         Some(draft)
     }
 
-    fn read_policy(&self, path: &Text) -> Option<GatePolicy> {
-        let file = self.topology.path_of(&path.value);
-        let text = self.read_file(&file, path, "policy")?;
-        match GatePolicy::parse(&text) {
-            Ok(policy) => Some(policy),
+    fn policy(&self, revision: &RevisionText) -> Option<Arc<GatePolicy>> {
+        match GatePolicy::parse(&revision.text) {
+            Ok(policy) if policy.event(governance::EVENT_TYPE).is_none() => Some(Arc::new(policy)),
+            Ok(_) => {
+                let what = format!(
+                    "event type `{}` is the gate's own, by which bundles and policies come into force; leave it out",
+                    governance::EVENT_TYPE
+                );
+                self.faults.add_of(&revision.file, 1, what);
+                None
+            }
             Err(found) => {
                 for fault in found {
-                    self.faults.add_of(&file, fault.line, fault.what);
+                    self.faults.add_of(&revision.file, fault.line, fault.what);
                 }
                 None
             }
         }
+    }
+
+    /// What the topology's file says, and what came into force after it.
+    fn revised<T: Clone>(
+        &self,
+        node: &str,
+        file: &RevisionText,
+        planned: impl Fn(&RevisionText) -> Option<T>,
+    ) -> Option<InForce<T>> {
+        let first = planned(file);
+        let later = self.revisions.get(node).map_or(&[][..], Vec::as_slice);
+        let later: Vec<Option<(Tick, T)>> = later
+            .iter()
+            .map(|(tick, revision)| {
+                let value = revision.as_ref().map_or_else(|| first.clone(), &planned);
+                Some((*tick, value?))
+            })
+            .collect();
+        let mut values = InForce::always(first?);
+        for (tick, value) in later.into_iter().collect::<Option<Vec<_>>>()? {
+            values.change(tick, value);
+        }
+        Some(values)
+    }
+
+    /// What is in the log and what the graph holds do not change with a policy: its columns and its classes are those of the first.
+    fn one_shape(&self, gate: &str, policies: &InForce<Arc<GatePolicy>>) {
+        let first = policies.first();
+        let was = payload_columns(first);
+        let revisions = self.revisions.get(gate).into_iter().flatten().filter_map(|(_, text)| text.as_ref());
+        for revision in revisions {
+            let Some(policy) = GatePolicy::parse(&revision.text).ok() else { continue };
+            let is = payload_columns(&policy);
+            let fault = |what| self.faults.add_of(&revision.file, 1, what);
+            for (name, data_type) in &is {
+                match was.iter().find(|(known, _)| known == name) {
+                    Some((_, known)) if known == data_type => {}
+                    Some((_, known)) => fault(format!(
+                        "payload field `{name}` would be {data_type} and is {known}, which the log and the graph hold; keep its type"
+                    )),
+                    None => fault(format!(
+                        "payload field `{name}` ({data_type}) is new, and the graph was built without it; a new field needs a new topology on a new data folder"
+                    )),
+                }
+            }
+            for (name, data_type) in was.iter().filter(|(name, _)| is.iter().all(|(kept, _)| kept != name)) {
+                fault(format!(
+                    "payload field `{name}` ({data_type}) is missing, and the graph was built with it; keep it, with `?` behind its type if records may lack it"
+                ));
+            }
+            for other in policies.values() {
+                for event in policy.events() {
+                    let class = other.event(&event.event_type).map(|other| other.class);
+                    if let Some(class) = class.filter(|class| *class != event.class) {
+                        fault(format!(
+                            "event type `{}` would be of class {} and is of class {}, by which its events are told apart from others; keep its class",
+                            event.event_type,
+                            event.class.name(),
+                            class.name()
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A file that the topology names.
+    fn file(&self, named: &Text, what: &str) -> Option<RevisionText> {
+        let file = self.topology.path_of(&named.value);
+        let text = self.read_file(&file, named, what)?.into();
+        Some(RevisionText { file, text })
     }
 
     fn read_file(&self, file: &PathBuf, named: &Text, what: &str) -> Option<String> {
@@ -401,6 +514,15 @@ impl Planner<'_> {
                 self.unknown_node(input);
                 continue;
             };
+            if node.name == governance::SOURCE {
+                self.faults.add(
+                    node.line,
+                    format!(
+                        "no source can be called `{}`: receipts of policy changes are; give it another name",
+                        node.name
+                    ),
+                );
+            }
             let NodeKind::Source(source) = &node.kind else {
                 self.faults.add(
                     input.line,
@@ -517,8 +639,22 @@ impl Planner<'_> {
             NodeKind::Windows(windows) => self.windows(node, windows, input, draft)?,
             NodeKind::AsOf(as_of) => self.as_of(node, as_of, input, draft)?,
             NodeKind::Decide { bundle } => {
-                let decider = self.decide(node, bundle, input, &draft.policy.rev())?;
-                (StepKind::Decide(Arc::new(decider)), Decider::schema(input))
+                let file = self.file(bundle, "bundle")?;
+                let policies = draft.policies.map(|policy| policy.rev());
+                let bundles =
+                    self.revised(&node.name, &file, |text| self.decide(node, text, input, policies.first()))?;
+                let deciders = bundles
+                    .with(&policies, |decider, policy| Decider { policy: policy.clone(), ..decider.clone() });
+                if input.index_of(columns::EVENT_ID).is_err() {
+                    self.faults.add(
+                        node.line,
+                        format!(
+                            "node `{}` needs column `event_id` of `{}`; keep it there",
+                            node.name, node.inputs[0].value
+                        ),
+                    );
+                }
+                (StepKind::Decide(Arc::new(deciders)), Decider::schema(input))
             }
             NodeKind::Table(table) => self.table(node, table, input, draft)?,
             NodeKind::Source(_) | NodeKind::Gate { .. } => unreachable!("these stand before the gate"),
@@ -866,29 +1002,25 @@ impl Planner<'_> {
         Some((StepKind::AsOf(plan), Arc::new(Schema::new(fields))))
     }
 
-    fn decide(&self, node: &Node, path: &Text, input: &Schema, policy: &PolicyRev) -> Option<Decider> {
-        let file = self.topology.path_of(&path.value);
-        let text = self.read_file(&file, path, "bundle")?;
-        let bundle = match BundleText::parse(&text) {
+    fn decide(
+        &self,
+        node: &Node,
+        revision: &RevisionText,
+        input: &Schema,
+        policy: &PolicyRev,
+    ) -> Option<Decider> {
+        let RevisionText { file, text } = revision;
+        let bundle = match BundleText::parse(text) {
             Ok(bundle) => bundle,
             Err(found) => {
                 for (line, what) in found {
-                    self.faults.add_of(&file, line, what);
+                    self.faults.add_of(file, line, what);
                 }
                 return None;
             }
         };
-        if input.index_of(columns::EVENT_ID).is_err() {
-            self.faults.add(
-                node.line,
-                format!(
-                    "node `{}` needs column `event_id` of `{}`; keep it there",
-                    node.name, node.inputs[0].value
-                ),
-            );
-        }
         let in_bundle = |span: std::ops::Range<usize>, what: String| {
-            self.faults.add_of(&file, line_of(&text, span.start), what)
+            self.faults.add_of(file, line_of(text, span.start), what)
         };
         let score = self
             .sql
@@ -940,7 +1072,9 @@ impl Planner<'_> {
         }
         let taken =
             draft.steps.iter().any(|s| matches!(&s.kind, StepKind::Table(t) if t.table == name.value));
-        if taken || [ERRORS_TABLE, "facts", "receipts", "quarantine"].contains(&name.value.as_str()) {
+        if taken
+            || [ERRORS_TABLE, "facts", "receipts", "quarantine", "governance"].contains(&name.value.as_str())
+        {
             self.faults.add(
                 name.line,
                 format!(
@@ -967,6 +1101,12 @@ impl Planner<'_> {
         let plan = TablePlan { table: name.value.clone(), columns, format: table.format };
         Some((StepKind::Table(plan), schema))
     }
+}
+
+/// The columns of all payload fields of a policy, and their types.
+fn payload_columns(policy: &GatePolicy) -> Vec<(String, DataType)> {
+    let fields = policy.events().flat_map(|event| event.payload.iter().flat_map(|schema| &schema.fields));
+    fields.map(|field| (payload_column(&field.name), field.field_type.arrow())).collect()
 }
 
 /// Every node that a node reads.

@@ -15,9 +15,9 @@ use std::time::{Duration, SystemTime};
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, UInt64Type};
-use tidegate_facts::{Digest, Tick, Topic, columns};
+use tidegate_facts::{Digest, Tick, Topic};
 use tidegate_operators::gate::Judged;
-use tidegate_sinks::dedupe::{DedupeError, DedupeIndex, Seen};
+use tidegate_sinks::dedupe::{DedupeError, DedupeIndex};
 use tidegate_sinks::log::{EmbeddedLog, Group, LogError, LogOptions, Recovery, Start, Until, read_groups};
 use tidegate_sinks::sequencer::Sequencer;
 use tidegate_sinks::store::{Store, StoreError};
@@ -29,6 +29,8 @@ use crate::admission::{
 };
 use crate::build::Output;
 use crate::feed::{Fed, Feed};
+use crate::governance::{self, GovernanceError};
+use crate::memory::Memory;
 use crate::plan::{Plan, judge_of};
 use crate::sources::SourcePlan;
 use crate::watch::{Stage, Watch};
@@ -103,7 +105,8 @@ pub enum RunError {
     /// The folder holds the log of another plan.
     #[error(
         "`{data}` holds the log of plan {found} of topology `{topology}`, and this is plan {wanted}: its nodes, rules or \
-         policy differ; run it with `--data` on a new folder, or with the files it was started with"
+         policy differ; run it with `--data` on a new folder, or with the files it was started with (rules and \
+         policies are revised by `tidegate policy propose`)"
     )]
     OtherPlan {
         /// The data folder.
@@ -125,6 +128,9 @@ pub enum RunError {
         /// The record.
         record: &'static str,
     },
+    /// What came into force after the beginning cannot be told.
+    #[error(transparent)]
+    Governance(#[from] GovernanceError),
     /// A worker stopped.
     #[error("a worker stopped: {0}; this is a defect of Tidegate, please report it with the lines above")]
     Worker(String),
@@ -136,6 +142,7 @@ pub enum RunError {
 /// See [`RunError`]. What was durable stays, and a later run goes on from there.
 pub fn run(plan: &Arc<Plan>, options: &Options, watch: &Watch) -> Result<Report, RunError> {
     let (log, recovery) = EmbeddedLog::open(&options.data.join("log"), LogOptions::default())?;
+    let plan = &governance::in_force(plan, log.folder())?;
     let store = Store::open(&options.store_path())?;
     let commits = Commits::read(&store)?;
     let failed: Arc<Mutex<Option<TableError>>> = Arc::default();
@@ -225,40 +232,11 @@ impl Gate<'_> {
         if self.recovered == 0 {
             return Ok(past);
         }
-        let mut judge = judge_of(&self.plan.policy, self.plan.topology.partitions, crate::sources::ANY_TIME);
+        let mut memory = Memory::new(self.plan, covered);
         for group in read_groups(self.log.folder(), Start::Group(0), Until::Group(self.recovered))? {
             let group = group?;
             self.learn(&group, &mut past)?;
-            if group.upper > covered {
-                for frame in group.frames.iter().filter(|f| f.topic != Topic::Audit) {
-                    let ticks = frame
-                        .rows
-                        .column_by_name(columns::TICK)
-                        .expect("facts have ticks")
-                        .as_primitive::<UInt64Type>();
-                    let offsets = frame
-                        .rows
-                        .column_by_name(columns::OFFSET)
-                        .expect("facts have offsets")
-                        .as_primitive::<UInt64Type>();
-                    let hashes = frame
-                        .rows
-                        .column_by_name(columns::PAYLOAD_HASH)
-                        .expect("facts have it")
-                        .as_fixed_size_binary();
-                    for (row, key) in judge.dedupe_keys(&frame.rows).into_iter().enumerate() {
-                        let hash = Digest(hashes.value(row).try_into().expect("a digest has 32 bytes"));
-                        let tick = Tick(ticks.value(row));
-                        if tick >= covered {
-                            dedupe.insert(
-                                key,
-                                Seen { payload: hash.short(), tick, offset: offsets.value(row) },
-                            );
-                        }
-                    }
-                }
-                dedupe.advance(group.upper)?;
-            }
+            memory.remember(&group, dedupe)?;
             let fed = feed.feed(&group);
             past.facts += fed.facts as u64;
             self.send(fed);
@@ -312,7 +290,7 @@ impl Gate<'_> {
         let record = RunRecord {
             topology: self.plan.topology.name.clone(),
             plan: self.plan.digest,
-            policy: self.plan.policy.rev(),
+            policy: self.plan.policies.first().rev(),
             partitions: self.plan.topology.partitions,
         };
         let group = admission.group(vec![audit_record(RUN, &record)], false).expect("it has a frame");
@@ -332,7 +310,7 @@ impl Gate<'_> {
             known.prefix.check(path).map_err(failed)?;
         }
         let mut source = plan.open(from).map_err(failed)?;
-        let mut judge = judge_of(&self.plan.policy, self.plan.topology.partitions, plan.bounds);
+        let mut judge = judge_of(self.plan.policy(), self.plan.topology.partitions, plan.bounds);
         let counter = self.watch.stage(&Stage::Source(place, plan.name.clone()));
         let plan = plan.clone();
         let (sender, receiver) = sync_channel(2);
@@ -447,7 +425,7 @@ impl Gate<'_> {
 }
 
 /// The wall clock, in microseconds since 1970-01-01 UTC.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -215,6 +215,16 @@ impl<'t> Section<'t> {
         number
     }
 
+    /// Yes or no.
+    pub fn flag(&self, key: &'static str) -> Option<bool> {
+        let value = self.get(key)?;
+        let flag = value.get_ref().as_bool();
+        if flag.is_none() {
+            self.wrong(value, key, "true or false");
+        }
+        flag
+    }
+
     /// A number, whole or not.
     pub fn number(&self, key: &'static str) -> Option<f64> {
         let value = self.get(key)?;

@@ -29,6 +29,8 @@ pub struct Topology {
     pub batch_rows: usize,
     /// The pins of records that do not bring their own.
     pub run: Context,
+    /// Whether who proposes a revision cannot approve it.
+    pub four_eyes: bool,
     /// The nodes, in the order of the file.
     pub nodes: Vec<Node>,
     /// The text of the file, for its digest.
@@ -303,7 +305,7 @@ fn apply<'t>(root: &mut DeTable<'t>, set: &'t Override) -> Result<(), String> {
     let (last, names) = set.path.split_last().expect("split gives at least one name");
     let mut table = match names.first() {
         None => root,
-        Some(first) if first == "run" => table_in(root, "run")?,
+        Some(first) if first == "run" || first == "governance" => table_in(root, first)?,
         Some(first) => node_table(root, first)?,
     };
     for name in names.iter().skip(1) {
@@ -363,6 +365,11 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
     let commit_span = section.span("commit_span").unwrap_or(Span::parse("3650d").expect("a span"));
     let batch_rows = section.count("batch_rows", 1).unwrap_or(8_192) as usize;
     let run = section.section("run").map(|section| read_run(&section, faults)).unwrap_or_default();
+    let four_eyes = section.section("governance").and_then(|governance| {
+        let four_eyes = governance.flag("four_eyes");
+        governance.finish();
+        four_eyes
+    });
     let mut sections = section.list("node");
     for node in &mut sections {
         if let Some(name) = node.text("name") {
@@ -394,6 +401,7 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
         commit_span,
         batch_rows,
         run,
+        four_eyes: four_eyes.unwrap_or(true),
         nodes,
         text: text.to_owned(),
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::build::Output;
 use tidegate_dataflows::feed::Feed;
+use tidegate_dataflows::governance::{GovernanceError, in_force};
 use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::workers::Workers;
 use tidegate_facts::Digest;
@@ -29,12 +30,18 @@ pub enum ReplayError {
     /// A table could not be written or read.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// What came into force after the beginning cannot be told.
+    #[error(transparent)]
+    Governance(#[from] GovernanceError),
     /// A worker stopped.
     #[error("a worker stopped: {0}; this is a defect of Tidegate, please report it with the lines above")]
     Worker(String),
 }
 
 /// Runs the log of the data folder `data` through `plan` again, and writes its tables to the folder `out`.
+///
+/// Each revision of a bundle applies from the tick of its activation on, as it did live; where the topology names
+/// another bundle than the log began with, that one decides throughout.
 ///
 /// The number of groups that are taken is fixed when it begins, so the log may grow meanwhile.
 ///
@@ -47,13 +54,15 @@ pub fn replay(
     workers: usize,
     watch: &Watch,
 ) -> Result<Commits, ReplayError> {
+    let log = data.join("log");
+    let plan = &in_force(plan, &log)?;
     let store = Store::open(out)?;
     let failed = Arc::new(Mutex::new(None));
     let commits = Commits::read(&store)?;
     let output = Output { store: store.clone(), plan: plan.digest, commits, failed: Arc::clone(&failed) };
     let running = Workers::start(plan, workers, &output, watch).map_err(ReplayError::Worker)?;
     let mut feed = Feed::new(plan, workers);
-    let fed = read_groups(&data.join("log"), Start::Group(0), Until::Complete).and_then(|groups| {
+    let fed = read_groups(&log, Start::Group(0), Until::Complete).and_then(|groups| {
         for group in groups {
             let fed = feed.feed(&group?);
             watch.fed(fed.upper);

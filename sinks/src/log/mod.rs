@@ -20,6 +20,7 @@ mod format;
 mod offsets;
 mod reader;
 mod segment;
+mod topic;
 mod writer;
 
 use arrow::array::RecordBatch;
@@ -27,6 +28,7 @@ use tidegate_facts::{Tick, Topic};
 
 pub use error::LogError;
 pub use reader::{Groups, PartitionRows, Start, Until, read_groups, read_partition};
+pub use topic::read_topic;
 pub use writer::{EmbeddedLog, LogOptions, Recovery, Truncated};
 
 /// What becomes durable together: the facts of `[lower, upper)`, and what the gate said meanwhile.

@@ -1,0 +1,438 @@
+//! Governed change: what comes into force does so at its tick, in every run and replay, and only by the rules.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use expect_test::{Expect, expect};
+use tidegate_dataflows::Plan;
+use tidegate_dataflows::governance::{Asked, GovernanceError, Taken, Wish, take};
+use tidegate_dataflows::run::{Options, Report, run};
+use tidegate_facts::governance::Step;
+use tidegate_replay::{compare, replay};
+use tidegate_sinks::log::{EmbeddedLog, LogOptions};
+
+const PAYMENTS: usize = 600;
+
+/// Rules that read a column which the topology's own do not: the plan must carry it from the beginning.
+const STRICT: &str = r#"id = "payments-rules"
+version = "2"
+score = "cast(payments_1d as double)"
+
+[[rule]]
+id = "many-in-an-hour"
+when = "payments_1h > 1"
+action = "BLOCK"
+reason = "VELOCITY"
+
+[[rule]]
+id = "terminal-watched"
+when = "scenario_id = 'payments' and terminal_id = 3"
+action = "QUEUE_REVIEW"
+reason = "TERMINAL_WATCHED"
+"#;
+
+/// A scratch folder with a file of payments that grows, and everything that is run and proposed over it.
+struct World {
+    scratch: tempfile::TempDir,
+    set: Vec<String>,
+}
+
+impl World {
+    fn new(more: &[&str]) -> World {
+        let columns = "event_id action score rules_fired reason_codes decision_id snapshot_digest \
+                       bundle_version bundle_digest policy_revision policy_digest";
+        let columns: Vec<&str> = columns.split_whitespace().collect();
+        let scratch = tempfile::tempdir().unwrap();
+        let mut set = vec![
+            format!("payments.path={}", scratch.path().join("payments.csv").display()),
+            "features_table.columns=[\"event_id\"]".to_owned(),
+            format!("decisions_table.columns={columns:?}"),
+            "commit_rows=70".to_owned(),
+            "batch_rows=32".to_owned(),
+        ];
+        set.extend(more.iter().map(|set| (*set).to_owned()));
+        World { scratch, set }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name)
+    }
+
+    fn plan(&self, more: &[String]) -> Arc<Plan> {
+        if !self.path("payments.csv").exists() {
+            self.grow(0);
+        }
+        let set: Vec<String> = self.set.iter().chain(more).cloned().collect();
+        common::plan(&common::file("tests/topologies/payments.toml"), &set)
+    }
+
+    /// The file holds the first so many payments from here on.
+    fn grow(&self, upto: usize) {
+        let lines = (0..upto as i64).map(|i| {
+            let at = tidegate_facts::time::to_rfc3339(1_767_225_600_000_000 + i * 977_000_000);
+            format!("{i},{at},{},{},{}.{:02}\n", i % 7, i % 5, i % 300, i % 100)
+        });
+        let text =
+            "transaction_id,at,customer_id,terminal_id,amount\n".to_owned() + &lines.collect::<String>();
+        self.write("payments.csv", &text);
+    }
+
+    fn run(&self, upto: usize, workers: usize) -> Report {
+        self.grow(upto);
+        common::run_plan(&self.plan(&[]), &self.path("data"), workers)
+    }
+
+    /// All payments under the topology with other settings, in a folder of its own.
+    fn run_apart(&self, name: &str, more: &[String]) -> PathBuf {
+        self.grow(PAYMENTS);
+        common::run_plan(&self.plan(more), &self.path(name), 1);
+        self.path(name)
+    }
+
+    fn take(&self, actor: &str, reason: &str, what: Wish) -> Result<Taken, GovernanceError> {
+        let asked = Asked { actor: actor.to_owned(), reason: reason.to_owned(), what };
+        take(&self.plan(&[]), &self.path("data"), 1 << 20, &asked)
+    }
+
+    fn propose(&self, actor: &str, node: &str, text: &str) -> Result<Taken, GovernanceError> {
+        let (node, file) = (node.to_owned(), PathBuf::from("revision.toml"));
+        self.take(actor, "test", Wish::Propose { node, file, text: text.to_owned(), before: None })
+    }
+
+    /// Ann proposes, Bob approves, Ann activates.
+    fn bring_into_force(&self, node: &str, text: &str) -> Taken {
+        let id = self.propose("ann", node, text).unwrap().record.proposal_id.to_hex();
+        self.take("bob", "fine", Wish::Follow(Step::Approved, id.clone())).unwrap();
+        self.take("ann", "now", Wish::Follow(Step::Activated, id)).unwrap()
+    }
+}
+
+/// The lines of all decisions of some payments, in their order.
+fn decisions(data: &Path, payments: std::ops::Range<usize>) -> Vec<String> {
+    let table = common::table(data, "SELECT * FROM decisions ORDER BY _tick");
+    let rows: Vec<String> = table.lines().skip(3).map(str::to_owned).collect();
+    assert_eq!(
+        rows.len() - 1,
+        common::ask(data, "SELECT * FROM decisions").iter().map(|b| b.num_rows()).sum::<usize>()
+    );
+    rows[payments].to_vec()
+}
+
+/// A revision of the test's gate policy, with one text in place of another.
+fn gate(revision: &str, from: &str, to: &str) -> String {
+    let text = std::fs::read_to_string(common::file("tests/topologies/policies/payments-gate.toml")).unwrap();
+    let text = text.replace("revision = \"1\"", &format!("revision = \"{revision}\""));
+    assert!(text.contains(from), "the policy does not say {from}");
+    text.replace(from, to)
+}
+
+#[test]
+fn each_revision_decides_from_its_tick_on_and_a_roll_back_returns() {
+    let world = World::new(&[]);
+    world.run(200, 1);
+    let activated = world.bring_into_force("decisions", STRICT);
+    world.run(400, 2);
+    let back = Wish::RollBack("decisions".to_owned());
+    let rolled_back = world.take("cyd", "too many reviews", back).unwrap();
+    let live = world.run(PAYMENTS, 1);
+
+    let lenient = world.run_apart("lenient", &[]);
+    let bundle = world.write("strict.toml", STRICT);
+    let strict = world.run_apart("strict", &[format!("decisions.bundle={}", bundle.display())]);
+    let data = world.path("data");
+    assert_eq!(decisions(&data, 0..200), decisions(&lenient, 0..200));
+    assert_eq!(decisions(&data, 200..400), decisions(&strict, 200..400));
+    assert_eq!(decisions(&data, 400..600), decisions(&lenient, 400..600));
+    assert_ne!(decisions(&lenient, 200..400), decisions(&strict, 200..400), "the two bundles differ");
+
+    let count = format!(
+        "SELECT count(*) FILTER (WHERE _tick < {0}) AS a, count(*) FILTER (WHERE _tick BETWEEN {0} AND {1}) AS b, \
+         count(*) AS payments FROM decisions",
+        activated.tick.0, rolled_back.tick.0
+    );
+    expect![[r#""#]].assert_eq(&common::table(&data, &count));
+
+    for workers in [1, 2, 4] {
+        let out = world.path(&format!("replayed-{workers}"));
+        let plan = world.plan(&[]);
+        let again = replay(&plan, &data, &out, workers, &common::watch(&plan)).unwrap();
+        assert_eq!(compare(&live.commits, &again), None, "{workers} workers");
+    }
+    let before = common::files(&data.join("store"));
+    world.run(PAYMENTS, 2);
+    assert!(before == common::files(&data.join("store")), "a run over the same input adds nothing");
+    let options = Options { store: Some(world.path("store-again")), workers: 2, ..Options::new(&data) };
+    let plan = world.plan(&[]);
+    let again = run(&plan, &options, &common::watch(&plan)).unwrap();
+    assert_eq!(compare(&live.commits, &again.commits), None, "a restart that makes all tables anew");
+}
+
+#[test]
+fn rules_named_by_the_topology_of_a_replay_decide_throughout() {
+    let world = World::new(&[]);
+    world.run(200, 1);
+    world.bring_into_force("decisions", &STRICT.replace("payments_1h > 1", "payments_1h > 2"));
+    world.run(PAYMENTS, 1);
+    let bundle = world.write("strict.toml", STRICT);
+    let set = [format!("decisions.bundle={}", bundle.display())];
+    let plan = world.plan(&set);
+    std::fs::create_dir(world.path("shadow")).unwrap();
+    replay(&plan, &world.path("data"), &world.path("shadow/store"), 2, &common::watch(&plan)).unwrap();
+    std::fs::create_dir(world.path("shadow/log")).unwrap(); // What is asked is a folder with a log and a store.
+    let strict = world.run_apart("strict", &set);
+    assert_eq!(decisions(&world.path("shadow"), 0..PAYMENTS), decisions(&strict, 0..PAYMENTS));
+}
+
+#[test]
+fn the_wall_clock_stamps_a_step_now() {
+    let world = World::new(&["clock=wall"]);
+    world.run(300, 1);
+    let activated = world.bring_into_force("decisions", STRICT);
+    world.run(PAYMENTS, 1);
+    let count = format!(
+        "SELECT _tick > {} AS later, bundle_version, count(*) AS n FROM decisions GROUP BY 1, 2 ORDER BY 1",
+        activated.tick.0
+    );
+    expect![[r#""#]].assert_eq(&common::table(&world.path("data"), &count));
+}
+
+#[test]
+fn receipts_and_decisions_cite_the_policy_in_force() {
+    let world = World::new(&[]);
+    world.run(200, 1);
+    world.bring_into_force("admitted", &gate("2", "record_bytes_max = 16384", "record_bytes_max = 8192"));
+    world.run(400, 1);
+    world.bring_into_force(
+        "admitted",
+        &gate("3", "class = \"traffic\"", "class = \"traffic\"\nproducers = [\"bank\"]"),
+    );
+    world.run(500, 1);
+    world.take("ann", "no bank sends yet", Wish::RollBack("admitted".to_owned())).unwrap();
+    let live = world.run(PAYMENTS, 2);
+    let data = world.path("data");
+    let receipts = "SELECT source, policy_id, policy_revision, decision, reason_code, count(*) AS n, \
+                    count(DISTINCT policy_digest) AS digests FROM receipts GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 3, 4";
+    expect![[r#""#]].assert_eq(&common::table(&data, receipts));
+    let decisions =
+        "SELECT policy_revision, count(*) AS n, min(event_id) AS first FROM decisions GROUP BY 1 ORDER BY 1";
+    expect![[r#""#]].assert_eq(&common::table(&data, decisions));
+    let plan = world.plan(&[]);
+    let again = replay(&plan, &data, &world.path("out"), 4, &common::watch(&plan)).unwrap();
+    assert_eq!(compare(&live.commits, &again), None);
+}
+
+#[test]
+fn every_step_is_a_fact_with_a_receipt_and_a_row() {
+    let world = World::new(&[]);
+    world.run(100, 1);
+    world.bring_into_force("decisions", STRICT);
+    let again = world.propose("ann", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap();
+    // Without its index, the gate knows from the log what it has seen.
+    std::fs::remove_dir_all(world.path("data/index")).unwrap();
+    let repeated = world.propose("ann", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap();
+    assert!(!again.repeated && repeated.repeated);
+    assert_eq!((again.tick, &again.record), (repeated.tick, &repeated.record));
+    world
+        .take("ann", "not needed", Wish::Follow(Step::Withdrawn, again.record.proposal_id.to_hex()))
+        .unwrap();
+    let data = world.path("data");
+    let steps = "SELECT taken_at_utc, kind, node, scope, step, family, actor, reason, left(before_digest, 6) AS before, \
+                 left(after_digest, 6) AS after, revision_version AS version, length(revision_text) AS text FROM governance";
+    expect![[r#""#]].assert_eq(&common::table(&data, steps));
+    let facts = "SELECT topic, partition, \"offset\", event_type, producer, schema_version, scenario_run_id IS NOT NULL AS pins \
+                 FROM facts WHERE topic = 'control' ORDER BY _tick";
+    expect![[r#""#]].assert_eq(&common::table(&data, facts));
+    let receipts = "SELECT r.position, r.decision, r.reason_code, g.step FROM receipts r LEFT JOIN governance g \
+                    ON r._tick = g._tick WHERE r.source = 'governance' ORDER BY r.position";
+    expect![[r#""#]].assert_eq(&common::table(&data, receipts));
+    world.run(100, 1);
+    let rows = "SELECT count(*) AS n FROM decisions";
+    assert!(common::table(&data, rows).contains("| 100 |"), "steps are no rows of the graph");
+}
+
+/// What is said of steps that may not be taken, one a line.
+fn check(refused: &[Result<Taken, GovernanceError>], wanted: &Expect) {
+    let said = refused.iter().map(|refused| match refused {
+        Ok(taken) => format!("taken: {:?}\n", taken.record.step),
+        Err(error) => format!("{error}\n"),
+    });
+    wanted.assert_eq(&said.collect::<String>());
+}
+
+#[test]
+fn steps_against_the_rules_are_refused() {
+    let world = World::new(&[]);
+    world.run(50, 1);
+    let files = common::files(&world.path("data/log"));
+    let follow = |actor: &str, step, id: &str| world.take(actor, "why", Wish::Follow(step, id.to_owned()));
+    check(
+        &[
+            world.propose("ann", "features", STRICT),
+            world.propose("ann", "decisions", &STRICT.replace("\"2\"", "\"1\"")),
+            world.propose("", "decisions", STRICT),
+            follow("bob", Step::Approved, "3f"),
+            world.take("ann", "why", Wish::RollBack("decisions".to_owned())),
+        ],
+        &expect![[r#""#]],
+    );
+    assert!(files == common::files(&world.path("data/log")), "a refused step leaves the log as it was");
+
+    let first = world.propose("ann", "decisions", STRICT).unwrap().record;
+    let other = world.propose("bob", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap().record;
+    let (id, other_id) = (first.proposal_id.to_hex(), other.proposal_id.to_hex());
+    let named = Wish::Propose {
+        node: "decisions".to_owned(),
+        file: "revision.toml".into(),
+        text: STRICT.replace("\"2\"", "\"4\""),
+        before: Some(other.after.digest),
+    };
+    check(
+        &[
+            follow("ann", Step::Activated, &id),
+            follow("ann", Step::Approved, &id),
+            follow("bob", Step::Approved, &id),
+            follow("cyd", Step::Approved, &other_id),
+            follow("bob", Step::Approved, &id),
+            follow("bob", Step::Activated, &id),
+            follow("bob", Step::Activated, &other_id),
+            follow("bob", Step::Withdrawn, &id),
+            world.propose("ann", "decisions", STRICT),
+            world.take("ann", "why", named),
+        ],
+        &expect![[r#""#]],
+    );
+}
+
+#[test]
+fn what_cannot_run_is_not_proposed_and_all_its_faults_are_told() {
+    let world = World::new(&[]);
+    world.run(50, 1);
+    let broken = STRICT
+        .replace("payments_1h > 1", "payment_1h > 1")
+        .replace("terminal_id = 3", "terminal_id")
+        .replace("cast(payments_1d as double)", "random()");
+    check(
+        &[
+            world.propose("ann", "decisions", &broken),
+            world.propose("ann", "decisions", "id = 3"),
+            world.propose(
+                "ann",
+                "admitted",
+                &gate("2", "amount = \"decimal(12,2)\"", "amount = \"int64\"\nfee = \"int64\""),
+            ),
+            world.propose("ann", "admitted", &gate("2", "terminal_id = \"int32\"\n", "")),
+            world.propose("ann", "admitted", &gate("2", "class = \"traffic\"", "class = \"case\"")),
+            world.propose("ann", "admitted", &gate("2", "payment.v1", "payment.v2")),
+            world.propose(
+                "ann",
+                "admitted",
+                &gate(
+                    "2",
+                    "[event.\"payment.v1\"]",
+                    "[event.\"governance.policy.v1\"]\nclass = \"control\"\n[event.\"payment.v1\"]",
+                ),
+            ),
+            world.propose("ann", "admitted", "revision = \"2\""),
+        ],
+        &expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_folder_that_cannot_take_a_step_says_why() {
+    let world = World::new(&[]);
+    world.grow(50);
+    let nothing_ran = world.propose("ann", "decisions", STRICT);
+    world.run(50, 1);
+    let (log, _) = EmbeddedLog::open(&world.path("data/log"), LogOptions::default()).unwrap();
+    let running = world.propose("ann", "decisions", STRICT);
+    drop(log);
+    let other = World {
+        scratch: world.scratch,
+        set: [world.set, vec!["decisions.bundle=strict.toml".to_owned()]].concat(),
+    };
+    let bundle = other.write("strict.toml", STRICT);
+    let other =
+        World { set: [other.set, vec![format!("decisions.bundle={}", bundle.display())]].concat(), ..other };
+    let other_plan = other.propose("ann", "decisions", STRICT);
+    let root = other.scratch.path().display().to_string();
+    let own = std::process::id().to_string();
+    let said = [nothing_ran, running, other_plan]
+        .map(|refused| refused.unwrap_err().to_string().replace(&root, "").replace(&own, "7") + "\n");
+    expect![[r#""#]].assert_eq(&said.concat());
+
+    let envelopes = tempfile::tempdir().unwrap();
+    let records = envelopes.path().join("records.jsonl");
+    // Who writes envelopes cannot write steps: no policy knows their type.
+    std::fs::write(&records, format!(
+        "{{\"event_id\":\"1\",\"event_type\":\"governance.policy.v1\",\"ts_utc\":\"2026-01-01T00:00:00.000000Z\",\"manifest_fingerprint\":\"{}\",\"payload\":{{}}}}\n",
+        "0".repeat(64)
+    )).unwrap();
+    let set = [format!("records.path={}", records.display())];
+    let plan = common::plan(&common::file("tests/topologies/envelopes.toml"), &set);
+    let report = common::run_plan(&plan, envelopes.path(), 1);
+    assert_eq!(report.counts.admitted, 0);
+    let what = Wish::RollBack("admitted".to_owned());
+    let asked = Asked { actor: "ann".to_owned(), reason: "why".to_owned(), what };
+    let refused = take(&plan, envelopes.path(), 1 << 20, &asked).unwrap_err();
+    expect![[r#""#]].assert_eq(&refused.to_string());
+}
+
+#[test]
+fn one_is_enough_where_the_topology_said_so_from_the_beginning() {
+    let world = World::new(&["governance.four_eyes=false"]);
+    world.run(50, 1);
+    let id = world.propose("ann", "decisions", STRICT).unwrap().record.proposal_id.to_hex();
+    world.take("ann", "fine", Wish::Follow(Step::Approved, id.clone())).unwrap();
+    world.take("ann", "now", Wish::Follow(Step::Activated, id)).unwrap();
+    let strict: Vec<String> = world.set.iter().filter(|set| !set.contains("four_eyes")).cloned().collect();
+    let plan = common::plan(&common::file("tests/topologies/payments.toml"), &strict);
+    let refused = run(&plan, &Options::new(&world.path("data")), &common::watch(&plan)).unwrap_err();
+    assert!(
+        refused.to_string().contains("holds the log of plan")
+            || refused.to_string().contains("does not follow"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn the_command_tells_what_changes_and_what_is_next() {
+    let world = World::new(&[]);
+    world.run(50, 1);
+    let bundle = world.write("strict.toml", STRICT);
+    let topology = common::file("tests/topologies/payments.toml");
+    let mut shown = String::new();
+    let mut policy = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("policy").arg(arguments[0]).arg(&topology).arg("--data").arg(world.path("data"));
+        command.args(world.set.iter().flat_map(|set| ["--set", set]));
+        let done = command.args(&arguments[1..]).output().unwrap();
+        let out = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        let out = out.replace(&topology.display().to_string(), "payments.toml");
+        let out = out.replace(&world.scratch.path().display().to_string(), "").replace(" \n", "\n");
+        shown += &format!("$ policy {} -> {}\n{out}\n", arguments[0], done.status.code().unwrap());
+        out
+    };
+    let who = |actor| ["--actor", actor, "--reason", "fewer chargebacks"];
+    let file = bundle.display().to_string();
+    let proposed = policy(&[&["propose", "--node", "decisions", "--file", &file][..], &who("ann")].concat());
+    let id = proposed.lines().next().unwrap().strip_prefix("proposal ").unwrap()[..12].to_owned();
+    policy(&[&["approve", "--id", &id][..], &who("ann")].concat());
+    policy(&[&["approve", "--id", &id][..], &who("bob")].concat());
+    policy(&[&["activate", "--id", &id][..], &who("ann")].concat());
+    policy(&[&["activate", "--id", &id][..], &who("ann")].concat());
+    policy(&["list"]);
+    policy(&["show", "--id", &id]);
+    policy(&[&["rollback", "--node", "decisions"][..], &who("bob")].concat());
+    policy(&["list", "--format", "json"]);
+    policy(&[&["rollback", "--node", "admitted", "--format", "json"][..], &who("bob")].concat());
+    expect![[r#""#]].assert_eq(&shown);
+}
