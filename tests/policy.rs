@@ -10,6 +10,7 @@ use expect_test::{Expect, expect};
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::governance::{Asked, GovernanceError, Taken, Wish, take};
 use tidegate_dataflows::run::{Options, Report, run};
+use tidegate_dataflows::topology::Topology;
 use tidegate_facts::governance::Step;
 use tidegate_replay::{compare, replay};
 use tidegate_sinks::log::{EmbeddedLog, LogOptions};
@@ -118,7 +119,8 @@ impl World {
 /// The lines of all decisions of some payments, in their order.
 fn decisions(data: &Path, payments: std::ops::Range<usize>) -> Vec<String> {
     let table = common::table(data, "SELECT * FROM decisions ORDER BY _tick");
-    let rows: Vec<String> = table.lines().skip(3).map(str::to_owned).collect();
+    let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" "); // Columns are as wide as the widest.
+    let rows: Vec<String> = table.lines().skip(3).map(squeezed).collect();
     assert_eq!(
         rows.len() - 1,
         common::ask(data, "SELECT * FROM decisions").iter().map(|b| b.num_rows()).sum::<usize>()
@@ -245,7 +247,7 @@ fn every_step_is_a_fact_with_a_receipt_and_a_row() {
         .unwrap();
     let data = world.path("data");
     let steps = "SELECT taken_at_utc, kind, node, scope, step, family, actor, reason, left(before_digest, 6) AS before, \
-                 left(after_digest, 6) AS after, revision_version AS version, length(revision_text) AS text FROM governance";
+                 left(after_digest, 6) AS after, revision_version AS version, length(revision_text) AS text FROM governance ORDER BY _tick";
     expect![[r#""#]].assert_eq(&common::table(&data, steps));
     let facts = "SELECT topic, partition, \"offset\", event_type, producer, schema_version, scenario_run_id IS NOT NULL AS pins \
                  FROM facts WHERE topic = 'control' ORDER BY _tick";
@@ -260,9 +262,10 @@ fn every_step_is_a_fact_with_a_receipt_and_a_row() {
 
 /// What is said of steps that may not be taken, one a line.
 fn check(refused: &[Result<Taken, GovernanceError>], wanted: &Expect) {
+    let root = format!("{}/", env!("CARGO_MANIFEST_DIR"));
     let said = refused.iter().map(|refused| match refused {
-        Ok(taken) => format!("taken: {:?}\n", taken.record.step),
-        Err(error) => format!("{error}\n"),
+        Ok(taken) => format!("taken: {}\n", taken.record.step),
+        Err(error) => format!("{error}\n").replace(&root, ""),
     });
     wanted.assert_eq(&said.collect::<String>());
 }
@@ -355,13 +358,9 @@ fn a_folder_that_cannot_take_a_step_says_why() {
     let (log, _) = EmbeddedLog::open(&world.path("data/log"), LogOptions::default()).unwrap();
     let running = world.propose("ann", "decisions", STRICT);
     drop(log);
-    let other = World {
-        scratch: world.scratch,
-        set: [world.set, vec!["decisions.bundle=strict.toml".to_owned()]].concat(),
-    };
-    let bundle = other.write("strict.toml", STRICT);
-    let other =
-        World { set: [other.set, vec![format!("decisions.bundle={}", bundle.display())]].concat(), ..other };
+    let bundle = world.write("strict.toml", STRICT);
+    let set = [world.set.clone(), vec![format!("decisions.bundle={}", bundle.display())]].concat();
+    let other = World { set, ..world };
     let other_plan = other.propose("ann", "decisions", STRICT);
     let root = other.scratch.path().display().to_string();
     let own = std::process::id().to_string();
@@ -387,6 +386,15 @@ fn a_folder_that_cannot_take_a_step_says_why() {
 }
 
 #[test]
+fn no_source_has_the_name_of_the_door() {
+    let file = common::file("tests/topologies/payments.toml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("\"payments\"", "\"governance\"");
+    let faults = Topology::parse(&file, &text, &[]).map(Plan::new).map_or_else(Err, |plan| plan.map(|_| ()));
+    let faults: Vec<String> = faults.unwrap_err().into_iter().map(|fault| fault.what).collect();
+    expect![[r#""#]].assert_eq(&faults.join("\n"));
+}
+
+#[test]
 fn one_is_enough_where_the_topology_said_so_from_the_beginning() {
     let world = World::new(&["governance.four_eyes=false"]);
     world.run(50, 1);
@@ -396,11 +404,7 @@ fn one_is_enough_where_the_topology_said_so_from_the_beginning() {
     let strict: Vec<String> = world.set.iter().filter(|set| !set.contains("four_eyes")).cloned().collect();
     let plan = common::plan(&common::file("tests/topologies/payments.toml"), &strict);
     let refused = run(&plan, &Options::new(&world.path("data")), &common::watch(&plan)).unwrap_err();
-    assert!(
-        refused.to_string().contains("holds the log of plan")
-            || refused.to_string().contains("does not follow"),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains("holds the log of plan"), "{refused}");
 }
 
 #[test]
@@ -432,7 +436,6 @@ fn the_command_tells_what_changes_and_what_is_next() {
     policy(&["list"]);
     policy(&["show", "--id", &id]);
     policy(&[&["rollback", "--node", "decisions"][..], &who("bob")].concat());
-    policy(&["list", "--format", "json"]);
     policy(&[&["rollback", "--node", "admitted", "--format", "json"][..], &who("bob")].concat());
     expect![[r#""#]].assert_eq(&shown);
 }

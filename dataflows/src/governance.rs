@@ -266,11 +266,23 @@ pub fn in_force(plan: &Arc<Plan>, folder: &Path) -> Result<Arc<Plan>, Governance
     if steps.is_empty() {
         return Ok(Arc::clone(plan));
     }
-    let revisions = revisions(&lifecycle(plan, steps)?);
-    let governed =
-        Plan::with_revisions(plan.topology.clone(), &revisions).map_err(GovernanceError::Faults)?;
-    assert_eq!(governed.digest, plan.digest, "revisions do not move the digest of a plan");
-    Ok(Arc::new(governed))
+    let governed = lifecycle(plan, steps).and_then(|lifecycle| {
+        Plan::with_revisions(plan.topology.clone(), &revisions(&lifecycle)).map_err(GovernanceError::Faults)
+    });
+    match governed {
+        Ok(governed) => {
+            assert_eq!(governed.digest, plan.digest, "revisions do not move the digest of a plan");
+            Ok(Arc::new(governed))
+        }
+        // What does not follow, or cannot be planned, most often is another topology's.
+        Err(error) => {
+            let data = folder.parent().unwrap_or(folder);
+            for group in read_groups(folder, Start::Group(0), Until::Group(1))? {
+                Past::default().learn(plan, data, &group?.frames)?;
+            }
+            Err(error)
+        }
+    }
 }
 
 /// How the revisions of a data folder stand, read from its log while a run may be active on it.

@@ -619,8 +619,8 @@ mod tests {
                 bob rolls back worse: yes [A]
                 bob rolls back worse: as at 9 [A]
                 bob rolls back hopeless: no: rules A (32684bfa28c0) is in force for the bundle of `decide` since the beginning; there is nothing to roll back to [A]
-                ann activates B: as at 3 [A]
-                ann proposes B: as at 1 [A]
+                ann activates B: no: proposal cab7acac9e14 was rolled back by bob, so it cannot be activated; propose it again, with a reason of its own [A]
+                ann proposes B: no: proposal cab7acac9e14 was rolled back by bob, so it cannot be proposed; to propose it again, give a reason of its own [A]
                 ann proposes B again: yes [A]
             "#]],
         );
@@ -652,7 +652,7 @@ mod tests {
                 ann withdraws B: no: proposal cab7acac9e14 was activated by ann, so it cannot be withdrawn; roll it back instead [B]
                 bob withdraws C: yes [B]
                 bob withdraws C: as at 9 [B]
-                bob approves C: as at 4 [B]
+                bob approves C: no: proposal dab4cebd465b was withdrawn by bob, so it cannot be approved; propose it again, with a reason of its own [B]
             "#]],
         );
     }

@@ -479,6 +479,7 @@ fn tables_are_listed_and_described() {
             | decisions  |
             | errors     |
             | facts      |
+            | governance |
             | quarantine |
             | receipts   |
             +------------+
@@ -527,6 +528,7 @@ fn tables_are_listed_and_described() {
         ("decisions", Some(5)),
         ("errors", Some(1)),
         ("facts", None),
+        ("governance", None),
         ("quarantine", None),
         ("receipts", None),
     ];
@@ -636,7 +638,7 @@ fn a_wrong_question_is_told_what_is_wrong() {
     check(
         "select * from nothing_like_it",
         expect![[r#"
-        error: there is no table `nothing_like_it`; there are `decisions`, `errors`, `facts`, `quarantine`, `receipts` (a committed table appears with its first row)
+        error: there is no table `nothing_like_it`; there are `decisions`, `errors`, `facts`, `governance`, `quarantine`, `receipts` (a committed table appears with its first row)
     "#]],
     );
     check(

@@ -50,3 +50,60 @@ pub fn read_topic(folder: &Path, topic: Topic) -> Result<Vec<Frame>, LogError> {
     }
     Ok(frames)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, RecordBatch, StringArray};
+    use tidegate_facts::Tick;
+
+    use super::super::{EmbeddedLog, Group, LogOptions, Start, Until, read_groups};
+    use super::*;
+
+    fn frame(topic: Topic, text: &str) -> Frame {
+        let column: ArrayRef = Arc::new(StringArray::from(vec![text.repeat(300)]));
+        let rows = RecordBatch::try_from_iter([("record", column)]).unwrap();
+        Frame { topic, name: text.to_owned(), rows }
+    }
+
+    /// Forty groups over several segments, of which every seventh holds something of the control topic.
+    fn log(folder: &Path) {
+        let (mut log, _) = EmbeddedLog::open(folder, LogOptions { segment_bytes: 8192 }).unwrap();
+        for number in 0..40u64 {
+            let mut frames = vec![frame(Topic::Audit, &format!("audit-{number}"))];
+            if number % 7 == 3 {
+                frames.insert(0, frame(Topic::Control, &format!("first-{number}")));
+                frames.push(frame(Topic::Control, &format!("last-{number}")));
+            }
+            log.append(&Group { frames, lower: Tick(number), upper: Tick(number + 1), commit: false })
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn the_frames_of_a_topic_are_those_that_reading_everything_finds() {
+        let folder = tempfile::tempdir().unwrap();
+        log(folder.path());
+        assert!(segment::list(folder.path()).unwrap().len() > 3, "several segments");
+        for topic in [Topic::Control, Topic::Audit, Topic::Traffic] {
+            let groups = read_groups(folder.path(), Start::Group(0), Until::Complete).unwrap();
+            let frames = groups.flat_map(|group| group.unwrap().frames);
+            let wanted: Vec<Frame> = frames.filter(|frame| frame.topic == topic).collect();
+            assert_eq!(read_topic(folder.path(), topic).unwrap(), wanted);
+        }
+    }
+
+    #[test]
+    fn a_torn_end_ends_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        log(folder.path());
+        let whole = read_topic(folder.path(), Topic::Control).unwrap();
+        let last = *segment::list(folder.path()).unwrap().last().unwrap();
+        let file = File::options().write(true).open(segment::path(folder.path(), last)).unwrap();
+        file.set_len(100).unwrap();
+        let torn = read_topic(folder.path(), Topic::Control).unwrap();
+        assert!(torn.len() < whole.len() || last > 38, "the last segment held some");
+        assert_eq!(torn[..], whole[..torn.len()]);
+    }
+}
