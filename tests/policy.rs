@@ -160,7 +160,12 @@ fn each_revision_decides_from_its_tick_on_and_a_roll_back_returns() {
          count(*) AS payments FROM decisions",
         activated.tick.0, rolled_back.tick.0
     );
-    expect![[r#""#]].assert_eq(&common::table(&data, &count));
+    expect![[r#"
+        +-----+-----+----------+
+        | a   | b   | payments |
+        +-----+-----+----------+
+        | 200 | 200 | 600      |
+        +-----+-----+----------+"#]].assert_eq(&common::table(&data, &count));
 
     for workers in [1, 2, 4] {
         let out = world.path(&format!("replayed-{workers}"));
@@ -203,7 +208,13 @@ fn the_wall_clock_stamps_a_step_now() {
         "SELECT _tick > {} AS later, bundle_version, count(*) AS n FROM decisions GROUP BY 1, 2 ORDER BY 1",
         activated.tick.0
     );
-    expect![[r#""#]].assert_eq(&common::table(&world.path("data"), &count));
+    expect![[r#"
+        +-------+----------------+-----+
+        | later | bundle_version | n   |
+        +-------+----------------+-----+
+        | false | 1              | 300 |
+        | true  | 2              | 300 |
+        +-------+----------------+-----+"#]].assert_eq(&common::table(&world.path("data"), &count));
 }
 
 #[test]
@@ -222,10 +233,24 @@ fn receipts_and_decisions_cite_the_policy_in_force() {
     let data = world.path("data");
     let receipts = "SELECT source, policy_id, policy_revision, decision, reason_code, count(*) AS n, \
                     count(DISTINCT policy_digest) AS digests FROM receipts GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 3, 4";
-    expect![[r#""#]].assert_eq(&common::table(&data, receipts));
+    expect![[r#"
+        +------------+---------------------+-----------------+------------+--------------+-----+---------+
+        | source     | policy_id           | policy_revision | decision   | reason_code  | n   | digests |
+        +------------+---------------------+-----------------+------------+--------------+-----+---------+
+        | governance | tidegate.governance | 1               | ADMIT      |              | 7   | 1       |
+        | payments   | payments-gate       | 1               | ADMIT      |              | 200 | 1       |
+        | payments   | payments-gate       | 2               | ADMIT      |              | 300 | 1       |
+        | payments   | payments-gate       | 3               | QUARANTINE | UNAUTHORIZED | 100 | 1       |
+        +------------+---------------------+-----------------+------------+--------------+-----+---------+"#]].assert_eq(&common::table(&data, receipts));
     let decisions =
         "SELECT policy_revision, count(*) AS n, min(event_id) AS first FROM decisions GROUP BY 1 ORDER BY 1";
-    expect![[r#""#]].assert_eq(&common::table(&data, decisions));
+    expect![[r#"
+        +-----------------+-----+-------+
+        | policy_revision | n   | first |
+        +-----------------+-----+-------+
+        | 1               | 200 | 0     |
+        | 2               | 300 | 200   |
+        +-----------------+-----+-------+"#]].assert_eq(&common::table(&data, decisions));
     let plan = world.plan(&[]);
     let again = replay(&plan, &data, &world.path("out"), 4, &common::watch(&plan)).unwrap();
     assert_eq!(compare(&live.commits, &again), None);
@@ -248,13 +273,41 @@ fn every_step_is_a_fact_with_a_receipt_and_a_row() {
     let data = world.path("data");
     let steps = "SELECT taken_at_utc, kind, node, scope, step, family, actor, reason, left(before_digest, 6) AS before, \
                  left(after_digest, 6) AS after, revision_version AS version, length(revision_text) AS text FROM governance ORDER BY _tick";
-    expect![[r#""#]].assert_eq(&common::table(&data, steps));
+    expect![[r#"
+        +-----------------------------+--------+-----------+----------+-----------+------------------------+-------+------------+--------+--------+---------+------+
+        | taken_at_utc                | kind   | node      | scope    | step      | family                 | actor | reason     | before | after  | version | text |
+        +-----------------------------+--------+-----------+----------+-----------+------------------------+-------+------------+--------+--------+---------+------+
+        | 2026-01-02T02:52:03.000001Z | bundle | decisions | payments | proposed  | BUNDLE_PUBLISHED       | ann   | test       | 71efd0 | ca2372 | 2       | 309  |
+        | 2026-01-02T02:52:03.000002Z | bundle | decisions | payments | approved  | BUNDLE_APPROVED        | bob   | fine       | 71efd0 | ca2372 | 2       |      |
+        | 2026-01-02T02:52:03.000003Z | bundle | decisions | payments | activated | BUNDLE_PROMOTED_ACTIVE | ann   | now        | 71efd0 | ca2372 | 2       |      |
+        | 2026-01-02T02:52:03.000004Z | bundle | decisions | payments | proposed  | BUNDLE_PUBLISHED       | ann   | test       | ca2372 | 15de68 | 3       | 309  |
+        | 2026-01-02T02:52:03.000005Z | bundle | decisions | payments | withdrawn | BUNDLE_RETIRED         | ann   | not needed | ca2372 | 15de68 | 3       |      |
+        +-----------------------------+--------+-----------+----------+-----------+------------------------+-------+------------+--------+--------+---------+------+"#]].assert_eq(&common::table(&data, steps));
     let facts = "SELECT topic, partition, \"offset\", event_type, producer, schema_version, scenario_run_id IS NOT NULL AS pins \
                  FROM facts WHERE topic = 'control' ORDER BY _tick";
-    expect![[r#""#]].assert_eq(&common::table(&data, facts));
+    expect![[r#"
+        +---------+-----------+--------+----------------------+-----------------+----------------+------+
+        | topic   | partition | offset | event_type           | producer        | schema_version | pins |
+        +---------+-----------+--------+----------------------+-----------------+----------------+------+
+        | control | 0         | 0      | governance.policy.v1 | tidegate.policy | v1             | true |
+        | control | 0         | 1      | governance.policy.v1 | tidegate.policy | v1             | true |
+        | control | 0         | 2      | governance.policy.v1 | tidegate.policy | v1             | true |
+        | control | 0         | 3      | governance.policy.v1 | tidegate.policy | v1             | true |
+        | control | 0         | 4      | governance.policy.v1 | tidegate.policy | v1             | true |
+        +---------+-----------+--------+----------------------+-----------------+----------------+------+"#]].assert_eq(&common::table(&data, facts));
     let receipts = "SELECT r.position, r.decision, r.reason_code, g.step FROM receipts r LEFT JOIN governance g \
                     ON r._tick = g._tick WHERE r.source = 'governance' ORDER BY r.position";
-    expect![[r#""#]].assert_eq(&common::table(&data, receipts));
+    expect![[r#"
+        +----------+-----------+-------------+-----------+
+        | position | decision  | reason_code | step      |
+        +----------+-----------+-------------+-----------+
+        | 0        | ADMIT     |             | proposed  |
+        | 1        | ADMIT     |             | approved  |
+        | 2        | ADMIT     |             | activated |
+        | 3        | ADMIT     |             | proposed  |
+        | 4        | DUPLICATE | DUPLICATE   | proposed  |
+        | 5        | ADMIT     |             | withdrawn |
+        +----------+-----------+-------------+-----------+"#]].assert_eq(&common::table(&data, receipts));
     world.run(100, 1);
     let rows = "SELECT count(*) AS n FROM decisions";
     assert!(common::table(&data, rows).contains("| 100 |"), "steps are no rows of the graph");
@@ -284,7 +337,13 @@ fn steps_against_the_rules_are_refused() {
             follow("bob", Step::Approved, "3f"),
             world.take("ann", "why", Wish::RollBack("decisions".to_owned())),
         ],
-        &expect![[r#""#]],
+        &expect![[r#"
+            node `features` has no bundle and no policy to revise; name one of `decisions`, `admitted` (the gate)
+            the bundle of `decisions` has had a revision payments-rules 1 that says something else (71efd0d0a44f); give the new one a version of its own
+            the step has no actor; say who takes it with --actor
+            there is no proposal 3f; nothing was proposed yet: begin with `tidegate policy propose`
+            payments-rules 1 (71efd0d0a44f) is in force for the bundle of `decisions` since the beginning; there is nothing to roll back to
+        "#]],
     );
     assert!(files == common::files(&world.path("data/log")), "a refused step leaves the log as it was");
 
@@ -310,7 +369,18 @@ fn steps_against_the_rules_are_refused() {
             world.propose("ann", "decisions", STRICT),
             world.take("ann", "why", named),
         ],
-        &expect![[r#""#]],
+        &expect![[r#"
+            proposal 67e75326de1b was proposed by ann, so it cannot be activated; have it approved first
+            ann proposed 67e75326de1b, and another must approve it; ask a colleague, or set `four_eyes = false` in [governance] of a new topology
+            taken: approved
+            taken: approved
+            taken: approved
+            taken: activated
+            the step was made for the bundle of `decisions` with 71efd0d0a44f in force, and payments-rules 2 (ca237236e481) is; look at what changed, then propose it again
+            proposal 67e75326de1b was activated by bob, so it cannot be withdrawn; roll it back instead
+            payments-rules 2 (ca237236e481) is in force for the bundle of `decisions` already; there is nothing to change
+            the step was made for the bundle of `decisions` with 15de686d9997 in force, and payments-rules 2 (ca237236e481) is; look at what changed, then propose it again
+        "#]],
     );
 }
 
@@ -345,7 +415,29 @@ fn what_cannot_run_is_not_proposed_and_all_its_faults_are_told() {
             ),
             world.propose("ann", "admitted", "revision = \"2\""),
         ],
-        &expect![[r#""#]],
+        &expect![[r#"
+            the revision cannot come into force:
+              revision.toml:3: `random()` calls random(), whose value depends on when it runs; use the fact's own times
+              revision.toml:7: rule `many-in-an-hour`: `payment_1h > 1` reads column `payment_1h`, which its input does not have; did you mean `payments_1h`?
+              revision.toml:13: rule `terminal-watched`: `scenario_id = 'payments' and terminal_id` cannot be planned: Error during planning: Cannot infer common argument type for logical boolean operation Boolean AND Int32
+            the revision cannot come into force:
+              revision.toml:1: invalid type: integer `3`, expected a string
+            the revision cannot come into force:
+              tests/topologies/payments.toml:19: payload field `fee` of `payment.v1` has no column of its name in source `payments`; say how it is made: payload = { fee = ".." }
+              revision.toml:1: payload field `amount` would be Int64 and is Decimal128(12, 2), which the log and the graph hold; keep its type
+              revision.toml:1: payload field `fee` (Int64) is new, and the graph was built without it; a new field needs a new topology on a new data folder
+            the revision cannot come into force:
+              revision.toml:1: payload field `terminal_id` (Int32) is missing, and the graph was built with it; keep it, with `?` behind its type if records may lack it
+            the revision cannot come into force:
+              revision.toml:1: event type `payment.v1` would be of class case and is of class traffic, by which its events are told apart from others; keep its class
+            the revision cannot come into force:
+              tests/topologies/payments.toml:19: the policy knows no event type `payment.v1`; did you mean `payment.v2`?
+            the revision cannot come into force:
+              revision.toml:1: event type `governance.policy.v1` is the gate's own, by which bundles and policies come into force; leave it out
+            the revision cannot come into force:
+              revision.toml:1: `id` is missing; add a stable name such as id = "gate.cards"
+              revision.toml:1: no event type is declared; add a table such as [event."card.transaction.v1"]
+        "#]],
     );
 }
 
@@ -366,7 +458,11 @@ fn a_folder_that_cannot_take_a_step_says_why() {
     let own = std::process::id().to_string();
     let said = [nothing_ran, running, other_plan]
         .map(|refused| refused.unwrap_err().to_string().replace(&root, "").replace(&own, "7") + "\n");
-    expect![[r#""#]].assert_eq(&said.concat());
+    expect![[r#"
+        nothing ran on `/data` yet, so nothing can be revised there; change the file that the topology names, or run it first
+        a run is active on `/data` (process 7) and alone may add to its log; take the step when it has ended
+        `/data` holds the log of plan f9a23c3e6455c645f036fbe242f79f174d60057fd30e9d69f264dc345cabf034, and this topology is plan 2b643be88bee360f76af437e54082a9ae12d0e23871bb92f2f0ce0703a95d428; give the files and --set with which it was started: a revision comes with --file, and does not replace them
+    "#]].assert_eq(&said.concat());
 
     let envelopes = tempfile::tempdir().unwrap();
     let records = envelopes.path().join("records.jsonl");
@@ -382,7 +478,7 @@ fn a_folder_that_cannot_take_a_step_says_why() {
     let what = Wish::RollBack("admitted".to_owned());
     let asked = Asked { actor: "ann".to_owned(), reason: "why".to_owned(), what };
     let refused = take(&plan, envelopes.path(), 1 << 20, &asked).unwrap_err();
-    expect![[r#""#]].assert_eq(&refused.to_string());
+    expect!["[run] of the topology lacks platform_run_id, scenario_run_id, manifest_fingerprint, run_id, which every control fact carries; only a topology that began with them can be revised"].assert_eq(&refused.to_string());
 }
 
 #[test]
@@ -391,7 +487,9 @@ fn no_source_has_the_name_of_the_door() {
     let text = std::fs::read_to_string(&file).unwrap().replace("\"payments\"", "\"governance\"");
     let faults = Topology::parse(&file, &text, &[]).map(Plan::new).map_or_else(Err, |plan| plan.map(|_| ()));
     let faults: Vec<String> = faults.unwrap_err().into_iter().map(|fault| fault.what).collect();
-    expect![[r#""#]].assert_eq(&faults.join("\n"));
+    expect![[r#"
+        no source can be called `governance`: receipts of policy changes are; give it another name
+        source `governance`: there is no file or folder `/work/wt/policy/tests/topologies/payments.csv`; check the spelling, or put the input there; or say --set governance.path=.."#]].assert_eq(&faults.join("\n"));
 }
 
 #[test]
@@ -437,5 +535,110 @@ fn the_command_tells_what_changes_and_what_is_next() {
     policy(&["show", "--id", &id]);
     policy(&[&["rollback", "--node", "decisions"][..], &who("bob")].concat());
     policy(&[&["rollback", "--node", "admitted", "--format", "json"][..], &who("bob")].concat());
-    expect![[r#""#]].assert_eq(&shown);
+    expect![[r#"
+        $ policy propose -> 0
+        proposal 7aff6c59af19f1982f1d1a7e7da8d9fe3f5fca025b5e943179cabed4b00cb55c
+        payments-rules 2 (ca237236e481) of decisions would change
+          ~ version: 1
+                   > 2
+          ~ score: cast(payments_1h as double) + cast(amount as double) / 1000
+                 > cast(payments_1d as double)
+          ~ rule many-in-an-hour: STEP_UP (VELOCITY) when payments_1h > 3
+                                > BLOCK (VELOCITY) when payments_1h > 1
+          + rule terminal-watched: QUEUE_REVIEW (TERMINAL_WATCHED) when scenario_id = 'payments' and terminal_id = 3
+          ~ order of rules: many-in-an-hour, large
+                          > many-in-an-hour, terminal-watched
+          - rule large: BLOCK (AMOUNT) when amount > 250
+        next: tidegate policy approve payments.toml --data /data --id 7aff6c59af19 --actor .. --reason ..
+
+        $ policy approve -> 2
+        tidegate: ann proposed 7aff6c59af19, and another must approve it; ask a colleague, or set `four_eyes = false` in [governance] of a new topology
+
+        $ policy approve -> 0
+        payments-rules 2 (ca237236e481) of decisions is approved by bob
+        next: tidegate policy activate payments.toml --data /data --id 7aff6c59af19 --actor .. --reason ..
+
+        $ policy activate -> 0
+        payments-rules 2 (ca237236e481) of decisions is in force from 2026-01-01T13:17:53.000003Z on
+          ~ version: 1
+                   > 2
+          ~ score: cast(payments_1h as double) + cast(amount as double) / 1000
+                 > cast(payments_1d as double)
+          ~ rule many-in-an-hour: STEP_UP (VELOCITY) when payments_1h > 3
+                                > BLOCK (VELOCITY) when payments_1h > 1
+          + rule terminal-watched: QUEUE_REVIEW (TERMINAL_WATCHED) when scenario_id = 'payments' and terminal_id = 3
+          ~ order of rules: many-in-an-hour, large
+                          > many-in-an-hour, terminal-watched
+          - rule large: BLOCK (AMOUNT) when amount > 250
+
+        $ policy activate -> 0
+        proposal 7aff6c59af19 was activated by ann at 2026-01-01T13:17:53.000003Z already; nothing has changed
+
+        $ policy list -> 0
+        node       in force                         since                        by
+        decisions  payments-rules 2 (ca237236e481)  2026-01-01T13:17:53.000003Z  proposal 7aff6c59af19
+        admitted   payments-gate 1 (c9dc29347aa6)   the beginning                the topology
+
+        proposal      node       revision                         state
+        7aff6c59af19  decisions  payments-rules 2 (ca237236e481)  in force
+
+        at                           proposal      step       actor  reason
+        2026-01-01T13:17:53.000001Z  7aff6c59af19  proposed   ann    fewer chargebacks
+        2026-01-01T13:17:53.000002Z  7aff6c59af19  approved   bob    fewer chargebacks
+        2026-01-01T13:17:53.000003Z  7aff6c59af19  activated  ann    fewer chargebacks
+
+        $ policy show -> 0
+        proposal 7aff6c59af19f1982f1d1a7e7da8d9fe3f5fca025b5e943179cabed4b00cb55c
+        payments-rules 2 (ca237236e481) of decisions: in force
+
+        at                           step       actor  reason
+        2026-01-01T13:17:53.000001Z  proposed   ann    fewer chargebacks
+        2026-01-01T13:17:53.000002Z  approved   bob    fewer chargebacks
+        2026-01-01T13:17:53.000003Z  activated  ann    fewer chargebacks
+
+        against 71efd0d0a44f
+          ~ version: 1
+                   > 2
+          ~ score: cast(payments_1h as double) + cast(amount as double) / 1000
+                 > cast(payments_1d as double)
+          ~ rule many-in-an-hour: STEP_UP (VELOCITY) when payments_1h > 3
+                                > BLOCK (VELOCITY) when payments_1h > 1
+          + rule terminal-watched: QUEUE_REVIEW (TERMINAL_WATCHED) when scenario_id = 'payments' and terminal_id = 3
+          ~ order of rules: many-in-an-hour, large
+                          > many-in-an-hour, terminal-watched
+          - rule large: BLOCK (AMOUNT) when amount > 250
+
+        id = "payments-rules"
+        version = "2"
+        score = "cast(payments_1d as double)"
+
+        [[rule]]
+        id = "many-in-an-hour"
+        when = "payments_1h > 1"
+        action = "BLOCK"
+        reason = "VELOCITY"
+
+        [[rule]]
+        id = "terminal-watched"
+        when = "scenario_id = 'payments' and terminal_id = 3"
+        action = "QUEUE_REVIEW"
+        reason = "TERMINAL_WATCHED"
+
+        $ policy rollback -> 0
+        payments-rules 1 (71efd0d0a44f) of decisions is in force again from 2026-01-01T13:17:53.000004Z on
+          ~ version: 2
+                   > 1
+          ~ score: cast(payments_1d as double)
+                 > cast(payments_1h as double) + cast(amount as double) / 1000
+          ~ rule many-in-an-hour: BLOCK (VELOCITY) when payments_1h > 1
+                                > STEP_UP (VELOCITY) when payments_1h > 3
+          + rule large: BLOCK (AMOUNT) when amount > 250
+          ~ order of rules: many-in-an-hour, terminal-watched
+                          > many-in-an-hour, large
+          - rule terminal-watched: QUEUE_REVIEW (TERMINAL_WATCHED) when scenario_id = 'payments' and terminal_id = 3
+
+        $ policy rollback -> 2
+        {"refused":"payments-gate 1 (c9dc29347aa6) is in force for the policy of `admitted` since the beginning; there is nothing to roll back to"}
+
+    "#]].assert_eq(&shown);
 }
