@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime};
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
-use tidegate_facts::{Digest, Tick, Topic, columns};
+use tidegate_facts::{Digest, Tick, Topic};
 use tidegate_operators::gate::Judged;
 use tidegate_sinks::archive::{self, ArchiveError, Bound, Preference, Written, read_range};
-use tidegate_sinks::dedupe::{DedupeError, DedupeIndex, Seen};
+use tidegate_sinks::dedupe::{DedupeError, DedupeIndex};
 use tidegate_sinks::log::{EmbeddedLog, Group, HeldLog, LogError, LogOptions, Recovery, Until};
 use tidegate_sinks::schemas;
 use tidegate_sinks::sequencer::Sequencer;
@@ -31,6 +31,8 @@ use crate::admission::{
     Admission, AdmissionError, Counts, PROGRESS, ProgressRecord, RECEIPTS, RUN, RunRecord, audit_record,
 };
 use crate::feed::{Fed, Feed};
+use crate::governance::{self, GovernanceError};
+use crate::memory::Memory;
 use crate::output::Output;
 use crate::plan::{Plan, judge_of};
 use crate::reorder::{Reorder, Resume};
@@ -123,7 +125,8 @@ pub enum RunError {
     /// The folder holds the log of another plan.
     #[error(
         "`{data}` holds the log of plan {found} of topology `{topology}`, and this is plan {wanted}: its nodes, rules or \
-         policy differ; run it with `--data` on a new folder, or with the files it was started with"
+         policy differ; run it with `--data` on a new folder, or with the files it was started with (rules and \
+         policies are revised by `tidegate policy propose`)"
     )]
     OtherPlan {
         /// The data folder.
@@ -145,6 +148,9 @@ pub enum RunError {
         /// The record.
         record: &'static str,
     },
+    /// What came into force after the beginning cannot be told.
+    #[error(transparent)]
+    Governance(#[from] GovernanceError),
     /// A worker stopped.
     #[error("a worker stopped: {0}; this is a defect of Tidegate, please report it with the lines above")]
     Worker(String),
@@ -174,6 +180,7 @@ pub fn run_into(
     let log_options = LogOptions { segment_bytes: options.segment_bytes };
     let (log, recovery) =
         EmbeddedLog::open_acknowledged(&options.data.join("log"), log_options, acknowledged)?;
+    let plan = &governance::in_force(plan, log.folder(), store)?;
     store.probe()?;
     schemas::declare(&plan.tables(), store)?;
 
@@ -275,42 +282,13 @@ impl Gate<'_> {
         if self.recovered == 0 {
             return Ok(past);
         }
-        let mut judge = judge_of(&self.plan.policy, self.plan.topology.partitions, crate::sources::ANY_TIME);
+        let mut memory = Memory::new(self.plan, covered);
         let store = Store::open(&self.options.store_path())?;
         let end = Some(Bound::Group(self.recovered));
         for group in read_range(self.log.folder(), Some(&store), Bound::Group(0), end, Preference::Log)? {
             let group = group?;
             self.learn(&group, &mut past)?;
-            if group.upper > covered {
-                for frame in group.frames.iter().filter(|f| f.topic != Topic::Audit) {
-                    let ticks = frame
-                        .rows
-                        .column_by_name(columns::TICK)
-                        .expect("facts have ticks")
-                        .as_primitive::<UInt64Type>();
-                    let offsets = frame
-                        .rows
-                        .column_by_name(columns::OFFSET)
-                        .expect("facts have offsets")
-                        .as_primitive::<UInt64Type>();
-                    let hashes = frame
-                        .rows
-                        .column_by_name(columns::PAYLOAD_HASH)
-                        .expect("facts have it")
-                        .as_fixed_size_binary();
-                    for (row, key) in judge.dedupe_keys(&frame.rows).into_iter().enumerate() {
-                        let hash = Digest(hashes.value(row).try_into().expect("a digest has 32 bytes"));
-                        let tick = Tick(ticks.value(row));
-                        if tick >= covered {
-                            dedupe.insert(
-                                key,
-                                Seen { payload: hash.short(), tick, offset: offsets.value(row) },
-                            );
-                        }
-                    }
-                }
-                dedupe.advance(group.upper)?;
-            }
+            memory.remember(&group, dedupe)?;
             let fed = feed.feed(&group);
             past.facts += fed.facts as u64;
             self.send(fed);
@@ -368,7 +346,7 @@ impl Gate<'_> {
         let record = RunRecord {
             topology: self.plan.topology.name.clone(),
             plan: self.plan.digest,
-            policy: self.plan.policy.rev(),
+            policy: self.plan.policies.first().rev(),
             partitions: self.plan.topology.partitions,
         };
         let group = admission.group(vec![audit_record(RUN, &record)], false).expect("it has a frame");
@@ -388,7 +366,7 @@ impl Gate<'_> {
             known.prefix.check(path).map_err(failed)?;
         }
         let mut source = plan.open(from).map_err(failed)?;
-        let mut judge = judge_of(&self.plan.policy, self.plan.topology.partitions, plan.bounds);
+        let mut judge = judge_of(self.plan.policy(), self.plan.topology.partitions, plan.bounds);
         let counter = self.watch.stage(&Stage::Source(place, plan.name.clone()));
         let plan = plan.clone();
         let (sender, receiver) = sync_channel(2);
@@ -503,7 +481,7 @@ impl Gate<'_> {
 }
 
 /// The wall clock, in microseconds since 1970-01-01 UTC.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
