@@ -26,6 +26,7 @@ use tidegate_operators::snapshot::snapshot_field;
 use tidegate_operators::timeline::{Measure, is_measure};
 use tidegate_operators::windows::{Aggregate, WindowPlan, reason_field};
 
+use crate::build::timeline_name;
 use crate::settings::{Fault, Faults, Text};
 use crate::sources::{SourcePlan, plan_source};
 use crate::sql::{Planned, Sql};
@@ -160,6 +161,26 @@ impl Plan {
         let policy = policy.expect("a missing policy is a fault");
         let digest = plan_digest(&topology, &policy, &steps);
         Ok(Plan { topology, sources, gate, policy, gate_schema, steps, digest })
+    }
+
+    /// The timelines that the graph keeps, and for how long, in microseconds of event time, their rows; `None` is
+    /// for ever.
+    pub fn timelines(&self) -> BTreeMap<String, Option<i64>> {
+        let mut timelines = BTreeMap::new();
+        for step in &self.steps {
+            match &step.kind {
+                StepKind::Windows(groups) => {
+                    timelines.extend(groups.iter().enumerate().map(|(place, group)| {
+                        (timeline_name(&step.name, place), Some(group.plan.retention()))
+                    }))
+                }
+                StepKind::AsOf(_) => {
+                    timelines.insert(timeline_name(&step.name, 0), None);
+                }
+                _ => {}
+            }
+        }
+        timelines
     }
 
     /// The names of the tables that a run of this plan commits, and the schema of each.
