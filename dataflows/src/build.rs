@@ -1,10 +1,11 @@
 //! A plan as a timely graph.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::{concat_batches, max};
+use arrow::datatypes::TimestampMicrosecondType;
 use tidegate_facts::Tick;
 use tidegate_operators::as_of::{AsOf, as_of};
 use tidegate_operators::expr::{Expr, Projection, Split, error_schema, filter};
@@ -13,18 +14,22 @@ use tidegate_operators::seal::episodes;
 use tidegate_operators::snapshot::with_snapshot;
 use tidegate_operators::streams::map_rows;
 use tidegate_operators::windows::{WindowGroup, windows};
-use tidegate_sinks::table::{Format, Interval, TableFile, Unsealed};
+use tidegate_sinks::checkpoint::Piece;
+use tidegate_sinks::table::{Cut, Format, Interval, TableError, Unsealed};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::{Capability, Concatenate, InspectCore, Operator, Probe, probe};
 use timely::dataflow::{Scope, Stream};
 
-use crate::output::{Boundary, Output};
+use crate::output::{Boundary, Made, Output};
 use crate::plan::{ERRORS_TABLE, Plan, Step, StepKind};
 use crate::topology::TableFormat;
 use crate::watch::Watch;
 
 /// A stream of commit boundaries, the same on every worker.
 pub type BoundaryStream<'scope> = Stream<'scope, Tick, Vec<Boundary>>;
+
+/// What was made of intervals, by their upper ends.
+type MadeStream<'scope> = Stream<'scope, Tick, Vec<(Tick, Made)>>;
 
 /// What a worker watches of its graph.
 pub struct Probes {
@@ -34,12 +39,14 @@ pub struct Probes {
     pub committed: probe::Handle<Tick>,
 }
 
-/// Builds the graph of `plan` behind its gate, whose rows are `facts`.
+/// Builds the graph of `plan` behind its gate, whose rows are `facts`; `restored` has the rows that came to its
+/// timelines before, by timeline.
 pub fn build<'scope>(
     scope: Scope<'scope, Tick>,
     plan: &Plan,
     facts: RowStream<'scope>,
     boundaries: BoundaryStream<'scope>,
+    mut restored: BTreeMap<String, RowStream<'scope>>,
     output: &Output,
     watch: &Watch,
 ) -> Probes {
@@ -68,10 +75,13 @@ pub fn build<'scope>(
                 checked(map_rows(input, &step.name, move |batch| deciders.decide(&batch)), &mut errors)
             }
             StepKind::Windows(groups) => {
-                let groups = groups.iter().map(|group| {
+                let groups = groups.iter().enumerate().map(|(place, group)| {
                     let over = streams[&group.over].clone();
+                    let over = narrow(over, &step.name, group.condition.clone(), &group.narrow, &mut errors);
+                    let name = timeline_name(&step.name, place);
+                    files.extend(keep_pieces(&over, &boundaries, &group.narrow, output, &name));
                     WindowGroup {
-                        over: narrow(over, &step.name, group.condition.clone(), &group.narrow, &mut errors),
+                        over: with_restored(over, restored.remove(&name)),
                         key: group.key,
                         time: group.time,
                         plan: group.plan.clone(),
@@ -90,8 +100,11 @@ pub fn build<'scope>(
             }
             StepKind::AsOf(plan) => {
                 let timeline = streams[&plan.timeline].clone();
+                let timeline = narrow(timeline, &step.name, None, &plan.narrow, &mut errors);
+                let name = timeline_name(&step.name, 0);
+                files.extend(keep_pieces(&timeline, &boundaries, &plan.narrow, output, &name));
                 let settings = AsOf {
-                    timeline: narrow(timeline, &step.name, None, &plan.narrow, &mut errors),
+                    timeline: with_restored(timeline, restored.remove(&name)),
                     key: plan.key,
                     time: plan.time,
                     status: plan.status.clone(),
@@ -122,7 +135,11 @@ pub fn build<'scope>(
                     unsealed = unsealed.sealed(output.chains.get(&table.table).cloned().unwrap_or_default());
                 }
                 let columns = table.columns.clone();
-                files.push(keep(rows, boundaries.clone(), unsealed, Some(columns), output, &step.name));
+                let chosen = map_rows(rows, &step.name, move |batch: RecordBatch| Split {
+                    passed: batch.project(&columns).expect("the plan gave the places"),
+                    errors: None,
+                });
+                files.push(keep_files(chosen.0, &boundaries, unsealed, output, &step.name));
                 continue;
             }
         };
@@ -131,7 +148,7 @@ pub fn build<'scope>(
     let errors = scope.concatenate(errors).probe_with(&computed);
     if output.outlet.wants(TableFormat::Parquet) {
         let unsealed = Unsealed::new(ERRORS_TABLE, error_schema(), Format::Parquet, output.lower);
-        files.push(keep(errors, boundaries.clone(), unsealed, None, output, ERRORS_TABLE));
+        files.push(keep_files(errors, &boundaries, unsealed, output, ERRORS_TABLE));
     }
     let committed = publish(scope.concatenate(files), boundaries, output);
     Probes { computed, committed }
@@ -178,19 +195,68 @@ fn narrow<'scope>(
     checked(map_rows(rows, &format!("{node}: narrow"), step), errors)
 }
 
-/// Keeps rows until a commit boundary has passed, hands them to the outlet, and tells which files were made.
+/// What a timeline of a node is called in checkpoints.
+pub fn timeline_name(node: &str, place: usize) -> String {
+    format!("{node}/{place}")
+}
+
+/// The rows of a timeline, and those that came to it before.
+fn with_restored<'scope>(rows: RowStream<'scope>, before: Option<RowStream<'scope>>) -> RowStream<'scope> {
+    match before {
+        Some(before) => rows.scope().concatenate([rows, before]),
+        None => rows,
+    }
+}
+
+/// Hands the rows of a table to the outlet, interval by interval.
+fn keep_files<'scope>(
+    rows: RowStream<'scope>,
+    boundaries: &BoundaryStream<'scope>,
+    unsealed: Unsealed,
+    output: &Output,
+    name: &str,
+) -> MadeStream<'scope> {
+    let outlet = Arc::clone(&output.outlet);
+    let take = move |cut: &Cut| Ok(outlet.take(cut)?.map(Made::File));
+    keep(rows, boundaries.clone(), unsealed, output.lower, take, Arc::clone(&output.failed), name)
+}
+
+/// Writes the rows of a timeline as pieces of the state, if the outlet keeps it.
+fn keep_pieces<'scope>(
+    rows: &RowStream<'scope>,
+    boundaries: &BoundaryStream<'scope>,
+    narrow: &Projection,
+    output: &Output,
+    timeline: &str,
+) -> Option<MadeStream<'scope>> {
+    let store = output.outlet.state()?.clone();
+    let lower = output.restored;
+    let unsealed = Unsealed::new(timeline, Arc::clone(narrow.schema()), Format::Parquet, lower);
+    let name = timeline.to_owned();
+    let take = move |cut: &Cut| {
+        // A timeline's columns are tick, key and time, then what is kept.
+        let last = max(cut.rows.column(2).as_primitive::<TimestampMicrosecondType>()).unwrap_or(i64::MIN);
+        let piece = Piece::write(&name, cut.partition, (cut.lower, cut.upper), last, &cut.rows, &store)?;
+        Ok(Some(Made::Piece(piece)))
+    };
+    let failed = Arc::clone(&output.failed);
+    let operator = format!("{}: state", timeline.split('/').next().unwrap_or(timeline));
+    Some(keep(rows.clone(), boundaries.clone(), unsealed, lower, take, failed, &operator))
+}
+
+/// Keeps rows until a commit boundary has passed, has them taken, and tells what was made of them.
 ///
-/// * Output: the files of each interval, at a time within it.
+/// * Output: what was made of each interval, at a time within it.
 /// * State: the rows since the last boundary.
 fn keep<'scope>(
     rows: RowStream<'scope>,
     boundaries: BoundaryStream<'scope>,
     mut unsealed: Unsealed,
-    columns: Option<Vec<usize>>,
-    output: &Output,
+    lower: Tick,
+    take: impl Fn(&Cut) -> Result<Option<Made>, TableError> + 'static,
+    failed: Arc<Mutex<Option<TableError>>>,
     name: &str,
-) -> Stream<'scope, Tick, Vec<(Tick, TableFile)>> {
-    let (outlet, failed, lower) = (Arc::clone(&output.outlet), Arc::clone(&output.failed), output.lower);
+) -> MadeStream<'scope> {
     let mut due: VecDeque<Tick> = VecDeque::new();
     let mut held: Option<Capability<Tick>> = None;
     rows.binary_frontier(boundaries, Pipeline, Pipeline, name, move |_, _| {
@@ -200,11 +266,7 @@ fn keep<'scope>(
                 if held.as_ref().is_none_or(|held| time.time() < held.time()) {
                     held = Some(time.retain(0));
                 }
-                let rows = std::mem::take(rows).0;
-                unsealed.insert(&match &columns {
-                    Some(columns) => rows.project(columns).expect("the plan gave the places"),
-                    None => rows,
-                });
+                unsealed.insert(&std::mem::take(rows).0);
             });
             while let Some(upper) = due.front().copied() {
                 if frontier.frontier().iter().any(|tick| *tick < upper)
@@ -213,13 +275,13 @@ fn keep<'scope>(
                     break;
                 }
                 due.pop_front();
-                let taken: Result<Vec<Option<TableFile>>, _> =
-                    unsealed.cut_before(upper).iter().map(|cut| outlet.take(cut)).collect();
+                let taken: Result<Vec<Option<Made>>, _> =
+                    unsealed.cut_before(upper).iter().map(&take).collect();
                 match taken {
-                    Ok(files) => {
+                    Ok(made) => {
                         if let Some(held) = &mut held {
-                            let files = files.into_iter().flatten().map(|file| (upper, file));
-                            output.session(held).give_iterator(files);
+                            let made = made.into_iter().flatten().map(|made| (upper, made));
+                            output.session(held).give_iterator(made);
                             if *held.time() < upper {
                                 held.downgrade(&upper);
                             }
@@ -239,18 +301,21 @@ fn keep<'scope>(
 
 /// Closes each interval once the files of all tables are there.
 fn publish<'scope>(
-    files: Stream<'scope, Tick, Vec<(Tick, TableFile)>>,
+    files: MadeStream<'scope>,
     boundaries: BoundaryStream<'scope>,
     output: &Output,
 ) -> probe::Handle<Tick> {
     let output = output.clone();
     let mut due: VecDeque<(Boundary, Capability<Tick>)> = VecDeque::new();
-    let mut waiting: BTreeMap<Tick, Vec<TableFile>> = BTreeMap::new();
+    let mut waiting: BTreeMap<Tick, Vec<Made>> = BTreeMap::new();
     let is_publisher = files.scope().index() == 0;
+    // Intervals whose state is not restored are behind it again, also where their tables are committed.
+    let lower =
+        if output.outlet.state().is_some() { output.restored.min(output.lower) } else { output.lower };
     let handle = probe::Handle::new();
     let published: Stream<'scope, Tick, Vec<Tick>> = files.binary_frontier(
         boundaries,
-        Exchange::new(|_: &(Tick, TableFile)| 0),
+        Exchange::new(|_: &(Tick, Made)| 0),
         Pipeline,
         "publish",
         move |_, _| {
@@ -261,17 +326,16 @@ fn publish<'scope>(
                     }
                 });
                 boundaries.for_each(|time, boundaries| {
-                    let new = boundaries.drain(..).filter(|b| is_publisher && b.upper > output.lower);
+                    let new = boundaries.drain(..).filter(|b| is_publisher && b.upper > lower);
                     due.extend(new.map(|boundary| (boundary, time.retain(0))));
                 });
-                while let Some((Boundary { upper, log }, _)) = due.front() {
+                while let Some((boundary, _)) = due.front() {
+                    let upper = boundary.upper;
                     let failed = output.failed.lock().expect("no panic").is_some();
-                    if failed || frontier.frontier().iter().any(|tick| tick < upper) {
+                    if failed || frontier.frontier().iter().any(|tick| *tick < upper) {
                         break;
                     }
-                    let files = waiting.remove(upper).unwrap_or_default();
-                    let interval = Interval { upper: *upper, plan: output.plan, log: (**log).clone(), files };
-                    match output.outlet.close(interval) {
+                    match close(&output, boundary, waiting.remove(&upper).unwrap_or_default()) {
                         Ok(()) => {
                             let (boundary, capability) = due.pop_front().expect("it was just seen");
                             published.session(&capability).give(boundary.upper);
@@ -284,4 +348,20 @@ fn publish<'scope>(
     );
     published.probe_with(&handle);
     handle
+}
+
+/// Closes the interval that ends at a boundary, unless that was done before, and keeps the state there.
+fn close(output: &Output, boundary: &Boundary, made: Vec<Made>) -> Result<(), TableError> {
+    let (mut files, mut pieces) = (Vec::new(), Vec::new());
+    for made in made {
+        match made {
+            Made::File(file) => files.push(file),
+            Made::Piece(piece) => pieces.push(piece),
+        }
+    }
+    if boundary.upper > output.lower {
+        let log = (*boundary.log).clone();
+        output.outlet.close(Interval { upper: boundary.upper, plan: output.plan, log, files })?;
+    }
+    output.outlet.checkpoint(boundary, pieces)
 }

@@ -4,6 +4,7 @@
 //! type; its basis counts, for each partition of `traffic`, the facts with a tick not above its own; and
 //! commit boundaries follow the counts and ticks of facts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -17,10 +18,11 @@ use tidegate_facts::envelope::Context;
 use tidegate_facts::{Span, Tick, Topic, columns, governance};
 use tidegate_operators::decide::repeated;
 use tidegate_operators::rows::home;
-use tidegate_sinks::chains::LogChains;
-use tidegate_sinks::log::{Frame, Group};
+use tidegate_sinks::chains::{LogChains, LogHeads};
+use tidegate_sinks::checkpoint::Checkpoint;
+use tidegate_sinks::log::{Frame, Group, LogMark};
 
-use crate::output::Boundary;
+use crate::output::{Boundary, Standing};
 use crate::plan::{Plan, context_columns, payload_column};
 
 /// What the workers are told of one group: its rows, then how far they may go.
@@ -43,6 +45,15 @@ pub struct Feed {
     basis: Vec<u64>,
     boundaries: Boundaries,
     chains: LogChains,
+    /// Facts before this tick are in the state already.
+    from: Tick,
+    facts: u64,
+    /// In front of the next group: its number, and where it begins.
+    group: u64,
+    upper: Tick,
+    ends: BTreeMap<(Topic, u16), u64>,
+    /// In front of the group from which on a start would have to read.
+    resume: LogMark,
 }
 
 impl Feed {
@@ -54,12 +65,53 @@ impl Feed {
             basis: vec![0; usize::from(plan.topology.partitions)],
             boundaries: Boundaries::new(plan.topology.commit_rows, plan.topology.commit_span),
             chains: LogChains::default(),
+            from: Tick::ZERO,
+            facts: 0,
+            group: 0,
+            upper: Tick::ZERO,
+            ends: BTreeMap::new(),
+            resume: LogMark::default(),
         }
+    }
+
+    /// The feed of a plan for so many workers, from a checkpoint on: the next group is that behind its mark.
+    pub fn resume(plan: &Plan, workers: usize, checkpoint: &Checkpoint, heads: &LogHeads) -> Feed {
+        let LogMark { group, upper, ends } = checkpoint.mark.clone();
+        Feed {
+            resume: checkpoint.mark.clone(),
+            basis: checkpoint.basis.clone(),
+            chains: LogChains::after(heads),
+            from: checkpoint.upper,
+            facts: checkpoint.facts,
+            group,
+            upper,
+            ends: ends.into_iter().map(|(topic, partition, end)| ((topic, partition), end)).collect(),
+            ..Feed::new(plan, workers)
+        }
+    }
+
+    /// How many facts were fed, or are in the state that was resumed.
+    pub fn facts(&self) -> u64 {
+        self.facts
+    }
+
+    /// Whether a start behind the next group's boundaries would have to read from this group on, and not before.
+    pub fn is_at_resume(&self) -> bool {
+        !self.chains.is_waiting()
+    }
+
+    fn mark(&self) -> LogMark {
+        let ends = self.ends.iter().map(|((topic, partition), end)| (*topic, *partition, *end)).collect();
+        LogMark { group: self.group, upper: self.upper, ends }
     }
 
     /// The next group.
     pub fn feed(&mut self, group: &Group) -> Fed {
+        if self.is_at_resume() {
+            self.resume = self.mark();
+        }
         let order = group.facts_in_order();
+        let new = &order[order.partition_point(|(tick, _, _)| *tick < self.from)..];
         let with_basis = self.schema.index_of(columns::BASIS).is_ok();
         let partitions = self.basis.len();
         let is_fact = |frame: &Frame| frame.topic != Topic::Audit;
@@ -72,7 +124,11 @@ impl Feed {
         };
         let mut basis: Vec<Vec<u64>> = group.frames.iter().map(basis_of).collect();
         let mut uppers = Vec::new();
-        for (tick, frame, row) in &order {
+        let mut standings = Vec::new();
+        for (tick, frame, row) in new {
+            self.boundaries.observe_before(*tick, &mut uppers);
+            standings.resize_with(uppers.len(), || (self.facts, self.basis.clone()));
+            self.facts += 1;
             if group.frames[*frame as usize].topic == Topic::Traffic {
                 self.basis[usize::from(tick.partition())] += 1;
             }
@@ -81,21 +137,47 @@ impl Feed {
                 basis[*frame as usize][from..from + partitions].copy_from_slice(&self.basis);
             }
             self.boundaries.observe(*tick, &mut uppers);
+            standings.resize_with(uppers.len(), || (self.facts, self.basis.clone()));
         }
         if group.commit {
             self.boundaries.mark(group.upper, &mut uppers);
+            standings.resize_with(uppers.len(), || (self.facts, self.basis.clone()));
         }
-        let heads = self.chains.group(group, &order, &uppers, Tick::ZERO);
+        let heads = self.chains.group(group, &order, &uppers, self.from);
         let boundaries =
-            uppers.into_iter().zip(heads).map(|(upper, log)| Boundary { upper, log: Arc::new(log) });
+            uppers.into_iter().zip(heads).zip(standings).map(|((upper, log), (facts, basis))| {
+                let standing = Standing { mark: self.resume.clone(), facts, basis, past: None };
+                Boundary { upper, log: Arc::new(log), standing: Arc::new(standing) }
+            });
+        let boundaries: Vec<Boundary> = boundaries.collect();
+        self.pass(group);
         let mut rows = vec![Vec::new(); self.workers];
         // How the graph itself is revised is no input of it; such facts count, and move time, like others.
         let is_input = |frame: &Frame| is_fact(frame) && frame.name != governance::EVENT_TYPE;
         for (frame, basis) in group.frames.iter().zip(basis).filter(|(frame, _)| is_input(frame)) {
             let batch = self.batch(&frame.name, &frame.rows, basis);
-            self.split(batch, &mut rows);
+            let known = ticks_of(&batch).partition_point(|tick| Tick(*tick) < self.from);
+            self.split(batch.slice(known, batch.num_rows() - known), &mut rows);
         }
-        Fed { rows, upper: group.upper, boundaries: boundaries.collect(), facts: order.len() }
+        Fed { rows, upper: group.upper, boundaries, facts: new.len() }
+    }
+
+    /// Moves the mark behind a group.
+    fn pass(&mut self, group: &Group) {
+        self.group += 1;
+        self.upper = group.upper;
+        for frame in &group.frames {
+            match frame.topic {
+                Topic::Audit => {
+                    *self.ends.entry((Topic::Audit, 0)).or_default() += frame.rows.num_rows() as u64
+                }
+                topic => {
+                    for tick in ticks_of(&frame.rows) {
+                        *self.ends.entry((topic, Tick(*tick).partition())).or_default() += 1;
+                    }
+                }
+            }
+        }
     }
 
     /// One frame with the plan's columns.
@@ -155,6 +237,10 @@ impl Feed {
     }
 }
 
+fn ticks_of(rows: &RecordBatch) -> &[u64] {
+    rows.column_by_name(columns::TICK).expect("facts have ticks").as_primitive::<UInt64Type>().values()
+}
+
 fn basis_column(counts: Vec<u64>, partitions: usize) -> ArrayRef {
     let rows = counts.len() / partitions;
     let offsets: Vec<i32> = (0..=rows).map(|row| (row * partitions) as i32).collect();
@@ -204,13 +290,17 @@ impl Boundaries {
         Boundaries { rows, span, counted: 0, first: None }
     }
 
-    /// The next fact of the log; boundaries that it brings are added.
-    pub fn observe(&mut self, tick: Tick, boundaries: &mut Vec<Tick>) {
+    /// A fact of this tick comes next; the boundary in front of it is added, if there is one.
+    pub fn observe_before(&mut self, tick: Tick, boundaries: &mut Vec<Tick>) {
         if let Some(first) = self.first
             && tick.micros() - first.micros() >= self.span.micros()
         {
             self.mark(tick, boundaries);
         }
+    }
+
+    /// The fact has come; the boundary behind it is added, if there is one.
+    pub fn observe(&mut self, tick: Tick, boundaries: &mut Vec<Tick>) {
         self.first.get_or_insert(tick);
         self.counted += 1;
         if self.counted == self.rows {
@@ -250,6 +340,7 @@ mod tests {
         let mut boundaries = Boundaries::new(3, Span::from_micros(100).unwrap());
         let mut found = Vec::new();
         for micros in [1, 2, 3, 10, 110, 111] {
+            boundaries.observe_before(at(micros), &mut found);
             boundaries.observe(at(micros), &mut found);
         }
         assert_eq!(found, [at(3).next(), at(110)], "after three facts, then before the one 100 µs later");

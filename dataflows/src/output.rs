@@ -3,22 +3,51 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use arrow::array::RecordBatch;
+use serde::{Deserialize, Serialize};
 use tidegate_facts::seal::Chain;
 use tidegate_facts::{Digest, Tick};
 use tidegate_sinks::chains::LogHeads;
+use tidegate_sinks::checkpoint::{Checkpoint, Piece};
+use tidegate_sinks::log::LogMark;
 use tidegate_sinks::signing::Signer;
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table::{Commits, Cut, Interval, TableError, TableFile};
 
+use crate::plan::Plan;
 use crate::topology::TableFormat;
 
-/// A commit boundary, and how far the log's chains have come there.
+/// A commit boundary, and how far the log has come there.
 #[derive(Clone, Debug)]
 pub struct Boundary {
     /// What is before this tick is committed.
     pub upper: Tick,
     /// The heads of the log's chains.
     pub log: Arc<LogHeads>,
+    /// What a start from here would need to know of the log.
+    pub standing: Arc<Standing>,
+}
+
+/// How far the log has come at a commit boundary.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// In front of the group that holds the boundary.
+    pub mark: LogMark,
+    /// How many facts are before the boundary.
+    pub facts: u64,
+    /// How many facts of each partition of `traffic` are before the boundary.
+    pub basis: Vec<u64>,
+    /// What the gate had learnt from the groups before the mark; `None` when there is no gate.
+    pub past: Option<String>,
+}
+
+/// What a graph made of one interval: files of tables, and pieces of its state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Made {
+    /// A file of a table.
+    File(TableFile),
+    /// Rows of a timeline.
+    Piece(Piece),
 }
 
 /// Takes what a graph gives, interval by interval.
@@ -37,6 +66,22 @@ pub trait Outlet: Send + Sync {
     /// # Errors
     /// The run stops on the first.
     fn close(&self, interval: Interval) -> Result<(), TableError>;
+
+    /// Where pieces of state go, when the outlet keeps checkpoints.
+    fn state(&self) -> Option<&Store> {
+        None
+    }
+
+    /// The state at a boundary is what it was at the one before, and these pieces.
+    ///
+    /// # Errors
+    /// The run stops on the first.
+    fn checkpoint(&self, _: &Boundary, _: Vec<Piece>) -> Result<(), TableError> {
+        Ok(())
+    }
+
+    /// The state that was restored does not count.
+    fn forget(&self) {}
 }
 
 /// What a graph is connected to, and where that stood when the run began.
@@ -48,6 +93,10 @@ pub struct Output {
     pub plan: Digest,
     /// Everything before was taken by an earlier run.
     pub lower: Tick,
+    /// The state is restored up to here; what came later to the timelines comes again.
+    pub restored: Tick,
+    /// The rows of the timelines before [`Self::restored`], by timeline; taken by the first worker.
+    pub timelines: Arc<Mutex<BTreeMap<String, Vec<RecordBatch>>>>,
     /// How far the chains of sealed tables had come, by table and partition.
     pub chains: BTreeMap<String, BTreeMap<u16, Chain>>,
     /// The first failure of the outlet; the run stops on it.
@@ -55,17 +104,74 @@ pub struct Output {
 }
 
 impl Output {
+    /// An output that begins at the beginning.
+    pub fn new(outlet: Arc<dyn Outlet>, plan: Digest) -> Output {
+        Output {
+            outlet,
+            plan,
+            lower: Tick::ZERO,
+            restored: Tick::ZERO,
+            timelines: Arc::default(),
+            chains: BTreeMap::new(),
+            failed: Arc::default(),
+        }
+    }
+
     /// Commits to a store, behind what is committed there.
     ///
     /// # Errors
     /// When the commits of the store cannot be read.
     pub fn to_store(store: Store, plan: Digest, signer: Option<Signer>) -> Result<Output, TableError> {
         let commits = Commits::read(&store)?;
+        Ok(Output::behind(commits, store, plan, signer, None))
+    }
+
+    /// As [`Output::to_store`], with a checkpoint at every commit; begins at the newest that can be trusted, if
+    /// there is one, which is returned too.
+    ///
+    /// # Errors
+    /// When the commits of the store cannot be read, or its checkpoints not be listed.
+    pub fn with_checkpoints(
+        store: Store,
+        plan: &Plan,
+        signer: Option<Signer>,
+    ) -> Result<(Output, Option<Checkpoint>), TableError> {
+        let commits = Commits::read(&store)?;
+        let uppers = commits.list.iter().map(|commit| commit.upper).collect();
+        let loaded = Checkpoint::load(&store, &plan.digest, &uppers)?;
+        let (checkpoint, rows) =
+            loaded.map_or((None, Vec::new()), |(checkpoint, rows)| (Some(checkpoint), rows));
+        let pieces: Vec<Piece> = checkpoint.iter().flat_map(|c| c.pieces.iter().cloned()).collect();
+        let mut timelines: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
+        for (piece, rows) in pieces.iter().zip(rows) {
+            timelines.entry(piece.timeline.clone()).or_default().push(rows);
+        }
+        let kept = State { plan: plan.digest, pieces: Mutex::new(pieces), retention: plan.timelines() };
+        let mut output = Output::behind(commits, store, plan.digest, signer, Some(kept));
+        output.restored = checkpoint.as_ref().map_or(Tick::ZERO, |checkpoint| checkpoint.upper);
+        output.timelines = Arc::new(Mutex::new(timelines));
+        Ok((output, checkpoint))
+    }
+
+    /// Begins at the beginning after all: the checkpoint does not fit the log.
+    pub fn forget_checkpoint(&mut self) {
+        self.restored = Tick::ZERO;
+        self.timelines = Arc::default();
+        self.outlet.forget();
+    }
+
+    fn behind(
+        commits: Commits,
+        store: Store,
+        plan: Digest,
+        signer: Option<Signer>,
+        state: Option<State>,
+    ) -> Output {
         let lower = commits.upper();
         let chains = commits.tables().into_iter().map(|table| (table.clone(), commits.chains(&table)));
         let chains = chains.collect();
-        let outlet = Arc::new(Published { store, commits: Mutex::new(commits), signer });
-        Ok(Output { outlet, plan, lower, chains, failed: Arc::default() })
+        let outlet = Arc::new(Published { store, commits: Mutex::new(commits), signer, state });
+        Output { lower, chains, ..Output::new(outlet, plan) }
     }
 }
 
@@ -74,6 +180,16 @@ struct Published {
     store: Store,
     commits: Mutex<Commits>,
     signer: Option<Signer>,
+    state: Option<State>,
+}
+
+/// The state of a graph as its checkpoints have it.
+struct State {
+    plan: Digest,
+    /// The pieces that look-ups can still reach.
+    pieces: Mutex<Vec<Piece>>,
+    /// For how long, in microseconds of event time, the rows of each timeline are kept; `None` for ever.
+    retention: BTreeMap<String, Option<i64>>,
 }
 
 impl Outlet for Published {
@@ -87,5 +203,30 @@ impl Outlet for Published {
 
     fn close(&self, interval: Interval) -> Result<(), TableError> {
         self.commits.lock().expect("no panic").publish(interval, self.signer.as_ref(), &self.store)
+    }
+
+    fn state(&self) -> Option<&Store> {
+        self.state.as_ref().map(|_| &self.store)
+    }
+
+    fn checkpoint(&self, boundary: &Boundary, new: Vec<Piece>) -> Result<(), TableError> {
+        let (Some(state), Some(past)) = (&self.state, &boundary.standing.past) else { return Ok(()) };
+        let mut pieces = state.pieces.lock().expect("no panic");
+        pieces.extend(new);
+        pieces.retain(|piece| {
+            let retention = state.retention.get(&piece.timeline).copied().flatten();
+            retention.is_none_or(|span| piece.last >= boundary.upper.micros().saturating_sub(span))
+        });
+        let Standing { mark, facts, basis, .. } = (*boundary.standing).clone();
+        let pieces = pieces.clone();
+        Checkpoint::new(state.plan, boundary.upper, mark, facts, basis, past.clone(), pieces)
+            .write(&self.store)?;
+        Ok(())
+    }
+
+    fn forget(&self) {
+        if let Some(state) = &self.state {
+            state.pieces.lock().expect("no panic").clear();
+        }
     }
 }

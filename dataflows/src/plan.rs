@@ -27,6 +27,7 @@ use tidegate_operators::snapshot::snapshot_field;
 use tidegate_operators::timeline::{Measure, is_measure};
 use tidegate_operators::windows::{Aggregate, WindowPlan, reason_field};
 
+use crate::build::timeline_name;
 use crate::settings::{Fault, Faults, Text};
 use crate::sources::{SourcePlan, plan_source};
 use crate::sql::{Planned, Sql};
@@ -197,6 +198,26 @@ impl Plan {
     /// The policy that records are judged by now.
     pub fn policy(&self) -> &Arc<GatePolicy> {
         self.policies.last()
+    }
+
+    /// The timelines that the graph keeps, and for how long, in microseconds of event time, their rows; `None` is
+    /// for ever.
+    pub fn timelines(&self) -> BTreeMap<String, Option<i64>> {
+        let mut timelines = BTreeMap::new();
+        for step in &self.steps {
+            match &step.kind {
+                StepKind::Windows(groups) => {
+                    timelines.extend(groups.iter().enumerate().map(|(place, group)| {
+                        (timeline_name(&step.name, place), Some(group.plan.retention()))
+                    }))
+                }
+                StepKind::AsOf(_) => {
+                    timelines.insert(timeline_name(&step.name, 0), None);
+                }
+                _ => {}
+            }
+        }
+        timelines
     }
 
     /// The names of the tables that a run of this plan commits, and the schema of each.

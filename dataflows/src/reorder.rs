@@ -30,7 +30,7 @@ pub struct Turn {
 }
 
 /// Where a source goes on, learnt from its receipts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Resume {
     /// The first position without a receipt.
     next: u64,

@@ -18,6 +18,8 @@ use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
 use tidegate_facts::{Digest, Tick, Topic};
 use tidegate_operators::gate::Judged;
 use tidegate_sinks::archive::{self, ArchiveError, Bound, Preference, Written, read_range};
+use tidegate_sinks::chains::LogHeads;
+use tidegate_sinks::checkpoint::Checkpoint;
 use tidegate_sinks::dedupe::{DedupeError, DedupeIndex};
 use tidegate_sinks::log::{EmbeddedLog, Group, HeldLog, LogError, LogOptions, Recovery, Until};
 use tidegate_sinks::schemas;
@@ -33,7 +35,7 @@ use crate::admission::{
 use crate::feed::{Fed, Feed};
 use crate::governance::{self, GovernanceError};
 use crate::memory::Memory;
-use crate::output::Output;
+use crate::output::{Output, Standing};
 use crate::plan::{Plan, judge_of};
 use crate::reorder::{Reorder, Resume};
 use crate::sources::SourcePlan;
@@ -174,12 +176,23 @@ pub fn run_into(
     store: &Store,
     watch: &Watch,
 ) -> Result<Report, RunError> {
-    let output = Output::to_store(store.clone(), plan.digest, options.signer.clone())?;
+    let (mut output, mut checkpoint) = Output::with_checkpoints(store.clone(), plan, options.signer.clone())?;
     // Commits are made of what was durable, so a log that ends before them has lost something.
     let acknowledged = output.lower;
     let log_options = LogOptions { segment_bytes: options.segment_bytes };
-    let (log, recovery) =
-        EmbeddedLog::open_acknowledged(&options.data.join("log"), log_options, acknowledged)?;
+    let folder = options.data.join("log");
+    let marked =
+        checkpoint.as_ref().map(|c| EmbeddedLog::open_from(&folder, log_options, &c.mark, acknowledged));
+    let (log, recovery) = match marked {
+        Some(Err(error @ LogError::OtherMark { .. })) => {
+            tracing::warn!(%error, "the checkpoint is not of this log, and is passed over");
+            checkpoint = None;
+            output.forget_checkpoint();
+            EmbeddedLog::open_acknowledged(&folder, log_options, acknowledged)?
+        }
+        Some(opened) => opened?,
+        None => EmbeddedLog::open_acknowledged(&folder, log_options, acknowledged)?,
+    };
     let plan = &governance::in_force(plan, log.folder(), store)?;
     store.probe()?;
     schemas::declare(&plan.tables(), store)?;
@@ -192,6 +205,9 @@ pub fn run_into(
         log,
         workers: &mut workers,
         recovered: recovery.groups,
+        past: Past::default(),
+        past_at_resume: Past::default(),
+        checkpoint,
         failed: &output.failed,
     };
     let gated = gate.run();
@@ -219,13 +235,18 @@ struct Gate<'r> {
     log: EmbeddedLog,
     workers: &'r mut Workers,
     recovered: u64,
+    /// What the groups so far say.
+    past: Past,
+    /// What they said where a start would go on reading.
+    past_at_resume: Past,
+    /// Where the state of the graph was restored.
+    checkpoint: Option<Checkpoint>,
     failed: &'r Mutex<Option<TableError>>,
 }
 
 /// What the log says of the past.
-#[derive(Default)]
+#[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
 struct Past {
-    facts: u64,
     /// For each source which records have a receipt.
     sources: BTreeMap<String, Resume>,
     /// For each source what it was read from.
@@ -243,8 +264,10 @@ impl Gate<'_> {
     fn run(mut self) -> Result<(Counts, u64), RunError> {
         let index = self.options.data.join("index/dedupe");
         let (mut dedupe, covered) = DedupeIndex::open(&index, self.options.dedupe_bytes, self.log.upper())?;
-        let mut feed = Feed::new(self.plan, self.options.workers);
-        let past = self.replay(&mut feed, &mut dedupe, covered)?;
+        let mut feed = self.feed()?;
+        self.replay(&mut feed, &mut dedupe, covered)?;
+        // What the sources go on from; the groups to come tell of themselves.
+        let past = self.past.clone();
         let sources = self.plan.sources.iter().map(|source| {
             let resume = past.sources.get(&source.name).cloned().unwrap_or_default();
             (source.name.clone(), Reorder::new(source.late, resume))
@@ -273,27 +296,65 @@ impl Gate<'_> {
         if admission.is_finished() {
             self.finish(&mut admission, &mut feed, &past, &prefixes)?;
         }
-        Ok((admission.counts.clone(), past.facts + admission.counts.admitted))
+        Ok((admission.counts.clone(), feed.facts()))
+    }
+
+    /// The feed of the groups that are not in the state yet.
+    fn feed(&mut self) -> Result<Feed, RunError> {
+        let Some(checkpoint) = &self.checkpoint else {
+            return Ok(Feed::new(self.plan, self.options.workers));
+        };
+        let foreign = |_| RunError::Foreign { data: self.options.data.clone(), record: "checkpoint" };
+        self.past = serde_json::from_str(&checkpoint.past).map_err(foreign)?;
+        let commits = Commits::read(&Store::open(&self.options.store_path())?)?;
+        let commit = commits.list.iter().find(|commit| commit.upper == checkpoint.upper);
+        let heads = LogHeads(commit.expect("a checkpoint is loaded for its commit").log.clone());
+        Ok(Feed::resume(self.plan, self.options.workers, checkpoint, &heads))
     }
 
     /// Feeds what is in the log already, and learns from it where everything stood.
-    fn replay(&mut self, feed: &mut Feed, dedupe: &mut DedupeIndex, covered: Tick) -> Result<Past, RunError> {
-        let mut past = Past::default();
+    fn replay(&mut self, feed: &mut Feed, dedupe: &mut DedupeIndex, covered: Tick) -> Result<(), RunError> {
         if self.recovered == 0 {
-            return Ok(past);
+            return Ok(());
         }
         let mut memory = Memory::new(self.plan, covered);
         let store = Store::open(&self.options.store_path())?;
-        let end = Some(Bound::Group(self.recovered));
-        for group in read_range(self.log.folder(), Some(&store), Bound::Group(0), end, Preference::Log)? {
+        let folder = self.log.folder().to_owned();
+        let range =
+            |from, to| read_range(&folder, Some(&store), from, Some(Bound::Group(to)), Preference::Log);
+        let mark = self.checkpoint.as_ref().map(|checkpoint| checkpoint.mark.clone()).unwrap_or_default();
+        if covered < mark.upper {
+            // The index lags behind the state: it is brought up to it.
+            for group in range(Bound::Tick(covered), mark.group)? {
+                memory.remember(&group?, dedupe)?;
+            }
+        }
+        for group in range(Bound::Group(mark.group), self.recovered)? {
             let group = group?;
-            self.learn(&group, &mut past)?;
             memory.remember(&group, dedupe)?;
-            let fed = feed.feed(&group);
-            past.facts += fed.facts as u64;
+            let fed = self.fed(&group, feed)?;
             self.send(fed);
         }
-        Ok(past)
+        Ok(())
+    }
+
+    /// What the workers are told of a group; the boundaries in it know what the groups before say.
+    fn fed(&mut self, group: &Group, feed: &mut Feed) -> Result<Fed, RunError> {
+        if feed.is_at_resume() {
+            self.past_at_resume = self.past.clone();
+        }
+        let mut fed = feed.feed(group);
+        if !fed.boundaries.is_empty() {
+            let past = serde_json::to_string(&self.past_at_resume).expect("it has a JSON form");
+            for boundary in &mut fed.boundaries {
+                let standing = Standing { past: Some(past.clone()), ..(*boundary.standing).clone() };
+                boundary.standing = Arc::new(standing);
+            }
+        }
+        let mut past = std::mem::take(&mut self.past);
+        self.learn(group, &mut past)?;
+        self.past = past;
+        Ok(fed)
     }
 
     fn learn(&self, group: &Group, past: &mut Past) -> Result<(), RunError> {
@@ -467,7 +528,7 @@ impl Gate<'_> {
         let counter = self.watch.stage(&Stage::Admission);
         let fed = counter.time(|| {
             admission.durable(group.upper)?;
-            Ok::<_, AdmissionError>(feed.feed(group))
+            self.fed(group, feed)
         })?;
         counter.add(fed.facts as u64);
         self.send(fed);

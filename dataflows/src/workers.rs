@@ -78,11 +78,27 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
     let mut rows: InputHandle<Tick, NoopBuilder<Rows>> = InputHandle::new_with_builder();
     let mut boundaries: InputHandle<Tick, CapacityContainerBuilder<Vec<Boundary>>> =
         InputHandle::new_with_builder();
+    let mut before: BTreeMap<String, InputHandle<Tick, NoopBuilder<Rows>>> = BTreeMap::new();
+    if output.outlet.state().is_some() {
+        before = plan.timelines().into_keys().map(|name| (name, InputHandle::new_with_builder())).collect();
+    }
     let probes = worker.dataflow::<Tick, _, _>(|scope| {
         let facts = rows.to_stream(scope);
         let cuts = boundaries.to_stream(scope);
-        build(scope, plan, facts, cuts, output, watch)
+        let restored =
+            before.iter_mut().map(|(name, input)| (name.clone(), input.to_stream(scope))).collect();
+        build(scope, plan, facts, cuts, restored, output, watch)
     });
+    if worker.index() == 0 {
+        let mut timelines = std::mem::take(&mut *output.timelines.lock().expect("no panic"));
+        for (name, input) in &mut before {
+            for batch in timelines.remove(name).into_iter().flatten() {
+                input.send_batch(&mut Rows(batch));
+                worker.step();
+            }
+        }
+    }
+    drop(before); // Nothing more comes from there.
     let mut under_way: VecDeque<(Tick, usize)> = VecDeque::new();
     let mut ended = false;
     // Rows behind the last boundary stay uncommitted: a run that was cut short has some.

@@ -76,13 +76,7 @@ pub fn compare_seals(
         to,
         state: Mutex::default(),
     });
-    let output = Output {
-        outlet: Arc::clone(&comparison) as Arc<dyn Outlet>,
-        plan: plan.digest,
-        lower: Tick::ZERO,
-        chains: BTreeMap::new(),
-        failed: Arc::default(),
-    };
+    let output = Output::new(Arc::clone(&comparison) as Arc<dyn Outlet>, plan.digest);
     let plan = &in_force(plan, &data.join("log"), store)?;
     let facts = run_log(plan, &data.join("log"), store, &output, to, workers, watch)?;
     let state = std::mem::take(&mut *comparison.state.lock().expect("no panic"));

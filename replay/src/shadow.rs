@@ -72,13 +72,7 @@ pub fn shadow(
     if lower > Tick::ZERO {
         return Err(ReplayError::Occupied { path: against.out.root().to_owned() });
     }
-    let output = Output {
-        outlet: Arc::clone(&against) as Arc<dyn Outlet>,
-        plan: plan.digest,
-        lower,
-        chains: BTreeMap::new(),
-        failed: Arc::default(),
-    };
+    let output = Output::new(Arc::clone(&against) as Arc<dyn Outlet>, plan.digest);
     let plan = &supposed(plan, &data.join("log"), sealed)?;
     let facts = run_log(plan, &data.join("log"), sealed, &output, to, workers, watch)?;
     let shadow = std::mem::take(&mut *against.shadow.lock().expect("no panic"));

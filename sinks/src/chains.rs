@@ -10,8 +10,8 @@
 //! | `traffic`, `control` | the envelope and the digest of the payload of one fact |
 //! | `audit` | one receipt, with the digest of the bytes of a quarantined record; or one record of the run |
 //!
-//! Which interval a record belongs to is a function of the log: a fact goes by its tick, the audit
-//! records of a group by the group's `lower`.
+//! Which interval a record belongs to follows from the records alone, and not from the groups they came in: a
+//! fact goes by its tick, its receipt with it, and every other audit record with the next fact that was admitted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use arrow::array::{
     Array, ArrayRef, AsArray, DictionaryArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int32Array,
     StringArray,
 };
-use arrow::datatypes::{DataType, Int32Type, UInt64Type};
+use arrow::datatypes::{DataType, Int32Type, UInt8Type, UInt64Type};
 use serde::{Deserialize, Serialize};
 use tidegate_facts::jcs::{RowForm, push_string};
 use tidegate_facts::seal::Chain;
-use tidegate_facts::{Digest, Tick, Topic, columns};
+use tidegate_facts::{Digest, Tick, Topic, Verdict, columns};
 
 use crate::log::{Frame, Group};
 
@@ -57,6 +57,10 @@ pub struct LogHeads(pub Vec<LogHead>);
 #[derive(Default)]
 pub struct LogChains {
     partitions: BTreeMap<(Topic, u16), Partition>,
+    /// Lines of audit records that wait for the next fact.
+    waiting: Vec<u8>,
+    /// How many these are.
+    waiting_records: u64,
 }
 
 #[derive(Default)]
@@ -83,13 +87,14 @@ impl LogChains {
             let chain = Chain { records: head.links, head: head.head };
             ((head.topic, head.partition), Partition { chain, sealed: head.records, ..Partition::default() })
         });
-        LogChains { partitions: partitions.collect() }
+        LogChains { partitions: partitions.collect(), ..LogChains::default() }
     }
 
     /// Takes over the next group, and returns the heads at each of `uppers`: the commit boundaries
     /// that follow from the group, ascending.
     ///
-    /// `order` is what [`Group::facts_in_order`] gives. Facts before `from` are passed over.
+    /// `order` is what [`Group::facts_in_order`] gives. Facts before `from` are passed over, with what goes with
+    /// them.
     pub fn group(
         &mut self,
         group: &Group,
@@ -99,27 +104,52 @@ impl LogChains {
     ) -> Vec<LogHeads> {
         let lines: Vec<Option<Lines>> =
             group.frames.iter().map(|f| (f.topic != Topic::Audit).then(|| Lines::of_facts(f))).collect();
+        let audit: Vec<Audit> =
+            group.frames.iter().filter(|f| f.topic == Topic::Audit).map(Audit::of).collect();
+        let mut audit = audit.iter().flat_map(Audit::records);
         let mut uppers = uppers.iter().peekable();
         let mut heads = Vec::new();
-        while uppers.next_if(|upper| **upper <= group.lower).is_some() {
-            heads.push(self.cut());
-        }
-        if group.lower >= from {
-            for frame in group.frames.iter().filter(|f| f.topic == Topic::Audit) {
-                self.audit(frame);
-            }
-        }
-        let first = order.partition_point(|(tick, _, _)| *tick < from);
-        for (tick, frame, row) in &order[first..] {
+        for (tick, frame, row) in order {
             while uppers.next_if(|upper| *upper <= tick).is_some() {
                 heads.push(self.cut());
             }
-            let (frame, row) = (*frame as usize, *row as usize);
-            let lines = lines[frame].as_ref().expect("only facts have an order");
-            self.partition(group.frames[frame].topic, tick.partition()).push(lines.get(row));
+            if *tick >= from {
+                let (frame, row) = (*frame as usize, *row as usize);
+                let lines = lines[frame].as_ref().expect("only facts have an order");
+                self.partition(group.frames[frame].topic, tick.partition()).push(lines.get(row));
+            }
+            // Facts are admitted in the order of their ticks, so the next receipt of one is this fact's.
+            for (line, is_admitted) in audit.by_ref() {
+                self.wait(line);
+                if is_admitted {
+                    break;
+                }
+            }
+            self.audit(*tick >= from);
         }
+        audit.for_each(|(line, _)| self.wait(line));
         heads.extend(uppers.map(|_| self.cut()));
         heads
+    }
+
+    /// Whether audit records wait for a fact.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting_records > 0
+    }
+
+    fn wait(&mut self, line: &[u8]) {
+        self.waiting.extend_from_slice(line);
+        self.waiting_records += 1;
+    }
+
+    /// The audit records that waited go with the fact that came; they count unless the fact does not.
+    fn audit(&mut self, counts: bool) {
+        let (lines, records) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.waiting_records));
+        if counts && records > 0 {
+            self.partition(Topic::Audit, 0).push_many(&lines, records);
+        }
+        self.waiting = lines;
+        self.waiting.clear();
     }
 
     /// The digests of all records since the last boundary become a link of their chain each.
@@ -135,20 +165,39 @@ impl LogChains {
     fn partition(&mut self, topic: Topic, partition: u16) -> &mut Partition {
         self.partitions.entry((topic, partition)).or_default()
     }
+}
 
-    fn audit(&mut self, frame: &Frame) {
-        let lines = Lines::of_audit(frame);
-        let partition = self.partition(Topic::Audit, 0);
-        for row in 0..frame.rows.num_rows() {
-            partition.push(lines.get(row));
-        }
+/// The lines of one frame of the audit topic, and which of them are receipts of facts.
+struct Audit {
+    lines: Lines,
+    admitted: Vec<bool>,
+}
+
+impl Audit {
+    fn of(frame: &Frame) -> Audit {
+        let verdicts = frame.rows.column_by_name("verdict").and_then(|c| c.as_primitive_opt::<UInt8Type>());
+        let admitted = match verdicts {
+            Some(verdicts) => {
+                verdicts.values().iter().map(|verdict| *verdict == Verdict::Admit as u8).collect()
+            }
+            None => vec![false; frame.rows.num_rows()],
+        };
+        Audit { lines: Lines::of_audit(frame), admitted }
+    }
+
+    fn records(&self) -> impl Iterator<Item = (&[u8], bool)> {
+        self.admitted.iter().enumerate().map(|(row, admitted)| (self.lines.get(row), *admitted))
     }
 }
 
 impl Partition {
     fn push(&mut self, line: &[u8]) {
-        self.open += 1;
-        self.lines.extend_from_slice(line);
+        self.push_many(line, 1);
+    }
+
+    fn push_many(&mut self, lines: &[u8], records: u64) {
+        self.open += records;
+        self.lines.extend_from_slice(lines);
         if self.lines.len() >= BLOCK_BYTES {
             self.flush();
         }

@@ -4,6 +4,7 @@
 
 pub mod archive;
 pub mod chains;
+pub mod checkpoint;
 pub mod dedupe;
 pub mod log;
 pub mod schemas;
