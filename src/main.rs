@@ -14,6 +14,7 @@ use tidegate_dataflows::{Fault, Plan};
 mod account;
 mod archive;
 mod keys;
+mod policy;
 mod progress;
 mod replay;
 mod verify;
@@ -107,6 +108,11 @@ enum Command {
         #[command(subcommand)]
         command: archive::Archive,
     },
+    /// Revises bundles and gate policies: propose, approve, activate, roll back.
+    Policy {
+        #[command(subcommand)]
+        command: policy::PolicyCommand,
+    },
     /// Measures the standard workloads against hand-written loops.
     Bench {
         /// Which stage; all when not given.
@@ -188,6 +194,7 @@ fn main() -> ExitCode {
         }
         Command::Sql { query, data, store, format } => sql(&query, &data, store.as_deref(), format),
         Command::Archive { command } => archive::run(command),
+        Command::Policy { command } => policy::run(command),
         Command::Bench { stage, format, divide } => bench(stage.as_deref(), format, divide),
     }
 }

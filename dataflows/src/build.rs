@@ -70,9 +70,9 @@ pub fn build<'scope>(
                 checked(map_rows(input, &step.name, move |batch| projection.apply(&batch)), &mut errors)
             }
             StepKind::Union => scope.concatenate(step.inputs.iter().map(|input| streams[input].clone())),
-            StepKind::Decide(decider) => {
-                let decider = Arc::clone(decider);
-                checked(map_rows(input, &step.name, move |batch| decider.decide(&batch)), &mut errors)
+            StepKind::Decide(deciders) => {
+                let deciders = Arc::clone(deciders);
+                checked(map_rows(input, &step.name, move |batch| deciders.decide(&batch)), &mut errors)
             }
             StepKind::Windows(groups) => {
                 let groups = groups.iter().enumerate().map(|(place, group)| {

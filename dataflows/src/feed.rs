@@ -15,7 +15,7 @@ use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Int32Type, SchemaRef, UInt64Type};
 use tidegate_facts::envelope::Context;
-use tidegate_facts::{Span, Tick, Topic, columns};
+use tidegate_facts::{Span, Tick, Topic, columns, governance};
 use tidegate_operators::decide::repeated;
 use tidegate_operators::rows::home;
 use tidegate_sinks::chains::{LogChains, LogHeads};
@@ -152,7 +152,9 @@ impl Feed {
         let boundaries: Vec<Boundary> = boundaries.collect();
         self.pass(group);
         let mut rows = vec![Vec::new(); self.workers];
-        for (frame, basis) in group.frames.iter().zip(basis).filter(|(frame, _)| is_fact(frame)) {
+        // How the graph itself is revised is no input of it; such facts count, and move time, like others.
+        let is_input = |frame: &Frame| is_fact(frame) && frame.name != governance::EVENT_TYPE;
+        for (frame, basis) in group.frames.iter().zip(basis).filter(|(frame, _)| is_input(frame)) {
             let batch = self.batch(&frame.name, &frame.rows, basis);
             let known = ticks_of(&batch).partition_point(|tick| Tick(*tick) < self.from);
             self.split(batch.slice(known, batch.num_rows() - known), &mut rows);

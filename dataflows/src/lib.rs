@@ -7,7 +7,9 @@
 pub mod admission;
 pub mod build;
 pub mod feed;
+pub mod governance;
 pub mod graph;
+mod memory;
 pub mod output;
 pub mod plan;
 pub mod reorder;

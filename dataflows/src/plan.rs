@@ -15,11 +15,12 @@ use tidegate_facts::envelope::FIELDS;
 use tidegate_facts::envelope::place::{CONTEXT, EVENT_TYPE};
 use tidegate_facts::names::choices;
 use tidegate_facts::schema::timestamp;
-use tidegate_facts::{Context, Digest, Span, columns};
+use tidegate_facts::{Context, Digest, PolicyRev, Span, Tick, columns, governance};
 use tidegate_operators::as_of::AsOf;
 use tidegate_operators::decide::{BundleText, Decider, Rule, line_of};
 use tidegate_operators::expr::{Column, Expr, Projection};
 use tidegate_operators::gate::{GatePolicy, Judge, TimeBounds};
+use tidegate_operators::in_force::InForce;
 use tidegate_operators::keys::is_key;
 use tidegate_operators::seal::{NEEDED, episode_schema};
 use tidegate_operators::snapshot::snapshot_field;
@@ -35,6 +36,7 @@ use crate::topology::{
 };
 
 /// A topology that can run.
+#[derive(Clone)]
 pub struct Plan {
     /// What it was planned from.
     pub topology: Topology,
@@ -42,17 +44,19 @@ pub struct Plan {
     pub sources: Vec<SourcePlan>,
     /// The gate's name.
     pub gate: String,
-    /// The gate's policy.
-    pub policy: Arc<GatePolicy>,
-    /// The columns that the gate gives.
+    /// The gate's policy: the topology's, and those that came into force later.
+    pub policies: InForce<Arc<GatePolicy>>,
+    /// The columns that the gate gives, whichever policy is in force.
     pub gate_schema: SchemaRef,
     /// What follows the gate, each node after its inputs.
     pub steps: Vec<Step>,
-    /// BLAKE3 over what decides the answers: the nodes and their settings, the policy, the bundles.
+    /// BLAKE3 over what decides the answers: the nodes and their settings, the topology's own policy and bundles.
+    /// Revisions that came into force later are facts, and do not move it.
     pub digest: Digest,
 }
 
 /// A node behind the gate.
+#[derive(Clone)]
 pub struct Step {
     /// Its name.
     pub name: String,
@@ -65,6 +69,7 @@ pub struct Step {
 }
 
 /// What a node behind the gate does.
+#[derive(Clone)]
 pub enum StepKind {
     /// The rows of which the expression is true.
     Filter(Expr),
@@ -76,8 +81,8 @@ pub enum StepKind {
     Windows(Vec<GroupPlan>),
     /// The value of a keyed timeline.
     AsOf(AsOfPlan),
-    /// Rules over each row.
-    Decide(Arc<Decider>),
+    /// Rules over each row: the topology's, and those that came into force later.
+    Decide(Arc<InForce<Decider>>),
     /// Episodes, of the input's columns at these places.
     Seal(Vec<usize>),
     /// A committed table.
@@ -141,6 +146,18 @@ pub const ERRORS_TABLE: &str = "errors";
 /// How late an event may be when the topology does not say.
 const LATENESS_DEFAULT: &str = "1h";
 
+/// A revision's text in place of a file that the topology names.
+#[derive(Clone, Debug)]
+pub struct RevisionText {
+    /// What faults call it.
+    pub file: PathBuf,
+    /// The text.
+    pub text: Arc<str>,
+}
+
+/// What came into force after the topology's own files, by node: since which tick which text, `None` for the file's.
+pub type Revisions = BTreeMap<String, Vec<(Tick, Option<RevisionText>)>>;
+
 impl Plan {
     /// Reads the topology in `file`, with `overrides` in place of what it says, and plans it.
     ///
@@ -148,7 +165,22 @@ impl Plan {
     /// Every fault of the topology, its policy and its bundles.
     pub fn read(file: &Path, overrides: &[Override]) -> Result<Plan, Vec<Fault>> {
         let (topology, faults) = Topology::read_on(file, overrides)?;
-        let planner = Planner { topology: &topology, faults: Rc::clone(&faults), sql: Sql::default() };
+        Plan::of(topology, &Revisions::new(), faults)
+    }
+
+    /// Plans a topology whose bundles and policy were revised.
+    ///
+    /// # Errors
+    /// Every fault of the topology, its policies and its bundles, of whichever revision.
+    pub fn with_revisions(topology: Topology, revisions: &Revisions) -> Result<Plan, Vec<Fault>> {
+        let faults = Faults::new(&topology.file, &topology.text);
+        Plan::of(topology, revisions, faults)
+    }
+
+    /// Plans what has no fault, not even among those that were gathered before.
+    fn of(topology: Topology, revisions: &Revisions, faults: Rc<Faults>) -> Result<Plan, Vec<Fault>> {
+        let planner =
+            Planner { topology: &topology, revisions, faults: Rc::clone(&faults), sql: Sql::default() };
         let whole = planner.plan(None);
         let found = faults.take();
         if !found.is_empty() {
@@ -159,10 +191,15 @@ impl Plan {
         let planned = 1 + draft.sources.len() + draft.steps.len();
         assert_eq!(planned, topology.nodes.len(), "a node was left out, and nothing was said");
         let gate_schema = Arc::clone(draft.schema(&draft.gate).expect("a gate without a schema is a fault"));
-        let Draft { sources, gate, policy, schemas: _, steps } = draft;
-        let policy = policy.expect("a missing policy is a fault");
-        let digest = plan_digest(&topology, &policy, &steps);
-        Ok(Plan { topology, sources, gate, policy, gate_schema, steps, digest })
+        let Draft { sources, gate, policies, schemas: _, steps } = draft;
+        let policies = policies.expect("a missing policy is a fault");
+        let digest = plan_digest(&topology, policies.first(), &steps);
+        Ok(Plan { topology, sources, gate, policies, gate_schema, steps, digest })
+    }
+
+    /// The policy that records are judged by now.
+    pub fn policy(&self) -> &Arc<GatePolicy> {
+        self.policies.last()
     }
 
     /// The timelines that the graph keeps, and for how long, in microseconds of event time, their rows; `None` is
@@ -216,8 +253,8 @@ fn columns_read(draft: &Draft) -> BTreeSet<String> {
             StepKind::Filter(expr) => ask(input, out.into_iter().chain(reads_of(expr)).collect()),
             StepKind::Union => step.inputs.iter().for_each(|input| ask(input, out.clone())),
             StepKind::Project(projection) => ask(input, projection_reads(projection, schema_of(input))),
-            StepKind::Decide(decider) => {
-                let exprs = decider.rules.iter().map(|r| &r.when).chain([&decider.score]);
+            StepKind::Decide(deciders) => {
+                let exprs = deciders.values().flat_map(|d| d.rules.iter().map(|r| &r.when).chain([&d.score]));
                 let own = exprs.flat_map(reads_of).chain([columns::EVENT_ID.to_owned()]);
                 ask(input, out.into_iter().chain(own).collect());
             }
@@ -295,11 +332,11 @@ fn plan_digest(topology: &Topology, policy: &GatePolicy, steps: &[Step]) -> Dige
     let bundles: Vec<String> = steps
         .iter()
         .filter_map(|step| match &step.kind {
-            StepKind::Decide(decider) => Some(decider.bundle_digest.to_hex()),
+            StepKind::Decide(deciders) => Some(deciders.first().bundle_digest.to_hex()),
             _ => None,
         })
         .collect();
-    let content = serde_json::json!({
+    let mut content = serde_json::json!({
         "recipe": "tidegate.plan.v1",
         "operators": OPERATORS,
         "name": topology.name,
@@ -312,6 +349,9 @@ fn plan_digest(topology: &Topology, policy: &GatePolicy, steps: &[Step]) -> Dige
         "bundles": bundles,
         "nodes": nodes,
     });
+    if !topology.four_eyes {
+        content["four_eyes"] = serde_json::Value::Bool(false); // Who may approve decides what comes into force.
+    }
     let canonical = tidegate_facts::json::canonical(&content.to_string()).expect("it was just written");
     Digest::of(canonical.as_bytes())
 }
@@ -341,7 +381,7 @@ struct Draft {
     sources: Vec<SourcePlan>,
     /// The gate's name; empty when there is no gate.
     gate: String,
-    policy: Option<Arc<GatePolicy>>,
+    policies: Option<InForce<Arc<GatePolicy>>>,
     /// The columns of each node that are known. A node that is not here has a fault, or reads one that has.
     schemas: BTreeMap<String, SchemaRef>,
     steps: Vec<Step>,
@@ -355,6 +395,7 @@ impl Draft {
 
 struct Planner<'t> {
     topology: &'t Topology,
+    revisions: &'t Revisions,
     faults: Rc<Faults>,
     sql: Sql,
 }
@@ -381,16 +422,21 @@ impl Planner<'_> {
         }
         self.table_names();
         let gate = gates.first().map(|(gate, _)| *gate);
-        let policy = gates.first().and_then(|(_, policy)| self.read_policy(policy)).map(Arc::new);
+        let policies = gates.first().and_then(|(gate, policy)| {
+            let file = self.file(policy, "policy")?;
+            self.revised(&gate.name, &file, |text| self.policy(text))
+        });
+        let policy = policies.as_ref().map(InForce::last);
         let mut draft = Draft {
-            sources: self.sources(gate, gates.iter().flat_map(|(gate, _)| &gate.inputs), policy.as_ref()),
+            sources: self.sources(gate, gates.iter().flat_map(|(gate, _)| &gate.inputs), policy),
             gate: gate.map(|gate| gate.name.clone()).unwrap_or_default(),
-            policy,
+            policies,
             schemas: BTreeMap::new(),
             steps: Vec::new(),
         };
-        if let (Some(gate), Some(policy)) = (gate, &draft.policy) {
-            draft.schemas.insert(gate.name.clone(), self.gate_schema(gate, policy, read));
+        if let (Some(gate), Some(policies)) = (gate, &draft.policies) {
+            draft.schemas.insert(gate.name.clone(), self.gate_schema(gate, policies.first(), read));
+            self.one_shape(&gate.name, policies);
         }
         for node in self.in_order(gate) {
             let step = self.step(node, &draft);
@@ -417,27 +463,98 @@ impl Planner<'_> {
         }
     }
 
-    fn read_policy(&self, path: &Text) -> Option<GatePolicy> {
-        let (file, text) = self.read_file(path, "policy")?;
-        match GatePolicy::parse(&text) {
-            Ok(policy) => Some(policy),
+    fn policy(&self, revision: &RevisionText) -> Option<Arc<GatePolicy>> {
+        match GatePolicy::parse(&revision.text) {
+            Ok(policy) if policy.event(governance::EVENT_TYPE).is_none() => Some(Arc::new(policy)),
+            Ok(_) => {
+                let what = format!(
+                    "event type `{}` is the gate's own, by which bundles and policies come into force; leave it out",
+                    governance::EVENT_TYPE
+                );
+                self.faults.add_of(&revision.file, 1, what);
+                None
+            }
             Err(found) => {
                 for fault in found {
-                    self.faults.add_of(&file, fault.line, fault.what);
+                    self.faults.add_of(&revision.file, fault.line, fault.what);
                 }
                 None
             }
         }
     }
 
+    /// What the topology's file says, and what came into force after it.
+    fn revised<T: Clone>(
+        &self,
+        node: &str,
+        file: &RevisionText,
+        planned: impl Fn(&RevisionText) -> Option<T>,
+    ) -> Option<InForce<T>> {
+        let first = planned(file);
+        let later = self.revisions.get(node).map_or(&[][..], Vec::as_slice);
+        let later: Vec<Option<(Tick, T)>> = later
+            .iter()
+            .map(|(tick, revision)| {
+                let value = revision.as_ref().map_or_else(|| first.clone(), &planned);
+                Some((*tick, value?))
+            })
+            .collect();
+        let mut values = InForce::always(first?);
+        for (tick, value) in later.into_iter().collect::<Option<Vec<_>>>()? {
+            values.change(tick, value);
+        }
+        Some(values)
+    }
+
+    /// What is in the log and what the graph holds do not change with a policy: its columns and its classes are those of the first.
+    fn one_shape(&self, gate: &str, policies: &InForce<Arc<GatePolicy>>) {
+        let first = policies.first();
+        let was = payload_columns(first);
+        let revisions = self.revisions.get(gate).into_iter().flatten().filter_map(|(_, text)| text.as_ref());
+        for revision in revisions {
+            let Some(policy) = GatePolicy::parse(&revision.text).ok() else { continue };
+            let is = payload_columns(&policy);
+            let fault = |what| self.faults.add_of(&revision.file, 1, what);
+            for (name, data_type) in &is {
+                match was.iter().find(|(known, _)| known == name) {
+                    Some((_, known)) if known == data_type => {}
+                    Some((_, known)) => fault(format!(
+                        "payload field `{name}` would be {data_type} and is {known}, which the log and the graph hold; keep its type"
+                    )),
+                    None => fault(format!(
+                        "payload field `{name}` ({data_type}) is new, and the graph was built without it; a new field needs a new topology on a new data folder"
+                    )),
+                }
+            }
+            for (name, data_type) in was.iter().filter(|(name, _)| is.iter().all(|(kept, _)| kept != name)) {
+                fault(format!(
+                    "payload field `{name}` ({data_type}) is missing, and the graph was built with it; keep it, with `?` behind its type if records may lack it"
+                ));
+            }
+            for other in policies.values() {
+                for event in policy.events() {
+                    let class = other.event(&event.event_type).map(|other| other.class);
+                    if let Some(class) = class.filter(|class| *class != event.class) {
+                        fault(format!(
+                            "event type `{}` would be of class {} and is of class {}, by which its events are told apart from others; keep its class",
+                            event.event_type,
+                            event.class.name(),
+                            class.name()
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
     /// A file that the topology names, and its text.
-    fn read_file(&self, named: &Text, what: &str) -> Option<(PathBuf, String)> {
+    fn file(&self, named: &Text, what: &str) -> Option<RevisionText> {
         if named.is_absent() {
             return None;
         }
         let file = self.topology.path_of(&named.value);
         match std::fs::read_to_string(&file) {
-            Ok(text) => Some((file, text)),
+            Ok(text) => Some(RevisionText { file, text: text.into() }),
             Err(error) => {
                 let shown = file.display();
                 self.faults.add(named.line, format!("{what} file `{shown}` cannot be read ({error}); check the path, which is relative to the topology"));
@@ -487,6 +604,15 @@ impl Planner<'_> {
         let mut planned: BTreeMap<&str, Option<SourcePlan>> = BTreeMap::new();
         for node in &self.topology.nodes {
             if let NodeKind::Source(source) = &node.kind {
+                if node.name == governance::SOURCE {
+                    self.faults.add(
+                        node.line,
+                        format!(
+                            "no source can be called `{}`: receipts of policy changes are; give it another name",
+                            node.name
+                        ),
+                    );
+                }
                 let plan = plan_source(node, source, self.topology, policy, &self.sql, &self.faults);
                 planned.insert(&node.name, plan);
             }
@@ -588,9 +714,8 @@ impl Planner<'_> {
             );
         }
         let input = draft.schema(&first.value);
-        let decider = match &node.kind {
-            // The faults of a bundle can be told without its input.
-            NodeKind::Decide { bundle } => self.decide(node, bundle, input, draft.policy.as_ref()),
+        let deciders = match &node.kind {
+            NodeKind::Decide { bundle } => self.decide(node, bundle, draft),
             _ => None,
         };
         let input = input?; // One that could not be planned has said so itself.
@@ -607,7 +732,7 @@ impl Planner<'_> {
             NodeKind::Union => (StepKind::Union, self.union(node, input, more, draft)?),
             NodeKind::Windows(windows) => self.windows(node, windows, input, draft)?,
             NodeKind::AsOf(as_of) => self.as_of(node, as_of, input, draft)?,
-            NodeKind::Decide { .. } => (StepKind::Decide(Arc::new(decider?)), Decider::schema(input)),
+            NodeKind::Decide { .. } => (StepKind::Decide(Arc::new(deciders?)), Decider::schema(input)),
             NodeKind::Table(table) => self.table(node, table, input)?,
             NodeKind::Source(_) | NodeKind::Gate { .. } | NodeKind::Unknown => {
                 unreachable!("these are no steps")
@@ -973,26 +1098,12 @@ impl Planner<'_> {
         Some((StepKind::AsOf(plan), Arc::new(Schema::new(fields))))
     }
 
-    /// The rules of a bundle over its input, if that is known.
-    fn decide(
-        &self,
-        node: &Node,
-        path: &Text,
-        input: Option<&SchemaRef>,
-        policy: Option<&Arc<GatePolicy>>,
-    ) -> Option<Decider> {
-        let (file, text) = self.read_file(path, "bundle")?;
-        let bundle = match BundleText::parse(&text) {
-            Ok(bundle) => bundle,
-            Err(found) => {
-                for (line, what) in found {
-                    self.faults.add_of(&file, line, what);
-                }
-                return None;
-            }
-        };
-        let input = input?;
-        if input.index_of(columns::EVENT_ID).is_err() {
+    /// What decides the rows of a node, by every bundle and policy that came into force.
+    ///
+    /// The faults of a bundle can be told without its input, and those of its rules with it.
+    fn decide(&self, node: &Node, bundle: &Text, draft: &Draft) -> Option<InForce<Decider>> {
+        let input = draft.schema(&node.inputs[0].value);
+        if input.is_some_and(|input| input.index_of(columns::EVENT_ID).is_err()) {
             self.faults.add(
                 node.line,
                 format!(
@@ -1002,8 +1113,36 @@ impl Planner<'_> {
                 ),
             );
         }
+        let policies = draft.policies.as_ref().map(|policies| policies.map(|policy| policy.rev()));
+        let file = self.file(bundle, "bundle")?;
+        let first = policies.as_ref().map(InForce::first);
+        let bundles = self.revised(&node.name, &file, |text| self.decider(node, text, input, first))?;
+        Some(
+            bundles.with(&policies?, |decider, policy| Decider { policy: policy.clone(), ..decider.clone() }),
+        )
+    }
+
+    /// The rules of one revision of a bundle over its input, if that is known.
+    fn decider(
+        &self,
+        node: &Node,
+        revision: &RevisionText,
+        input: Option<&SchemaRef>,
+        policy: Option<&PolicyRev>,
+    ) -> Option<Decider> {
+        let RevisionText { file, text } = revision;
+        let bundle = match BundleText::parse(text) {
+            Ok(bundle) => bundle,
+            Err(found) => {
+                for (line, what) in found {
+                    self.faults.add_of(file, line, what);
+                }
+                return None;
+            }
+        };
+        let input = input?;
         let in_bundle = |span: std::ops::Range<usize>, what: String| {
-            self.faults.add_of(&file, line_of(&text, span.start), what)
+            self.faults.add_of(file, line_of(text, span.start), what)
         };
         let score = self
             .sql
@@ -1033,7 +1172,7 @@ impl Planner<'_> {
             otherwise: bundle.otherwise,
             score: score?.expr,
             rules,
-            policy: policy?.rev(),
+            policy: policy?.clone(),
         })
     }
 
@@ -1092,7 +1231,7 @@ impl Planner<'_> {
 
     /// Whether every table has a name of its own.
     fn table_names(&self) {
-        let mut taken = BTreeSet::from([ERRORS_TABLE, "facts", "receipts", "quarantine"]);
+        let mut taken = BTreeSet::from([ERRORS_TABLE, "facts", "receipts", "quarantine", "governance"]);
         for node in &self.topology.nodes {
             let NodeKind::Table(TableNode { table: name, .. }) = &node.kind else { continue };
             if name.is_absent() {
@@ -1135,6 +1274,12 @@ impl Planner<'_> {
         let plan = TablePlan { table: name.value.clone(), columns, format: table.format };
         Some((StepKind::Table(plan), schema))
     }
+}
+
+/// The columns of all payload fields of a policy, and their types.
+fn payload_columns(policy: &GatePolicy) -> Vec<(String, DataType)> {
+    let fields = policy.events().flat_map(|event| event.payload.iter().flat_map(|schema| &schema.fields));
+    fields.map(|field| (payload_column(&field.name), field.field_type.arrow())).collect()
 }
 
 /// Every node that a node reads, by a name that is there.

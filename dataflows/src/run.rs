@@ -15,12 +15,12 @@ use std::time::{Duration, SystemTime};
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
-use tidegate_facts::{Digest, Tick, Topic, columns};
+use tidegate_facts::{Digest, Tick, Topic};
 use tidegate_operators::gate::Judged;
 use tidegate_sinks::archive::{self, ArchiveError, Bound, Preference, Written, read_range};
 use tidegate_sinks::chains::LogHeads;
 use tidegate_sinks::checkpoint::Checkpoint;
-use tidegate_sinks::dedupe::{DedupeError, DedupeIndex, Seen};
+use tidegate_sinks::dedupe::{DedupeError, DedupeIndex};
 use tidegate_sinks::log::{EmbeddedLog, Group, HeldLog, LogError, LogOptions, Recovery, Until};
 use tidegate_sinks::schemas;
 use tidegate_sinks::sequencer::Sequencer;
@@ -33,6 +33,8 @@ use crate::admission::{
     Admission, AdmissionError, Counts, PROGRESS, ProgressRecord, RECEIPTS, RUN, RunRecord, audit_record,
 };
 use crate::feed::{Fed, Feed};
+use crate::governance::{self, GovernanceError};
+use crate::memory::Memory;
 use crate::output::{Output, Standing};
 use crate::plan::{Plan, judge_of};
 use crate::reorder::{Reorder, Resume};
@@ -125,7 +127,8 @@ pub enum RunError {
     /// The folder holds the log of another plan.
     #[error(
         "`{data}` holds the log of plan {found} of topology `{topology}`, and this is plan {wanted}: its nodes, rules or \
-         policy differ; run it with `--data` on a new folder, or with the files it was started with"
+         policy differ; run it with `--data` on a new folder, or with the files it was started with (rules and \
+         policies are revised by `tidegate policy propose`)"
     )]
     OtherPlan {
         /// The data folder.
@@ -147,6 +150,9 @@ pub enum RunError {
         /// The record.
         record: &'static str,
     },
+    /// What came into force after the beginning cannot be told.
+    #[error(transparent)]
+    Governance(#[from] GovernanceError),
     /// A worker stopped.
     #[error("a worker stopped: {0}; this is a defect of Tidegate, please report it with the lines above")]
     Worker(String),
@@ -187,6 +193,7 @@ pub fn run_into(
         Some(opened) => opened?,
         None => EmbeddedLog::open_acknowledged(&folder, log_options, acknowledged)?,
     };
+    let plan = &governance::in_force(plan, log.folder(), store)?;
     store.probe()?;
     schemas::declare(&plan.tables(), store)?;
 
@@ -314,42 +321,21 @@ impl Gate<'_> {
         let folder = self.log.folder().to_owned();
         let range =
             |from, to| read_range(&folder, Some(&store), from, Some(Bound::Group(to)), Preference::Log);
+        let mut memory = Memory::new(self.plan, covered);
         let mark = self.checkpoint.as_ref().map(|checkpoint| checkpoint.mark.clone()).unwrap_or_default();
         if covered < mark.upper {
             // The index lags behind the state: it is brought up to it.
             for group in range(Bound::Tick(covered), mark.group)? {
-                self.index(&group?, dedupe, covered)?;
+                memory.remember(&group?, dedupe)?;
             }
         }
         for group in range(Bound::Group(mark.group), self.recovered)? {
             let group = group?;
-            self.index(&group, dedupe, covered)?;
+            memory.remember(&group, dedupe)?;
             let fed = self.fed(&group, feed)?;
             self.send(fed);
         }
         Ok(())
-    }
-
-    /// Remembers the facts of a group that the index does not have.
-    fn index(&self, group: &Group, dedupe: &mut DedupeIndex, covered: Tick) -> Result<(), RunError> {
-        if group.upper <= covered {
-            return Ok(());
-        }
-        let mut judge = judge_of(&self.plan.policy, self.plan.topology.partitions, crate::sources::ANY_TIME);
-        for frame in group.frames.iter().filter(|f| f.topic != Topic::Audit) {
-            let column = |name| frame.rows.column_by_name(name).expect("facts have it");
-            let ticks = column(columns::TICK).as_primitive::<UInt64Type>();
-            let offsets = column(columns::OFFSET).as_primitive::<UInt64Type>();
-            let hashes = column(columns::PAYLOAD_HASH).as_fixed_size_binary();
-            for (row, key) in judge.dedupe_keys(&frame.rows).into_iter().enumerate() {
-                let hash = Digest(hashes.value(row).try_into().expect("a digest has 32 bytes"));
-                let tick = Tick(ticks.value(row));
-                if tick >= covered {
-                    dedupe.insert(key, Seen { payload: hash.short(), tick, offset: offsets.value(row) });
-                }
-            }
-        }
-        Ok(dedupe.advance(group.upper)?)
     }
 
     /// What the workers are told of a group; the boundaries in it know what the groups before say.
@@ -421,7 +407,7 @@ impl Gate<'_> {
         let record = RunRecord {
             topology: self.plan.topology.name.clone(),
             plan: self.plan.digest,
-            policy: self.plan.policy.rev(),
+            policy: self.plan.policies.first().rev(),
             partitions: self.plan.topology.partitions,
         };
         let group = admission.group(vec![audit_record(RUN, &record)], false).expect("it has a frame");
@@ -441,7 +427,7 @@ impl Gate<'_> {
             known.prefix.check(path).map_err(failed)?;
         }
         let mut source = plan.open(from).map_err(failed)?;
-        let mut judge = judge_of(&self.plan.policy, self.plan.topology.partitions, plan.bounds);
+        let mut judge = judge_of(self.plan.policy(), self.plan.topology.partitions, plan.bounds);
         let counter = self.watch.stage(&Stage::Source(place, plan.name.clone()));
         let plan = plan.clone();
         let (sender, receiver) = sync_channel(2);
@@ -556,7 +542,7 @@ impl Gate<'_> {
 }
 
 /// The wall clock, in microseconds since 1970-01-01 UTC.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

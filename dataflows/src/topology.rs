@@ -1,5 +1,6 @@
 //! A topology file as it is written: nodes, their settings, and nothing checked against data yet.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -35,6 +36,10 @@ pub struct Topology {
     pub run_flawed: bool,
     /// What becomes of the log.
     pub log: LogSettings,
+    /// Whether who proposes a revision cannot approve it.
+    pub four_eyes: bool,
+    /// The nodes whose bundle or policy was named by an override.
+    pub replaced: BTreeSet<String>,
     /// The nodes, in the order of the file.
     pub nodes: Vec<Node>,
     /// The text of the file, for its digest.
@@ -277,6 +282,14 @@ impl Override {
         };
         Ok(Override { path: path.split('.').map(str::to_owned).collect(), toml })
     }
+
+    /// The node whose bundle or policy it names.
+    fn revised(&self) -> Option<&str> {
+        match self.path.as_slice() {
+            [node, key] if key == "bundle" || key == "policy" => Some(node),
+            _ => None,
+        }
+    }
 }
 
 impl Node {
@@ -322,7 +335,9 @@ impl Topology {
                 faults.add(0, what);
             }
         }
-        Ok((read_root(file, &text, &root, &faults), faults))
+        let mut topology = read_root(file, &text, &root, &faults);
+        topology.replaced = overrides.iter().filter_map(Override::revised).map(str::to_owned).collect();
+        Ok((topology, faults))
     }
 
     /// The node of that name.
@@ -344,7 +359,7 @@ fn apply<'t>(root: &mut DeTable<'t>, set: &'t Override) -> Result<(), String> {
     let (last, names) = set.path.split_last().expect("split gives at least one name");
     let mut table = match names.first() {
         None => root,
-        Some(first) if first == "run" || first == "log" => table_in(root, first)?,
+        Some(first) if ["run", "log", "governance"].contains(&first.as_str()) => table_in(root, first)?,
         Some(first) => node_table(root, first)?,
     };
     for name in names.iter().skip(1) {
@@ -407,6 +422,11 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
     let run = section.section("run").map(|section| read_run(&section, faults)).unwrap_or_default();
     let run_flawed = faults.count() > before;
     let log = section.section("log").map(|section| read_log(&section, faults)).unwrap_or_default();
+    let four_eyes = section.section("governance").and_then(|governance| {
+        let four_eyes = governance.flag("four_eyes");
+        governance.finish();
+        four_eyes
+    });
     let mut sections = section.list("node");
     for node in &mut sections {
         if let Some(name) = name_of(node) {
@@ -440,6 +460,8 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
         run,
         run_flawed,
         log,
+        four_eyes: four_eyes.unwrap_or(true),
+        replaced: BTreeSet::new(),
         nodes,
         text: text.to_owned(),
     }

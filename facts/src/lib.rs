@@ -6,6 +6,7 @@
 pub mod columns;
 pub mod digest;
 pub mod envelope;
+pub mod governance;
 pub mod jcs;
 pub mod json;
 pub mod names;

@@ -10,12 +10,14 @@ use arrow::array::{
     Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, Float64Array, Int32Array, ListBuilder, RecordBatch,
     StringArray, StringBuilder, TimestampMicrosecondArray,
 };
+use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 use serde::Deserialize;
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Digest, PolicyRev, Tick, columns};
 
-use crate::expr::{Errors, Expr, Split};
+use crate::expr::{Errors, Expr, Split, error_schema};
+use crate::in_force::InForce;
 use crate::rows::ticks_of;
 
 /// What is done about an event, in the order of severity.
@@ -143,6 +145,7 @@ pub struct Rule {
 }
 
 /// A planned bundle, which decides rows.
+#[derive(Clone)]
 pub struct Decider {
     /// The node that decides; ids of decisions do not depend on it.
     pub node: Arc<str>,
@@ -293,6 +296,26 @@ impl Decider {
             same(&self.policy.content_digest.to_hex()),
             Arc::new(times.with_timezone("UTC")),
         ]
+    }
+}
+
+impl InForce<Decider> {
+    /// Each row with its decision by what is in force at its tick.
+    ///
+    /// # Panics
+    /// As [`Decider::decide`].
+    pub fn decide(&self, batch: &RecordBatch) -> Split {
+        let mut parts: Vec<Split> =
+            self.split(batch).into_iter().map(|(decider, rows)| decider.decide(&rows)).collect();
+        if parts.len() == 1 {
+            return parts.remove(0);
+        }
+        let schema = Decider::schema(batch.schema_ref());
+        let passed = concat_batches(&schema, parts.iter().map(|part| &part.passed)).expect("one schema");
+        let errors: Vec<&RecordBatch> = parts.iter().filter_map(|part| part.errors.as_ref()).collect();
+        let errors =
+            (!errors.is_empty()).then(|| concat_batches(&error_schema(), errors).expect("one schema"));
+        Split { passed, errors }
     }
 }
 

@@ -4,10 +4,13 @@
 //! output depends on the order of a hash map: that is why a replay gives the same bytes.
 
 pub mod as_of;
+pub mod changes;
 pub mod decide;
 pub mod expr;
 pub mod gate;
+pub mod in_force;
 pub mod keys;
+pub mod lifecycle;
 pub mod lookup;
 pub mod rows;
 pub mod seal;

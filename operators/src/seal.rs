@@ -171,7 +171,7 @@ impl<'a> EpisodeForm<'a> {
 
     /// Whether two rows were decided under the same bundle, policy and plan.
     fn same_frame(&self, a: usize, b: usize) -> bool {
-        self.under.iter().all(|(_, column)| column.keys().value(a) == column.keys().value(b))
+        self.under.iter().all(|(_, column)| column.key(a) == column.key(b))
     }
 }
 
@@ -224,6 +224,29 @@ mod tests {
         }
         let last = Episode::of(&sealed, 2).unwrap();
         assert!(last.frame.contains(r#""bundle_id":"other""#), "{last:?}");
+    }
+
+    #[test]
+    fn rows_of_different_dictionaries_keep_their_own_frames_when_brought_together() {
+        let all = |bundles: [Option<&str>; 2]| {
+            let bundles: DictionaryArray<Int32Type> = bundles.into_iter().collect();
+            RecordBatch::try_from_iter_with_nullable([("bundle_id", Arc::new(bundles) as ArrayRef, true)])
+                .expect("one column")
+        };
+        let parts =
+            [all([Some("rules"), Some("other")]), all([Some("other"), None]), all([None, Some("rules")])];
+        let rows = arrow::compute::concat_batches(&parts[0].schema(), &parts).expect("one schema");
+        let sealed = episodes(&rows, &Digest::default());
+        let digests = record_digests_again(&sealed).unwrap();
+        for (row, digest) in digests.iter().enumerate() {
+            assert_eq!(
+                *digest,
+                Digest::of(Episode::of(&sealed, row).unwrap().record.as_bytes()),
+                "row {row}"
+            );
+        }
+        let same: Vec<bool> = digests.windows(2).map(|pair| pair[0] == pair[1]).collect();
+        assert_eq!(same, [false, true, false, true, false], "the records are their frames alone");
     }
 
     #[test]

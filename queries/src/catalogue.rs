@@ -36,6 +36,7 @@ const TABLES: &str =
 /// | `facts` | what the gate admitted |
 /// | `receipts` | what the gate said of every record |
 /// | `quarantine` | the records that it refused, with their bytes |
+/// | `governance` | the steps by which bundles and policies were revised |
 /// | each committed table | the rows of the commits there were when the catalogue was opened; none before the first |
 pub struct Catalogue {
     context: SessionContext,

@@ -482,6 +482,7 @@ fn tables_are_listed_and_described() {
             | decisions  |
             | errors     |
             | facts      |
+            | governance |
             | quarantine |
             | receipts   |
             +------------+
@@ -530,6 +531,7 @@ fn tables_are_listed_and_described() {
         ("decisions", Some(5)),
         ("errors", Some(1)),
         ("facts", None),
+        ("governance", None),
         ("quarantine", None),
         ("receipts", None),
     ];
@@ -639,7 +641,7 @@ fn a_wrong_question_is_told_what_is_wrong() {
     check(
         "select * from nothing_like_it",
         expect![[r#"
-        error: there is no table `nothing_like_it`; there are `decisions`, `errors`, `facts`, `quarantine`, `receipts`
+        error: there is no table `nothing_like_it`; there are `decisions`, `errors`, `facts`, `governance`, `quarantine`, `receipts`
     "#]],
     );
     check(

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
 use tidegate_dataflows::Plan;
+use tidegate_dataflows::governance::in_force;
 use tidegate_dataflows::output::{Outlet, Output};
 use tidegate_dataflows::topology::TableFormat;
 use tidegate_dataflows::watch::Watch;
@@ -76,6 +77,7 @@ pub fn compare_seals(
         state: Mutex::default(),
     });
     let output = Output::new(Arc::clone(&comparison) as Arc<dyn Outlet>, plan.digest);
+    let plan = &in_force(plan, &data.join("log"), store)?;
     let facts = run_log(plan, &data.join("log"), store, &output, to, workers, watch)?;
     let state = std::mem::take(&mut *comparison.state.lock().expect("no panic"));
     Ok(Compared { facts, ..state.compared })

@@ -15,6 +15,7 @@ pub mod verify;
 
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::feed::Feed;
+use tidegate_dataflows::governance::{GovernanceError, in_force};
 use tidegate_dataflows::output::Output;
 use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::workers::Workers;
@@ -42,12 +43,18 @@ pub enum ReplayError {
         /// The folder.
         path: PathBuf,
     },
+    /// What came into force after the beginning cannot be told.
+    #[error(transparent)]
+    Governance(#[from] GovernanceError),
     /// A worker stopped.
     #[error("a worker stopped: {0}; this is a defect of Tidegate, please report it with the lines above")]
     Worker(String),
 }
 
 /// Runs the log of the data folder `data`, and what its store's archive holds before, through `plan` again, and writes its tables to the folder `out`.
+///
+/// Each revision of a bundle applies from the tick of its activation on, as it did live; where the topology names
+/// another bundle than the log began with, that one decides throughout.
 ///
 /// The number of groups that are taken is fixed when it begins, so the log may grow meanwhile.
 ///
@@ -81,12 +88,13 @@ pub fn replay_to(
     schemas::declare(&plan.tables(), &store)?;
     let output = Output::to_store(store.clone(), plan.digest, None)?;
     let archive = Store::open(&data.join("store"))?;
+    let plan = &in_force(plan, &data.join("log"), &archive)?;
     let facts = run_log(plan, &data.join("log"), &archive, &output, to, workers, watch)?;
     Ok((facts, Commits::read(&store)?))
 }
 
 /// Runs the groups of a log that begin before `to` through `plan`, into `output`; returns the number of facts.
-/// What the log no longer holds is read from `archive`.
+/// What the log no longer holds is read from `archive`. What came into force by its steps is the caller's to plan.
 ///
 /// # Errors
 /// See [`ReplayError`].

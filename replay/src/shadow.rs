@@ -15,6 +15,7 @@ use arrow::array::{
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type, UInt64Type};
 use tidegate_dataflows::Plan;
+use tidegate_dataflows::governance::supposed;
 use tidegate_dataflows::output::{Outlet, Output};
 use tidegate_dataflows::topology::TableFormat;
 use tidegate_dataflows::watch::Watch;
@@ -44,7 +45,7 @@ impl Shadow {
     }
 }
 
-/// Runs the log in `data` through `plan`, and holds its decisions against those in `sealed`; those with
+/// Runs the log in `data` through `plan`, whose replaced bundles decide throughout, and holds its decisions against those in `sealed`; those with
 /// another action become the table [`CHANGES`] of the store `out`.
 ///
 /// # Errors
@@ -72,6 +73,7 @@ pub fn shadow(
         return Err(ReplayError::Occupied { path: against.out.root().to_owned() });
     }
     let output = Output::new(Arc::clone(&against) as Arc<dyn Outlet>, plan.digest);
+    let plan = &supposed(plan, &data.join("log"), sealed)?;
     let facts = run_log(plan, &data.join("log"), sealed, &output, to, workers, watch)?;
     let shadow = std::mem::take(&mut *against.shadow.lock().expect("no panic"));
     Ok(Shadow { facts, ..shadow })

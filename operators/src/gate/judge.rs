@@ -136,6 +136,11 @@ impl Judge {
         judged.finish(|refused| show(batch, refused))
     }
 
+    /// Whether the policy lets in any event of that type.
+    pub fn knows(&self, event_type: &str) -> bool {
+        self.policy.event(event_type).is_some()
+    }
+
     /// Whether rows of these columns can be judged as `event_type`: every fault, with its mend.
     pub fn check_columns(&self, schema: &Schema, event_type: &str) -> Vec<String> {
         let Some(event) = self.policy.event(event_type) else {

@@ -4,6 +4,7 @@
 //! so that a `LIMIT` reads no further than it must.
 
 mod facts;
+mod governance;
 mod receipts;
 
 use std::path::{Path, PathBuf};
@@ -55,16 +56,19 @@ pub(crate) enum LogTable {
     Facts,
     Receipts,
     Quarantine,
+    Governance,
 }
 
 impl LogTable {
-    pub(crate) const ALL: [LogTable; 3] = [LogTable::Facts, LogTable::Receipts, LogTable::Quarantine];
+    pub(crate) const ALL: [LogTable; 4] =
+        [LogTable::Facts, LogTable::Receipts, LogTable::Quarantine, LogTable::Governance];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             LogTable::Facts => "facts",
             LogTable::Receipts => "receipts",
             LogTable::Quarantine => "quarantine",
+            LogTable::Governance => "governance",
         }
     }
 
@@ -73,6 +77,7 @@ impl LogTable {
             LogTable::Facts => facts::schema(),
             LogTable::Receipts => receipts::schema(),
             LogTable::Quarantine => receipts::quarantine_schema(),
+            LogTable::Governance => governance::schema(),
         }
     }
 }
@@ -162,6 +167,7 @@ impl Scan {
                 LogTable::Quarantine => {
                     receipts.batches(&group, &self.schema, rows_max, Some(Verdict::Quarantine))
                 }
+                LogTable::Governance => governance::batches(&group, &self.schema),
             };
             let number = groups.next_group().map_or(0, |next| next - 1);
             let batches = batches.map_err(|what| ReadError::Foreign { group: number, what })?;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt16Array};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, UInt8Type, UInt64Type};
-use tidegate_facts::{Context, Digest, PolicyRev, Reason, Tick, Topic, Verdict, columns};
+use tidegate_facts::governance::{Kind, StepRecord};
+use tidegate_facts::{Context, Digest, PolicyRev, Reason, Tick, Topic, Verdict, columns, governance};
 use tidegate_sinks::log::{Frame, Group};
 
 use super::facts::{context_column, contexts, is_facts};
@@ -128,7 +129,22 @@ impl Receipts {
                 _ => {}
             }
         }
+        self.learn_policy(group)?;
         Ok(batches)
+    }
+
+    /// The policy that the receipts behind this group are given under, when the group brought another into force.
+    fn learn_policy(&mut self, group: &Group) -> Result<(), String> {
+        for frame in group.frames.iter().filter(|frame| frame.name == governance::EVENT_TYPE) {
+            let steps = StepRecord::read(&frame.rows)?.into_iter().map(|(_, step)| step);
+            let changed =
+                steps.rev().find(|step| step.subject.kind == Kind::GatePolicy && step.step.takes_effect());
+            if let Some(StepRecord { after, .. }) = changed {
+                let (policy_id, revision) = (after.id, after.version);
+                self.policy = Some(PolicyRev { policy_id, revision, content_digest: after.digest });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -223,7 +239,6 @@ struct Part<'p> {
 
 impl Part<'_> {
     fn column(&self, name: &str) -> Result<ArrayRef, String> {
-        let policy = self.past.policy.as_ref();
         Ok(match name {
             "receipt_id" => self.ids()?,
             "decision" => {
@@ -265,9 +280,14 @@ impl Part<'_> {
                     self.rows().map(|row| Ok(self.fact(row)?.map_or_else(|| own(row), Fact::payload_hash)));
                 digests(hashes.collect::<Result<Vec<_>, String>>()?.into_iter())
             }
-            "policy_id" => self.repeated(policy.map(|policy| policy.policy_id.as_str())),
-            "policy_revision" => self.repeated(policy.map(|policy| policy.revision.as_str())),
-            "policy_digest" => digests(self.rows().map(|_| Some(policy?.content_digest.0.as_slice()))),
+            "policy_id" => self.policies(|policy| policy.policy_id.as_str()),
+            "policy_revision" => self.policies(|policy| policy.revision.as_str()),
+            "policy_digest" => {
+                let door = governance::door();
+                let policies = self.rows().map(|row| self.policy_of(row, &door));
+                let policies: Vec<Option<&PolicyRev>> = policies.collect();
+                digests(policies.iter().map(|policy| Some(policy.as_ref()?.content_digest.0.as_slice())))
+            }
             "bytes_text" => {
                 let bytes = self.stored("bytes").as_binary::<i32>();
                 Arc::new(
@@ -343,7 +363,15 @@ impl Part<'_> {
         Ok(digests(ids.iter().map(|id| Some(id.0.as_slice()))))
     }
 
-    fn repeated(&self, text: Option<&str>) -> ArrayRef {
-        Arc::new(self.rows().map(|_| text).collect::<StringArray>())
+    /// What judged a record: the gate's policy, or the built-in one of the door that steps come through.
+    fn policy_of<'p>(&'p self, row: usize, door: &'p PolicyRev) -> Option<&'p PolicyRev> {
+        let sources = self.stored("source").as_dictionary::<Int32Type>();
+        let source = sources.key(row).map(|key| sources.values().as_string::<i32>().value(key));
+        if source == Some(governance::SOURCE) { Some(door) } else { self.past.policy.as_ref() }
+    }
+
+    fn policies(&self, text: impl Fn(&PolicyRev) -> &str) -> ArrayRef {
+        let door = governance::door();
+        Arc::new(self.rows().map(|row| self.policy_of(row, &door).map(&text)).collect::<StringArray>())
     }
 }

@@ -26,6 +26,7 @@ mod manifest;
 mod prune;
 mod range;
 mod shred;
+mod topic;
 mod verify;
 mod write;
 
@@ -34,6 +35,7 @@ pub use history::{Bound, History, Preference, read_range};
 pub use hydrate::{Hydrated, hydrate};
 pub use manifest::{ArchivedFile, ArchivedGroup, Range};
 pub use prune::{Keep, Pruned, prune};
+pub use topic::read_topic;
 pub use verify::{Verified, verify};
 pub use write::{Written, write};
 

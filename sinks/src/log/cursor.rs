@@ -58,7 +58,7 @@ pub(super) struct End {
 }
 
 /// What stands at one place.
-enum Here {
+pub(super) enum Here {
     Group(Found),
     /// The end of the file, or zeros.
     Blank,
@@ -298,7 +298,7 @@ fn read_up_to(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
     Ok(length)
 }
 
-fn read_header(file: &File, at: u64) -> io::Result<Result<Header, NoHeader>> {
+pub(super) fn read_header(file: &File, at: u64) -> io::Result<Result<Header, NoHeader>> {
     let mut bytes = [0; HEADER_BYTES];
     match read_up_to(file, &mut bytes, at)? {
         0 => Ok(Err(NoHeader::Blank)),
@@ -308,7 +308,7 @@ fn read_header(file: &File, at: u64) -> io::Result<Result<Header, NoHeader>> {
     }
 }
 
-fn read_group(file: &File, at: u64, path: &Path) -> Result<Here, LogError> {
+pub(super) fn read_group(file: &File, at: u64, path: &Path) -> Result<Here, LogError> {
     let read_error = |source| LogError::Read { path: path.to_owned(), source };
     let header = match read_header(file, at).map_err(read_error)? {
         Ok(header) => header,

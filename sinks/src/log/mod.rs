@@ -25,6 +25,7 @@ mod raw;
 mod reader;
 mod rebuild;
 mod segment;
+mod topic;
 mod writer;
 
 use arrow::array::RecordBatch;
@@ -36,6 +37,7 @@ pub use mark::{LogMark, read_base};
 pub(crate) use raw::{RawEncoder, RawGroup, RawGroups, read_raw};
 pub use reader::{Groups, PartitionRows, Start, Until, read_groups, read_partition};
 pub(crate) use rebuild::Rebuild;
+pub use topic::read_topic;
 pub use writer::{EmbeddedLog, LogOptions, Recovery, Truncated};
 
 /// What becomes durable together: the facts of `[lower, upper)`, and what the gate said meanwhile.

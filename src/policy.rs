@@ -1,0 +1,355 @@
+//! `tidegate policy`: revisions of bundles and of the gate's policy, step by step, and how they stand.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tidegate_dataflows::Plan;
+use tidegate_dataflows::governance::{
+    Asked, Change, GovernanceError, Lifecycle, Proposal, Taken, Wish, changes, standing, take,
+};
+use tidegate_facts::governance::{Revision, Step, Subject, short};
+use tidegate_facts::time::to_rfc3339;
+use tidegate_facts::{Digest, Tick};
+
+use crate::{Answer, exit, fail, plan, refuse};
+
+/// What to do about revisions.
+#[derive(Subcommand)]
+pub enum PolicyCommand {
+    /// Proposes that a file comes into force at a node, and shows what it would change.
+    Propose {
+        #[command(flatten)]
+        on: On,
+        #[command(flatten)]
+        who: Who,
+        /// The node: a `decide`, or the gate.
+        #[arg(long)]
+        node: String,
+        /// The bundle or the gate policy.
+        #[arg(long)]
+        file: PathBuf,
+        /// The digest that must be in force now; whatever is, when not given.
+        #[arg(long, value_name = "DIGEST", value_parser = digest)]
+        before: Option<Digest>,
+    },
+    /// Agrees to a proposal; another than the proposer must, unless the topology says otherwise.
+    Approve(OfProposal),
+    /// Brings an approved proposal into force, from this step's tick on.
+    Activate(OfProposal),
+    /// Closes a proposal that is not in force.
+    Withdraw(OfProposal),
+    /// Brings the revision into force again that was before the one in force at a node.
+    Rollback {
+        #[command(flatten)]
+        on: On,
+        #[command(flatten)]
+        who: Who,
+        /// The node.
+        #[arg(long)]
+        node: String,
+    },
+    /// Shows what is in force since when, the proposals, and every step.
+    List {
+        #[command(flatten)]
+        on: On,
+    },
+    /// Shows one proposal: its steps, what it changes, its text.
+    Show {
+        #[command(flatten)]
+        on: On,
+        /// The proposal's id, or its first digits.
+        #[arg(long)]
+        id: String,
+    },
+}
+
+/// Where.
+#[derive(Args)]
+pub struct On {
+    /// The topology file.
+    topology: PathBuf,
+    /// The data folder.
+    #[arg(long, default_value = "data")]
+    data: PathBuf,
+    /// The folder of its committed tables and archive, when it is not in the data folder.
+    #[arg(long)]
+    store: Option<PathBuf>,
+    /// Replaces a setting, as node.key=value; the same as when the folder's first run began.
+    #[arg(long = "set", value_name = "NODE.KEY=VALUE")]
+    set: Vec<String>,
+    /// How to answer.
+    #[arg(long, value_enum, default_value_t = Answer::Text)]
+    format: Answer,
+}
+
+/// Who, and why.
+#[derive(Args)]
+pub struct Who {
+    /// Who takes the step.
+    #[arg(long)]
+    actor: String,
+    /// Why.
+    #[arg(long)]
+    reason: String,
+}
+
+/// A step about a proposal.
+#[derive(Args)]
+pub struct OfProposal {
+    #[command(flatten)]
+    on: On,
+    #[command(flatten)]
+    who: Who,
+    /// The proposal's id, or its first digits.
+    #[arg(long)]
+    id: String,
+}
+
+impl On {
+    fn store(&self) -> PathBuf {
+        self.store.clone().unwrap_or_else(|| self.data.join("store"))
+    }
+}
+
+fn digest(text: &str) -> Result<Digest, String> {
+    Digest::from_hex(text).ok_or_else(|| "a digest is 64 lower-case hexadecimal digits".to_owned())
+}
+
+/// Memory for the index that keeps out duplicates; a step needs next to none.
+const DEDUPE_BYTES: u64 = 8 << 20;
+
+/// Runs one of the commands.
+pub fn run(command: PolicyCommand) -> ExitCode {
+    let (on, who, wish) = match command {
+        PolicyCommand::List { on } => return look(&on, list),
+        PolicyCommand::Show { on, id } => {
+            return look(&on, |plan, lifecycle, on| show(plan, lifecycle, on, &id));
+        }
+        PolicyCommand::Propose { on, who, node, file, before } => match std::fs::read_to_string(&file) {
+            Ok(text) => (on, who, Wish::Propose { node, file, text, before }),
+            Err(source) => return refused(&GovernanceError::File { path: file, source }, on.format),
+        },
+        PolicyCommand::Approve(OfProposal { on, who, id }) => (on, who, Wish::Follow(Step::Approved, id)),
+        PolicyCommand::Activate(OfProposal { on, who, id }) => (on, who, Wish::Follow(Step::Activated, id)),
+        PolicyCommand::Withdraw(OfProposal { on, who, id }) => (on, who, Wish::Follow(Step::Withdrawn, id)),
+        PolicyCommand::Rollback { on, who, node } => (on, who, Wish::RollBack(node)),
+    };
+    let plan = match plan(&on.topology, &on.set) {
+        Ok(plan) => Arc::new(plan),
+        Err(faults) => return refuse(&faults, on.format),
+    };
+    let asked = Asked { actor: who.actor, reason: who.reason, what: wish };
+    match take(&plan, &on.data, &on.store(), DEDUPE_BYTES, &asked) {
+        Ok(taken) => {
+            match on.format {
+                Answer::Text => print!("{}", told(&taken, &on)),
+                Answer::Json => println!("{}", taken_json(&taken)),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => refused(&error, on.format),
+    }
+}
+
+/// Reads how things stand, without a lock, and prints it.
+fn look(on: &On, print: impl Fn(&Plan, &Lifecycle, &On) -> Result<(), GovernanceError>) -> ExitCode {
+    let plan = match plan(&on.topology, &on.set) {
+        Ok(plan) => plan,
+        Err(faults) => return refuse(&faults, on.format),
+    };
+    match standing(&plan, &on.data, &on.store()).and_then(|lifecycle| print(&plan, &lifecycle, on)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refused(&error, on.format),
+    }
+}
+
+/// Prints why not. What was refused by rule and what failed have exit codes of their own.
+fn refused(error: &GovernanceError, format: Answer) -> ExitCode {
+    use GovernanceError::{Admission, Archive, Dedupe, Faults, Foreign, Log, Store, Table, Unreadable};
+    match error {
+        Faults(faults) => return refuse(faults, format),
+        Log(_)
+        | Archive(_)
+        | Store(_)
+        | Table(_)
+        | Dedupe(_)
+        | Admission(_)
+        | Foreign { .. }
+        | Unreadable { .. } => return fail(error),
+        _ if format == Answer::Json => println!("{}", json!({"refused": error.to_string()})),
+        _ => {
+            let _ = fail(error);
+        }
+    }
+    ExitCode::from(exit::REFUSED)
+}
+
+fn told(taken: &Taken, on: &On) -> String {
+    let Taken { record, tick, repeated, changes } = taken;
+    let id = short(&record.proposal_id);
+    if *repeated {
+        let (actor, at) = (&record.actor, time(*tick));
+        return format!(
+            "proposal {id} was {} by {actor} at {at} already; nothing has changed\n",
+            record.step
+        );
+    }
+    let place = format!("{} --data {}", on.topology.display(), on.data.display());
+    let next =
+        |step: &str| format!("next: tidegate policy {step} {place} --id {id} --actor .. --reason ..\n");
+    let after = format!("{} of {}", record.after, record.subject.node);
+    match record.step {
+        Step::Proposed => {
+            format!(
+                "proposal {}\n{after} would change\n{}{}",
+                record.proposal_id,
+                lines(changes),
+                next("approve")
+            )
+        }
+        Step::Approved => format!("{after} is approved by {}\n{}", record.actor, next("activate")),
+        Step::Activated => format!("{after} is in force from {} on\n{}", time(*tick), lines(changes)),
+        Step::RolledBack => {
+            format!("{after} is in force again from {} on\n{}", time(*tick), lines(changes))
+        }
+        Step::Withdrawn => format!("proposal {id} is withdrawn\n"),
+    }
+}
+
+fn taken_json(taken: &Taken) -> Value {
+    let mut said = taken.record.payload();
+    said["_tick"] = json!(taken.tick);
+    said["at_utc"] = json!(time(taken.tick));
+    said["repeated"] = json!(taken.repeated);
+    said["changes"] = json!(taken.changes);
+    said
+}
+
+fn lines(changes: &[Change]) -> String {
+    changes.iter().map(|change| format!("{change}\n")).collect()
+}
+
+fn time(tick: Tick) -> String {
+    to_rfc3339(tick.micros())
+}
+
+/// What is in force of a subject, since which tick, and by which proposal.
+fn now<'l>(lifecycle: &'l Lifecycle, subject: &Subject) -> (&'l Revision, Option<Tick>, Option<Digest>) {
+    let revision = lifecycle.active(subject).expect("it is one of the lifecycle's");
+    let last = lifecycle.history(subject).last();
+    (revision, last.map(|(tick, _)| *tick), last.and_then(|(_, id)| *id))
+}
+
+/// How a proposal stands, in a word.
+fn state(lifecycle: &Lifecycle, proposal: &Proposal) -> &'static str {
+    let (active, _, by) = now(lifecycle, &proposal.subject);
+    match proposal.state {
+        Step::Proposed | Step::Approved if proposal.before != active.digest => "outdated",
+        Step::Activated if by == Some(proposal.id) => "in force",
+        Step::Activated => "replaced",
+        Step::RolledBack => "rolled back",
+        other => other.name(),
+    }
+}
+
+fn list(_: &Plan, lifecycle: &Lifecycle, on: &On) -> Result<(), GovernanceError> {
+    if on.format == Answer::Json {
+        for (subject, _) in lifecycle.subjects() {
+            let (revision, since, by) = now(lifecycle, subject);
+            let said = json!({
+                "node": subject.node, "kind": subject.kind, "revision_id": revision.id,
+                "revision_version": revision.version, "digest": revision.digest,
+                "since_tick": since, "since_utc": since.map(time), "proposal_id": by,
+            });
+            println!("{}", json!({"in_force": said}));
+        }
+        for proposal in lifecycle.in_order() {
+            println!("{}", json!({"proposal": proposal_json(lifecycle, proposal)}));
+        }
+        for (tick, step) in lifecycle.steps() {
+            let mut said = step.payload();
+            said["_tick"] = json!(tick);
+            said["at_utc"] = json!(time(*tick));
+            println!("{}", json!({"step": said}));
+        }
+        return Ok(());
+    }
+    let in_force = lifecycle.subjects().map(|(subject, _)| {
+        let (revision, since, by) = now(lifecycle, subject);
+        vec![
+            subject.node.clone(),
+            revision.to_string(),
+            since.map_or("the beginning".to_owned(), time),
+            by.map_or("the topology".to_owned(), |id| format!("proposal {}", short(&id))),
+        ]
+    });
+    print!("{}", table(["node", "in force", "since", "by"], in_force.collect()));
+    let proposals = lifecycle.in_order().into_iter().map(|proposal| {
+        vec![
+            short(&proposal.id),
+            proposal.subject.node.clone(),
+            proposal.after.to_string(),
+            state(lifecycle, proposal).to_owned(),
+        ]
+    });
+    print!("\n{}", table(["proposal", "node", "revision", "state"], proposals.collect()));
+    let steps = lifecycle.steps().iter().map(|(tick, step)| {
+        let id = short(&step.proposal_id);
+        vec![time(*tick), id, step.step.to_string(), step.actor.clone(), step.reason.clone()]
+    });
+    print!("\n{}", table(["at", "proposal", "step", "actor", "reason"], steps.collect()));
+    Ok(())
+}
+
+fn proposal_json(lifecycle: &Lifecycle, proposal: &Proposal) -> Value {
+    json!({
+        "proposal_id": proposal.id, "node": proposal.subject.node, "kind": proposal.subject.kind,
+        "before": proposal.before, "after": proposal.after.digest, "revision_id": proposal.after.id,
+        "revision_version": proposal.after.version, "state": state(lifecycle, proposal),
+    })
+}
+
+fn show(plan: &Plan, lifecycle: &Lifecycle, on: &On, id: &str) -> Result<(), GovernanceError> {
+    let proposal = lifecycle.proposal(id)?;
+    let steps = lifecycle.steps().iter().filter(|(_, step)| step.proposal_id == proposal.id);
+    let steps: Vec<_> = steps.collect();
+    let changes = changes(plan, lifecycle, &steps[0].1)?;
+    if on.format == Answer::Json {
+        let mut said = proposal_json(lifecycle, proposal);
+        said["text"] = json!(proposal.text);
+        said["changes"] = json!(changes);
+        let shown = |(tick, step): &&(Tick, tidegate_facts::governance::StepRecord)| json!({"_tick": tick, "at_utc": time(*tick), "step": step.step, "actor": step.actor, "reason": step.reason});
+        said["steps"] = json!(steps.iter().map(shown).collect::<Vec<_>>());
+        println!("{said}");
+        return Ok(());
+    }
+    println!(
+        "proposal {}\n{} of {}: {}\n",
+        proposal.id,
+        proposal.after,
+        proposal.subject.node,
+        state(lifecycle, proposal)
+    );
+    let rows = steps.iter().map(|(tick, step)| {
+        vec![time(*tick), step.step.to_string(), step.actor.clone(), step.reason.clone()]
+    });
+    print!("{}", table(["at", "step", "actor", "reason"], rows.collect()));
+    println!("\nagainst {}\n{}\n{}", short(&proposal.before), lines(&changes), proposal.text.trim_end());
+    Ok(())
+}
+
+/// Rows in columns as wide as what they hold.
+fn table<const N: usize>(heads: [&str; N], rows: Vec<Vec<String>>) -> String {
+    let heads = heads.map(str::to_owned).to_vec();
+    let rows: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}

@@ -1,0 +1,793 @@
+//! Governed change: what comes into force does so at its tick, in every run and replay, and only by the rules.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use expect_test::{Expect, expect};
+use tidegate_dataflows::Plan;
+use tidegate_dataflows::governance::{Asked, GovernanceError, Taken, Wish, take};
+use tidegate_dataflows::run::{Options, Report, run};
+use tidegate_facts::governance::Step;
+use tidegate_facts::{Digest, Tick, Topic};
+use tidegate_replay::compare::compare_seals;
+use tidegate_replay::proof::prove;
+use tidegate_replay::shadow::shadow;
+use tidegate_replay::verify::verify;
+use tidegate_replay::{compare, replay};
+use tidegate_sinks::archive::{Keep, prune};
+use tidegate_sinks::log::{EmbeddedLog, Group, HeldLog, LogOptions, Start, Until, read_groups, read_topic};
+use tidegate_sinks::store::Store;
+
+const PAYMENTS: usize = 600;
+
+/// Rules that read a column which the topology's own do not: the plan must carry it from the beginning.
+const STRICT: &str = r#"id = "payments-rules"
+version = "2"
+score = "cast(payments_1d as double)"
+
+[[rule]]
+id = "many-in-an-hour"
+when = "payments_1h > 1"
+action = "BLOCK"
+reason = "VELOCITY"
+
+[[rule]]
+id = "terminal-watched"
+when = "scenario_id = 'payments' and terminal_id = 3"
+action = "QUEUE_REVIEW"
+reason = "TERMINAL_WATCHED"
+"#;
+
+/// A scratch folder with a file of payments that grows, and everything that is run and proposed over it.
+struct World {
+    scratch: tempfile::TempDir,
+    topology: PathBuf,
+    set: Vec<String>,
+}
+
+impl World {
+    fn new(more: &[&str]) -> World {
+        let columns = "event_id action score rules_fired reason_codes decision_id snapshot_digest \
+                       bundle_version bundle_digest policy_revision policy_digest";
+        let columns: Vec<&str> = columns.split_whitespace().collect();
+        let scratch = tempfile::tempdir().unwrap();
+        let mut set = vec![
+            format!("payments.path={}", scratch.path().join("payments.csv").display()),
+            "features_table.columns=[\"event_id\"]".to_owned(),
+            format!("decisions_table.columns={columns:?}"),
+            "commit_rows=70".to_owned(),
+            "batch_rows=32".to_owned(),
+        ];
+        set.extend(more.iter().map(|set| (*set).to_owned()));
+        World { scratch, topology: common::file("tests/topologies/payments.toml"), set }
+    }
+
+    /// The same, with the table `episodes` of sealed decisions.
+    fn sealed(more: &[&str]) -> World {
+        let world = World::new(more);
+        let policies = common::file("tests/topologies/policies").display().to_string();
+        let text = std::fs::read_to_string(&world.topology)
+            .unwrap()
+            .replace("\"policies/", &format!("\"{policies}/"));
+        let sealed = r#"
+[[node]]
+name = "sealed"
+kind = "seal"
+input = "decisions"
+
+[[node]]
+name = "episodes_table"
+kind = "sink.seal"
+input = "sealed"
+table = "episodes"
+"#;
+        let topology = world.write("sealed.toml", &(text + sealed));
+        World { topology, ..world }
+    }
+
+    /// Runs, revisions and a roll-back: other rules decide payments 200 to 400, another policy is cited from 300 on.
+    fn with_a_past(self) -> World {
+        self.run(200, 1);
+        self.bring_into_force("decisions", STRICT);
+        self.run(300, 2);
+        self.bring_into_force("admitted", &gate("2", "record_bytes_max = 16384", "record_bytes_max = 8192"));
+        self.run(400, 1);
+        self.take("cyd", "too many reviews", Wish::RollBack("decisions".to_owned())).unwrap();
+        self.run(PAYMENTS, 1);
+        self
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name)
+    }
+
+    fn plan(&self, more: &[String]) -> Arc<Plan> {
+        if !self.path("payments.csv").exists() {
+            self.grow(0);
+        }
+        let set: Vec<String> = self.set.iter().chain(more).cloned().collect();
+        common::plan(&self.topology, &set)
+    }
+
+    /// The file holds the first so many payments from here on.
+    fn grow(&self, upto: usize) {
+        let lines = (0..upto as i64).map(|i| {
+            let at = tidegate_facts::time::to_rfc3339(1_767_225_600_000_000 + i * 977_000_000);
+            format!("{i},{at},{},{},{}.{:02}\n", i % 7, i % 5, i % 300, i % 100)
+        });
+        let text =
+            "transaction_id,at,customer_id,terminal_id,amount\n".to_owned() + &lines.collect::<String>();
+        self.write("payments.csv", &text);
+    }
+
+    fn run(&self, upto: usize, workers: usize) -> Report {
+        self.grow(upto);
+        common::run_plan(&self.plan(&[]), &self.path("data"), workers)
+    }
+
+    /// All payments under the topology with other settings, in a folder of its own.
+    fn run_apart(&self, name: &str, more: &[String]) -> PathBuf {
+        self.grow(PAYMENTS);
+        common::run_plan(&self.plan(more), &self.path(name), 1);
+        self.path(name)
+    }
+
+    fn take(&self, actor: &str, reason: &str, what: Wish) -> Result<Taken, GovernanceError> {
+        let asked = Asked { actor: actor.to_owned(), reason: reason.to_owned(), what };
+        take(&self.plan(&[]), &self.path("data"), &self.path("data/store"), 1 << 20, &asked)
+    }
+
+    fn propose(&self, actor: &str, node: &str, text: &str) -> Result<Taken, GovernanceError> {
+        let (node, file) = (node.to_owned(), PathBuf::from("revision.toml"));
+        self.take(actor, "test", Wish::Propose { node, file, text: text.to_owned(), before: None })
+    }
+
+    /// Ann proposes, Bob approves, Ann activates.
+    fn bring_into_force(&self, node: &str, text: &str) -> Taken {
+        let id = self.propose("ann", node, text).unwrap().record.proposal_id.to_hex();
+        self.take("bob", "fine", Wish::Follow(Step::Approved, id.clone())).unwrap();
+        self.take("ann", "now", Wish::Follow(Step::Activated, id)).unwrap()
+    }
+}
+
+/// The lines of all decisions of some payments, in their order.
+fn decisions(data: &Path, payments: std::ops::Range<usize>) -> Vec<String> {
+    let table = common::table(data, "SELECT * FROM decisions ORDER BY _tick");
+    let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" "); // Columns are as wide as the widest.
+    let rows: Vec<String> = table.lines().skip(3).map(squeezed).collect();
+    assert_eq!(
+        rows.len() - 1,
+        common::ask(data, "SELECT * FROM decisions").iter().map(|b| b.num_rows()).sum::<usize>()
+    );
+    rows[payments].to_vec()
+}
+
+/// A revision of the test's gate policy, with one text in place of another.
+fn gate(revision: &str, from: &str, to: &str) -> String {
+    let text = std::fs::read_to_string(common::file("tests/topologies/policies/payments-gate.toml")).unwrap();
+    let text = text.replace("revision = \"1\"", &format!("revision = \"{revision}\""));
+    assert!(text.contains(from), "the policy does not say {from}");
+    text.replace(from, to)
+}
+
+#[test]
+fn each_revision_decides_from_its_tick_on_and_a_roll_back_returns() {
+    let world = World::new(&[]);
+    world.run(200, 1);
+    let activated = world.bring_into_force("decisions", STRICT);
+    world.run(400, 2);
+    let back = Wish::RollBack("decisions".to_owned());
+    let rolled_back = world.take("cyd", "too many reviews", back).unwrap();
+    let live = world.run(PAYMENTS, 1);
+
+    let lenient = world.run_apart("lenient", &[]);
+    let bundle = world.write("strict.toml", STRICT);
+    let strict = world.run_apart("strict", &[format!("decisions.bundle={}", bundle.display())]);
+    let data = world.path("data");
+    assert_eq!(decisions(&data, 0..200), decisions(&lenient, 0..200));
+    assert_eq!(decisions(&data, 200..400), decisions(&strict, 200..400));
+    assert_eq!(decisions(&data, 400..600), decisions(&lenient, 400..600));
+    assert_ne!(decisions(&lenient, 200..400), decisions(&strict, 200..400), "the two bundles differ");
+
+    let count = format!(
+        "SELECT count(*) FILTER (WHERE _tick < {0}) AS a, count(*) FILTER (WHERE _tick BETWEEN {0} AND {1}) AS b, \
+         count(*) AS payments FROM decisions",
+        activated.tick.0, rolled_back.tick.0
+    );
+    expect![[r#"
+        +-----+-----+----------+
+        | a   | b   | payments |
+        +-----+-----+----------+
+        | 200 | 200 | 600      |
+        +-----+-----+----------+"#]]
+    .assert_eq(&common::table(&data, &count));
+
+    for workers in [1, 2, 4] {
+        let out = world.path(&format!("replayed-{workers}"));
+        let plan = world.plan(&[]);
+        let again = replay(&plan, &data, &out, workers, &common::watch(&plan)).unwrap();
+        assert_eq!(compare(&live.commits, &again), None, "{workers} workers");
+    }
+    let before = common::files(&data.join("store"));
+    world.run(PAYMENTS, 2);
+    assert!(before == common::files(&data.join("store")), "a run over the same input adds nothing");
+    let options = Options { store: Some(world.path("store-again")), workers: 2, ..Options::new(&data) };
+    let plan = world.plan(&[]);
+    let again = run(&plan, &options, &common::watch(&plan)).unwrap();
+    assert_eq!(compare(&live.commits, &again.commits), None, "a restart that makes all tables anew");
+}
+
+#[test]
+fn rules_named_by_the_topology_of_a_replay_decide_throughout() {
+    let world = World::new(&[]);
+    world.run(200, 1);
+    world.bring_into_force("decisions", &STRICT.replace("payments_1h > 1", "payments_1h > 2"));
+    world.run(PAYMENTS, 1);
+    let bundle = world.write("strict.toml", STRICT);
+    let set = [format!("decisions.bundle={}", bundle.display())];
+    let plan = world.plan(&set);
+    std::fs::create_dir(world.path("shadow")).unwrap();
+    replay(&plan, &world.path("data"), &world.path("shadow/store"), 2, &common::watch(&plan)).unwrap();
+    std::fs::create_dir(world.path("shadow/log")).unwrap(); // What is asked is a folder with a log and a store.
+    let strict = world.run_apart("strict", &set);
+    assert_eq!(decisions(&world.path("shadow"), 0..PAYMENTS), decisions(&strict, 0..PAYMENTS));
+}
+
+/// Which rules and which policy the episodes of a folder were decided under.
+fn under(data: &Path) -> String {
+    common::table(
+        data,
+        "SELECT bundle_version AS rules, policy_revision AS policy, count(*) AS n, min(cast(event_id AS int)) AS first \
+         FROM episodes GROUP BY 1, 2 ORDER BY 4",
+    )
+}
+
+#[test]
+fn an_episode_names_what_was_in_force_and_every_replay_gives_its_seal_again() {
+    let world = World::sealed(&[]).with_a_past();
+    let (data, plan) = (world.path("data"), world.plan(&[]));
+    expect![[r#""#]].assert_eq(&under(&data));
+    let store = Store::open(&data.join("store")).unwrap();
+    let verified = verify(&data.join("log"), &store, &[]).unwrap();
+    assert_eq!((verified.findings, verified.records), (Vec::new(), PAYMENTS as u64));
+    for workers in [1, 2, 4] {
+        let everything = (Tick::ZERO, Tick(u64::MAX));
+        let compared =
+            compare_seals(&plan, &data, &store, everything, workers, &common::watch(&plan)).unwrap();
+        assert!(compared.first.is_none(), "{workers} workers: {:#?}", compared.first);
+        assert_eq!((compared.equal, compared.commits), (PAYMENTS as u64, verified.commits));
+    }
+    for (event, version) in [("199", "\"1\""), ("200", "\"2\""), ("399", "\"2\""), ("400", "\"1\"")] {
+        let proof = prove(&store, event).unwrap();
+        proof.check(&[]).unwrap();
+        let values = proof.values();
+        let said = values.iter().find(|(name, _)| name == "bundle_version").map(|(_, value)| value.as_str());
+        assert_eq!(said, Some(version), "event {event}: {values:#?}");
+    }
+}
+
+#[test]
+fn a_shadow_run_of_named_rules_has_them_decide_throughout_even_those_of_the_beginning() {
+    let world = World::sealed(&[]).with_a_past();
+    let data = world.path("data");
+    let sealed = Store::open(&data.join("store")).unwrap();
+    let strict = world.write("strict.toml", STRICT);
+    let own = common::file("tests/topologies/policies/payments-rules.toml");
+    for (name, bundle) in [("own", own), ("strict", strict)] {
+        let set = [format!("decisions.bundle={}", bundle.display())];
+        let apart = world.run_apart(name, &set);
+        let actions =
+            |data: &Path| common::table(data, "SELECT event_id, action FROM decisions ORDER BY _tick");
+        let (was, would_be) = (actions(&data), actions(&apart));
+        let differing = was.lines().zip(would_be.lines()).filter(|(a, b)| a != b).count() as u64;
+        assert!(differing > 10, "the two bundles differ");
+        let (plan, out) = (world.plan(&set), world.path(&format!("shadow-{name}")));
+        let upto = Tick(u64::MAX);
+        let shadow = shadow(&plan, &data, &sealed, &out, upto, 2, &common::watch(&plan)).unwrap();
+        assert_eq!((shadow.changed(), shadow.actions.values().sum()), (differing, PAYMENTS as u64), "{name}");
+    }
+}
+
+#[test]
+fn steps_that_were_pruned_from_the_log_are_in_force_by_the_archive() {
+    let world = World::sealed(&["log.archive=true"]).with_a_past();
+    let (data, plan) = (world.path("data"), world.plan(&[]));
+    let whole = under(&data);
+    let tables = common::files(&data.join("store/tables"));
+    cut_small(&data.join("log"));
+    let store = Store::open(&data.join("store")).unwrap();
+    let log = HeldLog::new(&data.join("log")).unwrap();
+    let pruned = prune(&log, &store, Keep { span: None, bytes: Some(1) }).unwrap();
+    drop(log);
+    assert!(
+        read_topic(&data.join("log"), Topic::Control).unwrap().is_empty(),
+        "every step is pruned: {pruned:?}"
+    );
+    let (out, watch) = (world.path("again"), common::watch(&plan));
+    replay(&plan, &data, &out, 2, &watch).unwrap();
+    assert!(tables == common::files(&out.join("tables")), "a replay gives other files");
+    // The lifecycle goes on where it stood.
+    let again = world.propose("ann", "decisions", STRICT).unwrap();
+    assert!(again.tick > Tick::ZERO && !again.repeated);
+    let refused = world.take("ann", "again", Wish::RollBack("decisions".to_owned())).unwrap_err();
+    assert!(refused.to_string().contains("nothing to roll back to"), "{refused}");
+    world.run(PAYMENTS, 1);
+    assert_eq!(under(&data), whole);
+}
+
+/// The same groups in segments so small that some can go.
+fn cut_small(log: &Path) {
+    let groups = read_groups(log, Start::Group(0), Until::Complete).unwrap();
+    let groups: Vec<Group> = groups.map(Result::unwrap).collect();
+    std::fs::remove_dir_all(log).unwrap();
+    let (mut small, _) = EmbeddedLog::open(log, LogOptions { segment_bytes: 4096 }).unwrap();
+    groups.iter().for_each(|group| assert!(small.append(group).is_ok()));
+}
+
+#[test]
+fn the_wall_clock_stamps_a_step_now() {
+    let world = World::new(&["clock=wall"]);
+    world.run(300, 1);
+    let activated = world.bring_into_force("decisions", STRICT);
+    world.run(PAYMENTS, 1);
+    let count = format!(
+        "SELECT _tick > {} AS later, bundle_version, count(*) AS n FROM decisions GROUP BY 1, 2 ORDER BY 1",
+        activated.tick.0
+    );
+    expect![[r#"
+        +-------+----------------+-----+
+        | later | bundle_version | n   |
+        +-------+----------------+-----+
+        | false | 1              | 300 |
+        | true  | 2              | 300 |
+        +-------+----------------+-----+"#]]
+    .assert_eq(&common::table(&world.path("data"), &count));
+}
+
+#[test]
+fn receipts_and_decisions_cite_the_policy_in_force() {
+    let world = World::new(&[]);
+    world.run(200, 1);
+    world.bring_into_force("admitted", &gate("2", "record_bytes_max = 16384", "record_bytes_max = 8192"));
+    world.run(400, 1);
+    world.bring_into_force(
+        "admitted",
+        &gate("3", "class = \"traffic\"", "class = \"traffic\"\nproducers = [\"bank\"]"),
+    );
+    world.run(500, 1);
+    world.take("ann", "no bank sends yet", Wish::RollBack("admitted".to_owned())).unwrap();
+    let live = world.run(PAYMENTS, 2);
+    let data = world.path("data");
+    let receipts = "SELECT source, policy_id, policy_revision, decision, reason_code, count(*) AS n, \
+                    count(DISTINCT policy_digest) AS digests FROM receipts GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 3, 4";
+    expect![[r#"
+        +------------+---------------------+-----------------+------------+--------------+-----+---------+
+        | source     | policy_id           | policy_revision | decision   | reason_code  | n   | digests |
+        +------------+---------------------+-----------------+------------+--------------+-----+---------+
+        | governance | tidegate.governance | 1               | ADMIT      |              | 7   | 1       |
+        | payments   | payments-gate       | 1               | ADMIT      |              | 200 | 1       |
+        | payments   | payments-gate       | 2               | ADMIT      |              | 300 | 1       |
+        | payments   | payments-gate       | 3               | QUARANTINE | UNAUTHORIZED | 100 | 1       |
+        +------------+---------------------+-----------------+------------+--------------+-----+---------+"#]]
+    .assert_eq(&common::table(&data, receipts));
+    let decisions =
+        "SELECT policy_revision, count(*) AS n, min(event_id) AS first FROM decisions GROUP BY 1 ORDER BY 1";
+    expect![[r#"
+        +-----------------+-----+-------+
+        | policy_revision | n   | first |
+        +-----------------+-----+-------+
+        | 1               | 200 | 0     |
+        | 2               | 300 | 200   |
+        +-----------------+-----+-------+"#]]
+    .assert_eq(&common::table(&data, decisions));
+    let plan = world.plan(&[]);
+    let again = replay(&plan, &data, &world.path("out"), 4, &common::watch(&plan)).unwrap();
+    assert_eq!(compare(&live.commits, &again), None);
+}
+
+#[test]
+fn every_step_is_a_fact_with_a_receipt_and_a_row() {
+    let world = World::new(&[]);
+    world.run(100, 1);
+    world.bring_into_force("decisions", STRICT);
+    let again = world.propose("ann", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap();
+    // Without its index, the gate knows from the log what it has seen.
+    std::fs::remove_dir_all(world.path("data/index")).unwrap();
+    let repeated = world.propose("ann", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap();
+    assert!(!again.repeated && repeated.repeated);
+    assert_eq!((again.tick, &again.record), (repeated.tick, &repeated.record));
+    world
+        .take("ann", "not needed", Wish::Follow(Step::Withdrawn, again.record.proposal_id.to_hex()))
+        .unwrap();
+    let data = world.path("data");
+    let steps = "SELECT taken_at_utc, kind, node, scope, step, family, actor, reason, left(before_digest, 6) AS before, \
+                 left(after_digest, 6) AS after, revision_version AS version, length(revision_text) AS text FROM governance ORDER BY _tick";
+    expect![[r#"
+        +-----------------------------+--------+-----------+----------+-----------+------------------------+-------+------------+--------+--------+---------+------+
+        | taken_at_utc                | kind   | node      | scope    | step      | family                 | actor | reason     | before | after  | version | text |
+        +-----------------------------+--------+-----------+----------+-----------+------------------------+-------+------------+--------+--------+---------+------+
+        | 2026-01-02T02:52:03.000001Z | bundle | decisions | payments | proposed  | BUNDLE_PUBLISHED       | ann   | test       | 71efd0 | ca2372 | 2       | 309  |
+        | 2026-01-02T02:52:03.000002Z | bundle | decisions | payments | approved  | BUNDLE_APPROVED        | bob   | fine       | 71efd0 | ca2372 | 2       |      |
+        | 2026-01-02T02:52:03.000003Z | bundle | decisions | payments | activated | BUNDLE_PROMOTED_ACTIVE | ann   | now        | 71efd0 | ca2372 | 2       |      |
+        | 2026-01-02T02:52:03.000004Z | bundle | decisions | payments | proposed  | BUNDLE_PUBLISHED       | ann   | test       | ca2372 | 15de68 | 3       | 309  |
+        | 2026-01-02T02:52:03.000005Z | bundle | decisions | payments | withdrawn | BUNDLE_RETIRED         | ann   | not needed | ca2372 | 15de68 | 3       |      |
+        +-----------------------------+--------+-----------+----------+-----------+------------------------+-------+------------+--------+--------+---------+------+"#]].assert_eq(&common::table(&data, steps));
+    let facts = "SELECT topic, partition, \"offset\", event_type, producer, schema_version, scenario_run_id IS NOT NULL AS pins \
+                 FROM facts WHERE topic = 'control' ORDER BY _tick";
+    expect![[r#"
+        +---------+-----------+--------+----------------------+-----------------+----------------+------+
+        | topic   | partition | offset | event_type           | producer        | schema_version | pins |
+        +---------+-----------+--------+----------------------+-----------------+----------------+------+
+        | control | 0         | 0      | governance.policy.v1 | tidegate.policy | v1             | true |
+        | control | 0         | 1      | governance.policy.v1 | tidegate.policy | v1             | true |
+        | control | 0         | 2      | governance.policy.v1 | tidegate.policy | v1             | true |
+        | control | 0         | 3      | governance.policy.v1 | tidegate.policy | v1             | true |
+        | control | 0         | 4      | governance.policy.v1 | tidegate.policy | v1             | true |
+        +---------+-----------+--------+----------------------+-----------------+----------------+------+"#]]
+    .assert_eq(&common::table(&data, facts));
+    let receipts = "SELECT r.position, r.decision, r.reason_code, g.step FROM receipts r LEFT JOIN governance g \
+                    ON r._tick = g._tick WHERE r.source = 'governance' ORDER BY r.position";
+    expect![[r#"
+        +----------+-----------+-------------+-----------+
+        | position | decision  | reason_code | step      |
+        +----------+-----------+-------------+-----------+
+        | 0        | ADMIT     |             | proposed  |
+        | 1        | ADMIT     |             | approved  |
+        | 2        | ADMIT     |             | activated |
+        | 3        | ADMIT     |             | proposed  |
+        | 4        | DUPLICATE | DUPLICATE   | proposed  |
+        | 5        | ADMIT     |             | withdrawn |
+        +----------+-----------+-------------+-----------+"#]]
+    .assert_eq(&common::table(&data, receipts));
+    world.run(100, 1);
+    let rows = "SELECT count(*) AS n FROM decisions";
+    assert!(common::table(&data, rows).contains("| 100 |"), "steps are no rows of the graph");
+}
+
+/// What is said of steps that may not be taken, one a line.
+fn check(refused: &[Result<Taken, GovernanceError>], wanted: &Expect) {
+    let root = format!("{}/", env!("CARGO_MANIFEST_DIR"));
+    let said = refused.iter().map(|refused| match refused {
+        Ok(taken) => format!("taken: {}\n", taken.record.step),
+        Err(error) => format!("{error}\n").replace(&root, ""),
+    });
+    wanted.assert_eq(&said.collect::<String>());
+}
+
+#[test]
+fn steps_against_the_rules_are_refused() {
+    let world = World::new(&[]);
+    world.run(50, 1);
+    let files = common::files(&world.path("data/log"));
+    let follow = |actor: &str, step, id: &str| world.take(actor, "why", Wish::Follow(step, id.to_owned()));
+    check(
+        &[
+            world.propose("ann", "features", STRICT),
+            world.propose("ann", "decisions", &STRICT.replace("\"2\"", "\"1\"")),
+            world.propose("", "decisions", STRICT),
+            follow("bob", Step::Approved, "3f"),
+            world.take("ann", "why", Wish::RollBack("decisions".to_owned())),
+        ],
+        &expect![[r#"
+            node `features` has no bundle and no policy to revise; name one of `decisions`, `admitted` (the gate)
+            the bundle of `decisions` has had a revision payments-rules 1 that says something else (71efd0d0a44f); give the new one a version of its own
+            the step has no actor; say who takes it with --actor
+            there is no proposal 3f; nothing was proposed yet: begin with `tidegate policy propose`
+            payments-rules 1 (71efd0d0a44f) is in force for the bundle of `decisions` since the beginning; there is nothing to roll back to
+        "#]],
+    );
+    assert!(files == common::files(&world.path("data/log")), "a refused step leaves the log as it was");
+
+    let first = world.propose("ann", "decisions", STRICT).unwrap().record;
+    let other = world.propose("bob", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap().record;
+    let (id, other_id) = (first.proposal_id.to_hex(), other.proposal_id.to_hex());
+    let named = Wish::Propose {
+        node: "decisions".to_owned(),
+        file: "revision.toml".into(),
+        text: STRICT.replace("\"2\"", "\"4\""),
+        before: Some(other.after.digest),
+    };
+    check(
+        &[
+            follow("ann", Step::Activated, &id),
+            follow("ann", Step::Approved, &id),
+            follow("bob", Step::Approved, &id),
+            follow("cyd", Step::Approved, &other_id),
+            follow("bob", Step::Approved, &id),
+            follow("bob", Step::Activated, &id),
+            follow("bob", Step::Activated, &other_id),
+            follow("bob", Step::Withdrawn, &id),
+            world.propose("ann", "decisions", STRICT),
+            world.take("ann", "why", named),
+        ],
+        &expect![[r#"
+            proposal 67e75326de1b was proposed by ann, so it cannot be activated; have it approved first
+            ann proposed 67e75326de1b, and another must approve it; ask a colleague, or set `four_eyes = false` in [governance] of a new topology
+            taken: approved
+            taken: approved
+            taken: approved
+            taken: activated
+            the step was made for the bundle of `decisions` with 71efd0d0a44f in force, and payments-rules 2 (ca237236e481) is; look at what changed, then propose it again
+            proposal 67e75326de1b was activated by bob, so it cannot be withdrawn; roll it back instead
+            payments-rules 2 (ca237236e481) is in force for the bundle of `decisions` already; there is nothing to change
+            the step was made for the bundle of `decisions` with 15de686d9997 in force, and payments-rules 2 (ca237236e481) is; look at what changed, then propose it again
+        "#]],
+    );
+}
+
+#[test]
+fn what_cannot_run_is_not_proposed_and_all_its_faults_are_told() {
+    let world = World::new(&[]);
+    world.run(50, 1);
+    let broken = STRICT
+        .replace("payments_1h > 1", "payment_1h > 1")
+        .replace("terminal_id = 3", "terminal_id")
+        .replace("cast(payments_1d as double)", "random()");
+    check(
+        &[
+            world.propose("ann", "decisions", &broken),
+            world.propose("ann", "decisions", "id = 3"),
+            world.propose(
+                "ann",
+                "admitted",
+                &gate("2", "amount = \"decimal(12,2)\"", "amount = \"int64\"\nfee = \"int64\""),
+            ),
+            world.propose("ann", "admitted", &gate("2", "terminal_id = \"int32\"\n", "")),
+            world.propose("ann", "admitted", &gate("2", "class = \"traffic\"", "class = \"case\"")),
+            world.propose("ann", "admitted", &gate("2", "payment.v1", "payment.v2")),
+            world.propose(
+                "ann",
+                "admitted",
+                &gate(
+                    "2",
+                    "[event.\"payment.v1\"]",
+                    "[event.\"governance.policy.v1\"]\nclass = \"control\"\n[event.\"payment.v1\"]",
+                ),
+            ),
+            world.propose("ann", "admitted", "revision = \"2\""),
+        ],
+        &expect![[r#"
+            the revision cannot come into force:
+              revision.toml:3: `random()` calls random(), whose value depends on when it runs; use the fact's own times
+              revision.toml:7: rule `many-in-an-hour`: `payment_1h > 1` reads column `payment_1h`, which its input does not have; did you mean `payments_1h`?
+              revision.toml:13: rule `terminal-watched`: `scenario_id = 'payments' and terminal_id` cannot be planned: Error during planning: Cannot infer common argument type for logical boolean operation Boolean AND Int32
+            the revision cannot come into force:
+              revision.toml:1: invalid type: integer `3`, expected a string
+            the revision cannot come into force:
+              tests/topologies/payments.toml:19: payload field `fee` of `payment.v1` has no column of its name in source `payments`; say how it is made: payload = { fee = ".." }
+              revision.toml:1: payload field `amount` would be Int64 and is Decimal128(12, 2), which the log and the graph hold; keep its type
+              revision.toml:1: payload field `fee` (Int64) is new, and the graph was built without it; a new field needs a new topology on a new data folder
+            the revision cannot come into force:
+              revision.toml:1: payload field `terminal_id` (Int32) is missing, and the graph was built with it; keep it, with `?` behind its type if records may lack it
+            the revision cannot come into force:
+              revision.toml:1: event type `payment.v1` would be of class case and is of class traffic, by which its events are told apart from others; keep its class
+            the revision cannot come into force:
+              tests/topologies/payments.toml:19: the policy knows no event type `payment.v1`; did you mean `payment.v2`?
+            the revision cannot come into force:
+              revision.toml:1: event type `governance.policy.v1` is the gate's own, by which bundles and policies come into force; leave it out
+            the revision cannot come into force:
+              revision.toml:1: `id` is missing; add a stable name such as id = "gate.cards"
+              revision.toml:1: no event type is declared; add a table such as [event."card.transaction.v1"]
+        "#]],
+    );
+}
+
+#[test]
+fn a_folder_that_cannot_take_a_step_says_why() {
+    let world = World::new(&[]);
+    world.grow(50);
+    let nothing_ran = world.propose("ann", "decisions", STRICT);
+    world.run(50, 1);
+    let (log, _) = EmbeddedLog::open(&world.path("data/log"), LogOptions::default()).unwrap();
+    let running = world.propose("ann", "decisions", STRICT);
+    drop(log);
+    let bundle = world.write("strict.toml", STRICT);
+    let set = [world.set.clone(), vec![format!("decisions.bundle={}", bundle.display())]].concat();
+    let other = World { set, ..world };
+    let other_plan = other.propose("ann", "decisions", STRICT);
+    let root = other.scratch.path().display().to_string();
+    let own = std::process::id().to_string();
+    // What differs from run to run: the folder, the process, and digests, which cover the path of the bundle.
+    let masked = |word: &str| match word.get(..64).and_then(Digest::from_hex) {
+        Some(_) => format!("DIGEST{}", &word[64..]),
+        None => word.replace(&root, ""),
+    };
+    let said = [nothing_ran, running, other_plan].map(|refused| {
+        let said = refused.unwrap_err().to_string().replace(&format!("process {own}"), "process 7");
+        said.split(' ').map(masked).collect::<Vec<_>>().join(" ") + "\n"
+    });
+    expect![[r#"
+        nothing ran on `/data` yet, so nothing can be revised there; change the file that the topology names, or run it first
+        a run is active on `/data` (process 7) and alone may add to its log; take the step when it has ended
+        `/data` holds the log of plan DIGEST, and this topology is plan DIGEST; give the files and --set with which it was started: a revision comes with --file, and does not replace them
+    "#]].assert_eq(&said.concat());
+
+    let envelopes = tempfile::tempdir().unwrap();
+    let records = envelopes.path().join("records.jsonl");
+    // Who writes envelopes cannot write steps: no policy knows their type.
+    std::fs::write(&records, format!(
+        "{{\"event_id\":\"1\",\"event_type\":\"governance.policy.v1\",\"ts_utc\":\"2026-01-01T00:00:00.000000Z\",\"manifest_fingerprint\":\"{}\",\"payload\":{{}}}}\n",
+        "0".repeat(64)
+    )).unwrap();
+    let set = [format!("records.path={}", records.display())];
+    let plan = common::plan(&common::file("tests/topologies/envelopes.toml"), &set);
+    let report = common::run_plan(&plan, envelopes.path(), 1);
+    assert_eq!(report.counts.admitted, 0);
+    let what = Wish::RollBack("admitted".to_owned());
+    let asked = Asked { actor: "ann".to_owned(), reason: "why".to_owned(), what };
+    let refused =
+        take(&plan, envelopes.path(), &envelopes.path().join("store"), 1 << 20, &asked).unwrap_err();
+    expect!["[run] of the topology lacks platform_run_id, scenario_run_id, manifest_fingerprint, run_id, which every control fact carries; only a topology that began with them can be revised"].assert_eq(&refused.to_string());
+}
+
+#[test]
+fn no_source_has_the_name_of_the_door() {
+    let text = std::fs::read_to_string(common::file("tests/topologies/payments.toml")).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("governance.toml");
+    std::fs::write(&file, text.replace("\"payments\"", "\"governance\"")).unwrap();
+    let Err(faults) = Plan::read(&file, &[]) else { panic!("it has faults") };
+    let faults: Vec<String> = faults.into_iter().map(|fault| fault.what).collect();
+    let named: Vec<String> = faults.into_iter().filter(|fault| fault.starts_with("no source")).collect();
+    expect!["no source can be called `governance`: receipts of policy changes are; give it another name"]
+        .assert_eq(&named.concat());
+}
+
+#[test]
+fn one_is_enough_where_the_topology_said_so_from_the_beginning() {
+    let world = World::new(&["governance.four_eyes=false"]);
+    world.run(50, 1);
+    let id = world.propose("ann", "decisions", STRICT).unwrap().record.proposal_id.to_hex();
+    world.take("ann", "fine", Wish::Follow(Step::Approved, id.clone())).unwrap();
+    world.take("ann", "now", Wish::Follow(Step::Activated, id)).unwrap();
+    let strict: Vec<String> = world.set.iter().filter(|set| !set.contains("four_eyes")).cloned().collect();
+    let plan = common::plan(&common::file("tests/topologies/payments.toml"), &strict);
+    let refused = run(&plan, &Options::new(&world.path("data")), &common::watch(&plan)).unwrap_err();
+    assert!(refused.to_string().contains("holds the log of plan"), "{refused}");
+}
+
+#[test]
+fn the_command_tells_what_changes_and_what_is_next() {
+    let world = World::new(&[]);
+    world.run(50, 1);
+    let bundle = world.write("strict.toml", STRICT);
+    let topology = common::file("tests/topologies/payments.toml");
+    let mut shown = String::new();
+    let mut policy = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("policy").arg(arguments[0]).arg(&topology).arg("--data").arg(world.path("data"));
+        command.args(world.set.iter().flat_map(|set| ["--set", set]));
+        let done = command.args(&arguments[1..]).output().unwrap();
+        let out = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        let out = out.replace(&topology.display().to_string(), "payments.toml");
+        let out = out.replace(&world.scratch.path().display().to_string(), "").replace(" \n", "\n");
+        shown += &format!("$ policy {} -> {}\n{out}\n", arguments[0], done.status.code().unwrap());
+        out
+    };
+    let who = |actor| ["--actor", actor, "--reason", "fewer chargebacks"];
+    let file = bundle.display().to_string();
+    let proposed = policy(&[&["propose", "--node", "decisions", "--file", &file][..], &who("ann")].concat());
+    let id = proposed.lines().next().unwrap().strip_prefix("proposal ").unwrap()[..12].to_owned();
+    policy(&[&["approve", "--id", &id][..], &who("ann")].concat());
+    policy(&[&["approve", "--id", &id][..], &who("bob")].concat());
+    policy(&[&["activate", "--id", &id][..], &who("ann")].concat());
+    policy(&[&["activate", "--id", &id][..], &who("ann")].concat());
+    policy(&["list"]);
+    policy(&["show", "--id", &id]);
+    policy(&[&["rollback", "--node", "decisions"][..], &who("bob")].concat());
+    policy(&[&["rollback", "--node", "admitted", "--format", "json"][..], &who("bob")].concat());
+    expect![[r#"
+        $ policy propose -> 0
+        proposal 7aff6c59af19f1982f1d1a7e7da8d9fe3f5fca025b5e943179cabed4b00cb55c
+        payments-rules 2 (ca237236e481) of decisions would change
+          ~ version: 1
+                   > 2
+          ~ score: cast(payments_1h as double) + cast(amount as double) / 1000
+                 > cast(payments_1d as double)
+          ~ rule many-in-an-hour: STEP_UP (VELOCITY) when payments_1h > 3
+                                > BLOCK (VELOCITY) when payments_1h > 1
+          + rule terminal-watched: QUEUE_REVIEW (TERMINAL_WATCHED) when scenario_id = 'payments' and terminal_id = 3
+          ~ order of rules: many-in-an-hour, large
+                          > many-in-an-hour, terminal-watched
+          - rule large: BLOCK (AMOUNT) when amount > 250
+        next: tidegate policy approve payments.toml --data /data --id 7aff6c59af19 --actor .. --reason ..
+
+        $ policy approve -> 2
+        tidegate: ann proposed 7aff6c59af19, and another must approve it; ask a colleague, or set `four_eyes = false` in [governance] of a new topology
+
+        $ policy approve -> 0
+        payments-rules 2 (ca237236e481) of decisions is approved by bob
+        next: tidegate policy activate payments.toml --data /data --id 7aff6c59af19 --actor .. --reason ..
+
+        $ policy activate -> 0
+        payments-rules 2 (ca237236e481) of decisions is in force from 2026-01-01T13:17:53.000003Z on
+          ~ version: 1
+                   > 2
+          ~ score: cast(payments_1h as double) + cast(amount as double) / 1000
+                 > cast(payments_1d as double)
+          ~ rule many-in-an-hour: STEP_UP (VELOCITY) when payments_1h > 3
+                                > BLOCK (VELOCITY) when payments_1h > 1
+          + rule terminal-watched: QUEUE_REVIEW (TERMINAL_WATCHED) when scenario_id = 'payments' and terminal_id = 3
+          ~ order of rules: many-in-an-hour, large
+                          > many-in-an-hour, terminal-watched
+          - rule large: BLOCK (AMOUNT) when amount > 250
+
+        $ policy activate -> 0
+        proposal 7aff6c59af19 was activated by ann at 2026-01-01T13:17:53.000003Z already; nothing has changed
+
+        $ policy list -> 0
+        node       in force                         since                        by
+        decisions  payments-rules 2 (ca237236e481)  2026-01-01T13:17:53.000003Z  proposal 7aff6c59af19
+        admitted   payments-gate 1 (c9dc29347aa6)   the beginning                the topology
+
+        proposal      node       revision                         state
+        7aff6c59af19  decisions  payments-rules 2 (ca237236e481)  in force
+
+        at                           proposal      step       actor  reason
+        2026-01-01T13:17:53.000001Z  7aff6c59af19  proposed   ann    fewer chargebacks
+        2026-01-01T13:17:53.000002Z  7aff6c59af19  approved   bob    fewer chargebacks
+        2026-01-01T13:17:53.000003Z  7aff6c59af19  activated  ann    fewer chargebacks
+
+        $ policy show -> 0
+        proposal 7aff6c59af19f1982f1d1a7e7da8d9fe3f5fca025b5e943179cabed4b00cb55c
+        payments-rules 2 (ca237236e481) of decisions: in force
+
+        at                           step       actor  reason
+        2026-01-01T13:17:53.000001Z  proposed   ann    fewer chargebacks
+        2026-01-01T13:17:53.000002Z  approved   bob    fewer chargebacks
+        2026-01-01T13:17:53.000003Z  activated  ann    fewer chargebacks
+
+        against 71efd0d0a44f
+          ~ version: 1
+                   > 2
+          ~ score: cast(payments_1h as double) + cast(amount as double) / 1000
+                 > cast(payments_1d as double)
+          ~ rule many-in-an-hour: STEP_UP (VELOCITY) when payments_1h > 3
+                                > BLOCK (VELOCITY) when payments_1h > 1
+          + rule terminal-watched: QUEUE_REVIEW (TERMINAL_WATCHED) when scenario_id = 'payments' and terminal_id = 3
+          ~ order of rules: many-in-an-hour, large
+                          > many-in-an-hour, terminal-watched
+          - rule large: BLOCK (AMOUNT) when amount > 250
+
+        id = "payments-rules"
+        version = "2"
+        score = "cast(payments_1d as double)"
+
+        [[rule]]
+        id = "many-in-an-hour"
+        when = "payments_1h > 1"
+        action = "BLOCK"
+        reason = "VELOCITY"
+
+        [[rule]]
+        id = "terminal-watched"
+        when = "scenario_id = 'payments' and terminal_id = 3"
+        action = "QUEUE_REVIEW"
+        reason = "TERMINAL_WATCHED"
+
+        $ policy rollback -> 0
+        payments-rules 1 (71efd0d0a44f) of decisions is in force again from 2026-01-01T13:17:53.000004Z on
+          ~ version: 2
+                   > 1
+          ~ score: cast(payments_1d as double)
+                 > cast(payments_1h as double) + cast(amount as double) / 1000
+          ~ rule many-in-an-hour: BLOCK (VELOCITY) when payments_1h > 1
+                                > STEP_UP (VELOCITY) when payments_1h > 3
+          + rule large: BLOCK (AMOUNT) when amount > 250
+          ~ order of rules: many-in-an-hour, terminal-watched
+                          > many-in-an-hour, large
+          - rule terminal-watched: QUEUE_REVIEW (TERMINAL_WATCHED) when scenario_id = 'payments' and terminal_id = 3
+
+        $ policy rollback -> 2
+        {"refused":"payments-gate 1 (c9dc29347aa6) is in force for the policy of `admitted` since the beginning; there is nothing to roll back to"}
+
+    "#]].assert_eq(&shown);
+}
