@@ -20,7 +20,7 @@ use tidegate_facts::{Digest, Tick, Topic, columns};
 use tidegate_operators::seal::record_digests_again;
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
 use tidegate_sinks::chains::{LogChains, LogHead};
-use tidegate_sinks::log::{Frame, Group, LogError};
+use tidegate_sinks::log::{Frame, Group, LogError, torn_end};
 use tidegate_sinks::schemas;
 use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
@@ -195,6 +195,7 @@ impl Check {
         let mut uppers = commits.iter().peekable();
         let mut chains = LogChains::default();
         let mut end = Tick::ZERO;
+        let mut groups_read = 0;
         // Of a pruned log the archive has the beginning; both are one history.
         let groups = match read_range(folder, Some(store), Bound::Group(0), None, Preference::Log) {
             Ok(groups) => groups,
@@ -211,6 +212,7 @@ impl Check {
                 }
             };
             end = group.upper;
+            groups_read += 1;
             self.group(&group);
             let mut due = Vec::new();
             while let Some(commit) = uppers.next_if(|commit| commit.upper <= group.upper) {
@@ -220,6 +222,20 @@ impl Check {
             let at: Vec<Tick> = due.iter().map(|commit| commit.upper).collect();
             for (commit, heads) in due.into_iter().zip(chains.group(&group, &order, &at, Tick::ZERO)) {
                 self.heads(commit, &heads.0);
+            }
+        }
+        if self.log_is_whole {
+            match torn_end(folder, groups_read) {
+                Ok(None) => {}
+                Ok(Some((segment, at, detail))) => {
+                    let record = format!("the last group, at byte {at}");
+                    let what = format!(
+                        "is not whole: {detail}; the run was stopped while it wrote this, and the next one takes it \
+                         back, or it was damaged"
+                    );
+                    self.find(name_in(folder, &segment), Some(record), what);
+                }
+                Err(error) => self.log_error(folder, &error),
             }
         }
         if let Some(commit) = uppers.next()
