@@ -317,11 +317,11 @@ impl Gate<'_> {
         if self.recovered == 0 {
             return Ok(());
         }
+        let mut memory = Memory::new(self.plan, covered);
         let store = Store::open(&self.options.store_path())?;
         let folder = self.log.folder().to_owned();
         let range =
             |from, to| read_range(&folder, Some(&store), from, Some(Bound::Group(to)), Preference::Log);
-        let mut memory = Memory::new(self.plan, covered);
         let mark = self.checkpoint.as_ref().map(|checkpoint| checkpoint.mark.clone()).unwrap_or_default();
         if covered < mark.upper {
             // The index lags behind the state: it is brought up to it.
