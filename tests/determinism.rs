@@ -36,7 +36,7 @@ fn workers_and_batches_do_not_change_a_byte() {
         let plan = common::plan(&fraud(), &small_world(batch_rows));
         let report = common::run_plan(&plan, &data, workers);
         assert!(report.commits.list.len() > 3, "several commits");
-        let files = common::files(&data.join("store"));
+        let files = common::committed(&data.join("store"));
         match &first {
             None => first = Some(files),
             Some(first) => {
@@ -65,7 +65,7 @@ fn one_fact_a_batch_gives_the_same_bytes() {
             &[world.to_owned(), "commit_rows=100".to_owned(), format!("batch_rows={batch_rows}")],
         );
         common::run_plan(&plan, &data, 2);
-        common::files(&data.join("store"))
+        common::committed(&data.join("store"))
     };
     assert!(run(1) == run(100_000));
 }

@@ -68,7 +68,7 @@ fn names(is_meant: impl Fn(&str) -> bool) -> Vec<String> {
 fn a_folder_as_it_was_made_is_whole_and_signed() {
     let verified = check(original(), &[signer().public()]);
     assert_eq!(verified.findings, []);
-    assert!(verified.commits > 5 && verified.records > 4_000, "{verified:?}");
+    assert!(verified.commits >= 5 && verified.records > 4_000, "{verified:?}");
     assert_eq!(verified.signed.into_iter().collect::<Vec<_>>(), [(signer().public().id(), verified.commits)]);
     assert_eq!(verified.unsealed, 0);
 }

@@ -108,6 +108,7 @@ pub fn build<'scope>(
                     key: plan.key,
                     time: plan.time,
                     status: plan.status.clone(),
+                    tick: plan.tick.clone(),
                     values: plan.values.clone(),
                 };
                 as_of(input, settings, &step.name)

@@ -123,6 +123,8 @@ pub struct AsOfPlan {
     pub time: usize,
     /// The name of the status column.
     pub status: String,
+    /// The name of the column with the tick of the fact that stands.
+    pub tick: String,
     /// The names and types of the values.
     pub values: Vec<(String, DataType)>,
 }
@@ -299,7 +301,7 @@ fn projection_reads(projection: &Projection, input: &Schema) -> BTreeSet<String>
 /// The versions of what computes answers and of the forms that are hashed. Whoever changes an answer that an
 /// operator gives, or a recipe, counts up here, so that no later build takes its output for this one's.
 const OPERATORS: [&str; 8] = [
-    "as_of.1",
+    "as_of.2",
     "decide.1",
     "episode.1",
     "feed.1",
@@ -1088,10 +1090,11 @@ impl Planner<'_> {
             narrow.map(|(p, name)| (Column::Kept(p), timeline.field(p).clone().with_name(name))).collect();
         let status = format!("{}_status", node.name);
         let mut fields: Vec<Field> = input.fields().iter().map(|f| f.as_ref().clone()).collect();
-        fields.extend(AsOf::fields(&status, &values));
+        let tick = format!("{}_tick", node.name);
+        fields.extend(AsOf::fields(&status, &tick, &values));
         self.no_twins(node, &fields);
         let narrow = Arc::new(Projection::new(&node.name, narrow));
-        let plan = AsOfPlan { timeline: of.to_owned(), narrow, key, time, status, values };
+        let plan = AsOfPlan { timeline: of.to_owned(), narrow, key, time, status, tick, values };
         Some((StepKind::AsOf(plan), Arc::new(Schema::new(fields))))
     }
 

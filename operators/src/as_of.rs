@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
+use arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field};
 use tidegate_facts::columns;
 
@@ -40,16 +40,19 @@ pub struct AsOf<'scope> {
     pub time: usize,
     /// The name of the status column.
     pub status: String,
+    /// The name of the column with the tick of the fact that stands.
+    pub tick: String,
     /// The names and types of the values.
     pub values: Vec<(String, DataType)>,
 }
 
 impl AsOf<'_> {
     /// The columns that are added to each row.
-    pub fn fields(status: &str, values: &[(String, DataType)]) -> Vec<Field> {
+    pub fn fields(status: &str, tick: &str, values: &[(String, DataType)]) -> Vec<Field> {
         let status = Field::new(status, columns::dictionary(), false);
+        let tick = Field::new(tick, DataType::UInt64, true);
         let values = values.iter().map(|(name, data_type)| Field::new(name, data_type.clone(), true));
-        std::iter::once(status).chain(values).collect()
+        [status, tick].into_iter().chain(values).collect()
     }
 }
 
@@ -58,8 +61,8 @@ impl AsOf<'_> {
 /// * Output: each row once, at home, at the time of its message.
 /// * State: of each key the facts of its latest effective time, and those above the asking ticks.
 pub fn as_of<'scope>(rows: RowStream<'scope>, settings: AsOf<'scope>, name: &str) -> RowStream<'scope> {
-    let AsOf { timeline, key, time, status, values } = settings;
-    let fields = AsOf::fields(&status, &values);
+    let AsOf { timeline, key, time, status, tick, values } = settings;
+    let fields = AsOf::fields(&status, &tick, &values);
     let types: Vec<DataType> = values.into_iter().map(|(_, data_type)| data_type).collect();
     let measures = vec![Measure { squares: false, nullable: true }; types.len() + 1];
     let layout = Arc::new(Layout { measures, keep: Keep::Latest });
@@ -81,15 +84,20 @@ struct Standing {
     status: Status,
     /// Effective and observed time.
     times: (i64, i64),
+    /// The tick of the fact; of several that say the same, the first.
+    tick: u64,
     values: Vec<Option<i64>>,
 }
 
 impl Standing {
-    fn offer(&mut self, times: (i64, i64), values: impl Iterator<Item = Option<i64>> + Clone) {
+    fn offer(&mut self, times: (i64, i64), tick: u64, values: impl Iterator<Item = Option<i64>> + Clone) {
         if self.status == Status::NotFound || times > self.times {
-            *self = Standing { status: Status::Resolved, times, values: values.collect() };
-        } else if times == self.times && !values.eq(self.values.iter().copied()) {
-            self.status = Status::Conflict;
+            *self = Standing { status: Status::Resolved, times, tick, values: values.collect() };
+        } else if times == self.times {
+            self.tick = self.tick.min(tick);
+            if !values.eq(self.values.iter().copied()) {
+                self.status = Status::Conflict;
+            }
         }
     }
 }
@@ -118,8 +126,8 @@ fn read(
                         break;
                     }
                     let observed = batch.value(0, row).unwrap_or(time);
-                    standing[ask]
-                        .offer((time, observed), (1..=types.len()).map(|measure| batch.value(measure, row)));
+                    let values = (1..=types.len()).map(|measure| batch.value(measure, row));
+                    standing[ask].offer((time, observed), batch.ticks()[row].0, values);
                 }
             }
         }
@@ -138,7 +146,10 @@ fn read(
             _ => values_of(data_type, cells),
         }
     });
-    std::iter::once(Arc::new(statuses) as ArrayRef).chain(values).collect()
+    let ticks: UInt64Array =
+        standing.iter().map(|s| (s.status == Status::Resolved).then_some(s.tick)).collect();
+    let heads: [ArrayRef; 2] = [Arc::new(statuses), Arc::new(ticks)];
+    heads.into_iter().chain(values).collect()
 }
 
 #[cfg(test)]
@@ -147,7 +158,7 @@ mod tests {
 
     use arrow::array::{Array, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt64Array};
     use arrow::compute::filter_record_batch;
-    use arrow::datatypes::{Int32Type, Int64Type, Schema};
+    use arrow::datatypes::{Int32Type, Int64Type, Schema, UInt64Type};
     use expect_test::{Expect, expect};
     use tidegate_facts::Tick;
 
@@ -186,8 +197,8 @@ mod tests {
             .expect("the columns have one length")
     }
 
-    /// Status, text and number for each fact.
-    type Answer = (String, Option<String>, Option<i64>);
+    /// Status, text, number and tick for each fact.
+    type Answer = (String, Option<String>, Option<i64>, Option<u64>);
 
     fn fast(facts: &[Fact], workers: usize, groups: Groups) -> Vec<Answer> {
         let rows = run(&batch_of(facts), workers, groups, |rows| {
@@ -201,6 +212,7 @@ mod tests {
                 key: 1,
                 time: 2,
                 status: "status".to_owned(),
+                tick: "tick".to_owned(),
                 values: vec![
                     ("said_text".to_owned(), DataType::Utf8),
                     ("said_number".to_owned(), DataType::Int64),
@@ -211,13 +223,15 @@ mod tests {
         assert_eq!(rows.num_rows(), facts.len(), "each row comes out once");
         let statuses = rows.column(7).as_dictionary::<Int32Type>();
         let names = statuses.values().as_string::<i32>();
+        let ticks = rows.column(8).as_primitive::<UInt64Type>();
         let (texts, numbers) =
-            (rows.column(8).as_string::<i32>(), rows.column(9).as_primitive::<Int64Type>());
+            (rows.column(9).as_string::<i32>(), rows.column(10).as_primitive::<Int64Type>());
         (0..rows.num_rows())
             .map(|row| {
                 let status = names.value(statuses.keys().value(row) as usize).to_owned();
                 let text = texts.is_valid(row).then(|| texts.value(row).to_owned());
-                (status, text, numbers.is_valid(row).then(|| numbers.value(row)))
+                let tick = ticks.is_valid(row).then(|| ticks.value(row));
+                (status, text, numbers.is_valid(row).then(|| numbers.value(row)), tick)
             })
             .collect()
     }
@@ -228,15 +242,16 @@ mod tests {
         let seen =
             || facts.iter().filter(|f| f.tick <= asking.tick && f.key.is_some() && f.key == asking.key);
         let Some(latest) = seen().filter_map(times).max() else {
-            return ("NOT_FOUND".to_owned(), None, None);
+            return ("NOT_FOUND".to_owned(), None, None, None);
         };
         let said: BTreeSet<_> =
             seen().filter(|f| times(f) == Some(latest)).map(|f| (f.text.clone(), f.number)).collect();
         if said.len() > 1 {
-            return ("CONFLICT".to_owned(), None, None);
+            return ("CONFLICT".to_owned(), None, None, None);
         }
         let (text, number) = said.into_iter().next().expect("the latest says something");
-        ("RESOLVED".to_owned(), text, number)
+        let tick = seen().filter(|f| times(f) == Some(latest)).map(|f| f.tick.0).min();
+        ("RESOLVED".to_owned(), text, number, tick)
     }
 
     #[test]
@@ -297,7 +312,9 @@ mod tests {
         let facts: Vec<Fact> = lines().map(fact).collect();
         let shown: Vec<String> = lines()
             .zip(fast(&facts, 1, Groups::Of(2)))
-            .map(|(line, (status, text, _))| format!("{line}: {status} {}\n", text.as_deref().unwrap_or("-")))
+            .map(|(line, (status, text, _, _))| {
+                format!("{line}: {status} {}\n", text.as_deref().unwrap_or("-"))
+            })
             .collect();
         wanted.assert_eq(&shown.concat());
     }

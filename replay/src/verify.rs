@@ -18,8 +18,10 @@ use tidegate_facts::jcs::RowForm;
 use tidegate_facts::seal::{Chain, merkle_root};
 use tidegate_facts::{Digest, Tick, Topic, columns};
 use tidegate_operators::seal::record_digests_again;
+use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
 use tidegate_sinks::chains::{LogChains, LogHead};
-use tidegate_sinks::log::{Frame, Group, LogError, Start, Until, read_groups};
+use tidegate_sinks::log::{Frame, Group, LogError, torn_end};
+use tidegate_sinks::schemas;
 use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commit, MANIFEST, TableFile, record_digests};
@@ -77,13 +79,14 @@ pub fn verify(log: &Path, store: &Store, keys: &[PublicKey]) -> Result<Verified,
     let mut check =
         Check { verified: Verified { keys: keys.len(), ..Verified::default() }, ..Check::default() };
     let commits = check.commits(store, keys)?;
-    check.log(log, &commits);
+    check.log(log, store, &commits);
     for commit in &commits {
         for file in &commit.files {
             check.file(store, commit, file);
         }
     }
     check.strays(store, &commits)?;
+    check.schemas(store)?;
     let mut verified = check.verified;
     verified.findings.sort();
     verified.findings.dedup();
@@ -188,13 +191,15 @@ impl Check {
     }
 
     /// Reads the log, and compares its chains with the commits.
-    fn log(&mut self, folder: &Path, commits: &[Commit]) {
+    fn log(&mut self, folder: &Path, store: &Store, commits: &[Commit]) {
         let mut uppers = commits.iter().peekable();
         let mut chains = LogChains::default();
         let mut end = Tick::ZERO;
-        let groups = match read_groups(folder, Start::Group(0), Until::Complete) {
+        let mut groups_read = 0;
+        // Of a pruned log the archive has the beginning; both are one history.
+        let groups = match read_range(folder, Some(store), Bound::Group(0), None, Preference::Log) {
             Ok(groups) => groups,
-            Err(error) => return self.log_error(folder, &error),
+            Err(error) => return self.history_error(folder, &error),
         };
         self.log_is_whole = true;
         for group in groups {
@@ -202,11 +207,12 @@ impl Check {
                 Ok(group) => group,
                 Err(error) => {
                     self.log_is_whole = false;
-                    self.log_error(folder, &error);
+                    self.history_error(folder, &error);
                     break;
                 }
             };
             end = group.upper;
+            groups_read += 1;
             self.group(&group);
             let mut due = Vec::new();
             while let Some(commit) = uppers.next_if(|commit| commit.upper <= group.upper) {
@@ -216,6 +222,20 @@ impl Check {
             let at: Vec<Tick> = due.iter().map(|commit| commit.upper).collect();
             for (commit, heads) in due.into_iter().zip(chains.group(&group, &order, &at, Tick::ZERO)) {
                 self.heads(commit, &heads.0);
+            }
+        }
+        if self.log_is_whole {
+            match torn_end(folder, groups_read) {
+                Ok(None) => {}
+                Ok(Some((segment, at, detail))) => {
+                    let record = format!("the last group, at byte {at}");
+                    let what = format!(
+                        "is not whole: {detail}; the run was stopped while it wrote this, and the next one takes it \
+                         back, or it was damaged"
+                    );
+                    self.find(name_in(folder, &segment), Some(record), what);
+                }
+                Err(error) => self.log_error(folder, &error),
             }
         }
         if let Some(commit) = uppers.next()
@@ -231,6 +251,14 @@ impl Check {
         let sealed = commits.last().map_or(Tick::ZERO, |commit| commit.upper);
         let behind = |facts: &Vec<(u64, u64, u128)>| facts.len() - facts.partition_point(|f| f.0 < sealed.0);
         self.verified.unsealed = self.facts.values().map(behind).sum::<usize>() as u64;
+    }
+
+    fn history_error(&mut self, folder: &Path, error: &ArchiveError) {
+        self.log_is_whole = false;
+        match error {
+            ArchiveError::Log(error) => self.log_error(folder, error),
+            other => self.find("archive", None, other.to_string()),
+        }
     }
 
     fn log_error(&mut self, folder: &Path, error: &LogError) {
@@ -407,6 +435,18 @@ impl Check {
         self.find_records(&file.name, strangers);
     }
 
+    /// The objects that say which columns a table has can be read.
+    fn schemas(&mut self, store: &Store) -> Result<(), StoreError> {
+        let declared = schemas::declared(store)?;
+        for name in store.list("schemas")? {
+            let known = declared.iter().any(|(table, _)| name == format!("schemas/{table}.arrow"));
+            if !known {
+                self.find(name, None, "holds no columns of a table");
+            }
+        }
+        Ok(())
+    }
+
     /// Files of tables that no commit names.
     fn strays(&mut self, store: &Store, commits: &[Commit]) -> Result<(), StoreError> {
         let named: BTreeSet<&str> = commits.iter().flat_map(|c| &c.files).map(|f| f.name.as_str()).collect();
@@ -447,6 +487,9 @@ fn read_commit(store: &Store, name: &str, number: u64) -> Result<(Commit, Digest
     }
     if commit.text().as_bytes() != bytes {
         return Err("is not in canonical form: it was changed, or written by another program".to_owned());
+    }
+    if commit.check != commit.checked() {
+        return Err("does not have its own check: it was changed".to_owned());
     }
     if commit.number != number {
         return Err(format!("holds commit {}, which was put in the place of commit {number}", commit.number));

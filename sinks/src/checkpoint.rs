@@ -4,8 +4,8 @@
 //! What a graph keeps are timelines, to which rows are only ever added. So a checkpoint is a list of
 //! [`Piece`]s, the rows that came to one timeline from one partition in one interval, each an object named
 //! by the digest of its bytes; and the next checkpoint has the same pieces, but for those whose rows no
-//! look-up can reach any more, and those of its own interval. What a piece holds follows from the log alone,
-//! whatever the number of workers, and any number of workers can take it up.
+//! look-up can reach any more, and those of its own interval. Which rows a piece holds follows from the log
+//! alone, whatever the number of workers, and any number of workers can take them up.
 //!
 //! Objects of the store:
 //!

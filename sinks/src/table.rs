@@ -135,7 +135,7 @@ impl Commit {
     }
 
     /// What `check` must be.
-    fn checked(&self) -> Digest {
+    pub fn checked(&self) -> Digest {
         let text = Commit { check: Digest::default(), signature: None, ..self.clone() }.text();
         Digest::of(text.as_bytes())
     }

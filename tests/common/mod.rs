@@ -52,6 +52,14 @@ pub fn table(data: &Path, sql: &str) -> String {
     arrow::util::pretty::pretty_format_batches(&ask(data, sql)).unwrap().to_string()
 }
 
+/// Everything in a store that is output. Checkpoints are not: where they lie depends on how records were batched,
+/// and which are there on where runs were stopped.
+pub fn committed(store: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = files(store);
+    files.retain(|(name, _)| !name.starts_with("checkpoints"));
+    files
+}
+
 /// Every file below a folder, by its relative name.
 pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();

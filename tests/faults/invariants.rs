@@ -25,7 +25,8 @@ impl std::fmt::Display for Broken {
 }
 
 /// Everything that is checked. A check that the program has itself belongs here, too.
-const CHECKS: [fn(&Path) -> Vec<Broken>; 5] = [
+const CHECKS: [fn(&Path) -> Vec<Broken>; 6] = [
+    everything_verifies,
     every_receipt_has_its_fact,
     every_event_is_one_fact,
     the_commits_are_a_chain,
@@ -52,6 +53,13 @@ fn ledger(data: &Path, check: impl Fn(&Ledger) -> Vec<Broken>) -> Vec<Broken> {
         Ok(ledger) => check(&ledger),
         Err(error) => vec![broken("log", error.to_string())],
     }
+}
+
+/// What `tidegate verify` says.
+fn everything_verifies(data: &Path) -> Vec<Broken> {
+    let Some(store) = store(data) else { return Vec::new() };
+    let verified = tidegate_replay::verify::verify(&data.join("log"), &store, &[]).unwrap();
+    verified.findings.into_iter().map(|finding| broken(&finding.file, finding.what)).collect()
 }
 
 fn every_receipt_has_its_fact(data: &Path) -> Vec<Broken> {

@@ -154,5 +154,5 @@ fn undisturbed(
 /// What of a store is output: everything but what was never finished.
 pub fn outputs(store: &Path) -> Outputs {
     let unfinished = |name: &str| name.contains(".unfinished-") || name.starts_with("probe-");
-    common::files(store).into_iter().filter(|(name, _)| !unfinished(name)).collect()
+    common::committed(store).into_iter().filter(|(name, _)| !unfinished(name)).collect()
 }

@@ -35,7 +35,7 @@ pub use error::LogError;
 pub use held::{HeldLog, Segment};
 pub use mark::{LogMark, read_base};
 pub(crate) use raw::{RawEncoder, RawGroup, RawGroups, read_raw};
-pub use reader::{Groups, PartitionRows, Start, Until, read_groups, read_partition};
+pub use reader::{Groups, PartitionRows, Start, Until, read_groups, read_partition, torn_end};
 pub(crate) use rebuild::Rebuild;
 pub use topic::read_topic;
 pub use writer::{EmbeddedLog, LogOptions, Recovery, Truncated};

@@ -4,7 +4,7 @@
 //! whole: up to a known durable end, one that is not is an error; else it is where reading ends for now.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
@@ -12,7 +12,7 @@ use tidegate_facts::{Tick, Topic};
 
 use super::cursor::{Cursor, End, Found};
 use super::format::{Entry, facts};
-use super::{Frame, Group, LogError};
+use super::{Frame, Group, LogError, segment};
 
 /// The first group to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,21 @@ pub fn read_groups(folder: &Path, start: Start, until: Until) -> Result<Groups, 
         return Err(cursor.pruned());
     }
     Ok(Groups { cursor, start, until, failed: false })
+}
+
+/// What of a group was written at the end of the log in `folder` and is not whole: the segment, where in it the group
+/// begins, and what is wrong. The groups before `from` are not looked at.
+///
+/// # Errors
+/// When the folder or a segment cannot be read, or a group that others follow is damaged.
+pub fn torn_end(folder: &Path, from: u64) -> Result<Option<(PathBuf, u64, String)>, LogError> {
+    let mut cursor = Cursor::open(folder, |header, _| header.group < from)?;
+    loop {
+        if let Err(End { torn }) = cursor.next()? {
+            let (first, at) = cursor.place();
+            return Ok(torn.map(|(detail, _)| (segment::path(folder, first), at, detail)));
+        }
+    }
 }
 
 /// The rows of one partition of the log in `folder` whose offset is `from_offset` or above.
