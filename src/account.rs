@@ -90,6 +90,19 @@ pub fn print(
     }
     println!("  facts, receipts, quarantine: read from the log in {}", options.data.join("log").display());
     println!("\nlook further:\n  tidegate sql{} \"{}\"", place(options), further(plan));
+    if plan.steps.iter().any(|step| matches!(step.kind, StepKind::Seal(_))) {
+        match &options.signer {
+            Some(signer) => println!(
+                "  tidegate verify{} --public-key FILE   (the commits are signed by key {})",
+                place(options),
+                signer.public().id()
+            ),
+            None => println!(
+                "  tidegate verify{}   (the commits are not signed: `tidegate keys new --out FILE`, then run with --key FILE)",
+                place(options)
+            ),
+        }
+    }
     Ok(())
 }
 
@@ -110,9 +123,15 @@ fn further(plan: &Plan) -> String {
 
 /// Each table of decisions, and the table of what they were decided on.
 fn decision_tables(plan: &Plan) -> Vec<(String, Option<String>)> {
+    // A table of decisions may be one of their episodes.
+    let sealed = |node: &str| {
+        let seals = plan.steps.iter().filter(|step| matches!(step.kind, StepKind::Seal(_)));
+        seals.filter(|step| step.inputs[0] == node).map(|step| step.name.clone()).collect::<Vec<_>>()
+    };
     let table_of = |node: &str| {
+        let nodes = [vec![node.to_owned()], sealed(node)].concat();
         plan.steps.iter().find_map(|step| match &step.kind {
-            StepKind::Table(table) if step.inputs[0] == node => Some(table.table.clone()),
+            StepKind::Table(table) if nodes.contains(&step.inputs[0]) => Some(table.table.clone()),
             _ => None,
         })
     };

@@ -37,12 +37,13 @@ pub struct Replay {
     #[arg(short = 'w', long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
     /// Compares every seal with the one that was made, and writes nothing.
-    #[arg(long, conflicts_with = "set")]
+    #[arg(long)]
     verify: bool,
-    /// Writes the output to this folder.
+    /// Writes the output to this folder, whatever it was before.
     #[arg(long, value_name = "DIR", conflicts_with = "verify")]
     out: Option<PathBuf>,
-    /// Replaces a setting, as node.key=value: shows which decisions would have been others.
+    /// Replaces a setting, as node.key=value. Without --verify and --out, shows which decisions would have been
+    /// others under these settings.
     #[arg(long = "set", value_name = "NODE.KEY=VALUE")]
     set: Vec<String>,
     /// How to answer.
@@ -84,7 +85,7 @@ pub fn run(arguments: &Replay) -> ExitCode {
     let shown = progress::show(&watch, arguments.format == Answer::Text);
     let outcome = if arguments.verify {
         verify(arguments, &plan, &watch)
-    } else if arguments.set.is_empty() {
+    } else if arguments.out.is_some() {
         write(arguments, &plan, &watch)
     } else {
         changes(arguments, &plan, &watch)
@@ -190,8 +191,7 @@ fn write(arguments: &Replay, plan: &Arc<Plan>, watch: &Watch) -> Outcome {
 
 fn changes(arguments: &Replay, plan: &Arc<Plan>, watch: &Watch) -> Outcome {
     let sealed = Store::open(&arguments.store())?;
-    let named = arguments.data.join("shadow").join(&plan.digest.to_hex()[..16]);
-    let out = arguments.out.clone().unwrap_or(named);
+    let out = arguments.data.join("shadow").join(&plan.digest.to_hex()[..16]);
     let to = arguments.to.unwrap_or(Tick(u64::MAX));
     let shadow = shadow(plan, &arguments.data, &sealed, &out, to, arguments.workers.into(), watch)?;
     if arguments.format == Answer::Json {

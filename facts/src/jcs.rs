@@ -23,7 +23,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Int32Type, TimeUnit};
 
-use crate::time::push_rfc3339;
+use crate::time::{rfc3339, to_rfc3339};
 
 /// Writes rows of some columns as canonical JSON objects.
 pub struct RowForm<'a> {
@@ -244,10 +244,9 @@ impl<'a> Cells<'a> {
                 let text = a.key(row).and_then(|key| values[key].as_ref());
                 out.extend_from_slice(text.expect("nulls are left out"));
             }
-            Cells::Time(a) => quoted(out, |out| {
-                let mut text = String::with_capacity(27);
-                push_rfc3339(a.value(row), &mut text);
-                out.extend_from_slice(text.as_bytes());
+            Cells::Time(a) => quoted(out, |out| match rfc3339(a.value(row)) {
+                Some(text) => out.extend_from_slice(&text),
+                None => out.extend_from_slice(to_rfc3339(a.value(row)).as_bytes()),
             }),
             Cells::Bytes(a) => quoted(out, |out| push_hex(a.value(row), out)),
             Cells::List(a, items) => {

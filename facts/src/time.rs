@@ -3,6 +3,8 @@
 //! RFC 3339 ends with the year 9999. A time outside its years is written with a sign and six digits of the year,
 //! as ECMAScript does, so that no two times share a text; no event can have such a time.
 
+use std::fmt::Write;
+
 /// `micros` since 1970-01-01 UTC as `2018-04-01T00:00:31.000000Z`.
 pub fn to_rfc3339(micros: i64) -> String {
     let mut out = String::with_capacity(27);
@@ -12,35 +14,48 @@ pub fn to_rfc3339(micros: i64) -> String {
 
 /// Appends [`to_rfc3339`] to `out` without an allocation of its own.
 pub fn push_rfc3339(micros: i64, out: &mut String) {
-    let days = micros.div_euclid(86_400_000_000);
-    let mut rest = micros.rem_euclid(86_400_000_000);
-    let (year, month, day) = civil_from_days(days);
-    let fraction = rest % 1_000_000;
-    rest /= 1_000_000;
-    let (sign, year_width) = match year {
-        0..=9999 => ("", 4),
-        10_000.. => ("+", 6),
-        _ => ("-", 6),
-    };
-    for (mark, value, width) in [
-        (sign, year.abs(), year_width),
-        ("-", month, 2),
-        ("-", day, 2),
-        ("T", rest / 3600, 2),
-        (":", rest / 60 % 60, 2),
-        (":", rest % 60, 2),
-        (".", fraction, 6),
-    ] {
-        out.push_str(mark);
-        let mut digits = [b'0'; 6];
-        let mut value = value;
-        for slot in digits[..width].iter_mut().rev() {
-            *slot = b'0' + (value % 10) as u8;
-            value /= 10;
+    match rfc3339(micros) {
+        Some(text) => out.push_str(std::str::from_utf8(&text).expect("digits and marks are ASCII")),
+        None => {
+            let (year, rest) = parts(micros);
+            let sign = if year < 0 { '-' } else { '+' };
+            let text = std::str::from_utf8(&rest).expect("digits and marks are ASCII");
+            write!(out, "{sign}{:06}{text}", year.abs()).expect("a String takes everything");
         }
-        out.extend(digits[..width].iter().map(|d| char::from(*d)));
     }
-    out.push('Z');
+}
+
+/// [`to_rfc3339`] where it stands most often, in columns of times: `None` outside the years 0 to 9999.
+pub fn rfc3339(micros: i64) -> Option<[u8; 27]> {
+    let (year, rest) = parts(micros);
+    let year = u32::try_from(year).ok().filter(|year| *year <= 9999)?;
+    let mut text = [0; 27];
+    push_digits(year, &mut text[..4]);
+    text[4..].copy_from_slice(&rest);
+    Some(text)
+}
+
+/// The year, and all behind it as text.
+fn parts(micros: i64) -> (i64, [u8; 23]) {
+    let (year, month, day) = civil_from_days(micros.div_euclid(86_400_000_000));
+    let rest = micros.rem_euclid(86_400_000_000);
+    let seconds = (rest / 1_000_000) as u32;
+    let mut text = *b"-00-00T00:00:00.000000Z";
+    push_digits(month as u32, &mut text[1..3]);
+    push_digits(day as u32, &mut text[4..6]);
+    push_digits(seconds / 3600, &mut text[7..9]);
+    push_digits(seconds / 60 % 60, &mut text[10..12]);
+    push_digits(seconds % 60, &mut text[13..15]);
+    push_digits((rest % 1_000_000) as u32, &mut text[16..22]);
+    (year, text)
+}
+
+/// Fills `slots` with the last digits of a number.
+fn push_digits(mut value: u32, slots: &mut [u8]) {
+    for slot in slots.iter_mut().rev() {
+        *slot = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
 }
 
 /// Reads exactly what [`to_rfc3339`] writes; `None` for any other form or an impossible date.

@@ -38,7 +38,7 @@ pub enum ReplayError {
     #[error(transparent)]
     Table(#[from] TableError),
     /// The folder for the output holds another.
-    #[error("`{path}` holds the output of an earlier run; choose another folder with --out, or remove it")]
+    #[error("`{path}` holds the output of an earlier run; remove it, or choose another folder")]
     Occupied {
         /// The folder.
         path: PathBuf,

@@ -20,7 +20,7 @@ use tidegate_facts::{Digest, Tick, Topic, columns};
 use tidegate_operators::seal::record_digests_again;
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
 use tidegate_sinks::chains::{LogChains, LogHead};
-use tidegate_sinks::log::{Frame, Group, LogError, torn_end};
+use tidegate_sinks::log::{Frame, Group, LogError, read_base, torn_end};
 use tidegate_sinks::schemas;
 use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
@@ -549,5 +549,7 @@ fn name_in(folder: &Path, path: &Path) -> String {
 fn last_segment(folder: &Path) -> String {
     let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let last = names.filter(|path| path.extension().is_some_and(|end| end == "seg")).max();
-    last.map_or("log".to_owned(), |path| name_in(folder, &path))
+    // Without any, what is missing is the one that the log begins with.
+    let first = || format!("log/{:020}.seg", read_base(folder).unwrap_or_default().group);
+    last.map_or_else(first, |path| name_in(folder, &path))
 }

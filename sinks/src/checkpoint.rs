@@ -231,23 +231,20 @@ fn read(store: &Store, name: &str) -> Result<Checkpoint, String> {
     Ok(checkpoint)
 }
 
-/// Removes all but the newest checkpoints, and the pieces that none of these has.
+/// Removes all but the newest checkpoints, and the pieces that only the removed ones have. Pieces that no checkpoint
+/// has stay: those of the next one may be among them.
 fn prune(store: &Store) -> Result<(), StoreError> {
     let names = records(store)?;
     let (old, kept) = names.split_at(names.len().saturating_sub(KEPT));
-    if old.is_empty() {
-        return Ok(());
-    }
-    let mut needed = BTreeSet::new();
-    for name in kept {
-        // What cannot be read names no piece, and will be passed over.
-        needed.extend(read(store, name).into_iter().flat_map(|c| c.pieces).map(|piece| piece.name()));
-    }
-    for name in old {
+    // What cannot be read names no piece, and will be passed over.
+    let pieces = |names: &[String]| -> BTreeSet<String> {
+        let read = names.iter().filter_map(|name| read(store, name).ok());
+        read.flat_map(|checkpoint| checkpoint.pieces).map(|piece| piece.name()).collect()
+    };
+    let needed = pieces(kept);
+    let left = pieces(old);
+    for name in old.iter().chain(left.difference(&needed)) {
         store.delete(name)?;
-    }
-    for name in store.list("checkpoints/pieces")?.into_iter().filter(|name| !needed.contains(name)) {
-        store.delete(&name)?;
     }
     Ok(())
 }
@@ -319,6 +316,26 @@ mod tests {
         assert!(none.unwrap().is_none(), "another plan's state is not taken");
         let none = Checkpoint::load(&sample.store, &sample.plan, &BTreeSet::new());
         assert!(none.unwrap().is_none(), "a checkpoint without its commit is not taken");
+    }
+
+    #[test]
+    fn pieces_of_the_next_checkpoint_outlive_the_removal_of_old_ones() {
+        let sample = Sample::new(5);
+        let next =
+            Piece::write("windowed/0", 0, (Tick(50), Tick(60)), 0, &rows(&[51]), &sample.store).unwrap();
+        let newest = read(&sample.store, "checkpoints/00000000000000000050.json").unwrap();
+        // Rows that no look-up reaches any more are left out, and gone with the last checkpoint that has them.
+        let last = |upper, pieces: Vec<Piece>| {
+            Checkpoint::new(sample.plan, upper, LogMark::default(), 0, vec![], String::new(), pieces)
+        };
+        let first = newest.pieces[0].name();
+        let pieces = [&newest.pieces[1..], std::slice::from_ref(&next)].concat();
+        for upper in [60, 70, 80] {
+            assert!(sample.store.read(&first).is_ok());
+            last(Tick(upper), pieces.clone()).write(&sample.store).unwrap();
+        }
+        assert!(sample.store.read(&first).is_err());
+        assert_eq!(sample.load().unwrap().1.len(), 5);
     }
 
     #[test]
