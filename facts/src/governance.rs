@@ -78,7 +78,7 @@ pub fn door() -> PolicyRev {
     PolicyRev {
         policy_id: "tidegate.governance".to_owned(),
         revision: "2".to_owned(),
-        content_digest: Digest::from_hex("07e740c8fbd80eaf21beba7be713070524659d7bbc9f90667519c72bd5125d71")
+        content_digest: Digest::from_hex("ab85879e2701484260cb2cad7e2077503944d563a5b01aa0c773e06376409ba9")
             .expect("64 hexadecimal digits"),
     }
 }
