@@ -13,6 +13,7 @@ use tidegate_dataflows::{Fault, Plan};
 
 mod account;
 mod archive;
+mod backfill;
 mod keys;
 mod policy;
 mod progress;
@@ -113,6 +114,8 @@ enum Command {
         #[command(subcommand)]
         command: policy::PolicyCommand,
     },
+    /// Computes tables anew, as a declaration says, beside those that are there.
+    Backfill(backfill::BackfillArguments),
     /// Measures the standard workloads against hand-written loops.
     Bench {
         /// Which stage; all when not given.
@@ -195,6 +198,7 @@ fn main() -> ExitCode {
         Command::Sql { query, data, store, format } => sql(&query, &data, store.as_deref(), format),
         Command::Archive { command } => archive::run(command),
         Command::Policy { command } => policy::run(command),
+        Command::Backfill(arguments) => backfill::run(&arguments),
         Command::Bench { stage, format, divide } => bench(stage.as_deref(), format, divide),
     }
 }

@@ -8,7 +8,6 @@ use clap::Args;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::watch::Watch;
 use tidegate_facts::Tick;
-use tidegate_facts::time::parse_rfc3339_micros;
 use tidegate_replay::compare::{Compared, compare_seals};
 use tidegate_replay::fact::fact_at;
 use tidegate_replay::shadow::{CHANGES, Shadow, shadow};
@@ -28,10 +27,10 @@ pub struct Replay {
     #[arg(long)]
     store: Option<PathBuf>,
     /// Compares the commits from this tick or time on.
-    #[arg(long, value_name = "TICK|TIME", value_parser = moment)]
+    #[arg(long, value_name = "TICK|TIME", value_parser = Tick::parse)]
     from: Option<Tick>,
     /// Runs the facts before this tick or time.
-    #[arg(long, value_name = "TICK|TIME", value_parser = moment)]
+    #[arg(long, value_name = "TICK|TIME", value_parser = Tick::parse)]
     to: Option<Tick>,
     /// How many dataflow workers; the answers are the same for any number.
     #[arg(short = 'w', long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -49,22 +48,6 @@ pub struct Replay {
     /// How to answer.
     #[arg(long, value_enum, default_value_t = Answer::Text)]
     format: Answer,
-}
-
-/// Reads a tick (digits) or a time.
-fn moment(text: &str) -> Result<Tick, String> {
-    if let Ok(tick) = text.parse() {
-        return Ok(Tick(tick));
-    }
-    // A date, and a time without fraction, are times too.
-    let whole = match text.len() {
-        10 => format!("{text}T00:00:00.000000Z"),
-        20 => text.replace('Z', ".000000Z"),
-        _ => text.to_owned(),
-    };
-    parse_rfc3339_micros(&whole).and_then(|micros| Tick::new(micros, 0)).ok_or_else(|| {
-        "write a tick in digits, or a time such as 2026-01-31 or 2026-01-31T12:00:00Z".to_owned()
-    })
 }
 
 /// Runs `tidegate replay`.

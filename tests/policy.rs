@@ -385,7 +385,7 @@ fn receipts_and_decisions_cite_the_policy_in_force() {
         +------------+---------------------+-----------------+------------+--------------+-----+---------+
         | source     | policy_id           | policy_revision | decision   | reason_code  | n   | digests |
         +------------+---------------------+-----------------+------------+--------------+-----+---------+
-        | governance | tidegate.governance | 1               | ADMIT      |              | 7   | 1       |
+        | governance | tidegate.governance | 2               | ADMIT      |              | 7   | 1       |
         | payments   | payments-gate       | 1               | ADMIT      |              | 200 | 1       |
         | payments   | payments-gate       | 2               | ADMIT      |              | 300 | 1       |
         | payments   | payments-gate       | 3               | QUARANTINE | UNAUTHORIZED | 100 | 1       |

@@ -47,6 +47,8 @@ pub struct Feed {
     chains: LogChains,
     /// Facts before this tick are in the state already.
     from: Tick,
+    /// Facts from this tick on are not fed.
+    to: Tick,
     facts: u64,
     /// In front of the next group: its number, and where it begins.
     group: u64,
@@ -66,12 +68,23 @@ impl Feed {
             boundaries: Boundaries::new(plan.topology.commit_rows, plan.topology.commit_span),
             chains: LogChains::default(),
             from: Tick::ZERO,
+            to: Tick(u64::MAX),
             facts: 0,
             group: 0,
             upper: Tick::ZERO,
             ends: BTreeMap::new(),
             resume: LogMark::default(),
         }
+    }
+
+    /// The same, of nothing but the facts before `to`, with a commit boundary there.
+    pub fn up_to(self, to: Tick) -> Feed {
+        Feed { to, ..self }
+    }
+
+    /// How many workers are fed.
+    pub fn workers(&self) -> usize {
+        self.workers
     }
 
     /// The feed of a plan for so many workers, from a checkpoint on: the next group is that behind its mark.
@@ -111,7 +124,8 @@ impl Feed {
             self.resume = self.mark();
         }
         let order = group.facts_in_order();
-        let new = &order[order.partition_point(|(tick, _, _)| *tick < self.from)..];
+        let before = |bound: Tick| order.partition_point(|(tick, _, _)| *tick < bound);
+        let new = &order[before(self.from)..before(self.to)];
         let with_basis = self.schema.index_of(columns::BASIS).is_ok();
         let partitions = self.basis.len();
         let is_fact = |frame: &Frame| frame.topic != Topic::Audit;
@@ -139,8 +153,8 @@ impl Feed {
             self.boundaries.observe(*tick, &mut uppers);
             standings.resize_with(uppers.len(), || (self.facts, self.basis.clone()));
         }
-        if group.commit {
-            self.boundaries.mark(group.upper, &mut uppers);
+        if group.commit || group.upper >= self.to {
+            self.boundaries.mark(group.upper.min(self.to), &mut uppers);
             standings.resize_with(uppers.len(), || (self.facts, self.basis.clone()));
         }
         let heads = self.chains.group(group, &order, &uppers, self.from);
@@ -153,11 +167,12 @@ impl Feed {
         self.pass(group);
         let mut rows = vec![Vec::new(); self.workers];
         // How the graph itself is revised is no input of it; such facts count, and move time, like others.
-        let is_input = |frame: &Frame| is_fact(frame) && frame.name != governance::EVENT_TYPE;
+        let is_input = |frame: &Frame| is_fact(frame) && !governance::is_own(&frame.name);
         for (frame, basis) in group.frames.iter().zip(basis).filter(|(frame, _)| is_input(frame)) {
             let batch = self.batch(&frame.name, &frame.rows, basis);
-            let known = ticks_of(&batch).partition_point(|tick| Tick(*tick) < self.from);
-            self.split(batch.slice(known, batch.num_rows() - known), &mut rows);
+            let before = |bound: Tick| ticks_of(&batch).partition_point(|tick| Tick(*tick) < bound);
+            let known = before(self.from);
+            self.split(batch.slice(known, before(self.to).saturating_sub(known)), &mut rows);
         }
         Fed { rows, upper: group.upper, boundaries, facts: new.len() }
     }

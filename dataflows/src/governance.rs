@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
+use tidegate_facts::backfill::{self, BackfillRecord};
 use tidegate_facts::governance::{
     DOOR, EVENT_TYPE, Kind, PRODUCER, Revision, SCHEMA_VERSION, SOURCE, Step, StepRecord, Subject, short,
 };
@@ -21,7 +22,7 @@ use tidegate_operators::decide::BundleText;
 use tidegate_operators::gate::{GatePolicy, Judge};
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range, read_topic};
 use tidegate_sinks::dedupe::{DedupeError, DedupeIndex};
-use tidegate_sinks::log::{EmbeddedLog, Frame, LogError, LogOptions};
+use tidegate_sinks::log::{EmbeddedLog, Frame, Group, LogError, LogOptions};
 use tidegate_sinks::sequencer::Sequencer;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commits, TableError};
@@ -104,6 +105,22 @@ pub enum GovernanceError {
         found: Digest,
         /// The topology's.
         wanted: Digest,
+    },
+    /// The log is of another topology, gate or number of partitions, so a backfill cannot read it.
+    #[error(
+        "`{data}` holds the log of topology `{topology}` with gate policy {policy} and {partitions} partitions, and a \
+         backfill of it must have the same: start from the topology and the --set of its first run, and change what \
+         stands behind the gate"
+    )]
+    OtherDoor {
+        /// The data folder.
+        data: PathBuf,
+        /// Its topology.
+        topology: String,
+        /// Its policy: name and revision.
+        policy: String,
+        /// How many partitions it has.
+        partitions: u16,
     },
     /// A step in the log is not one that could have been taken.
     #[error(
@@ -213,6 +230,28 @@ fn subjects(plan: &Plan) -> Vec<(Subject, Revision)> {
         Some((Subject { kind: Kind::Bundle, node: step.name.clone() }, revision))
     });
     bundles.chain([(gate, policy)]).collect()
+}
+
+/// The backfills in some frames, step by step.
+fn backfills_of<'f>(
+    frames: impl IntoIterator<Item = &'f Frame>,
+) -> Result<Vec<(Tick, BackfillRecord)>, GovernanceError> {
+    let mut records = Vec::new();
+    for frame in frames.into_iter().filter(|frame| frame.name == backfill::EVENT_TYPE) {
+        let read = BackfillRecord::read(&frame.rows);
+        records.extend(read.map_err(|what| GovernanceError::Unreadable { what })?);
+    }
+    records.sort_by_key(|(tick, _)| *tick);
+    Ok(records)
+}
+
+/// Every step of every backfill of the log in `folder`, in their order; what was pruned of it is read from `archive`.
+/// A run may be active on it.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn backfills(folder: &Path, archive: &Store) -> Result<Vec<(Tick, BackfillRecord)>, GovernanceError> {
+    backfills_of(&read_topic(folder, archive, Topic::Control)?)
 }
 
 /// How the revisions of a plan stand after the given steps.
@@ -343,24 +382,54 @@ pub fn standing(plan: &Plan, data: &Path, store: &Path) -> Result<Lifecycle, Gov
 /// What the log says of the past, as far as steps need it.
 #[derive(Default)]
 struct Past {
+    kinship: Kinship,
     began: bool,
     steps: Vec<(Tick, StepRecord)>,
+    backfills: Vec<(Tick, BackfillRecord)>,
     /// Which records came through the door of steps.
     records: Resume,
+}
+
+/// What the plan that began a log must share with the one at hand.
+#[derive(Clone, Copy, Default)]
+enum Kinship {
+    /// Everything: a revision is of that plan.
+    #[default]
+    Plan,
+    /// What decides how its facts are read; a backfill may compute anything else from them.
+    Door,
+}
+
+impl Kinship {
+    fn check(self, plan: &Plan, data: &Path, run: RunRecord) -> Result<(), GovernanceError> {
+        let data = data.to_owned();
+        match self {
+            Kinship::Plan if run.plan != plan.digest => {
+                Err(GovernanceError::OtherPlan { data, found: run.plan, wanted: plan.digest })
+            }
+            Kinship::Door
+                if (&run.topology, run.partitions) != (&plan.topology.name, plan.topology.partitions)
+                    || run.policy != plan.policies.first().rev() =>
+            {
+                let policy = format!("{} {}", run.policy.policy_id, run.policy.revision);
+                let RunRecord { topology, partitions, .. } = run;
+                Err(GovernanceError::OtherDoor { data, topology, policy, partitions })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Past {
     fn learn(&mut self, plan: &Plan, data: &Path, frames: &[Frame]) -> Result<(), GovernanceError> {
         self.steps.extend(steps_of(frames)?);
+        self.backfills.extend(backfills_of(frames)?);
         for frame in frames.iter().filter(|frame| frame.topic == Topic::Audit) {
             if frame.name == RUN {
                 let record = frame.rows.column(0).as_string::<i32>().value(0);
                 let run: RunRecord = serde_json::from_str(record)
                     .map_err(|error| GovernanceError::Unreadable { what: error.to_string() })?;
-                if run.plan != plan.digest {
-                    let (data, wanted) = (data.to_owned(), plan.digest);
-                    return Err(GovernanceError::OtherPlan { data, found: run.plan, wanted });
-                }
+                self.kinship.check(plan, data, run)?;
                 self.began = true;
             } else if frame.name == RECEIPTS {
                 let sources = frame.rows.column(0).as_dictionary::<Int32Type>();
@@ -519,6 +588,81 @@ pub fn take(
     dedupe_bytes: u64,
     asked: &Asked,
 ) -> Result<Taken, GovernanceError> {
+    let Held { plan, past, door } = hold(plan, data, store, dedupe_bytes, Kinship::Plan)?;
+    let lifecycle = past.standing(&plan, data)?;
+    let (record, verdict, changes) = prepare(&plan, &lifecycle, asked)?;
+    let said =
+        Said { event_type: EVENT_TYPE, producer: PRODUCER, id: record.event_id(), payload: record.payload() };
+    let group = door.admit(&plan, said)?;
+    let admitted = steps_of(&group.frames)?.pop();
+    Ok(match (admitted, verdict) {
+        (Some((tick, record)), _) => Taken { record, tick, repeated: false, changes },
+        (None, Verdict::Repeated(tick)) => Taken { record, tick, repeated: true, changes },
+        (None, Verdict::New) => unreachable!("{} of a step that is new", GateVerdict::Duplicate),
+    })
+}
+
+/// Records the next step of a backfill in a log that no run is active on, as [`take`] does with steps of revisions.
+///
+/// `next` is given where the log ends and the steps of all backfills in it, and says what to record; when it has
+/// nothing, or what was recorded before, nothing changes.
+///
+/// # Errors
+/// Those of `next`, and every reason against the record; then nothing has changed.
+pub fn record_backfill<E: From<GovernanceError>>(
+    plan: &Arc<Plan>,
+    data: &Path,
+    store: &Path,
+    dedupe_bytes: u64,
+    next: impl FnOnce(Tick, &[(Tick, BackfillRecord)]) -> Result<Option<BackfillRecord>, E>,
+) -> Result<(), E> {
+    let Held { plan, past, door } = hold(plan, data, store, dedupe_bytes, Kinship::Door)?;
+    if !past.began {
+        return Err(GovernanceError::NothingRan { data: data.to_owned() }.into());
+    }
+    let Some(record) = next(door.log.upper(), &past.backfills)? else { return Ok(()) };
+    let said = Said {
+        event_type: backfill::EVENT_TYPE,
+        producer: backfill::PRODUCER,
+        id: record.event_id(),
+        payload: record.payload(),
+    };
+    door.admit(&plan, said)?;
+    Ok(())
+}
+
+/// A log that is held for one record, and what is in it.
+struct Held {
+    /// The plan with all revisions.
+    plan: Arc<Plan>,
+    past: Past,
+    door: Door,
+}
+
+/// Where the gate's own records go in.
+struct Door {
+    log: EmbeddedLog,
+    dedupe: DedupeIndex,
+    position: u64,
+    order: Reorder,
+}
+
+/// A record of the gate's own.
+struct Said {
+    event_type: &'static str,
+    producer: &'static str,
+    id: String,
+    payload: serde_json::Value,
+}
+
+/// Opens a log that no run is active on, and reads all of it.
+fn hold(
+    plan: &Arc<Plan>,
+    data: &Path,
+    store: &Path,
+    dedupe_bytes: u64,
+    kinship: Kinship,
+) -> Result<Held, GovernanceError> {
     if !data.join("log").is_dir() {
         return Err(GovernanceError::NothingRan { data: data.to_owned() });
     }
@@ -529,70 +673,70 @@ pub fn take(
     let archive = Store::open(store)?;
     // Commits are made of what was durable, so a log that ends before them has lost something.
     let acknowledged = Commits::read(&archive)?.upper();
-    let (mut log, recovery) =
+    let (log, recovery) =
         EmbeddedLog::open_acknowledged(&data.join("log"), LogOptions::default(), acknowledged).map_err(
             |error| match error {
                 LogError::Locked { pid, .. } => GovernanceError::Running { data: data.to_owned(), pid },
                 other => other.into(),
             },
         )?;
-    let plan = &in_force(plan, log.folder(), &archive)?;
+    let plan = in_force(plan, log.folder(), &archive)?;
     let (mut dedupe, covered) = DedupeIndex::open(&data.join("index/dedupe"), dedupe_bytes, log.upper())?;
-    let mut memory = Memory::new(plan, covered);
-    let mut past = Past::default();
+    let mut memory = Memory::new(&plan, covered);
+    let mut past = Past { kinship, ..Past::default() };
     let end = Some(Bound::Group(recovery.groups));
     for group in read_range(log.folder(), Some(&archive), Bound::Group(0), end, Preference::Log)? {
         let group = group?;
-        past.learn(plan, data, &group.frames)?;
+        past.learn(&plan, data, &group.frames)?;
         memory.remember(&group, &mut dedupe)?;
     }
     let (position, order) = (past.records.next(), Reorder::new(0, past.records.clone()));
-    let lifecycle = past.standing(plan, data)?;
-    let (record, verdict, changes) = prepare(plan, &lifecycle, asked)?;
-
-    let upper = log.upper();
-    let time = match plan.topology.clock {
-        Clock::Wall => now(),
-        Clock::Event => Tick(upper.0.saturating_sub(1)).micros(),
-    };
-    let ends = [((Topic::Control, 0), log.end_offset(Topic::Control, 0))];
-    let ends = ends.into_iter().filter(|(_, end)| *end > 0).collect();
-    let sequencer = Sequencer::after(upper, ends);
-    let mut admission =
-        Admission::new(plan.topology.clock, vec![(SOURCE.to_owned(), order)], sequencer, dedupe, upper);
-    let line = envelope(&plan.topology.run, &record, time);
-    let judged = door().lines([(position, line.as_bytes())]);
-    let refused = judged.refused.first().cloned();
-    admission.hand_over(0, Some(judged));
-    admission.take(1, time)?;
-    let group = admission.group(Vec::new(), false).expect("it holds a record");
-    log.append(&group)?;
-    admission.durable(group.upper)?;
-    if let Some(refused) = refused {
-        return Err(GovernanceError::Gate {
-            reason: refused.reason.code().to_owned(),
-            detail: refused.detail,
-        });
-    }
-    let admitted = steps_of(&group.frames)?.pop();
-    Ok(match (admitted, verdict) {
-        (Some((tick, record)), _) => Taken { record, tick, repeated: false, changes },
-        (None, Verdict::Repeated(tick)) => Taken { record, tick, repeated: true, changes },
-        (None, Verdict::New) => unreachable!("{} of a step that is new", GateVerdict::Duplicate),
-    })
+    Ok(Held { plan, past, door: Door { log, dedupe, position, order } })
 }
 
-/// The record of a step as its producer writes it.
-fn envelope(run: &Context, record: &StepRecord, time: i64) -> String {
+impl Door {
+    /// Appends the record, or its receipt as a duplicate.
+    fn admit(self, plan: &Plan, said: Said) -> Result<Group, GovernanceError> {
+        let Door { mut log, dedupe, position, order } = self;
+        let upper = log.upper();
+        let time = match plan.topology.clock {
+            Clock::Wall => now(),
+            Clock::Event => Tick(upper.0.saturating_sub(1)).micros(),
+        };
+        let ends = [((Topic::Control, 0), log.end_offset(Topic::Control, 0))];
+        let ends = ends.into_iter().filter(|(_, end)| *end > 0).collect();
+        let sequencer = Sequencer::after(upper, ends);
+        let mut admission =
+            Admission::new(plan.topology.clock, vec![(SOURCE.to_owned(), order)], sequencer, dedupe, upper);
+        let line = envelope(&plan.topology.run, said, time);
+        let judged = door().lines([(position, line.as_bytes())]);
+        let refused = judged.refused.first().cloned();
+        admission.hand_over(0, Some(judged));
+        admission.take(1, time)?;
+        let group = admission.group(Vec::new(), false).expect("it holds a record");
+        log.append(&group)?;
+        admission.durable(group.upper)?;
+        match refused {
+            None => Ok(group),
+            Some(refused) => Err(GovernanceError::Gate {
+                reason: refused.reason.code().to_owned(),
+                detail: refused.detail,
+            }),
+        }
+    }
+}
+
+/// A record as its producer writes it.
+fn envelope(run: &Context, said: Said, time: i64) -> String {
     let context = Context {
-        event_type: EVENT_TYPE.to_owned(),
+        event_type: said.event_type.to_owned(),
         schema_version: Some(SCHEMA_VERSION.to_owned()),
-        producer: Some(PRODUCER.to_owned()),
+        producer: Some(said.producer.to_owned()),
         ..run.clone()
     };
     let mut envelope = serde_json::to_value(&context).expect("a context is plain data");
-    envelope["event_id"] = record.event_id().into();
+    envelope["event_id"] = said.id.into();
     envelope["ts_utc"] = to_rfc3339(time).into();
-    envelope["payload"] = record.payload();
+    envelope["payload"] = said.payload;
     envelope.to_string()
 }

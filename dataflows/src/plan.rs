@@ -465,14 +465,17 @@ impl Planner<'_> {
 
     fn policy(&self, revision: &RevisionText) -> Option<Arc<GatePolicy>> {
         match GatePolicy::parse(&revision.text) {
-            Ok(policy) if policy.event(governance::EVENT_TYPE).is_none() => Some(Arc::new(policy)),
-            Ok(_) => {
-                let what = format!(
-                    "event type `{}` is the gate's own, by which bundles and policies come into force; leave it out",
-                    governance::EVENT_TYPE
-                );
-                self.faults.add_of(&revision.file, 1, what);
-                None
+            Ok(policy) => {
+                let own = policy.events().find(|event| governance::is_own(&event.event_type));
+                if let Some(event) = own {
+                    let what = format!(
+                        "event type `{}` is the gate's own, by which bundles and policies come into force; leave it out",
+                        event.event_type
+                    );
+                    self.faults.add_of(&revision.file, 1, what);
+                    return None;
+                }
+                Some(Arc::new(policy))
             }
             Err(found) => {
                 for fault in found {

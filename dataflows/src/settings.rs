@@ -226,6 +226,21 @@ impl<'t> Section<'t> {
         number
     }
 
+    /// A list of partitions, each with its line; empty when missing.
+    pub fn partitions(&self, key: &'static str) -> Vec<(u16, u32)> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let whole = |item: &Spanned<DeValue<'_>>| {
+            let number = item.get_ref().as_integer()?.as_str().parse().ok()?;
+            Some((number, self.faults.line_at(item.span().start)))
+        };
+        let items = value.get_ref().as_array();
+        let found: Option<Vec<_>> = items.and_then(|items| items.iter().map(whole).collect());
+        found.unwrap_or_else(|| {
+            self.wrong(value, key, "a list of partitions, such as [0, 1]");
+            Vec::new()
+        })
+    }
+
     /// `true` or `false`.
     pub fn flag(&self, key: &'static str) -> Option<bool> {
         let value = self.get(key)?;

@@ -3,7 +3,7 @@
 //! A revision is proposed, approved and activated, and can be rolled back or withdrawn. Each step is one
 //! record of the type [`EVENT_TYPE`] in the control topic, and a proposal holds the whole text of its
 //! revision, so the log alone says what was in force when. Which step may follow which is decided by
-//! the lifecycle of revisions, in the operators.
+//! the lifecycle of revisions, in the operators. Backfills ([`crate::backfill`]) come through the same door.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::UInt64Type;
 use serde::Serialize;
 
-use crate::{Digest, PolicyRev, Tick, columns};
+use crate::{Digest, PolicyRev, Tick, backfill, columns};
 
 /// The event type of every step.
 pub const EVENT_TYPE: &str = "governance.policy.v1";
@@ -21,10 +21,10 @@ pub const SOURCE: &str = "governance";
 pub const PRODUCER: &str = "tidegate.policy";
 /// The version of the schema of steps.
 pub const SCHEMA_VERSION: &str = "v1";
-/// The gate policy of steps. It is built in: who could change it could let anything pass.
+/// The gate policy of steps and backfills. It is built in: who could change it could let anything pass.
 pub const DOOR: &str = r#"
 id = "tidegate.governance"
-revision = "1"
+revision = "2"
 
 [event."governance.policy.v1"]
 class = "control"
@@ -43,14 +43,42 @@ after = "text"
 revision_id = "text"
 revision_version = "text"
 text = "text?"
+
+[event."governance.backfill.v1"]
+class = "control"
+versions = ["v1"]
+producers = ["tidegate.backfill"]
+[event."governance.backfill.v1".payload]
+backfill_id = "text"
+step = "text"
+declaration = "text"
+purpose = "text"
+actor = "text"
+topology = "text"
+plan = "text"
+code = "text"
+from_tick = "text"
+to_tick = "text"
+partitions = "text"
+outputs = "text"
+basis = "text?"
+facts = "text?"
+commits = "text?"
+head = "text?"
+produced = "text?"
 "#;
+
+/// Whether facts of this type are the gate's own: they say how the graph is governed, and are no input of it.
+pub fn is_own(event_type: &str) -> bool {
+    event_type == EVENT_TYPE || event_type == backfill::EVENT_TYPE
+}
 
 /// How receipts cite [`DOOR`]. Its digest is written down, so that who reads receipts need not parse policies.
 pub fn door() -> PolicyRev {
     PolicyRev {
         policy_id: "tidegate.governance".to_owned(),
-        revision: "1".to_owned(),
-        content_digest: Digest::from_hex("07e740c8fbd80eaf21beba7be713070524659d7bbc9f90667519c72bd5125d71")
+        revision: "2".to_owned(),
+        content_digest: Digest::from_hex("ab85879e2701484260cb2cad7e2077503944d563a5b01aa0c773e06376409ba9")
             .expect("64 hexadecimal digits"),
     }
 }
@@ -253,18 +281,10 @@ impl StepRecord {
     /// # Errors
     /// A sentence that says what is not as the gate writes it.
     pub fn read(rows: &RecordBatch) -> Result<Vec<(Tick, StepRecord)>, String> {
-        let ticks = rows.column_by_name(columns::TICK).ok_or("a step has no tick")?;
-        let ticks = ticks.as_primitive_opt::<UInt64Type>().ok_or("a step has no tick")?;
-        let payload = rows.column_by_name(columns::PAYLOAD).and_then(|payload| payload.as_struct_opt());
-        let payload = payload.ok_or("a step has no payload")?;
-        let column = |name: &str| -> Result<&StringArray, String> {
-            let texts = payload.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
-            texts.ok_or_else(|| format!("a step has no `{name}`"))
-        };
         let names = ["kind", "node", "scope", "step", "proposal_id", "actor", "reason", "before", "after"];
         let more = ["revision_id", "revision_version", "text"];
-        let columns =
-            names.iter().chain(&more).map(|name| column(name)).collect::<Result<Vec<_>, String>>()?;
+        let names: Vec<&str> = names.into_iter().chain(more).collect();
+        let (ticks, columns) = texts_of(rows, &names)?;
         let step = |row: usize| -> Result<StepRecord, String> {
             let text = |place: usize| columns[place].value(row).to_owned();
             let digest = |place: usize| {
@@ -286,6 +306,22 @@ impl StepRecord {
                 text: columns[11].is_valid(row).then(|| text(11)),
             })
         };
-        ticks.values().iter().enumerate().map(|(row, tick)| Ok((Tick(*tick), step(row)?))).collect()
+        ticks.iter().enumerate().map(|(row, tick)| Ok((Tick(*tick), step(row)?))).collect()
     }
+}
+
+/// The ticks of a frame of the gate's own facts, and columns of its payload.
+pub(crate) fn texts_of<'r>(
+    rows: &'r RecordBatch,
+    names: &[&str],
+) -> Result<(&'r [u64], Vec<&'r StringArray>), String> {
+    let ticks = rows.column_by_name(columns::TICK).ok_or("a step has no tick")?;
+    let ticks = ticks.as_primitive_opt::<UInt64Type>().ok_or("a step has no tick")?;
+    let payload = rows.column_by_name(columns::PAYLOAD).and_then(|payload| payload.as_struct_opt());
+    let payload = payload.ok_or("a step has no payload")?;
+    let column = |name: &&str| -> Result<&'r StringArray, String> {
+        let texts = payload.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+        texts.ok_or_else(|| format!("a step has no `{name}`"))
+    };
+    Ok((ticks.values(), names.iter().map(column).collect::<Result<_, _>>()?))
 }

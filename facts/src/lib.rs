@@ -3,6 +3,7 @@
 //! Start at [`Tick`], the logical time of the whole platform, then [`Envelope`], the head of every
 //! fact. Nothing here reads a file, a socket, a clock or a random number.
 
+pub mod backfill;
 pub mod columns;
 pub mod digest;
 pub mod envelope;

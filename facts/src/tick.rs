@@ -65,6 +65,25 @@ impl Tick {
         (self.0 & u64::from(PARTITIONS_MAX - 1)) as u16
     }
 
+    /// Reads a tick (digits) or a time: then the first tick of that microsecond.
+    ///
+    /// # Errors
+    /// A sentence that says what both look like.
+    pub fn parse(text: &str) -> Result<Tick, String> {
+        if let Ok(tick) = text.parse() {
+            return Ok(Tick(tick));
+        }
+        // A date, and a time without fraction, are times too.
+        let whole = match text.len() {
+            10 => format!("{text}T00:00:00.000000Z"),
+            20 => text.replace('Z', ".000000Z"),
+            _ => text.to_owned(),
+        };
+        time::parse_rfc3339_micros(&whole).and_then(|micros| Tick::new(micros, 0)).ok_or_else(|| {
+            "write a tick in digits, or a time such as 2026-01-31 or 2026-01-31T12:00:00Z".to_owned()
+        })
+    }
+
     /// The first tick above this one: the frontier once this tick has been seen.
     pub fn next(self) -> Tick {
         Tick(self.0 + 1)

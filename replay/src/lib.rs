@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub mod backfill;
 pub mod compare;
 pub mod fact;
 pub mod proof;
@@ -107,8 +108,20 @@ pub fn run_log(
     workers: usize,
     watch: &Watch,
 ) -> Result<u64, ReplayError> {
-    let running = Workers::start(plan, workers, output, watch).map_err(ReplayError::Worker)?;
-    let mut feed = Feed::new(plan, workers);
+    run_feed(Feed::new(plan, workers), plan, log, archive, output, to, watch)
+}
+
+/// As [`run_log`], by a feed that may stop short of the last group's end.
+fn run_feed(
+    mut feed: Feed,
+    plan: &Arc<Plan>,
+    log: &Path,
+    archive: &Store,
+    output: &Output,
+    to: Tick,
+    watch: &Watch,
+) -> Result<u64, ReplayError> {
+    let running = Workers::start(plan, feed.workers(), output, watch).map_err(ReplayError::Worker)?;
     let mut facts = 0;
     let groups = read_range(log, Some(archive), Bound::Group(0), None, Preference::Log);
     let fed = groups.and_then(|groups| {

@@ -1,0 +1,299 @@
+//! Backfills: tables computed anew over a range of the log, beside those of the live run, and declared before.
+//!
+//! A backfill has an id. Under it the control topic holds what was declared and, in the end, what came of it; its
+//! outputs go to a store of their own, `backfills/<id>/store` in the data folder. The log is held for
+//! these two facts only. The range is fixed by the first of them, so what is computed follows from the log, and one
+//! that was stopped goes on behind its last commit to the same bytes.
+//!
+//! Rows are computed from the beginning of the log, since their state may reach back that far; only those in scope
+//! are written.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidegate_dataflows::declaration::Declaration;
+use tidegate_dataflows::feed::Feed;
+use tidegate_dataflows::governance::{GovernanceError, backfills, record_backfill, supposed};
+use tidegate_dataflows::output::{Outlet, Output};
+use tidegate_dataflows::topology::TableFormat;
+use tidegate_dataflows::watch::Watch;
+use tidegate_facts::backfill::{Backfill, BackfillRecord, Completion, Produced};
+use tidegate_facts::{Digest, Tick, Topic};
+use tidegate_sinks::schemas;
+use tidegate_sinks::signing::Signer;
+use tidegate_sinks::store::{Store, StoreError};
+use tidegate_sinks::table::{Build, Commit, Commits, Cut, Interval, TableError, TableFile};
+
+use crate::{ReplayError, run_feed};
+
+/// Where a backfill is run, and how. None of this changes its outputs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data folder.
+    pub data: PathBuf,
+    /// The store of the live run's tables and archive.
+    pub live: PathBuf,
+    /// How many workers.
+    pub workers: usize,
+    /// Memory for the index that keeps out duplicates.
+    pub dedupe_bytes: u64,
+    /// Signs the commits; without it they are not signed.
+    pub signer: Option<Signer>,
+}
+
+/// What came of a backfill.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Its receipt, as it is in the log.
+    pub record: BackfillRecord,
+    /// Whether it had been completed before, and nothing was done.
+    pub repeated: bool,
+    /// The folder of its tables.
+    pub store: PathBuf,
+}
+
+/// Why a backfill did not begin, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum BackfillError {
+    /// The id is taken.
+    #[error(
+        "backfill `{id}` was declared otherwise (declaration {found}, this is {wanted}); give the new one another `id`, or \
+         restore the declaration, its topology and rules to go on with it"
+    )]
+    OtherDeclaration {
+        /// The id.
+        id: String,
+        /// The digest of what was declared.
+        found: Digest,
+        /// The digest of this declaration.
+        wanted: Digest,
+    },
+    /// It was begun by another build.
+    #[error(
+        "backfill `{id}` was declared for build {found}, and this is {own}; go on with that build, or declare a new one"
+    )]
+    OtherBuild {
+        /// The id.
+        id: String,
+        /// The build that was declared.
+        found: String,
+        /// This build.
+        own: String,
+    },
+    /// The basis is not there.
+    #[error("the store of `{data}` has no commit {commit}; name one of its commits, or leave `[basis]` out")]
+    NoBasis {
+        /// The data folder.
+        data: PathBuf,
+        /// The commit.
+        commit: Digest,
+    },
+    /// The range is not what the log holds.
+    #[error(
+        "the range from {from} to before {to} does not lie before {end}, where {what} ends; name a range that does, or \
+         leave `to` out"
+    )]
+    Range {
+        /// The first tick.
+        from: Tick,
+        /// The end of the range.
+        to: Tick,
+        /// The end of what is there.
+        end: Tick,
+        /// What ends there.
+        what: &'static str,
+    },
+    /// The log cannot be read, or refused the fact.
+    #[error(transparent)]
+    Governance(#[from] GovernanceError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A table could not be written or read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// It stopped while it was computed.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+}
+
+/// The folder of a backfill's tables.
+pub fn store_of(data: &Path, id: &str) -> PathBuf {
+    data.join("backfills").join(id).join("store")
+}
+
+/// Runs a backfill, or goes on with it where it was stopped.
+///
+/// # Errors
+/// See [`BackfillError`]. What was committed stays, and the same call goes on behind it.
+pub fn backfill(
+    declaration: &Declaration,
+    options: &Options,
+    watch: &Watch,
+) -> Result<Outcome, BackfillError> {
+    let store = store_of(&options.data, &declaration.id);
+    let declared = declare(declaration, options)?;
+    if declared.completion.is_some() {
+        return Ok(Outcome { record: declared, repeated: true, store });
+    }
+    let commits = compute(declaration, &declared.backfill, options, &Store::open(&store)?, watch)?;
+    let completion = Some(completion(&commits, &declared.backfill.outputs));
+    let record = BackfillRecord { completion, ..declared };
+    let Options { data, live, dedupe_bytes, .. } = options;
+    record_backfill(&declaration.plan, data, live, *dedupe_bytes, |_, known| {
+        let standing = standing(declaration, known)?;
+        let is_completed = standing.is_some_and(|standing| standing.completion.is_some());
+        Ok::<_, BackfillError>((!is_completed).then(|| record.clone()))
+    })?;
+    Ok(Outcome { record, repeated: false, store })
+}
+
+/// How a backfill stands, declared in the log by now.
+fn declare(declaration: &Declaration, options: &Options) -> Result<BackfillRecord, BackfillError> {
+    let Options { data, live, dedupe_bytes, .. } = options;
+    let log = data.join("log");
+    let archive = Store::open(live)?;
+    if log.is_dir()
+        && let Some(standing) = standing(declaration, &backfills(&log, &archive)?)?
+    {
+        return Ok(standing);
+    }
+    let mut declared = None;
+    record_backfill(&declaration.plan, data, live, *dedupe_bytes, |upper, known| {
+        // Another process may have been faster.
+        declared = standing(declaration, known)?;
+        if declared.is_some() {
+            return Ok(None);
+        }
+        let backfill = in_range(declaration, data, &Commits::read(&archive)?, upper)?;
+        declared = Some(BackfillRecord { backfill, completion: None });
+        Ok::<_, BackfillError>(declared.clone())
+    })?;
+    Ok(declared.expect("it was given"))
+}
+
+/// The last step of the backfill of this id, if it has any.
+fn standing(
+    declaration: &Declaration,
+    known: &[(Tick, BackfillRecord)],
+) -> Result<Option<BackfillRecord>, BackfillError> {
+    let id = &declaration.id;
+    let Some((_, record)) = known.iter().rev().find(|(_, record)| record.backfill.id == *id) else {
+        return Ok(None);
+    };
+    let (found, wanted, own) = (record.backfill.declaration, declaration.digest, build());
+    if found != wanted {
+        return Err(BackfillError::OtherDeclaration { id: id.clone(), found, wanted });
+    }
+    if record.completion.is_none() && record.backfill.code != own {
+        return Err(BackfillError::OtherBuild { id: id.clone(), found: record.backfill.code.clone(), own });
+    }
+    Ok(Some(record.clone()))
+}
+
+fn build() -> String {
+    let Build { version, commit } = Build::this();
+    format!("{version} ({commit})")
+}
+
+/// What is declared, with its range: to the end of the basis, if there is one, and else to that of the log.
+fn in_range(
+    declaration: &Declaration,
+    data: &Path,
+    live: &Commits,
+    upper: Tick,
+) -> Result<Backfill, BackfillError> {
+    let (end, what) = match declaration.basis {
+        None => (upper, "the log"),
+        Some(commit) => {
+            let place = live.list.iter().position(|known| Digest::of(known.text().as_bytes()) == commit);
+            let place = place.ok_or_else(|| BackfillError::NoBasis { data: data.to_owned(), commit })?;
+            (live.list[place].upper, "the basis")
+        }
+    };
+    let (from, to) = (declaration.from.unwrap_or(Tick::ZERO), declaration.to.unwrap_or(end));
+    if to > end || from >= to {
+        return Err(BackfillError::Range { from, to, end, what });
+    }
+    Ok(Backfill {
+        id: declaration.id.clone(),
+        declaration: declaration.digest,
+        purpose: declaration.purpose.clone(),
+        actor: declaration.actor.clone(),
+        topology: declaration.plan.topology.name.clone(),
+        plan: declaration.plan.digest,
+        code: build(),
+        from,
+        to,
+        partitions: declaration.partitions.clone(),
+        outputs: declaration.outputs.clone(),
+        basis: declaration.basis,
+    })
+}
+
+/// Writes what is not committed yet, and returns all commits.
+fn compute(
+    declaration: &Declaration,
+    backfill: &Backfill,
+    options: &Options,
+    store: &Store,
+    watch: &Watch,
+) -> Result<Commits, BackfillError> {
+    store.probe()?;
+    let plan = &declaration.plan;
+    let tables = plan.tables().into_iter().filter(|(table, _)| backfill.outputs.contains(table));
+    schemas::declare(&tables.collect::<Vec<_>>(), store)?;
+    let behind = Output::to_store(store.clone(), plan.digest, options.signer.clone())?;
+    if behind.lower < backfill.to {
+        let outlet = Scoped { inner: Arc::clone(&behind.outlet), scope: backfill.clone() };
+        let output =
+            Output { lower: behind.lower.max(backfill.from), outlet: Arc::new(outlet), ..behind.clone() };
+        let (log, archive) = (options.data.join("log"), Store::open(&options.live)?);
+        let plan = &supposed(plan, &log, &archive)?;
+        let feed = Feed::new(plan, options.workers).up_to(backfill.to);
+        run_feed(feed, plan, &log, &archive, &output, backfill.to, watch)?;
+    }
+    Ok(Commits::read(store)?)
+}
+
+/// The receipt of what the commits hold.
+fn completion(commits: &Commits, outputs: &[String]) -> Completion {
+    let heads = commits.list.last().map_or(&[][..], |commit: &Commit| &commit.log);
+    let facts = heads.iter().filter(|head| head.topic != Topic::Audit).map(|head| head.records).sum();
+    let produced = outputs.iter().map(|table| {
+        let digests: Vec<Digest> = commits.files_of(table).map(|file| file.digest).collect();
+        let parts: Vec<&[u8]> = digests.iter().map(|digest| &digest.0[..]).collect();
+        Produced {
+            table: table.clone(),
+            files: digests.len() as u64,
+            rows: commits.files_of(table).map(|file| file.rows).sum(),
+            digest: Digest::of_parts("tidegate.backfill.table.v1", &parts),
+        }
+    });
+    let produced = produced.collect();
+    Completion { facts, commits: commits.list.len() as u64, head: commits.head, produced }
+}
+
+/// An outlet for the tables and partitions in scope.
+struct Scoped {
+    inner: Arc<dyn Outlet>,
+    scope: Backfill,
+}
+
+impl Outlet for Scoped {
+    fn wants(&self, format: TableFormat) -> bool {
+        self.inner.wants(format)
+    }
+
+    fn take(&self, cut: &Cut) -> Result<Option<TableFile>, TableError> {
+        let Backfill { outputs, partitions, .. } = &self.scope;
+        if !outputs.contains(&cut.table) || !(partitions.is_empty() || partitions.contains(&cut.partition)) {
+            return Ok(None);
+        }
+        self.inner.take(cut)
+    }
+
+    fn close(&self, interval: Interval) -> Result<(), TableError> {
+        self.inner.close(interval)
+    }
+}
