@@ -339,11 +339,14 @@ version = "0.0.0"
         bad.toml:5: `quarantine` is a primary truth: it says what came in and what became of it, and nothing computes it anew; name tables that the topology derives, and correct the past by new facts
         bad.toml:5: `receipts` is a primary truth: it says what came in and what became of it, and nothing computes it anew; name tables that the topology derives, and correct the past by new facts
         bad.toml:5: `traffic` is a primary truth: it says what came in and what became of it, and nothing computes it anew; name tables that the topology derives, and correct the past by new facts
+        bad.toml:5: the topology has no table `feature`; did you mean `features`?
         bad.toml:6: the declaration has no setting `colour`; there are `actor`, `basis`, `code`, `id`, `outputs`, `purpose`, `scope`, `set`, `topology`
+        bad.toml:8: `streams` leaves out `payment.v1`, and what is computed of the others may need them; leave `streams` out, or filter in the topology
         bad.toml:10: `to` is not behind `from`; name a range that holds something
+        bad.toml:11: there is no partition 7; the topology has 0 to 1
+        bad.toml:12: the gate lets no stream `payment.v2` in; did you mean `payment.v1`?
         bad.toml:15: `commit`: a digest is 64 lower-case hexadecimal digits; BLAKE3 of the commit's file is meant
         bad.toml:18: `version` is `0.0.0`, and this build's is `VERSION`; run it with the build that was meant
-        sealed.toml:15: source `payments`: there is no file or folder `payments.csv`; check the spelling, or put the input there; or say --set payments.path=..
     "#]].assert_eq(&said.replace(version, "VERSION"));
 }
 
