@@ -329,6 +329,9 @@ impl Gate<'_> {
                 memory.remember(&group?, dedupe)?;
             }
         }
+        if mark.group == self.recovered {
+            return Ok(()); // The group of the checkpoint's boundary was torn, and held no fact.
+        }
         for group in range(Bound::Group(mark.group), self.recovered)? {
             let group = group?;
             memory.remember(&group, dedupe)?;

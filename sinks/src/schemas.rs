@@ -17,8 +17,11 @@ pub fn declare(tables: &[(String, SchemaRef)], store: &Store) -> Result<(), Stor
     for (table, schema) in tables {
         let name = format!("schemas/{table}.arrow");
         match store.create(&name, &encode(schema)) {
-            // Another release may write the same columns in other bytes.
-            Err(StoreError::Conflict { .. }) if decode(&store.read(&name)?).as_ref() == Some(schema) => {}
+            // The same columns in other bytes: another release wrote them, or a byte that says nothing was changed.
+            Err(StoreError::Conflict { .. }) if decode(&store.read(&name)?).as_ref() == Some(schema) => {
+                store.delete(&name)?;
+                store.create(&name, &encode(schema))?;
+            }
             created => {
                 created?;
             }

@@ -5,9 +5,10 @@
 //! tell what is there.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tidegate_facts::{Tick, Topic};
 
@@ -379,16 +380,27 @@ pub(super) fn lock(path: &Path) -> Result<File, LogError> {
     let mut options = OpenOptions::new();
     let mut file =
         options.read(true).write(true).create(true).truncate(false).open(path).map_err(write_error)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            // The id only helps to find the process; a file that does not hold one names none.
-            let _ = file.read_to_string(&mut text);
-            return Err(LogError::Locked { path: path.to_owned(), pid: text.trim().parse().ok() });
+    let mut patience = 50;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // The id only helps to find the process; a file that does not hold one names none.
+                let _ = file.rewind().and_then(|()| file.read_to_string(&mut text));
+                let pid = text.trim().parse().ok();
+                // A process that this one is just starting holds what is open here for a moment.
+                if pid == Some(std::process::id()) && patience > 0 {
+                    patience -= 1;
+                    std::thread::sleep(Duration::from_millis(2));
+                    continue;
+                }
+                return Err(LogError::Locked { path: path.to_owned(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(write_error(source)),
         }
-        Err(TryLockError::Error(source)) => return Err(write_error(source)),
     }
+    file.rewind().map_err(write_error)?;
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(write_error)?;
     Ok(file)
 }
