@@ -1,15 +1,15 @@
 //! A log that was archived and pruned is run on, replayed and asked as if it were whole.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tidegate_replay::{compare, replay};
 use tidegate_sinks::log::{EmbeddedLog, Group, LogOptions, Start, Until, read_groups};
 
+use crate::harness;
+
 fn fraud() -> PathBuf {
-    common::file("dataflows/fraud.toml")
+    harness::file("dataflows/fraud.toml")
 }
 
 const WORLD: &str =
@@ -47,22 +47,22 @@ fn cut_small(log: &Path) {
 }
 
 fn segments(log: &Path) -> usize {
-    common::files(log).iter().filter(|(name, _)| name.ends_with(".seg")).count()
+    harness::files(log).iter().filter(|(name, _)| name.ends_with(".seg")).count()
 }
 
 #[test]
 fn a_pruned_log_is_replayed_run_on_and_asked_as_if_it_were_whole() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data");
-    let plan = common::plan(&fraud(), &settings(&[]));
-    let live = common::run_plan(&plan, &data, 1);
+    let plan = harness::plan(&fraud(), &settings(&[]));
+    let live = harness::run_plan(&plan, &data, 1);
     let archived = live.archived.as_ref().unwrap();
     assert!(archived.groups > 10 && archived.waiting == 0, "{archived:?}");
     let questions = [
         "SELECT count(*), min(_tick), max(_tick), count(DISTINCT event_id) FROM facts",
         "SELECT decision, count(*), max(position) FROM receipts GROUP BY decision ORDER BY decision",
     ];
-    let answers = questions.map(|sql| common::table(&data, sql));
+    let answers = questions.map(|sql| harness::table(&data, sql));
     let log = data.join("log");
     cut_small(&log);
     let before = segments(&log);
@@ -76,26 +76,26 @@ fn a_pruned_log_is_replayed_run_on_and_asked_as_if_it_were_whole() {
 
     for workers in [1, 2] {
         let out = scratch.path().join(format!("replayed-{workers}"));
-        let again = replay(&plan, &data, &out, workers, &common::watch(&plan)).unwrap();
+        let again = replay(&plan, &data, &out, workers, &harness::watch(&plan)).unwrap();
         assert_eq!(compare(&live.commits, &again), None);
     }
     // A new store knows nothing but the archive; the index is forgotten: all of it is derived again.
     let store = data.join("store");
-    let commits = common::files(&store.join("commits"));
+    let commits = harness::files(&store.join("commits"));
     for folder in [store.join("commits"), store.join("tables"), data.join("index")] {
         std::fs::remove_dir_all(folder).unwrap();
     }
-    let on = common::run_plan(&plan, &data, 2);
+    let on = harness::run_plan(&plan, &data, 2);
     assert_eq!((on.counts.records(), on.facts), (0, live.facts), "every record has its receipt");
-    assert!(common::files(&store.join("commits")) == commits);
-    assert_eq!(questions.map(|sql| common::table(&data, sql)), answers);
+    assert!(harness::files(&store.join("commits")) == commits);
+    assert_eq!(questions.map(|sql| harness::table(&data, sql)), answers);
 
     // What was pruned cannot be had without the archive, and nobody pretends.
     let first = tidegate_sinks::archive::Archive::open(&tidegate_sinks::store::Store::open(&store).unwrap());
     let file = store.join(&first.unwrap().ranges[0].files[0].name);
     std::fs::remove_file(&file).unwrap();
     let out = scratch.path().join("none");
-    let refused = replay(&plan, &data, &out, 1, &common::watch(&plan)).unwrap_err().to_string();
+    let refused = replay(&plan, &data, &out, 1, &harness::watch(&plan)).unwrap_err().to_string();
     assert!(refused.contains(file.file_name().unwrap().to_str().unwrap()), "{refused}");
 }
 
@@ -103,7 +103,7 @@ fn a_pruned_log_is_replayed_run_on_and_asked_as_if_it_were_whole() {
 fn the_command_tells_what_is_whole_and_what_is_not() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data");
-    common::run_plan(&common::plan(&fraud(), &settings(&[])), &data, 1);
+    harness::run_plan(&harness::plan(&fraud(), &settings(&[])), &data, 1);
     cut_small(&data.join("log"));
     let again = archive(&["write"], &data);
     assert!(said(&again).contains("nothing new to archive"), "{}", said(&again));

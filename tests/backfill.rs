@@ -1,7 +1,5 @@
 //! Backfills: computed as declared, beside what is there, to the same bytes however often they are stopped.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -20,6 +18,8 @@ use tidegate_replay::verify::verify;
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table::Commits;
 
+use crate::harness;
+
 const PAYMENTS: usize = 600;
 
 /// A scratch folder with a file of payments, a topology with a sealed table, and what is declared over it.
@@ -37,23 +37,7 @@ impl World {
             "batch_rows=32".to_owned(),
         ];
         let world = World { scratch, set };
-        let policies = common::file("tests/topologies/policies").display().to_string();
-        let text = std::fs::read_to_string(common::file("tests/topologies/payments.toml"))
-            .unwrap()
-            .replace("\"policies/", &format!("\"{policies}/"));
-        let sealed = r#"
-[[node]]
-name = "sealed"
-kind = "seal"
-input = "decisions"
-
-[[node]]
-name = "episodes_table"
-kind = "sink.seal"
-input = "sealed"
-table = "episodes"
-"#;
-        world.write("sealed.toml", &(text + sealed));
+        world.write("sealed.toml", &harness::sealed_payments());
         world
     }
 
@@ -68,7 +52,7 @@ table = "episodes"
 
     fn plan(&self, more: &[String]) -> Arc<Plan> {
         let set: Vec<String> = self.set.iter().chain(more).cloned().collect();
-        common::plan(&self.path("sealed.toml"), &set)
+        harness::plan(&self.path("sealed.toml"), &set)
     }
 
     /// Runs the first so many payments into a folder.
@@ -79,12 +63,12 @@ table = "episodes"
         });
         let head = "transaction_id,at,customer_id,terminal_id,amount\n".to_owned();
         self.write("payments.csv", &(head + &lines.collect::<String>()));
-        common::run_plan(&self.plan(more), &self.path(data), 2)
+        harness::run_plan(&self.plan(more), &self.path(data), 2)
     }
 
     /// Stricter rules, as a setting.
     fn strict(&self) -> String {
-        let rules = common::file("tests/topologies/policies/payments-rules.toml");
+        let rules = harness::file("tests/topologies/policies/payments-rules.toml");
         let text = std::fs::read_to_string(rules).unwrap();
         assert!(text.contains("payments_1h > 3"));
         let strict = self.write("strict-rules.toml", &text.replace("payments_1h > 3", "payments_1h > 0"));
@@ -105,7 +89,7 @@ table = "episodes"
         let data = self.path(data);
         let live = data.join("store");
         let options = Options { data, live, workers, dedupe_bytes: 1 << 20, signer: None };
-        backfill(&declaration, &options, &common::watch(&declaration.plan))
+        backfill(&declaration, &options, &harness::watch(&declaration.plan))
     }
 }
 
@@ -140,7 +124,7 @@ fn ask(data: &Path, store: &Path, sql: &str) -> String {
 }
 
 fn copy(from: &Path, to: &Path) {
-    for (name, bytes) in common::files(from) {
+    for (name, bytes) in harness::files(from) {
         let file = to.join(name);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, bytes).unwrap();
@@ -171,7 +155,7 @@ fn with_nothing_changed_its_files_are_those_of_the_live_run_which_goes_on_as_bef
         | governance.backfill.v1 | 2     |
         | payment.v1             | 400   |
         +------------------------+-------+"#]]
-    .assert_eq(&common::table(&data, facts));
+    .assert_eq(&harness::table(&data, facts));
 
     // The two facts count in the log like others, and no row comes of them.
     world.run("data", PAYMENTS, &[]);
@@ -181,10 +165,10 @@ fn with_nothing_changed_its_files_are_those_of_the_live_run_which_goes_on_as_bef
         +-----------+
         | 600       |
         +-----------+"#]]
-    .assert_eq(&common::table(&data, "SELECT count(*) AS decisions FROM decisions"));
+    .assert_eq(&harness::table(&data, "SELECT count(*) AS decisions FROM decisions"));
     let (plan, store) = (world.plan(&[]), Store::open(&data.join("store")).unwrap());
     let everything = (Tick::ZERO, Tick(u64::MAX));
-    let compared = compare_seals(&plan, &data, &store, everything, 2, &common::watch(&plan)).unwrap();
+    let compared = compare_seals(&plan, &data, &store, everything, 2, &harness::watch(&plan)).unwrap();
     assert!(compared.first.is_none(), "{:#?}", compared.first);
     assert_eq!(compared.equal, PAYMENTS as u64);
     assert_eq!(verify(&data.join("log"), &store, &[]).unwrap().findings, Vec::new());
@@ -196,10 +180,10 @@ fn other_rules_decide_beside_the_live_tables_which_are_not_touched() {
     let live = world.run("data", PAYMENTS, &[]);
     let strict = [world.strict()];
     let apart = world.run("apart", PAYMENTS, &strict);
-    let before = common::files(&world.path("data/store"));
+    let before = harness::files(&world.path("data/store"));
     let declared = world.declare("strict", ALL, &strict, "");
     let outcome = world.backfill(&declared, "data", 1).unwrap();
-    assert!(before == common::files(&world.path("data/store")), "the live store was touched");
+    assert!(before == harness::files(&world.path("data/store")), "the live store was touched");
     assert!(compare(&live.commits, &commits(&outcome)).is_some(), "the rules differ");
     assert_eq!(
         compare(&apart.commits, &commits(&outcome)),
@@ -247,7 +231,7 @@ fn one_that_was_stopped_goes_on_to_the_bytes_of_one_that_was_not() {
     copy(&world.path("data"), &world.path("other"));
     let declared = world.declare("stopped", ALL, &[world.strict()], "");
     let whole = world.backfill(&declared, "data", 1).unwrap();
-    let files = common::files(&world.path("data/backfills"));
+    let files = harness::files(&world.path("data/backfills"));
 
     // A foreign object where a table's file must go stops it in the midst.
     let list = commits(&whole).list;
@@ -270,7 +254,7 @@ fn one_that_was_stopped_goes_on_to_the_bytes_of_one_that_was_not() {
     assert!(matches!(refused, BackfillError::OtherDeclaration { .. }), "{refused}");
     let declared = world.declare("stopped", ALL, &[world.strict()], "");
     let resumed = world.backfill(&declared, "other", 2).unwrap();
-    assert!(files == common::files(&world.path("other/backfills")), "other bytes than undisturbed");
+    assert!(files == harness::files(&world.path("other/backfills")), "other bytes than undisturbed");
     assert_eq!(resumed.record, whole.record, "one receipt");
     assert_eq!(recorded(&world.path("other")), ["stopped declared", "stopped completed"]);
 }

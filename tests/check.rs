@@ -1,23 +1,23 @@
 //! What `tidegate check` says of broken topologies: every fault at once, each with its line and a mend.
 //!
-//! `UPDATE_EXPECT=1 cargo test --release --test check` writes what is said now; read the difference.
-
-mod common;
+//! `UPDATE_EXPECT=1 cargo test --release --test whole check` writes what is said now; read the difference.
 
 use expect_test::expect_file;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::topology::Override;
 
+use crate::harness;
+
 /// Compares the faults of `tests/broken/<name>.toml` with `tests/broken/<name>.txt`.
 fn check(name: &str, set: &[&str]) {
-    let file = common::file(&format!("tests/broken/{name}.toml"));
+    let file = harness::file(&format!("tests/broken/{name}.toml"));
     let overrides: Vec<Override> = set.iter().map(|text| Override::parse(text).unwrap()).collect();
     let Err(faults) = Plan::read(&file, &overrides) else { panic!("{name} has no fault") };
-    let root = format!("{}/", common::file("").display()).replace("//", "/");
+    let root = format!("{}/", harness::file("").display()).replace("//", "/");
     let mut said: Vec<String> = faults.iter().map(|fault| fault.to_string().replace(&root, "")).collect();
     said.push(String::new());
     let expected = if set.is_empty() { format!("{name}.txt") } else { format!("{name}-set.txt") };
-    expect_file![common::file(&format!("tests/broken/{expected}"))].assert_eq(&said.join("\n"));
+    expect_file![harness::file(&format!("tests/broken/{expected}"))].assert_eq(&said.join("\n"));
 }
 
 #[test]
@@ -62,8 +62,8 @@ fn overrides_are_checked_like_the_file() {
 
 #[test]
 fn shipped_topologies_have_no_fault() {
-    common::plan(&common::file("dataflows/fraud.toml"), &[]);
-    let missing = Plan::read(&common::file("dataflows/handbook.toml"), &[]);
+    harness::plan(&harness::file("dataflows/fraud.toml"), &[]);
+    let missing = Plan::read(&harness::file("dataflows/handbook.toml"), &[]);
     let Err(faults) = missing else { panic!("the handbook's payments are not part of the repository") };
     assert!(faults.iter().all(|fault| fault.what.contains("--set")), "{faults:#?}");
 }

@@ -1,11 +1,11 @@
 //! One scenario, however it is run: the same facts, the same tables, the same bytes.
 
-mod common;
-
 use std::path::Path;
 
 use tidegate_replay::{compare, replay};
 use tidegate_sinks::log::{EmbeddedLog, LogOptions, Start, Until, read_groups};
+
+use crate::harness;
 
 /// A small world: about 6,000 payments and their labels over 20 days.
 fn small_world(batch_rows: usize) -> Vec<String> {
@@ -18,13 +18,13 @@ fn small_world(batch_rows: usize) -> Vec<String> {
 }
 
 fn fraud() -> std::path::PathBuf {
-    common::file("dataflows/fraud.toml")
+    harness::file("dataflows/fraud.toml")
 }
 
 /// The tables' rows, whatever the files they are cut into.
 fn rows(data: &Path) -> String {
-    let features = common::table(data, "SELECT * FROM features ORDER BY _tick");
-    features + &common::table(data, "SELECT * FROM decisions ORDER BY _tick")
+    let features = harness::table(data, "SELECT * FROM features ORDER BY _tick");
+    features + &harness::table(data, "SELECT * FROM decisions ORDER BY _tick")
 }
 
 #[test]
@@ -33,10 +33,10 @@ fn workers_and_batches_do_not_change_a_byte() {
     let mut first: Option<Vec<(String, Vec<u8>)>> = None;
     for (workers, batch_rows) in [(1, 100_000), (2, 1_000), (4, 100), (3, 37)] {
         let data = scratch.path().join(format!("{workers}-{batch_rows}"));
-        let plan = common::plan(&fraud(), &small_world(batch_rows));
-        let report = common::run_plan(&plan, &data, workers);
+        let plan = harness::plan(&fraud(), &small_world(batch_rows));
+        let report = harness::run_plan(&plan, &data, workers);
         assert!(report.commits.list.len() > 3, "several commits");
-        let files = common::committed(&data.join("store"));
+        let files = harness::committed(&data.join("store"));
         match &first {
             None => first = Some(files),
             Some(first) => {
@@ -60,12 +60,12 @@ fn one_fact_a_batch_gives_the_same_bytes() {
     let world = "transactions.world={ seed = 3, customers = 20, terminals = 10, days = 12, radius = 30.0 }";
     let run = |batch_rows: usize| {
         let data = scratch.path().join(batch_rows.to_string());
-        let plan = common::plan(
+        let plan = harness::plan(
             &fraud(),
             &[world.to_owned(), "commit_rows=100".to_owned(), format!("batch_rows={batch_rows}")],
         );
-        common::run_plan(&plan, &data, 2);
-        common::committed(&data.join("store"))
+        harness::run_plan(&plan, &data, 2);
+        harness::committed(&data.join("store"))
     };
     assert!(run(1) == run(100_000));
 }
@@ -73,13 +73,13 @@ fn one_fact_a_batch_gives_the_same_bytes() {
 #[test]
 fn a_second_run_adds_nothing() {
     let scratch = tempfile::tempdir().unwrap();
-    let plan = common::plan(&fraud(), &small_world(1_000));
-    common::run_plan(&plan, scratch.path(), 1);
-    let before = common::files(scratch.path());
-    let again = common::run_plan(&plan, scratch.path(), 2);
+    let plan = harness::plan(&fraud(), &small_world(1_000));
+    harness::run_plan(&plan, scratch.path(), 1);
+    let before = harness::files(scratch.path());
+    let again = harness::run_plan(&plan, scratch.path(), 2);
     assert_eq!(again.counts.records(), 0);
     assert!(again.facts > 0);
-    let after = common::files(scratch.path());
+    let after = harness::files(scratch.path());
     let of_log = |files: &[(String, Vec<u8>)]| {
         files.iter().filter(|f| !f.0.starts_with("index")).cloned().collect::<Vec<_>>()
     };
@@ -96,12 +96,12 @@ fn two_halves_equal_one_whole() {
         })
         .collect();
     let header = "transaction_id,at,customer_id,terminal_id,amount\n";
-    let topology = common::file("tests/topologies/payments.toml");
+    let topology = harness::file("tests/topologies/payments.toml");
     let run = |data: &str, upto: usize, workers: usize| {
         let csv = scratch.path().join(format!("{data}.csv"));
         std::fs::write(&csv, format!("{header}{}", lines[..upto].concat())).unwrap();
-        let plan = common::plan(&topology, &[format!("payments.path={}", csv.display())]);
-        common::run_plan(&plan, &scratch.path().join(data), workers)
+        let plan = harness::plan(&topology, &[format!("payments.path={}", csv.display())]);
+        harness::run_plan(&plan, &scratch.path().join(data), workers)
     };
     run("whole", 400, 1);
     run("halves", 123, 2);
@@ -141,15 +141,15 @@ fn late_records_take_the_same_ticks_in_any_batches_and_after_any_stop() {
     let run = |data: &str, batch_rows: usize| {
         let mut set = paths.clone();
         set.push(format!("batch_rows={batch_rows}"));
-        let plan = common::plan(&common::file("tests/topologies/tills.toml"), &set);
-        common::run_plan(&plan, &scratch.path().join(data), 1);
-        let facts = common::table(&scratch.path().join(data), "SELECT * FROM facts ORDER BY _tick");
+        let plan = harness::plan(&harness::file("tests/topologies/tills.toml"), &set);
+        harness::run_plan(&plan, &scratch.path().join(data), 1);
+        let facts = harness::table(&scratch.path().join(data), "SELECT * FROM facts ORDER BY _tick");
         let order = "SELECT * FROM receipts ORDER BY source, position";
-        facts + &common::table(&scratch.path().join(data), order)
+        facts + &harness::table(&scratch.path().join(data), order)
     };
     let whole = run("whole", 1_000);
     let ahead = "SELECT count(*) AS n FROM facts a JOIN facts b ON a._tick < b._tick AND a.ts_utc > b.ts_utc";
-    assert!(!common::table(&scratch.path().join("whole"), ahead).contains("| 0 "), "some were too late");
+    assert!(!harness::table(&scratch.path().join("whole"), ahead).contains("| 0 "), "some were too late");
     assert!(run("single", 1) == whole, "batches of one");
     assert!(run("small", 37) == whole, "batches of 37");
     // A run that was stopped has left the groups that were durable.
@@ -171,12 +171,12 @@ fn late_records_take_the_same_ticks_in_any_batches_and_after_any_stop() {
 #[test]
 fn a_replay_gives_the_same_files_on_any_number_of_workers() {
     let scratch = tempfile::tempdir().unwrap();
-    let plan = common::plan(&fraud(), &small_world(1_000));
-    let live = common::run_plan(&plan, &scratch.path().join("live"), 1);
+    let plan = harness::plan(&fraud(), &small_world(1_000));
+    let live = harness::run_plan(&plan, &scratch.path().join("live"), 1);
     for workers in [1, 2, 4] {
         let out = scratch.path().join(format!("replayed-{workers}"));
         let again =
-            replay(&plan, &scratch.path().join("live"), &out, workers, &common::watch(&plan)).unwrap();
+            replay(&plan, &scratch.path().join("live"), &out, workers, &harness::watch(&plan)).unwrap();
         assert_eq!(compare(&live.commits, &again), None);
     }
 }
@@ -184,12 +184,12 @@ fn a_replay_gives_the_same_files_on_any_number_of_workers() {
 #[test]
 fn another_plan_on_the_folder_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
-    common::run_plan(&common::plan(&fraud(), &small_world(1_000)), scratch.path(), 1);
+    harness::run_plan(&harness::plan(&fraud(), &small_world(1_000)), scratch.path(), 1);
     let mut other = small_world(1_000);
     other.push("windowed.lateness_max=2h".to_owned());
-    let plan = common::plan(&fraud(), &other);
+    let plan = harness::plan(&fraud(), &other);
     let options = tidegate_dataflows::run::Options::new(scratch.path());
-    let refused = tidegate_dataflows::run::run(&plan, &options, &common::watch(&plan)).unwrap_err();
+    let refused = tidegate_dataflows::run::run(&plan, &options, &harness::watch(&plan)).unwrap_err();
     assert!(refused.to_string().contains("holds the log of plan"), "{refused}");
 }
 
@@ -198,14 +198,14 @@ fn input_that_changed_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let csv = scratch.path().join("payments.csv");
     let header = "transaction_id,at,customer_id,terminal_id,amount\n";
-    let topology = common::file("tests/topologies/payments.toml");
+    let topology = harness::file("tests/topologies/payments.toml");
     let line = |amount: &str| format!("{header}1,2026-01-01T00:00:00.000000Z,1,1,{amount}\n");
     std::fs::write(&csv, line("1.00")).unwrap();
     let data = scratch.path().join("data");
-    let plan = common::plan(&topology, &[format!("payments.path={}", csv.display())]);
-    common::run_plan(&plan, &data, 1);
+    let plan = harness::plan(&topology, &[format!("payments.path={}", csv.display())]);
+    harness::run_plan(&plan, &data, 1);
     std::fs::write(&csv, line("2.00")).unwrap();
     let options = tidegate_dataflows::run::Options::new(&data);
-    let refused = tidegate_dataflows::run::run(&plan, &options, &common::watch(&plan)).unwrap_err();
+    let refused = tidegate_dataflows::run::run(&plan, &options, &harness::watch(&plan)).unwrap_err();
     assert!(matches!(refused, tidegate_dataflows::run::RunError::Source { .. }), "{refused}");
 }

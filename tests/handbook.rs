@@ -4,8 +4,6 @@
 //! payments and features are not part of this repository: `HANDBOOK` names the folder that holds
 //! `transactions.parquet`, `features.parquet` and `customer_ties.csv`.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,6 +13,8 @@ use arrow::compute::{cast, concat_batches, filter_record_batch, kernels::cmp::lt
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::harness;
 
 /// The features that must be equal, and those that may differ by rounding.
 const EXACT: [&str; 11] = [
@@ -81,15 +81,15 @@ fn compare(folder: &Path, days: i64, workers: usize) {
     writer.close().unwrap();
 
     let set = format!("transactions.path={}", path.display());
-    let plan = common::plan(&common::file("dataflows/handbook.toml"), &[set]);
+    let plan = harness::plan(&harness::file("dataflows/handbook.toml"), &[set]);
     let data = scratch.path().join("data");
-    let report = common::run_plan(&plan, &data, workers);
+    let report = harness::run_plan(&plan, &data, workers);
     assert_eq!(report.counts.admitted, 2 * payments.num_rows() as u64, "a payment and a label each");
     assert_eq!(report.counts.records(), report.counts.admitted);
 
     let names = EXACT.iter().chain(&AVERAGES).copied().collect::<Vec<_>>().join(", ");
     let ours =
-        common::ask(&data, &format!("SELECT TRANSACTION_ID, {names} FROM features ORDER BY TRANSACTION_ID"));
+        harness::ask(&data, &format!("SELECT TRANSACTION_ID, {names} FROM features ORDER BY TRANSACTION_ID"));
     let ours = concat_batches(&ours[0].schema(), &ours).unwrap();
     assert_eq!(ours.num_rows(), payments.num_rows(), "a row of features for each payment");
     let golden = read(&folder.join("features.parquet"));
@@ -131,7 +131,7 @@ fn the_first_month_has_the_golden_features() {
 }
 
 #[test]
-#[ignore = "the whole handbook takes a minute: HANDBOOK=.. cargo test --release --test handbook -- --ignored"]
+#[ignore = "the whole handbook takes a minute: HANDBOOK=.. cargo test --release --test whole handbook -- --ignored"]
 fn every_day_has_the_golden_features() {
     compare(&handbook().expect("set HANDBOOK to the folder of the handbook's files"), i64::MAX, 2);
 }

@@ -1,12 +1,12 @@
 //! Ten thousand hostile records among good ones: every record gets one receipt, every good one is a
 //! fact, every bad one is in quarantine with its reason and its bytes.
 
-mod common;
-
 use std::collections::BTreeMap;
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
+
+use crate::harness;
 
 /// A good envelope whose id is `id`.
 fn good(id: &str, customer: usize) -> String {
@@ -109,22 +109,22 @@ fn ten_thousand_hostile_records_cost_no_good_one() {
     let path = scratch.path().join("records.jsonl");
     std::fs::write(&path, &text).unwrap();
 
-    let plan = common::plan(
-        &common::file("tests/topologies/envelopes.toml"),
+    let plan = harness::plan(
+        &harness::file("tests/topologies/envelopes.toml"),
         &[format!("records.path={}", path.display())],
     );
     let data = scratch.path().join("data");
-    let report = common::run_plan(&plan, &data, 2);
+    let report = harness::run_plan(&plan, &data, 2);
     assert_eq!(report.counts.records(), records, "receipts = records");
     assert_eq!(report.counts.admitted, goods, "every good record is a fact");
     assert_eq!(report.counts.duplicate, duplicates);
     let committed: u64 = report.commits.files_of("payments").map(|f| f.rows).sum();
     assert_eq!(committed, goods);
 
-    let receipts = common::table(&data, "SELECT count(*) AS receipts FROM receipts");
+    let receipts = harness::table(&data, "SELECT count(*) AS receipts FROM receipts");
     assert!(receipts.contains(&records.to_string()), "{receipts}");
     let mut seen = 0;
-    for batch in common::ask(&data, "SELECT position, reason_code, bytes, detail FROM quarantine") {
+    for batch in harness::ask(&data, "SELECT position, reason_code, bytes, detail FROM quarantine") {
         let positions = batch.column(0).as_primitive::<UInt64Type>();
         let reasons = arrow::compute::cast(batch.column(1), &arrow::datatypes::DataType::Utf8).unwrap();
         let details = arrow::compute::cast(batch.column(3), &arrow::datatypes::DataType::Utf8).unwrap();

@@ -1,7 +1,5 @@
 //! Governed change: what comes into force does so at its tick, in every run and replay, and only by the rules.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -20,6 +18,8 @@ use tidegate_replay::{compare, replay};
 use tidegate_sinks::archive::{Keep, prune};
 use tidegate_sinks::log::{EmbeddedLog, Group, HeldLog, LogOptions, Start, Until, read_groups, read_topic};
 use tidegate_sinks::store::Store;
+
+use crate::harness;
 
 const PAYMENTS: usize = 600;
 
@@ -62,29 +62,13 @@ impl World {
             "batch_rows=32".to_owned(),
         ];
         set.extend(more.iter().map(|set| (*set).to_owned()));
-        World { scratch, topology: common::file("tests/topologies/payments.toml"), set }
+        World { scratch, topology: harness::file("tests/topologies/payments.toml"), set }
     }
 
     /// The same, with the table `episodes` of sealed decisions.
     fn sealed(more: &[&str]) -> World {
         let world = World::new(more);
-        let policies = common::file("tests/topologies/policies").display().to_string();
-        let text = std::fs::read_to_string(&world.topology)
-            .unwrap()
-            .replace("\"policies/", &format!("\"{policies}/"));
-        let sealed = r#"
-[[node]]
-name = "sealed"
-kind = "seal"
-input = "decisions"
-
-[[node]]
-name = "episodes_table"
-kind = "sink.seal"
-input = "sealed"
-table = "episodes"
-"#;
-        let topology = world.write("sealed.toml", &(text + sealed));
+        let topology = world.write("sealed.toml", &harness::sealed_payments());
         World { topology, ..world }
     }
 
@@ -114,7 +98,7 @@ table = "episodes"
             self.grow(0);
         }
         let set: Vec<String> = self.set.iter().chain(more).cloned().collect();
-        common::plan(&self.topology, &set)
+        harness::plan(&self.topology, &set)
     }
 
     /// The file holds the first so many payments from here on.
@@ -130,13 +114,13 @@ table = "episodes"
 
     fn run(&self, upto: usize, workers: usize) -> Report {
         self.grow(upto);
-        common::run_plan(&self.plan(&[]), &self.path("data"), workers)
+        harness::run_plan(&self.plan(&[]), &self.path("data"), workers)
     }
 
     /// All payments under the topology with other settings, in a folder of its own.
     fn run_apart(&self, name: &str, more: &[String]) -> PathBuf {
         self.grow(PAYMENTS);
-        common::run_plan(&self.plan(more), &self.path(name), 1);
+        harness::run_plan(&self.plan(more), &self.path(name), 1);
         self.path(name)
     }
 
@@ -160,19 +144,20 @@ table = "episodes"
 
 /// The lines of all decisions of some payments, in their order.
 fn decisions(data: &Path, payments: std::ops::Range<usize>) -> Vec<String> {
-    let table = common::table(data, "SELECT * FROM decisions ORDER BY _tick");
+    let table = harness::table(data, "SELECT * FROM decisions ORDER BY _tick");
     let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" "); // Columns are as wide as the widest.
     let rows: Vec<String> = table.lines().skip(3).map(squeezed).collect();
     assert_eq!(
         rows.len() - 1,
-        common::ask(data, "SELECT * FROM decisions").iter().map(|b| b.num_rows()).sum::<usize>()
+        harness::ask(data, "SELECT * FROM decisions").iter().map(|b| b.num_rows()).sum::<usize>()
     );
     rows[payments].to_vec()
 }
 
 /// A revision of the test's gate policy, with one text in place of another.
 fn gate(revision: &str, from: &str, to: &str) -> String {
-    let text = std::fs::read_to_string(common::file("tests/topologies/policies/payments-gate.toml")).unwrap();
+    let text =
+        std::fs::read_to_string(harness::file("tests/topologies/policies/payments-gate.toml")).unwrap();
     let text = text.replace("revision = \"1\"", &format!("revision = \"{revision}\""));
     assert!(text.contains(from), "the policy does not say {from}");
     text.replace(from, to)
@@ -208,23 +193,23 @@ fn each_revision_decides_from_its_tick_on_and_a_roll_back_returns() {
         +-----+-----+----------+
         | 200 | 200 | 600      |
         +-----+-----+----------+"#]]
-    .assert_eq(&common::table(&data, &count));
+    .assert_eq(&harness::table(&data, &count));
 
     for workers in [1, 2, 4] {
         let out = world.path(&format!("replayed-{workers}"));
         let plan = world.plan(&[]);
-        let again = replay(&plan, &data, &out, workers, &common::watch(&plan)).unwrap();
+        let again = replay(&plan, &data, &out, workers, &harness::watch(&plan)).unwrap();
         assert_eq!(compare(&live.commits, &again), None, "{workers} workers");
     }
-    let before = common::files(&data.join("store"));
+    let before = harness::files(&data.join("store"));
     world.run(PAYMENTS, 2);
-    let after = common::files(&data.join("store"));
+    let after = harness::files(&data.join("store"));
     let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&before), names(&after), "a run over the same input adds nothing");
     assert!(before == after, "and changes nothing");
     let options = Options { store: Some(world.path("store-again")), workers: 2, ..Options::new(&data) };
     let plan = world.plan(&[]);
-    let again = run(&plan, &options, &common::watch(&plan)).unwrap();
+    let again = run(&plan, &options, &harness::watch(&plan)).unwrap();
     assert_eq!(compare(&live.commits, &again.commits), None, "a restart that makes all tables anew");
 }
 
@@ -238,7 +223,7 @@ fn rules_named_by_the_topology_of_a_replay_decide_throughout() {
     let set = [format!("decisions.bundle={}", bundle.display())];
     let plan = world.plan(&set);
     std::fs::create_dir(world.path("shadow")).unwrap();
-    replay(&plan, &world.path("data"), &world.path("shadow/store"), 2, &common::watch(&plan)).unwrap();
+    replay(&plan, &world.path("data"), &world.path("shadow/store"), 2, &harness::watch(&plan)).unwrap();
     std::fs::create_dir(world.path("shadow/log")).unwrap(); // What is asked is a folder with a log and a store.
     let strict = world.run_apart("strict", &set);
     assert_eq!(decisions(&world.path("shadow"), 0..PAYMENTS), decisions(&strict, 0..PAYMENTS));
@@ -246,7 +231,7 @@ fn rules_named_by_the_topology_of_a_replay_decide_throughout() {
 
 /// Which rules and which policy the episodes of a folder were decided under.
 fn under(data: &Path) -> String {
-    common::table(
+    harness::table(
         data,
         "SELECT bundle_version AS rules, policy_revision AS policy, count(*) AS n, min(cast(event_id AS int)) AS first \
          FROM episodes GROUP BY 1, 2 ORDER BY 4",
@@ -273,7 +258,7 @@ fn an_episode_names_what_was_in_force_and_every_replay_gives_its_seal_again() {
     for workers in [1, 2, 4] {
         let everything = (Tick::ZERO, Tick(u64::MAX));
         let compared =
-            compare_seals(&plan, &data, &store, everything, workers, &common::watch(&plan)).unwrap();
+            compare_seals(&plan, &data, &store, everything, workers, &harness::watch(&plan)).unwrap();
         assert!(compared.first.is_none(), "{workers} workers: {:#?}", compared.first);
         assert_eq!((compared.equal, compared.commits), (PAYMENTS as u64, verified.commits));
     }
@@ -292,7 +277,7 @@ fn a_shadow_run_of_named_rules_has_them_decide_throughout_even_those_of_the_begi
     let data = world.path("data");
     let sealed = Store::open(&data.join("store")).unwrap();
     let strict = world.write("strict.toml", STRICT);
-    let own = common::file("tests/topologies/policies/payments-rules.toml");
+    let own = harness::file("tests/topologies/policies/payments-rules.toml");
     let action = |line: &str| line.split(' ').nth(5).map(str::to_owned);
     for (name, bundle) in [("own", own), ("strict", strict)] {
         let set = [format!("decisions.bundle={}", bundle.display())];
@@ -302,7 +287,7 @@ fn a_shadow_run_of_named_rules_has_them_decide_throughout_even_those_of_the_begi
         assert!(differing > 10, "the two bundles differ");
         let (plan, out) = (world.plan(&set), world.path(&format!("shadow-{name}")));
         let upto = Tick(u64::MAX);
-        let shadow = shadow(&plan, &data, &sealed, &out, upto, 2, &common::watch(&plan)).unwrap();
+        let shadow = shadow(&plan, &data, &sealed, &out, upto, 2, &harness::watch(&plan)).unwrap();
         assert_eq!((shadow.changed(), shadow.actions.values().sum()), (differing, PAYMENTS as u64), "{name}");
     }
 }
@@ -312,7 +297,7 @@ fn steps_that_were_pruned_from_the_log_are_in_force_by_the_archive() {
     let world = World::sealed(&["log.archive=true"]).with_a_past();
     let (data, plan) = (world.path("data"), world.plan(&[]));
     let whole = under(&data);
-    let tables = common::files(&data.join("store/tables"));
+    let tables = harness::files(&data.join("store/tables"));
     cut_small(&data.join("log"));
     let store = Store::open(&data.join("store")).unwrap();
     let log = HeldLog::new(&data.join("log")).unwrap();
@@ -322,9 +307,9 @@ fn steps_that_were_pruned_from_the_log_are_in_force_by_the_archive() {
         read_topic(&data.join("log"), Topic::Control).unwrap().is_empty(),
         "every step is pruned: {pruned:?}"
     );
-    let (out, watch) = (world.path("again"), common::watch(&plan));
+    let (out, watch) = (world.path("again"), harness::watch(&plan));
     replay(&plan, &data, &out, 2, &watch).unwrap();
-    assert!(tables == common::files(&out.join("tables")), "a replay gives other files");
+    assert!(tables == harness::files(&out.join("tables")), "a replay gives other files");
     // The lifecycle goes on where it stood.
     let refused = world.propose("ann", "decisions", STRICT).unwrap_err();
     assert!(refused.to_string().contains("rolled back"), "{refused}");
@@ -362,7 +347,7 @@ fn the_wall_clock_stamps_a_step_now() {
         | false | 1              | 300 |
         | true  | 2              | 300 |
         +-------+----------------+-----+"#]]
-    .assert_eq(&common::table(&world.path("data"), &count));
+    .assert_eq(&harness::table(&world.path("data"), &count));
 }
 
 #[test]
@@ -390,7 +375,7 @@ fn receipts_and_decisions_cite_the_policy_in_force() {
         | payments   | payments-gate       | 2               | ADMIT      |              | 300 | 1       |
         | payments   | payments-gate       | 3               | QUARANTINE | UNAUTHORIZED | 100 | 1       |
         +------------+---------------------+-----------------+------------+--------------+-----+---------+"#]]
-    .assert_eq(&common::table(&data, receipts));
+    .assert_eq(&harness::table(&data, receipts));
     let decisions =
         "SELECT policy_revision, count(*) AS n, min(event_id) AS first FROM decisions GROUP BY 1 ORDER BY 1";
     expect![[r#"
@@ -400,9 +385,9 @@ fn receipts_and_decisions_cite_the_policy_in_force() {
         | 1               | 200 | 0     |
         | 2               | 300 | 200   |
         +-----------------+-----+-------+"#]]
-    .assert_eq(&common::table(&data, decisions));
+    .assert_eq(&harness::table(&data, decisions));
     let plan = world.plan(&[]);
-    let again = replay(&plan, &data, &world.path("out"), 4, &common::watch(&plan)).unwrap();
+    let again = replay(&plan, &data, &world.path("out"), 4, &harness::watch(&plan)).unwrap();
     assert_eq!(compare(&live.commits, &again), None);
 }
 
@@ -432,7 +417,7 @@ fn every_step_is_a_fact_with_a_receipt_and_a_row() {
         | 2026-01-02T02:52:03.000003Z | bundle | decisions | payments | activated | BUNDLE_PROMOTED_ACTIVE | ann   | now        | 71efd0 | ca2372 | 2       |      |
         | 2026-01-02T02:52:03.000004Z | bundle | decisions | payments | proposed  | BUNDLE_PUBLISHED       | ann   | test       | ca2372 | 15de68 | 3       | 309  |
         | 2026-01-02T02:52:03.000005Z | bundle | decisions | payments | withdrawn | BUNDLE_RETIRED         | ann   | not needed | ca2372 | 15de68 | 3       |      |
-        +-----------------------------+--------+-----------+----------+-----------+------------------------+-------+------------+--------+--------+---------+------+"#]].assert_eq(&common::table(&data, steps));
+        +-----------------------------+--------+-----------+----------+-----------+------------------------+-------+------------+--------+--------+---------+------+"#]].assert_eq(&harness::table(&data, steps));
     let facts = "SELECT topic, partition, \"offset\", event_type, producer, schema_version, scenario_run_id IS NOT NULL AS pins \
                  FROM facts WHERE topic = 'control' ORDER BY _tick";
     expect![[r#"
@@ -445,7 +430,7 @@ fn every_step_is_a_fact_with_a_receipt_and_a_row() {
         | control | 0         | 3      | governance.policy.v1 | tidegate.policy | v1             | true |
         | control | 0         | 4      | governance.policy.v1 | tidegate.policy | v1             | true |
         +---------+-----------+--------+----------------------+-----------------+----------------+------+"#]]
-    .assert_eq(&common::table(&data, facts));
+    .assert_eq(&harness::table(&data, facts));
     let receipts = "SELECT r.position, r.decision, r.reason_code, g.step FROM receipts r LEFT JOIN governance g \
                     ON r._tick = g._tick WHERE r.source = 'governance' ORDER BY r.position";
     expect![[r#"
@@ -459,10 +444,10 @@ fn every_step_is_a_fact_with_a_receipt_and_a_row() {
         | 4        | DUPLICATE | DUPLICATE   | proposed  |
         | 5        | ADMIT     |             | withdrawn |
         +----------+-----------+-------------+-----------+"#]]
-    .assert_eq(&common::table(&data, receipts));
+    .assert_eq(&harness::table(&data, receipts));
     world.run(100, 1);
     let rows = "SELECT count(*) AS n FROM decisions";
-    assert!(common::table(&data, rows).contains("| 100 |"), "steps are no rows of the graph");
+    assert!(harness::table(&data, rows).contains("| 100 |"), "steps are no rows of the graph");
 }
 
 /// What is said of steps that may not be taken, one a line.
@@ -479,7 +464,7 @@ fn check(refused: &[Result<Taken, GovernanceError>], wanted: &Expect) {
 fn steps_against_the_rules_are_refused() {
     let world = World::new(&[]);
     world.run(50, 1);
-    let files = common::files(&world.path("data/log"));
+    let files = harness::files(&world.path("data/log"));
     let follow = |actor: &str, step, id: &str| world.take(actor, "why", Wish::Follow(step, id.to_owned()));
     check(
         &[
@@ -497,7 +482,7 @@ fn steps_against_the_rules_are_refused() {
             payments-rules 1 (71efd0d0a44f) is in force for the bundle of `decisions` since the beginning; there is nothing to roll back to
         "#]],
     );
-    assert!(files == common::files(&world.path("data/log")), "a refused step leaves the log as it was");
+    assert!(files == harness::files(&world.path("data/log")), "a refused step leaves the log as it was");
 
     let first = world.propose("ann", "decisions", STRICT).unwrap().record;
     let other = world.propose("bob", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap().record;
@@ -631,8 +616,8 @@ fn a_folder_that_cannot_take_a_step_says_why() {
         "0".repeat(64)
     )).unwrap();
     let set = [format!("records.path={}", records.display())];
-    let plan = common::plan(&common::file("tests/topologies/envelopes.toml"), &set);
-    let report = common::run_plan(&plan, envelopes.path(), 1);
+    let plan = harness::plan(&harness::file("tests/topologies/envelopes.toml"), &set);
+    let report = harness::run_plan(&plan, envelopes.path(), 1);
     assert_eq!(report.counts.admitted, 0);
     let what = Wish::RollBack("admitted".to_owned());
     let asked = Asked { actor: "ann".to_owned(), reason: "why".to_owned(), what };
@@ -643,7 +628,7 @@ fn a_folder_that_cannot_take_a_step_says_why() {
 
 #[test]
 fn no_source_has_the_name_of_the_door() {
-    let text = std::fs::read_to_string(common::file("tests/topologies/payments.toml")).unwrap();
+    let text = std::fs::read_to_string(harness::file("tests/topologies/payments.toml")).unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("governance.toml");
     std::fs::write(&file, text.replace("\"payments\"", "\"governance\"")).unwrap();
@@ -662,8 +647,8 @@ fn one_is_enough_where_the_topology_said_so_from_the_beginning() {
     world.take("ann", "fine", Wish::Follow(Step::Approved, id.clone())).unwrap();
     world.take("ann", "now", Wish::Follow(Step::Activated, id)).unwrap();
     let strict: Vec<String> = world.set.iter().filter(|set| !set.contains("four_eyes")).cloned().collect();
-    let plan = common::plan(&common::file("tests/topologies/payments.toml"), &strict);
-    let refused = run(&plan, &Options::new(&world.path("data")), &common::watch(&plan)).unwrap_err();
+    let plan = harness::plan(&harness::file("tests/topologies/payments.toml"), &strict);
+    let refused = run(&plan, &Options::new(&world.path("data")), &harness::watch(&plan)).unwrap_err();
     assert!(refused.to_string().contains("holds the log of plan"), "{refused}");
 }
 
@@ -672,7 +657,7 @@ fn the_command_tells_what_changes_and_what_is_next() {
     let world = World::new(&[]);
     world.run(50, 1);
     let bundle = world.write("strict.toml", STRICT);
-    let topology = common::file("tests/topologies/payments.toml");
+    let topology = harness::file("tests/topologies/payments.toml");
     let mut shown = String::new();
     let mut policy = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));

@@ -1,7 +1,5 @@
 //! What `tidegate verify` and `replay --verify` show: a folder as it was made, and every way of changing it.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -17,6 +15,8 @@ use tidegate_sinks::signing::{PublicKey, Signer};
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table::Commit;
 
+use crate::harness;
+
 const EVERYTHING: (Tick, Tick) = (Tick::ZERO, Tick(u64::MAX));
 
 fn signer() -> Signer {
@@ -27,7 +27,7 @@ fn world(set: &[String]) -> Arc<Plan> {
     let world = "transactions.world={ seed = 7, customers = 150, terminals = 60, days = 20, radius = 12.0 }";
     let mut all = vec![world.to_owned(), "commit_rows=2000".to_owned(), "batch_rows=500".to_owned()];
     all.extend_from_slice(set);
-    common::plan(&common::file("dataflows/fraud.toml"), &all)
+    harness::plan(&harness::file("dataflows/fraud.toml"), &all)
 }
 
 /// A folder that was made once, signed, and is never changed.
@@ -37,7 +37,7 @@ fn original() -> &'static Path {
         let folder = tempfile::tempdir().unwrap();
         let plan = world(&[]);
         let options = Options { signer: Some(signer()), ..Options::new(folder.path()) };
-        run(&plan, &options, &common::watch(&plan)).unwrap();
+        run(&plan, &options, &harness::watch(&plan)).unwrap();
         folder
     })
     .path()
@@ -46,7 +46,7 @@ fn original() -> &'static Path {
 /// A copy of it, to be changed.
 fn copy() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for (name, bytes) in common::files(original()) {
+    for (name, bytes) in harness::files(original()) {
         let path = folder.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
@@ -60,7 +60,7 @@ fn check(data: &Path, keys: &[PublicKey]) -> Verified {
 
 /// Names of the original's files that `is_meant`, sorted.
 fn names(is_meant: impl Fn(&str) -> bool) -> Vec<String> {
-    let names = common::files(original()).into_iter().map(|(name, _)| name.replace('\\', "/"));
+    let names = harness::files(original()).into_iter().map(|(name, _)| name.replace('\\', "/"));
     names.filter(|name| is_meant(name)).collect()
 }
 
@@ -241,7 +241,7 @@ fn a_replay_has_every_seal_on_any_number_of_workers_and_in_any_batches() {
     for (workers, batch_rows) in [(1, 37), (2, 1_000), (4, 100_000)] {
         let plan = world(&[format!("batch_rows={batch_rows}")]);
         let store = Store::open(&original().join("store")).unwrap();
-        let watch = common::watch(&plan);
+        let watch = harness::watch(&plan);
         let compared = compare_seals(&plan, original(), &store, EVERYTHING, workers, &watch).unwrap();
         assert!(compared.first.is_none(), "{:#?}", compared.first);
         assert_eq!((compared.commits, compared.uncommitted), (check(original(), &[]).commits, 0));
@@ -251,7 +251,7 @@ fn a_replay_has_every_seal_on_any_number_of_workers_and_in_any_batches() {
 
 /// The fraud topology with another bundle of rules.
 fn stricter(scratch: &Path) -> PathBuf {
-    let rules = std::fs::read_to_string(common::file("dataflows/policies/card-rules.toml")).unwrap();
+    let rules = std::fs::read_to_string(harness::file("dataflows/policies/card-rules.toml")).unwrap();
     let path = scratch.join("stricter.toml");
     let changed = rules.replacen("when = \"amount > ", "when = \"2 * amount > ", 1);
     assert_ne!(rules, changed, "the first rule is about an amount");
@@ -264,7 +264,7 @@ fn a_replay_under_other_rules_shows_the_first_decision_that_differs() {
     let scratch = tempfile::tempdir().unwrap();
     let plan = world(&[format!("decisions.bundle={}", stricter(scratch.path()).display())]);
     let store = Store::open(&original().join("store")).unwrap();
-    let compared = compare_seals(&plan, original(), &store, EVERYTHING, 2, &common::watch(&plan)).unwrap();
+    let compared = compare_seals(&plan, original(), &store, EVERYTHING, 2, &harness::watch(&plan)).unwrap();
     let first = compared.first.expect("other rules have another digest");
     assert_eq!((first.commit, compared.equal), (0, 0));
     let names: Vec<&str> = first.values.iter().map(|(name, _, _)| name.as_str()).collect();
@@ -277,7 +277,7 @@ fn a_shadow_run_counts_what_would_change_and_lists_it() {
     let plan = world(&[format!("decisions.bundle={}", stricter(scratch.path()).display())]);
     let store = Store::open(&original().join("store")).unwrap();
     let out = scratch.path().join("out");
-    let watch = common::watch(&plan);
+    let watch = harness::watch(&plan);
     let shadow = shadow(&plan, original(), &store, &out, Tick(u64::MAX), 2, &watch).unwrap();
     assert!(shadow.changed() > 0, "a stricter rule changes something: {shadow:?}");
     assert_eq!(shadow.actions.values().sum::<u64>(), check(original(), &[]).records);
@@ -285,7 +285,7 @@ fn a_shadow_run_counts_what_would_change_and_lists_it() {
     let whole = scratch.path().join("whole");
     tidegate_replay::replay(&plan, original(), &whole.join("store"), 1, &watch).unwrap();
     let actions =
-        |data: &Path| common::table(data, "SELECT event_id, action FROM decisions ORDER BY event_id");
+        |data: &Path| harness::table(data, "SELECT event_id, action FROM decisions ORDER BY event_id");
     std::fs::create_dir_all(whole.join("log")).unwrap();
     let (was, would_be) = (actions(original()), actions(&whole));
     let differing = was.lines().zip(would_be.lines()).filter(|(a, b)| a != b).count() as u64;
@@ -339,7 +339,7 @@ fn the_verifier_in_python_agrees() {
     let scratch = tempfile::tempdir().unwrap();
     let key = scratch.path().join("key");
     let public = signer().write(&key).unwrap();
-    let script = common::file("examples/verify_episode.py");
+    let script = harness::file("examples/verify_episode.py");
     let run = |proof: &EpisodeProof| {
         let file = scratch.path().join("proof.json");
         std::fs::write(&file, serde_json::to_string(proof).unwrap()).unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use object_store::ObjectStore;
 use tidegate_sinks::store::{Folder, Place};
 
-use crate::chance::Dice;
+use super::chance::Dice;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {

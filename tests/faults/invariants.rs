@@ -9,7 +9,7 @@ use tidegate_facts::{Digest, columns};
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table::Commits;
 
-use crate::ledger::Ledger;
+use super::ledger::Ledger;
 
 /// Something that does not hold.
 pub struct Broken {

@@ -6,9 +6,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::chance::Dice;
-use crate::common;
-use crate::ledger::Ledger;
+use super::chance::Dice;
+use super::ledger::Ledger;
+use crate::harness;
 
 /// One input and its topology.
 pub struct Workload {
@@ -136,15 +136,15 @@ fn undisturbed(
     records: BTreeMap<String, u64>,
 ) -> Workload {
     let data = tempfile::tempdir().unwrap();
-    let topology = common::file(topology);
-    common::run_plan(&common::plan(&topology, &set), data.path(), 1);
+    let topology = harness::file(topology);
+    harness::run_plan(&harness::plan(&topology, &set), data.path(), 1);
     let outputs = outputs(&data.path().join("store"));
     let ledger = Ledger::read(data.path()).unwrap();
     // A world's records are known by making it.
     let records = if records.is_empty() { ledger.records() } else { records };
     assert_eq!(ledger.records(), records, "{name}: receipts = records");
     assert!(outputs.len() > 20, "{name} has several commits");
-    let groups = crate::log_bytes::groups(&data.path().join("log")).len();
+    let groups = super::log_bytes::groups(&data.path().join("log")).len();
     assert!(groups > 20, "{name} has several groups");
     let objects = outputs.len();
     let outputs = (!set.iter().any(|set| set == "clock=wall")).then_some(outputs);
@@ -154,5 +154,5 @@ fn undisturbed(
 /// What of a store is output: everything but what was never finished.
 pub fn outputs(store: &Path) -> Outputs {
     let unfinished = |name: &str| name.contains(".unfinished-") || name.starts_with("probe-");
-    common::committed(store).into_iter().filter(|(name, _)| !unfinished(name)).collect()
+    harness::committed(store).into_iter().filter(|(name, _)| !unfinished(name)).collect()
 }

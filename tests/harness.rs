@@ -1,7 +1,5 @@
 //! What the tests of the whole share: run a topology, ask its tables.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +14,25 @@ use tidegate_queries::Catalogue;
 /// A file of this repository.
 pub fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The topology of payments, with the table `episodes` of sealed decisions, for a file in any folder.
+pub fn sealed_payments() -> String {
+    let policies = file("tests/topologies/policies").display().to_string();
+    let text = std::fs::read_to_string(file("tests/topologies/payments.toml")).unwrap();
+    let sealed = r#"
+[[node]]
+name = "sealed"
+kind = "seal"
+input = "decisions"
+
+[[node]]
+name = "episodes_table"
+kind = "sink.seal"
+input = "sealed"
+table = "episodes"
+"#;
+    text.replace("\"policies/", &format!("\"{policies}/")) + sealed
 }
 
 /// Plans a topology with `--set` overrides.

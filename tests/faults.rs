@@ -9,9 +9,6 @@
 //! What a seed draws is the same each time; how far a killed process got beyond the point that was drawn
 //! for it is up to the machine.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod chance;
 mod faulty;
 mod invariants;
@@ -29,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tidegate_dataflows::Plan;
 use tidegate_dataflows::run::{Options, run_into};
 use tidegate_replay::replay;
 use tidegate_sinks::store::{Patience, Store};
@@ -41,6 +39,8 @@ use ledger::Ledger;
 use log_bytes::groups;
 use workload::{Workload, outputs};
 
+use crate::harness;
+
 const ROUNDS: u64 = 24;
 const ROUNDS_AT_ONCE: usize = 4;
 /// A run of these takes a second, even on a busy machine.
@@ -51,7 +51,7 @@ fn nothing_acknowledged_is_lost_and_nothing_is_decided_twice() {
     play(0..ROUNDS);
 }
 
-/// `FAULT_ROUNDS=200 cargo test --release --test faults -- --ignored many_rounds`
+/// `FAULT_ROUNDS=200 cargo test --release --test whole many_rounds -- --ignored`
 #[test]
 #[ignore = "takes as long as you like"]
 fn many_rounds() {
@@ -66,24 +66,42 @@ fn one_round() {
     play(seed..seed + 1);
 }
 
+fn small_world() -> Arc<Plan> {
+    let set = ["transactions.world={ seed = 4, customers = 30, terminals = 10, days = 12, radius = 20.0 }"];
+    let set: Vec<String> =
+        set.into_iter().chain(["commit_rows=100", "batch_rows=40"]).map(str::to_owned).collect();
+    harness::plan(&harness::file("dataflows/fraud.toml"), &set)
+}
+
 /// A run that was killed left no mark at the end of its log, and rows behind the last commit.
 #[test]
 fn a_log_that_was_cut_short_is_replayed_to_an_end() {
     let scratch = tempfile::tempdir().unwrap();
     let (data, out) = (scratch.path().join("data"), scratch.path().join("out"));
-    let set = ["transactions.world={ seed = 4, customers = 30, terminals = 10, days = 12, radius = 20.0 }"];
-    let set: Vec<String> =
-        set.into_iter().chain(["commit_rows=100", "batch_rows=40"]).map(str::to_owned).collect();
-    let plan = common::plan(&common::file("dataflows/fraud.toml"), &set);
-    let whole = common::run_plan(&plan, &data, 1).commits;
+    let plan = small_world();
+    let whole = harness::run_plan(&plan, &data, 1).commits;
     let places = groups(&data.join("log"));
     let cut = &places[places.len() / 2];
     std::fs::OpenOptions::new().write(true).open(&cut.segment).unwrap().set_len(cut.at).unwrap();
     // The second finds everything committed up to the last boundary.
     for workers in [2, 1] {
-        let commits = replay(&plan, &data, &out, workers, &common::watch(&plan)).unwrap();
+        let commits = replay(&plan, &data, &out, workers, &harness::watch(&plan)).unwrap();
         assert!(commits.list.len() > 1 && whole.list.starts_with(&commits.list));
     }
+}
+
+/// The newest checkpoint stands at a boundary that only the torn group told of.
+#[test]
+fn a_commit_mark_that_was_torn_away_is_written_again() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (data, out) = (scratch.path().join("data"), scratch.path().join("out"));
+    let plan = small_world();
+    let whole = harness::run_plan(&plan, &data, 1).commits;
+    let last = groups(&data.join("log")).pop().expect("the run left groups");
+    std::fs::OpenOptions::new().write(true).open(&last.segment).unwrap().set_len(last.at).unwrap();
+    let again = harness::run_plan(&plan, &data, 2).commits;
+    let replayed = replay(&plan, &data, &out, 1, &harness::watch(&plan)).unwrap();
+    assert!(again.list == whole.list && replayed.list == whole.list);
 }
 
 fn setting(name: &str) -> Option<u64> {
@@ -103,7 +121,7 @@ fn play(seeds: Range<u64>) {
             if catch_unwind(AssertUnwindSafe(|| round.play())).is_err() {
                 let kept = round.scratch.keep();
                 eprintln!("\nwhat it left is in {}; play it again with", kept.display());
-                eprintln!("FAULT_SEED={seed} cargo test --release --test faults one_round -- --ignored\n");
+                eprintln!("FAULT_SEED={seed} cargo test --release --test whole one_round -- --ignored\n");
                 failed.lock().unwrap().push(seed);
             }
         }
@@ -233,7 +251,7 @@ impl Round {
     }
 
     fn flip_one(&mut self) {
-        let mut files: Vec<String> = common::files(&self.data).into_iter().map(|(name, _)| name).collect();
+        let mut files: Vec<String> = harness::files(&self.data).into_iter().map(|(name, _)| name).collect();
         // Every kind of file has the same chance, however many there are of it.
         let kinds = ["log/", "index/", "store/tables", "store/commits", ""];
         let kind = *self.dice.pick(&kinds);
@@ -308,7 +326,7 @@ impl Round {
         if self.dice.percent(50) {
             self.start_and_kill();
         }
-        let plan = common::plan(&self.workload.topology, &self.workload.set);
+        let plan = harness::plan(&self.workload.topology, &self.workload.set);
         for _ in 0..self.dice.between(1..4) {
             let faults: Vec<Fault> = match self.dice.below(3) {
                 0 => vec![*self.dice.pick(&Fault::ALL)],
@@ -327,7 +345,7 @@ impl Round {
                 segment_bytes: self.segment_kib << 10,
                 ..Options::new(&self.data)
             };
-            let outcome = run_into(&plan, &options, &store, &common::watch(&plan));
+            let outcome = run_into(&plan, &options, &store, &harness::watch(&plan));
             self.say(format_args!(
                 "{percent} % of {faults:?}: {}",
                 outcome.as_ref().err().map_or("ran".to_owned(), ToString::to_string)
@@ -453,8 +471,8 @@ impl Round {
                     "the log holds other facts or receipts"
                 );
                 let again = tempfile::tempdir().unwrap();
-                let plan = common::plan(&self.workload.topology, &self.workload.set);
-                replay(&plan, &self.data, again.path(), 1, &common::watch(&plan)).unwrap();
+                let plan = harness::plan(&self.workload.topology, &self.workload.set);
+                replay(&plan, &self.data, again.path(), 1, &harness::watch(&plan)).unwrap();
                 assert_same(&found, &outputs(again.path()));
             }
         }

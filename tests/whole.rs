@@ -1,0 +1,13 @@
+//! What only the whole can show. One binary, because each would link DataFusion again.
+
+mod harness;
+
+mod archive;
+mod backfill;
+mod check;
+mod determinism;
+mod faults;
+mod handbook;
+mod hostile;
+mod policy;
+mod verify;
