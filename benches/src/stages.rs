@@ -369,20 +369,20 @@ pub fn decode_stage(text: &str) -> u64 {
     judged(text).fold(0, |hash, judged| hash.wrapping_add(accepted_hash(&judged)))
 }
 
+/// Admission of one source of lines, with its index in a folder.
+fn admission_in(folder: &Path) -> Result<Admission, String> {
+    let (dedupe, _) = DedupeIndex::open(folder, 64 << 20, Tick::ZERO).map_err(|e| e.to_string())?;
+    let sources = vec![("lines".to_owned(), Reorder::default())];
+    Ok(Admission::new(Clock::Event, sources, Sequencer::default(), dedupe, Tick::ZERO))
+}
+
 /// All of the gate but the log: judged, duplicates kept out, stamped, receipts made.
 ///
 /// # Errors
 /// When the index of what was seen has no folder to live in.
 pub fn gate_stage(text: &str) -> Result<u64, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let (dedupe, _) = DedupeIndex::open(folder.path(), 64 << 20, Tick::ZERO).map_err(|e| e.to_string())?;
-    let mut admission = Admission::new(
-        Clock::Event,
-        vec![("lines".to_owned(), Reorder::default())],
-        Sequencer::default(),
-        dedupe,
-        Tick::ZERO,
-    );
+    let mut admission = admission_in(folder.path())?;
     let mut hash = 0u64;
     for judged in judged(text) {
         hash = hash.wrapping_add(accepted_hash(&judged));
@@ -398,14 +398,7 @@ pub fn gate_stage(text: &str) -> Result<u64, String> {
 /// The groups that the gate makes of some lines.
 fn groups_of(text: &str) -> Result<Vec<Group>, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let (dedupe, _) = DedupeIndex::open(folder.path(), 64 << 20, Tick::ZERO).map_err(|e| e.to_string())?;
-    let mut admission = Admission::new(
-        Clock::Event,
-        vec![("lines".to_owned(), Reorder::default())],
-        Sequencer::default(),
-        dedupe,
-        Tick::ZERO,
-    );
+    let mut admission = admission_in(folder.path())?;
     let mut groups = Vec::new();
     for judged in judged(text) {
         admission.hand_over(0, Some(judged));

@@ -160,7 +160,8 @@ impl Feed {
         let heads = self.chains.group(group, &order, &uppers, self.from);
         let boundaries =
             uppers.into_iter().zip(heads).zip(standings).map(|((upper, log), (facts, basis))| {
-                let standing = Standing { mark: self.resume.clone(), facts, basis, past: None };
+                let standing =
+                    Standing { mark: self.resume.clone(), groups: self.group + 1, facts, basis, past: None };
                 Boundary { upper, log: Arc::new(log), standing: Arc::new(standing) }
             });
         let boundaries: Vec<Boundary> = boundaries.collect();

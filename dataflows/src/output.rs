@@ -33,6 +33,8 @@ pub struct Boundary {
 pub struct Standing {
     /// In front of the group that holds the boundary.
     pub mark: LogMark,
+    /// How many groups the log has with the one that holds the boundary.
+    pub groups: u64,
     /// How many facts are before the boundary.
     pub facts: u64,
     /// How many facts of each partition of `traffic` are before the boundary.
@@ -127,7 +129,7 @@ impl Output {
     }
 
     /// As [`Output::to_store`], with a checkpoint at every commit; begins at the newest that can be trusted, if
-    /// there is one, which is returned too.
+    /// there is one, which is returned too, with the heads of the log's chains there.
     ///
     /// # Errors
     /// When the commits of the store cannot be read, or its checkpoints not be listed.
@@ -135,7 +137,7 @@ impl Output {
         store: Store,
         plan: &Plan,
         signer: Option<Signer>,
-    ) -> Result<(Output, Option<Checkpoint>), TableError> {
+    ) -> Result<(Output, Option<(Checkpoint, LogHeads)>), TableError> {
         let commits = Commits::read(&store)?;
         let uppers = commits.list.iter().map(|commit| commit.upper).collect();
         let loaded = Checkpoint::load(&store, &plan.digest, &uppers)?;
@@ -147,10 +149,13 @@ impl Output {
             timelines.entry(piece.timeline.clone()).or_default().push(rows);
         }
         let kept = State { plan: plan.digest, pieces: Mutex::new(pieces), retention: plan.timelines() };
+        let heads_at =
+            |upper| commits.list.iter().find(|commit| commit.upper == upper).map(|c| c.log.clone());
+        let heads = checkpoint.as_ref().and_then(|c| heads_at(c.upper)).map(LogHeads);
         let mut output = Output::behind(commits, store, plan.digest, signer, Some(kept));
         output.restored = checkpoint.as_ref().map_or(Tick::ZERO, |checkpoint| checkpoint.upper);
         output.timelines = Arc::new(Mutex::new(timelines));
-        Ok((output, checkpoint))
+        Ok((output, checkpoint.zip(heads)))
     }
 
     /// Begins at the beginning after all: the checkpoint does not fit the log.
@@ -217,9 +222,9 @@ impl Outlet for Published {
             let retention = state.retention.get(&piece.timeline).copied().flatten();
             retention.is_none_or(|span| piece.last >= boundary.upper.micros().saturating_sub(span))
         });
-        let Standing { mark, facts, basis, .. } = (*boundary.standing).clone();
+        let Standing { mark, groups, facts, basis, .. } = (*boundary.standing).clone();
         let pieces = pieces.clone();
-        Checkpoint::new(state.plan, boundary.upper, mark, facts, basis, past.clone(), pieces)
+        Checkpoint::new(state.plan, boundary.upper, mark, groups, facts, basis, past.clone(), pieces)
             .write(&self.store)?;
         Ok(())
     }

@@ -182,7 +182,7 @@ pub fn run_into(
     let log_options = LogOptions { segment_bytes: options.segment_bytes };
     let folder = options.data.join("log");
     let marked =
-        checkpoint.as_ref().map(|c| EmbeddedLog::open_from(&folder, log_options, &c.mark, acknowledged));
+        checkpoint.as_ref().map(|(c, _)| EmbeddedLog::open_from(&folder, log_options, &c.mark, acknowledged));
     let (log, recovery) = match marked {
         Some(Err(error @ LogError::OtherMark { .. })) => {
             tracing::warn!(%error, "the checkpoint is not of this log, and is passed over");
@@ -193,6 +193,10 @@ pub fn run_into(
         Some(opened) => opened?,
         None => EmbeddedLog::open_acknowledged(&folder, log_options, acknowledged)?,
     };
+    if checkpoint.take_if(|(c, _)| c.groups > recovery.groups).is_some() {
+        tracing::warn!("the log has lost the boundary of its newest checkpoint, which is passed over");
+        output.forget_checkpoint();
+    }
     let plan = &governance::in_force(plan, log.folder(), store)?;
     store.probe()?;
     schemas::declare(&plan.tables(), store)?;
@@ -201,6 +205,7 @@ pub fn run_into(
     let gate = Gate {
         plan,
         options,
+        store,
         watch,
         log,
         workers: &mut workers,
@@ -231,6 +236,7 @@ pub fn run_into(
 struct Gate<'r> {
     plan: &'r Arc<Plan>,
     options: &'r Options,
+    store: &'r Store,
     watch: &'r Watch,
     log: EmbeddedLog,
     workers: &'r mut Workers,
@@ -239,8 +245,8 @@ struct Gate<'r> {
     past: Past,
     /// What they said where a start would go on reading.
     past_at_resume: Past,
-    /// Where the state of the graph was restored.
-    checkpoint: Option<Checkpoint>,
+    /// Where the state of the graph was restored, and the heads of the log's chains there.
+    checkpoint: Option<(Checkpoint, LogHeads)>,
     failed: &'r Mutex<Option<TableError>>,
 }
 
@@ -301,15 +307,12 @@ impl Gate<'_> {
 
     /// The feed of the groups that are not in the state yet.
     fn feed(&mut self) -> Result<Feed, RunError> {
-        let Some(checkpoint) = &self.checkpoint else {
+        let Some((checkpoint, heads)) = &self.checkpoint else {
             return Ok(Feed::new(self.plan, self.options.workers));
         };
         let foreign = |_| RunError::Foreign { data: self.options.data.clone(), record: "checkpoint" };
         self.past = serde_json::from_str(&checkpoint.past).map_err(foreign)?;
-        let commits = Commits::read(&Store::open(&self.options.store_path())?)?;
-        let commit = commits.list.iter().find(|commit| commit.upper == checkpoint.upper);
-        let heads = LogHeads(commit.expect("a checkpoint is loaded for its commit").log.clone());
-        Ok(Feed::resume(self.plan, self.options.workers, checkpoint, &heads))
+        Ok(Feed::resume(self.plan, self.options.workers, checkpoint, heads))
     }
 
     /// Feeds what is in the log already, and learns from it where everything stood.
@@ -318,19 +321,16 @@ impl Gate<'_> {
             return Ok(());
         }
         let mut memory = Memory::new(self.plan, covered);
-        let store = Store::open(&self.options.store_path())?;
-        let folder = self.log.folder().to_owned();
+        let (folder, store) = (self.log.folder().to_owned(), self.store);
         let range =
-            |from, to| read_range(&folder, Some(&store), from, Some(Bound::Group(to)), Preference::Log);
-        let mark = self.checkpoint.as_ref().map(|checkpoint| checkpoint.mark.clone()).unwrap_or_default();
+            |from, to| read_range(&folder, Some(store), from, Some(Bound::Group(to)), Preference::Log);
+        let mark =
+            self.checkpoint.as_ref().map(|(checkpoint, _)| checkpoint.mark.clone()).unwrap_or_default();
         if covered < mark.upper {
             // The index lags behind the state: it is brought up to it.
             for group in range(Bound::Tick(covered), mark.group)? {
                 memory.remember(&group?, dedupe)?;
             }
-        }
-        if mark.group == self.recovered {
-            return Ok(()); // The group of the checkpoint's boundary was torn, and held no fact.
         }
         for group in range(Bound::Group(mark.group), self.recovered)? {
             let group = group?;

@@ -16,7 +16,7 @@ use tidegate_dataflows::governance::in_force;
 use tidegate_dataflows::output::{Outlet, Output};
 use tidegate_dataflows::topology::TableFormat;
 use tidegate_dataflows::watch::Watch;
-use tidegate_facts::{Digest, Tick, columns};
+use tidegate_facts::{Tick, columns};
 use tidegate_operators::seal::Episode;
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table::{Commit, Commits, Cut, Interval, TableError, TableFile, record_digests};
@@ -201,18 +201,15 @@ fn tick_of(rows: &RecordBatch, row: usize) -> Tick {
 
 /// The first record in which two cuts of one interval differ.
 fn first_difference(commit: u64, file: String, sealed: &RecordBatch, computed: &RecordBatch) -> Difference {
-    let digests = |rows| -> Vec<Digest> { record_digests(rows) };
-    let (a, b) = (digests(sealed), digests(computed));
+    let (a, b) = (record_digests(sealed), record_digests(computed));
     let row = a.iter().zip(&b).position(|(a, b)| a != b).unwrap_or(a.len().min(b.len()));
-    let in_both = row < a.len() && row < b.len();
     let longer = if row < a.len() { sealed } else { computed };
     let (record, tick, values) = if row >= longer.num_rows() {
         // Every record is the same, so an earlier interval differs, and the chain carries that on.
         ("all rows".to_owned(), None, vec![("chain".into(), "of the run".into(), "of the replay".into())])
     } else {
-        let values = if in_both { values_that_differ(sealed, computed, row) } else { Vec::new() };
-        let values = if in_both {
-            values
+        let values = if row < a.len() && row < b.len() {
+            values_that_differ(sealed, computed, row)
         } else {
             vec![("rows".to_owned(), sealed.num_rows().to_string(), computed.num_rows().to_string())]
         };

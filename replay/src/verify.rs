@@ -65,7 +65,7 @@ pub struct Verified {
     pub unsealed: u64,
     /// How many commits each key signed; under an empty name those that nobody signed.
     pub signed: BTreeMap<String, u64>,
-    /// Whether the signatures could be checked.
+    /// How many public keys there were to check the signatures with.
     pub keys: usize,
     /// What is wrong, by file and record.
     pub findings: Vec<Finding>,
@@ -500,15 +500,11 @@ fn read_commit(store: &Store, name: &str, number: u64) -> Result<(Commit, Digest
 /// All rows of a Parquet file.
 pub(crate) fn read_rows(bytes: Vec<u8>) -> Result<RecordBatch, String> {
     let text = |error: parquet::errors::ParquetError| error.to_string();
-    let builder = ParquetRecordBatchReaderBuilder::try_new(parquet_bytes(bytes)).map_err(text)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).map_err(text)?;
     let schema = builder.schema().clone();
     let batches = builder.with_batch_size(1 << 16).build().map_err(text)?;
     let batches: Vec<RecordBatch> = batches.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     arrow::compute::concat_batches(&schema, &batches).map_err(|error| error.to_string())
-}
-
-fn parquet_bytes(bytes: Vec<u8>) -> bytes::Bytes {
-    bytes.into()
 }
 
 /// How a person finds a row again.

@@ -65,6 +65,8 @@ pub struct Checkpoint {
     pub upper: Tick,
     /// In front of the group that holds the boundary, with which reading goes on.
     pub mark: LogMark,
+    /// How many groups the log has with the one that holds the boundary: a shorter log has lost it.
+    pub groups: u64,
     /// How many facts the log has before the boundary.
     pub facts: u64,
     /// How many facts of each partition of `traffic` are before the boundary.
@@ -143,13 +145,14 @@ impl Checkpoint {
         plan: Digest,
         upper: Tick,
         mark: LogMark,
+        groups: u64,
         facts: u64,
         basis: Vec<u64>,
         past: String,
         mut pieces: Vec<Piece>,
     ) -> Checkpoint {
         pieces.sort();
-        Checkpoint { recipe: CHECKPOINT.to_owned(), plan, upper, mark, facts, basis, past, pieces }
+        Checkpoint { recipe: CHECKPOINT.to_owned(), plan, upper, mark, groups, facts, basis, past, pieces }
     }
 
     fn name(&self) -> String {
@@ -284,6 +287,7 @@ mod tests {
                     interval.1,
                     LogMark::default(),
                     number + 1,
+                    number + 1,
                     vec![number + 1],
                     String::new(),
                     pieces.clone(),
@@ -326,7 +330,7 @@ mod tests {
         let newest = read(&sample.store, "checkpoints/00000000000000000050.json").unwrap();
         // Rows that no look-up reaches any more are left out, and gone with the last checkpoint that has them.
         let last = |upper, pieces: Vec<Piece>| {
-            Checkpoint::new(sample.plan, upper, LogMark::default(), 0, vec![], String::new(), pieces)
+            Checkpoint::new(sample.plan, upper, LogMark::default(), 1, 0, vec![], String::new(), pieces)
         };
         let first = newest.pieces[0].name();
         let pieces = [&newest.pieces[1..], std::slice::from_ref(&next)].concat();
