@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod build;
+pub mod commit;
 pub mod declaration;
 pub mod feed;
 pub mod governance;

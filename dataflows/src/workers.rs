@@ -15,6 +15,7 @@ use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
 use timely::worker::Worker;
 
 use crate::build::build;
+use crate::commit::Writing;
 use crate::feed::Fed;
 use crate::output::{Boundary, Output};
 use crate::plan::Plan;
@@ -71,6 +72,9 @@ struct WorkerPart {
 /// How many rows may be under way in the graph before a worker takes more.
 const ROWS_IN_FLIGHT_MAX: usize = 1 << 18;
 
+/// How many boundaries may wait for their commits before a worker takes more.
+const BOUNDARIES_IN_FLIGHT_MAX: usize = 2;
+
 /// The life of one worker: take what is fed, step the graph, until everything is committed.
 fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, output: &Output, watch: &Watch) {
     watch_operators(worker, watch);
@@ -82,12 +86,13 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
     if output.outlet.state().is_some() {
         before = plan.timelines().into_keys().map(|name| (name, InputHandle::new_with_builder())).collect();
     }
+    let (writing, writer) = Writing::start(output, worker.index());
     let probes = worker.dataflow::<Tick, _, _>(|scope| {
         let facts = rows.to_stream(scope);
         let cuts = boundaries.to_stream(scope);
         let restored =
             before.iter_mut().map(|(name, input)| (name.clone(), input.to_stream(scope))).collect();
-        build(scope, plan, facts, cuts, restored, output, watch)
+        build(scope, plan, facts, cuts, restored, &writing, watch)
     });
     if worker.index() == 0 {
         let mut timelines = std::mem::take(&mut *output.timelines.lock().expect("no panic"));
@@ -99,11 +104,11 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
         }
     }
     drop(before); // Nothing more comes from there.
+    drop(writing); // The operators have what they need of it.
     let mut under_way: VecDeque<(Tick, usize)> = VecDeque::new();
     let mut ended = false;
-    // Rows behind the last boundary stay uncommitted: a run that was cut short has some.
-    let committed = output.lower;
-    let mut last = committed;
+    // Rows behind the last boundary stay out: a run that was cut short has some.
+    let mut uncommitted: VecDeque<Tick> = VecDeque::new();
     loop {
         if output.failed.lock().expect("no panic").is_some() {
             break;
@@ -111,7 +116,11 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
         while under_way.front().is_some_and(|(tick, _)| !probes.computed.less_than(tick)) {
             under_way.pop_front();
         }
-        let room = under_way.iter().map(|(_, rows)| rows).sum::<usize>() < ROWS_IN_FLIGHT_MAX;
+        while uncommitted.front().is_some_and(|upper| !probes.committed.less_than(upper)) {
+            uncommitted.pop_front();
+        }
+        let room = under_way.iter().map(|(_, rows)| rows).sum::<usize>() < ROWS_IN_FLIGHT_MAX
+            && uncommitted.len() <= BOUNDARIES_IN_FLIGHT_MAX;
         // While the graph has work, only what is there is taken; when it rests, the worker parks.
         match if ended || !room { Err(TryRecvError::Empty) } else { receiver.try_recv() } {
             Ok(part) => {
@@ -120,8 +129,8 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
                     rows.send_batch(&mut Rows(batch));
                 }
                 for boundary in part.boundaries {
-                    if boundary.upper > committed {
-                        last = boundary.upper;
+                    if boundary.upper > output.lower {
+                        uncommitted.push_back(boundary.upper);
                     }
                     boundaries.send(boundary);
                 }
@@ -137,12 +146,13 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
                 worker.step_or_park(Some(Duration::from_micros(100)));
             }
         }
-        if ended && under_way.is_empty() && (last == committed || !probes.committed.less_than(&last)) {
+        if ended && under_way.is_empty() && uncommitted.is_empty() {
             break;
         }
     }
     // The graph goes first: its inputs are never closed, so nothing that was due later happens.
     worker.drop_dataflow(dataflow);
+    writer.join().expect("the thread that writes has not panicked");
 }
 
 /// Counts how long each node's operators are busy.

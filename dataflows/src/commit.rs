@@ -1,0 +1,262 @@
+//! From the rows of a graph to commits: rows wait for their boundary, are cut there, written, and published.
+//!
+//! Cutting, chaining, encoding and syncing are a third of a job's work, and none of it has to hold up the graph: a
+//! worker hands it to a thread beside it, in order, and hears what became of it. What is published, and
+//! when, still follows from frontiers alone: an interval is closed once every worker's files of it are there.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use arrow::array::AsArray;
+use arrow::compute::max;
+use arrow::datatypes::TimestampMicrosecondType;
+use tidegate_facts::Tick;
+use tidegate_operators::expr::Projection;
+use tidegate_operators::rows::{RowStream, Rows};
+use tidegate_sinks::checkpoint::Piece;
+use tidegate_sinks::table::{Cut, Format, Interval, TableError, Unsealed};
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::{Capability, Operator, Probe, probe};
+use timely::dataflow::{Scope, Stream};
+use timely::scheduling::SyncActivator;
+
+use crate::output::{Boundary, Made, Output};
+
+/// A stream of commit boundaries, the same on every worker.
+pub type BoundaryStream<'scope> = Stream<'scope, Tick, Vec<Boundary>>;
+
+/// What was made of intervals, by their upper ends.
+type MadeStream<'scope> = Stream<'scope, Tick, Vec<(Tick, Made)>>;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The thread beside a worker that writes, and the output it writes to.
+pub struct Writing {
+    output: Output,
+    jobs: Sender<Job>,
+}
+
+impl Writing {
+    /// Starts the thread; it ends with what it was given, once the last operator that writes is gone.
+    pub fn start(output: &Output, worker: usize) -> (Writing, JoinHandle<()>) {
+        let (jobs, taken) = channel::<Job>();
+        let thread = std::thread::Builder::new()
+            .name(format!("writer-{worker}"))
+            .spawn(move || taken.into_iter().for_each(|job| job()))
+            .expect("a thread can be started");
+        (Writing { output: output.clone(), jobs }, thread)
+    }
+
+    /// Where it writes to.
+    pub fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// A way for the operator at `address` to have things written, in the order of its asking.
+    fn desk<T: Send + 'static>(&self, scope: Scope<'_, Tick>, address: &[usize]) -> Desk<T> {
+        let (answer, answers) = channel();
+        Desk {
+            jobs: self.jobs.clone(),
+            failed: Arc::clone(&self.output.failed),
+            activator: scope.worker().sync_activator_for(address.to_vec()),
+            answer,
+            answers,
+        }
+    }
+}
+
+/// Where one operator gives its jobs, and hears what became of them.
+struct Desk<T> {
+    jobs: Sender<Job>,
+    failed: Arc<Mutex<Option<TableError>>>,
+    activator: SyncActivator,
+    answer: Sender<T>,
+    answers: Receiver<T>,
+}
+
+impl<T: Send + 'static> Desk<T> {
+    /// Has a job done that nobody waits for.
+    fn tell(&self, job: impl FnOnce() + Send + 'static) {
+        // A thread that is gone has panicked, and left its message; the run then never finishes by itself.
+        assert!(self.jobs.send(Box::new(job)).is_ok(), "the thread that writes has stopped");
+    }
+
+    /// Has a job done, unless the run has failed; [`Self::answers`] has its result then.
+    fn ask(&self, job: impl FnOnce() -> Result<T, TableError> + Send + 'static) {
+        let (failed, answer, activator) =
+            (Arc::clone(&self.failed), self.answer.clone(), self.activator.clone());
+        self.tell(move || {
+            if failed.lock().expect("no panic").is_some() {
+                return;
+            }
+            match job() {
+                Ok(done) => drop(answer.send(done)), // An operator that is gone needs no answer.
+                Err(error) => *failed.lock().expect("no panic") = Some(error),
+            }
+            let _ = activator.activate();
+        });
+    }
+
+    /// What was done since it was last asked.
+    fn answers(&self) -> impl Iterator<Item = T> {
+        self.answers.try_iter()
+    }
+}
+
+/// Hands the rows of a table to the outlet, interval by interval.
+pub fn keep_files<'scope>(
+    rows: RowStream<'scope>,
+    boundaries: &BoundaryStream<'scope>,
+    unsealed: Unsealed,
+    writing: &Writing,
+    name: &str,
+) -> MadeStream<'scope> {
+    let outlet = Arc::clone(&writing.output.outlet);
+    let take = move |cut: &Cut| Ok(outlet.take(cut)?.map(Made::File));
+    keep(rows, boundaries.clone(), unsealed, writing.output.lower, take, writing, name)
+}
+
+/// Writes the rows of a timeline as pieces of the state, if the outlet keeps it.
+pub fn keep_pieces<'scope>(
+    rows: &RowStream<'scope>,
+    boundaries: &BoundaryStream<'scope>,
+    narrow: &Projection,
+    writing: &Writing,
+    timeline: &str,
+) -> Option<MadeStream<'scope>> {
+    let store = writing.output.outlet.state()?.clone();
+    let lower = writing.output.restored;
+    let unsealed = Unsealed::new(timeline, Arc::clone(narrow.schema()), Format::Parquet, lower);
+    let name = timeline.to_owned();
+    let take = move |cut: &Cut| {
+        // A timeline's columns are tick, key and time, then what is kept.
+        let last = max(cut.rows.column(2).as_primitive::<TimestampMicrosecondType>()).unwrap_or(i64::MIN);
+        let piece = Piece::write(&name, cut.partition, (cut.lower, cut.upper), last, &cut.rows, &store)?;
+        Ok(Some(Made::Piece(piece)))
+    };
+    let operator = format!("{}: state", timeline.split('/').next().unwrap_or(timeline));
+    Some(keep(rows.clone(), boundaries.clone(), unsealed, lower, take, writing, &operator))
+}
+
+/// Keeps rows until a commit boundary has passed, has them taken, and tells what was made of them.
+///
+/// * Output: what was made of each interval, at a time within it.
+/// * State: the rows since the last boundary, on the thread that writes.
+fn keep<'scope>(
+    rows: RowStream<'scope>,
+    boundaries: BoundaryStream<'scope>,
+    unsealed: Unsealed,
+    lower: Tick,
+    take: impl Fn(&Cut) -> Result<Option<Made>, TableError> + Send + Sync + 'static,
+    writing: &Writing,
+    name: &str,
+) -> MadeStream<'scope> {
+    let scope = rows.scope();
+    let mut due: VecDeque<Tick> = VecDeque::new();
+    let unsealed = Arc::new(Mutex::new(unsealed));
+    let take = Arc::new(take);
+    rows.binary_frontier(boundaries, Pipeline, Pipeline, name, move |mut held, info| {
+        let desk: Desk<Vec<Made>> = writing.desk(scope, &info.address);
+        // One for each interval under way, and the last for the one that is open. What was committed by an
+        // earlier run is not held back.
+        held.downgrade(&lower);
+        let mut open = held;
+        let mut cutting: VecDeque<(Tick, Capability<Tick>)> = VecDeque::new();
+        move |(rows, frontier), (boundaries, _), output| {
+            boundaries.for_each(|_, new| due.extend(new.drain(..).map(|b| b.upper).filter(|b| *b > lower)));
+            rows.for_each(|_, rows: &mut Rows| {
+                let (rows, unsealed) = (std::mem::take(rows).0, Arc::clone(&unsealed));
+                desk.tell(move || unsealed.lock().expect("no panic").insert(&rows));
+            });
+            while let Some(upper) = due.front().copied() {
+                if frontier.frontier().iter().any(|tick| *tick < upper) {
+                    break;
+                }
+                due.pop_front();
+                let (unsealed, take) = (Arc::clone(&unsealed), Arc::clone(&take));
+                desk.ask(move || {
+                    let cuts = unsealed.lock().expect("no panic").cut_before(upper);
+                    cuts.iter().filter_map(|cut| take(cut).transpose()).collect()
+                });
+                cutting.push_back((upper, open.clone()));
+                open.downgrade(&upper);
+            }
+            for made in desk.answers() {
+                let (upper, capability) = cutting.pop_front().expect("an answer for each question");
+                output.session(&capability).give_iterator(made.into_iter().map(|made| (upper, made)));
+            }
+        }
+    })
+}
+
+/// Closes each interval once the files of all tables are there.
+pub fn publish<'scope>(
+    files: MadeStream<'scope>,
+    boundaries: BoundaryStream<'scope>,
+    writing: &Writing,
+) -> probe::Handle<Tick> {
+    let scope = files.scope();
+    let output = writing.output.clone();
+    let mut due: VecDeque<(Boundary, Capability<Tick>)> = VecDeque::new();
+    let mut waiting: BTreeMap<Tick, Vec<Made>> = BTreeMap::new();
+    let is_publisher = scope.index() == 0;
+    // Intervals whose state is not restored are behind it again, also where their tables are committed.
+    let lower =
+        if output.outlet.state().is_some() { output.restored.min(output.lower) } else { output.lower };
+    let handle = probe::Handle::new();
+    let published: Stream<'scope, Tick, Vec<Tick>> = files.binary_frontier(
+        boundaries,
+        Exchange::new(|_: &(Tick, Made)| 0),
+        Pipeline,
+        "publish",
+        move |_, info| {
+            let desk: Desk<()> = writing.desk(scope, &info.address);
+            let mut closing: VecDeque<(Tick, Capability<Tick>)> = VecDeque::new();
+            move |(files, frontier), (boundaries, _), published| {
+                files.for_each(|_, files| {
+                    for (upper, file) in files.drain(..) {
+                        waiting.entry(upper).or_default().push(file);
+                    }
+                });
+                boundaries.for_each(|time, boundaries| {
+                    let new = boundaries.drain(..).filter(|b| is_publisher && b.upper > lower);
+                    due.extend(new.map(|boundary| (boundary, time.retain(0))));
+                });
+                while let Some((boundary, _)) = due.front() {
+                    let upper = boundary.upper;
+                    if frontier.frontier().iter().any(|tick| *tick < upper) {
+                        break;
+                    }
+                    let (boundary, capability) = due.pop_front().expect("it was just seen");
+                    let (output, made) = (output.clone(), waiting.remove(&upper).unwrap_or_default());
+                    desk.ask(move || close(&output, &boundary, made));
+                    closing.push_back((upper, capability));
+                }
+                for () in desk.answers() {
+                    let (upper, capability) = closing.pop_front().expect("an answer for each question");
+                    published.session(&capability).give(upper);
+                }
+            }
+        },
+    );
+    published.probe_with(&handle);
+    handle
+}
+
+/// Closes the interval that ends at a boundary, unless that was done before, and keeps the state there.
+fn close(output: &Output, boundary: &Boundary, made: Vec<Made>) -> Result<(), TableError> {
+    let (mut files, mut pieces) = (Vec::new(), Vec::new());
+    for made in made {
+        match made {
+            Made::File(file) => files.push(file),
+            Made::Piece(piece) => pieces.push(piece),
+        }
+    }
+    if boundary.upper > output.lower {
+        let log = (*boundary.log).clone();
+        output.outlet.close(Interval { upper: boundary.upper, plan: output.plan, log, files })?;
+    }
+    output.outlet.checkpoint(boundary, pieces)
+}
