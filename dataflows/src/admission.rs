@@ -10,8 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BinaryBuilder, DictionaryArray, FixedSizeBinaryBuilder, Int32Array, Int64Builder,
-    RecordBatch, StringArray, StringBuilder, UInt8Builder, UInt32Array, UInt64Array, UInt64Builder,
+    ArrayRef, AsArray, BinaryBuilder, DictionaryArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder,
+    Int32Array, Int64Builder, RecordBatch, StringArray, StringBuilder, UInt8Builder, UInt32Array,
+    UInt64Array, UInt64Builder,
 };
 use arrow::compute::take_record_batch;
 use tidegate_facts::{Digest, PolicyRev, Reason, Tick, Topic, Verdict, columns};
@@ -77,10 +78,26 @@ struct Head {
 struct Chunk {
     judged: Judged,
     accepted: Vec<Rc<Accepted>>,
+    /// The digests of the payloads of each batch.
+    hashes: Vec<FixedSizeBinaryArray>,
     /// For each record the accepted batch and row, or the refusal.
     slots: Vec<Slot>,
     /// How many of its records have not had their turn.
     left: usize,
+}
+
+impl Chunk {
+    /// The digest of the payload of one record.
+    fn hash_of(&self, batch: u32, row: u32) -> Digest {
+        let hash = self.hashes[batch as usize].value(row as usize);
+        Digest(hash.try_into().expect("a digest has 32 bytes"))
+    }
+}
+
+/// The column of the payloads' digests.
+fn hashes_of(accepted: &Accepted) -> FixedSizeBinaryArray {
+    let hashes = accepted.rows.column_by_name(columns::PAYLOAD_HASH).expect("accepted rows have it");
+    hashes.as_fixed_size_binary().clone()
 }
 
 #[derive(Clone, Copy)]
@@ -166,7 +183,8 @@ impl Admission {
                     slots[refused.record as usize] = Slot::Refused(place as u32);
                 }
                 let left = head.order.hand_over(&judged.positions, &judged.times);
-                head.chunks.push_back(Chunk { judged, accepted, slots, left });
+                let hashes = accepted.iter().map(|accepted| hashes_of(accepted)).collect();
+                head.chunks.push_back(Chunk { judged, accepted, hashes, slots, left });
                 head.forget_done();
             }
         }
@@ -226,7 +244,7 @@ impl Admission {
             Slot::Accepted(batch, row) => {
                 let accepted = Rc::clone(&chunk.accepted[batch as usize]);
                 let key = accepted.keys[row as usize];
-                let payload = payload_hash(&accepted, row);
+                let payload = chunk.hash_of(batch, row);
                 match self.dedupe.get(key)? {
                     None => {
                         let stamp = if self.clock == Clock::Event { turn.place } else { now };
@@ -324,11 +342,6 @@ fn gone() -> Refused {
         payload_hash: None,
         bytes: Vec::new(),
     }
-}
-
-fn payload_hash(accepted: &Accepted, row: u32) -> Digest {
-    let hashes = accepted.rows.column_by_name(columns::PAYLOAD_HASH).expect("accepted rows have it");
-    Digest(hashes.as_fixed_size_binary().value(row as usize).try_into().expect("a digest has 32 bytes"))
 }
 
 fn event_id(accepted: &Accepted, row: u32) -> &str {

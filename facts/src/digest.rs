@@ -22,13 +22,9 @@ impl Digest {
     /// The recipe's name and version are part of what is hashed, so that ids of different kinds
     /// never meet; the lengths make the parts unambiguous.
     pub fn of_parts(recipe: &str, parts: &[&[u8]]) -> Digest {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(recipe.as_bytes());
-        for part in parts {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
-        }
-        Digest(*hasher.finalize().as_bytes())
+        let mut text = Vec::new();
+        push_parts(recipe, parts, &mut text);
+        Digest::of(&text)
     }
 
     /// 64 lower-case hexadecimal digits.
@@ -47,6 +43,15 @@ impl Digest {
     /// The first 128 bits, for look-ups.
     pub fn short(self) -> u128 {
         u128::from_le_bytes(self.0[..16].try_into().expect("a digest has 32 bytes"))
+    }
+}
+
+/// Appends the text that [`Digest::of_parts`] is the digest of.
+pub fn push_parts(recipe: &str, parts: &[&[u8]], out: &mut Vec<u8>) {
+    out.extend_from_slice(recipe.as_bytes());
+    for part in parts {
+        out.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        out.extend_from_slice(part);
     }
 }
 

@@ -10,6 +10,7 @@ pub mod envelope;
 pub mod governance;
 pub mod jcs;
 pub mod json;
+pub mod lanes;
 pub mod names;
 pub mod policy;
 pub mod position;

@@ -11,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Digest;
+use crate::lanes::Digests;
 
 /// What the seal of every record begins with.
 const SEAL: &[u8; 16] = b"tidegate.seal.v1";
@@ -52,32 +53,46 @@ pub fn seal_after(previous: &Digest, record: &Digest) -> Digest {
     Digest::of(&text)
 }
 
-fn leaf(record: &Digest) -> Digest {
+fn leaf_text(record: &Digest) -> [u8; 33] {
     let mut text = [LEAF; 33];
     text[1..].copy_from_slice(&record.0);
-    Digest::of(&text)
+    text
 }
 
-fn node(left: &Digest, right: &Digest) -> Digest {
+fn node_text(left: &Digest, right: &Digest) -> [u8; 65] {
     let mut text = [NODE; 65];
     text[1..33].copy_from_slice(&left.0);
     text[33..].copy_from_slice(&right.0);
-    Digest::of(&text)
+    text
+}
+
+fn leaf(record: &Digest) -> Digest {
+    Digest::of(&leaf_text(record))
+}
+
+fn node(left: &Digest, right: &Digest) -> Digest {
+    Digest::of(&node_text(left, right))
 }
 
 /// The root over the digests of some records; of none, BLAKE3 of nothing.
 pub fn merkle_root(records: &[Digest]) -> Digest {
-    // One subtree for each bit of the number of leaves so far, the greatest first.
-    let mut subtrees: Vec<(usize, Digest)> = Vec::new();
+    let mut leaves = Digests::with_capacity(records.len());
     for record in records {
-        let mut tree = (1, leaf(record));
-        while let Some(left) = subtrees.pop_if(|left| left.0 == tree.0) {
-            tree = (2 * tree.0, node(&left.1, &tree.1));
-        }
-        subtrees.push(tree);
+        leaves.push(|text| text.extend_from_slice(&leaf_text(record)));
     }
-    let joined = subtrees.into_iter().rev().reduce(|right, left| (0, node(&left.1, &right.1)));
-    joined.map_or_else(|| Digest::of(&[]), |(_, root)| root)
+    // Row by row: the last one of an odd row rises as it is, until it has a neighbour on its left.
+    let mut row = leaves.finish();
+    while row.len() > 1 {
+        let mut nodes = Digests::with_capacity(row.len().div_ceil(2));
+        let (pairs, last) = row.as_chunks::<2>();
+        for [left, right] in pairs {
+            nodes.push(|text| text.extend_from_slice(&node_text(left, right)));
+        }
+        let mut above = nodes.finish();
+        above.extend_from_slice(last);
+        row = above;
+    }
+    row.pop().unwrap_or_else(|| Digest::of(&[]))
 }
 
 /// Proves that a record stands at one place among those of a root.

@@ -7,18 +7,20 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, Float64Array, Int32Array, ListBuilder, RecordBatch,
-    StringArray, StringBuilder, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, Float64Array, Int32Array, ListBuilder, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondArray,
 };
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 use serde::Deserialize;
+use tidegate_facts::digest::push_parts;
+use tidegate_facts::lanes::Digests;
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Digest, PolicyRev, Tick, columns};
 
 use crate::expr::{Errors, Expr, Split, error_schema};
 use crate::in_force::InForce;
-use crate::rows::ticks_of;
+use crate::rows::{digest_column, ticks_of};
 
 /// What is done about an event, in the order of severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -253,13 +255,13 @@ impl Decider {
         let ticks = ticks_of(batch);
         let event_ids =
             batch.column_by_name(columns::EVENT_ID).expect("the plan checks it").as_string::<i32>();
-        let mut ids = FixedSizeBinaryBuilder::with_capacity(rows, 32);
+        let mut ids = Digests::with_capacity(rows);
         let mut rules_fired = ListBuilder::with_capacity(StringBuilder::new(), rows);
         let mut reasons = ListBuilder::with_capacity(StringBuilder::new(), rows);
         let mut rest = fired;
         for (row, failed) in failed.iter().enumerate() {
-            let id = decision_id(event_ids.value(row), Tick(ticks.value(row)), &self.bundle_digest);
-            ids.append_value(id.0).expect("a digest has 32 bytes");
+            let (event_id, tick) = (event_ids.value(row), Tick(ticks.value(row)));
+            ids.push(|text| push_decision_text(event_id, tick, &self.bundle_digest, text));
             let here = rest.iter().take_while(|(r, _, _)| *r as usize == row).count();
             for (_, place, fault) in &rest[..here] {
                 let rule = &self.rules[usize::from(*place)];
@@ -283,7 +285,7 @@ impl Decider {
             TimestampMicrosecondArray::from_iter_values(ticks.values().iter().map(|t| Tick(*t).micros()));
         let same = |text: &str| repeated(text, rows);
         vec![
-            Arc::new(ids.finish()),
+            Arc::new(digest_column(&ids.finish())),
             Arc::new(actions),
             score,
             Arc::new(rules_fired.finish()),
@@ -319,9 +321,9 @@ impl InForce<Decider> {
     }
 }
 
-/// The id of the decision on one fact by one bundle.
-pub fn decision_id(event_id: &str, tick: Tick, bundle: &Digest) -> Digest {
-    Digest::of_parts("tidegate.decision.v1", &[event_id.as_bytes(), &tick.0.to_le_bytes(), &bundle.0])
+/// The id of the decision on one fact by one bundle is the digest of this text.
+fn push_decision_text(event_id: &str, tick: Tick, bundle: &Digest, out: &mut Vec<u8>) {
+    push_parts("tidegate.decision.v1", &[event_id.as_bytes(), &tick.0.to_le_bytes(), &bundle.0], out);
 }
 
 /// A dictionary column that says `text` in every row.
@@ -487,10 +489,14 @@ mod tests {
             let alone = decider(&batch.schema()).decide(&batch.slice(row, 1)).passed;
             assert_eq!(alone, whole.slice(row, 1), "a decision does not depend on the rows beside it");
         }
-        let id = decision_id("event-1", Tick(1), &Digest::of(b"a"));
-        assert_eq!(id, decision_id("event-1", Tick(1), &Digest::of(b"a")));
+        let text = |event_id, tick, bundle| {
+            let mut text = Vec::new();
+            push_decision_text(event_id, tick, &Digest::of(bundle), &mut text);
+            text
+        };
+        let one = text("event-1", Tick(1), b"a");
         for other in [("event-2", Tick(1), b"a"), ("event-1", Tick(2), b"a"), ("event-1", Tick(1), b"b")] {
-            assert_ne!(id, decision_id(other.0, other.1, &Digest::of(other.2)));
+            assert_ne!(one, text(other.0, other.1, other.2));
         }
     }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch, UInt64Array};
+use arrow::array::{AsArray, FixedSizeBinaryArray, RecordBatch, UInt64Array};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{Schema, UInt64Type};
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
-use tidegate_facts::{Tick, columns};
+use tidegate_facts::{Digest, Tick, columns};
 use timely::Accountable;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::ContainerBytes;
@@ -43,6 +43,12 @@ impl Rows {
 /// When the batch has none: the plan gives every stream one.
 pub fn ticks_of(batch: &RecordBatch) -> &UInt64Array {
     batch.column_by_name(columns::TICK).expect("every stream carries _tick").as_primitive::<UInt64Type>()
+}
+
+/// A column of digests.
+pub fn digest_column(digests: &[Digest]) -> FixedSizeBinaryArray {
+    let bytes: Vec<u8> = digests.iter().flat_map(|digest| digest.0).collect();
+    FixedSizeBinaryArray::new(32, Buffer::from_vec(bytes), None)
 }
 
 impl Default for Rows {

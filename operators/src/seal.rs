@@ -12,14 +12,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, DictionaryArray, FixedSizeBinaryBuilder, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, DictionaryArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use serde_json::value::RawValue;
 use tidegate_facts::jcs::{ArrayForm, NoForm};
+use tidegate_facts::lanes::Digests;
 use tidegate_facts::{Digest, columns};
 
 use crate::decide::repeated;
 use crate::lookup::with_columns;
+use crate::rows::digest_column;
 
 /// What the form of an episode is called, inside it.
 pub const EPISODE: &str = "tidegate.episode.v1";
@@ -63,11 +65,7 @@ pub fn episodes(rows: &RecordBatch, plan: &Digest) -> RecordBatch {
     let [plan_field, digest_field] = added();
     let rows = with_columns(rows, [(plan_field, repeated(&plan.to_hex(), rows.num_rows()))]);
     let digests = record_digests_again(&rows).expect("the plan checks that every column has a form");
-    let mut column = FixedSizeBinaryBuilder::with_capacity(digests.len(), 32);
-    for digest in digests {
-        column.append_value(digest.0).expect("a digest has 32 bytes");
-    }
-    with_columns(&rows, [(digest_field, Arc::new(column.finish()) as ArrayRef)])
+    with_columns(&rows, [(digest_field, Arc::new(digest_column(&digests)) as ArrayRef)])
 }
 
 /// One episode as whoever checks it writes it down again.
@@ -115,20 +113,20 @@ impl Episode {
 /// As for [`Episode::of`].
 pub fn record_digests_again(rows: &RecordBatch) -> Result<Vec<Digest>, NoForm> {
     let form = EpisodeForm::of(rows)?;
-    let mut text = Vec::with_capacity(1024);
-    let mut head = 0;
-    let digests = (0..rows.num_rows()).map(|row| {
+    let mut digests = Digests::with_capacity(rows.num_rows());
+    let mut head = Vec::new();
+    for row in 0..rows.num_rows() {
         if row == 0 || !form.same_frame(row - 1, row) {
-            text.clear();
-            push_head(&form.frame(row), &mut text);
-            head = text.len();
+            head.clear();
+            push_head(&form.frame(row), &mut head);
         }
-        text.truncate(head);
-        form.values.push_values(row, &mut text);
-        text.push(b']');
-        Digest::of(&text)
-    });
-    Ok(digests.collect())
+        digests.push(|text| {
+            text.extend_from_slice(&head);
+            form.values.push_values(row, text);
+            text.push(b']');
+        });
+    }
+    Ok(digests.finish())
 }
 
 /// The forms of the records of some rows.

@@ -4,15 +4,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, ListArray, RecordBatch, StringArray,
-    UInt64Array,
+    ArrayRef, AsArray, FixedSizeBinaryArray, ListArray, RecordBatch, StringArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, UInt64Type};
 use tidegate_facts::jcs::{ArrayForm, push_integer, push_string};
+use tidegate_facts::lanes::Digests;
 use tidegate_facts::{Digest, columns};
 
 use crate::lookup::with_columns;
-use crate::rows::ticks_of;
+use crate::rows::{digest_column, ticks_of};
 
 /// What the form of a snapshot is called, inside it.
 pub const SNAPSHOT: &str = "tidegate.snapshot.v2";
@@ -53,27 +53,27 @@ pub fn snapshot_digests<'a>(
     let form = ArrayForm::new(features).expect("windows answer in types that have a canonical form");
     let counts = basis.values().as_primitive::<UInt64Type>().values();
     let offsets = basis.value_offsets();
-    let mut digests = FixedSizeBinaryBuilder::with_capacity(ticks.values().len(), 32);
-    let mut text = format!("[\"{SNAPSHOT}\",\"{}\",\"", names_digest(&names)).into_bytes();
-    let head = text.len();
+    let mut digests = Digests::with_capacity(ticks.values().len());
+    let head = format!("[\"{SNAPSHOT}\",\"{}\",\"", names_digest(&names)).into_bytes();
     for row in 0..ticks.values().len() {
-        text.truncate(head);
-        push_integer(ticks.value(row).into(), &mut text);
-        text.extend_from_slice(b"\",");
-        push_string(event_ids.value(row), &mut text);
-        text.extend_from_slice(b",[");
-        let from = offsets[row] as usize;
-        for (place, count) in counts[from..offsets[row + 1] as usize].iter().enumerate() {
-            text.extend_from_slice(if place == 0 { b"\"" } else { b",\"" });
-            push_integer((*count).into(), &mut text);
-            text.push(b'"');
-        }
-        text.push(b']');
-        form.push_values(row, &mut text);
-        text.push(b']');
-        digests.append_value(Digest::of(&text).0).expect("a digest has 32 bytes");
+        digests.push(|text| {
+            text.extend_from_slice(&head);
+            push_integer(ticks.value(row).into(), text);
+            text.extend_from_slice(b"\",");
+            push_string(event_ids.value(row), text);
+            text.extend_from_slice(b",[");
+            let from = offsets[row] as usize;
+            for (place, count) in counts[from..offsets[row + 1] as usize].iter().enumerate() {
+                text.extend_from_slice(if place == 0 { b"\"" } else { b",\"" });
+                push_integer((*count).into(), text);
+                text.push(b'"');
+            }
+            text.push(b']');
+            form.push_values(row, text);
+            text.push(b']');
+        });
     }
-    digests.finish()
+    digest_column(&digests.finish())
 }
 
 /// BLAKE3 over the canonical list of some names.

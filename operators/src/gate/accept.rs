@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, FixedSizeBinaryArray, Int32Array, RecordBatch,
-    StringArray, StringBuilder, StructArray, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
+    Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, Int32Array, RecordBatch, StringArray,
+    StringBuilder, StructArray, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
 };
-use arrow::buffer::Buffer;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{
     DataType, Decimal128Type, Fields, Float64Type, Int32Type, Int64Type, Schema, TimestampMicrosecondType,
 };
 use tidegate_facts::jcs::{self, RowForm};
+use tidegate_facts::lanes::Digests;
 use tidegate_facts::{Digest, EventClass, Topic, columns, json, time};
 
 use super::context::Contexts;
@@ -23,6 +23,7 @@ use super::judged::Accepted;
 use super::line::Line;
 use super::payload::{Cell, Column};
 use super::policy::{EventPolicy, KeySource};
+use crate::rows::digest_column;
 
 /// Records of one event type in which nothing was found wrong but, perhaps, that no partition key has a value.
 pub struct Checked {
@@ -73,10 +74,10 @@ impl Checked {
         partitions: u16,
     ) -> (Accepted, Vec<Keyless>) {
         let rows = self.records.len();
-        let mut hashes: Vec<u8> = Vec::with_capacity(rows * 32);
-        let mut partition_of: Vec<u16> = Vec::with_capacity(rows);
-        let mut keys: Vec<u128> = Vec::with_capacity(rows);
-        let mut keyless: Vec<Keyless> = Vec::new();
+        let mut hashes = Digests::with_capacity(rows);
+        let mut partition_keys = Digests::with_capacity(rows);
+        let mut keys = Digests::with_capacity(rows);
+        let mut keyless: Vec<usize> = Vec::new();
         let mut keep: Vec<bool> = Vec::new();
 
         let event_ids = self.event_id.as_string::<i32>();
@@ -87,14 +88,10 @@ impl Checked {
                 .expect("every type of a payload field has a canonical form");
         let mut text: Vec<u8> = Vec::new();
         for row in 0..rows {
-            text.clear();
-            match payload_text {
+            hashes.push(|text| match payload_text {
                 Some(texts) => text.extend_from_slice(texts.value(row).as_bytes()),
-                None => form.push_row(row, &mut text).expect("floats of a payload are finite"),
-            }
-            let hash = blake3::hash(&text);
-            hashes.extend_from_slice(hash.as_bytes());
-
+                None => form.push_row(row, text).expect("floats of a payload are finite"),
+            });
             text.clear();
             let has_key = event
                 .partition_key
@@ -103,21 +100,27 @@ impl Checked {
             if !has_key {
                 keep.resize(row, true);
                 keep.push(false);
-                let event_id = event_ids.value(row).to_owned();
-                keyless.push(Keyless {
-                    record: self.records[row],
-                    event_id,
-                    payload_hash: Digest(*hash.as_bytes()),
-                });
+                keyless.push(row);
                 continue;
             }
-            partition_of.push(if partitions == 1 { 0 } else { partition(&text, partitions) });
-
-            text.clear();
-            text.extend_from_slice(&contexts.get(self.contexts[row]).scope);
-            text.extend_from_slice(event_ids.value(row).as_bytes());
-            keys.push(Digest::of(&text).short());
+            partition_keys.push(|key| key.extend_from_slice(&text));
+            keys.push(|text| {
+                text.extend_from_slice(&contexts.get(self.contexts[row]).scope);
+                text.extend_from_slice(event_ids.value(row).as_bytes());
+            });
         }
+        let hashes = hashes.finish();
+        let keyless: Vec<Keyless> = keyless
+            .into_iter()
+            .map(|row| Keyless {
+                record: self.records[row],
+                event_id: event_ids.value(row).to_owned(),
+                payload_hash: hashes[row],
+            })
+            .collect();
+        let partition_of: Vec<u16> =
+            partition_keys.finish().iter().map(|key| partition(key, partitions)).collect();
+        let keys: Vec<u128> = keys.finish().into_iter().map(Digest::short).collect();
 
         let mut records = self.records;
         let mut batch = RecordBatch::try_new(
@@ -126,7 +129,7 @@ impl Checked {
                 self.event_id,
                 self.ts_utc,
                 dictionary(&self.contexts, contexts),
-                Arc::new(FixedSizeBinaryArray::new(32, Buffer::from_vec(hashes), None)),
+                Arc::new(digest_column(&hashes)),
                 self.emitted_at_utc,
                 self.trace_id,
                 self.span_id,
@@ -268,9 +271,9 @@ fn dictionary(numbers: &[u32], contexts: &Contexts) -> ArrayRef {
     Arc::new(DictionaryArray::<Int32Type>::new(Int32Array::from(keys), Arc::new(StringArray::from(texts))))
 }
 
-fn partition(key: &[u8], partitions: u16) -> u16 {
-    let hash = blake3::hash(key);
-    let first = u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a digest has 32 bytes"));
+/// The partition of the key with this digest.
+fn partition(key: &Digest, partitions: u16) -> u16 {
+    let first = u64::from_le_bytes(key.0[..8].try_into().expect("a digest has 32 bytes"));
     (first % u64::from(partitions)) as u16
 }
 
