@@ -19,9 +19,11 @@ use tidegate_dataflows::watch::Watch;
 use tidegate_facts::{Tick, columns};
 use tidegate_operators::seal::Episode;
 use tidegate_sinks::store::Store;
-use tidegate_sinks::table::{Commit, Commits, Cut, Interval, TableError, TableFile, record_digests};
+use tidegate_sinks::table::{
+    Commit, Commits, Cut, Interval, TableError, TableFile, read_rows, record_digests,
+};
 
-use crate::verify::{read_rows, row_name};
+use crate::verify::row_name;
 use crate::{ReplayError, run_log};
 
 /// What a comparison found.
@@ -143,7 +145,8 @@ impl Outlet for Comparison {
             },
             Some(file) => {
                 let rows = self.store.read(&file.name)?;
-                let rows = read_rows(rows).map_err(|what| TableError::Chain { name: name.clone(), what })?;
+                let rows = read_rows(rows.into(), None)
+                    .map_err(|what| TableError::Chain { name: name.clone(), what })?;
                 first_difference(commit.number, name, &rows, &cut.rows)
             }
         };

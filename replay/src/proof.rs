@@ -4,19 +4,15 @@
 //! the manifest of its commit states, and that manifest. `docs/seal-format.md` describes the file, and
 //! `examples/verify_episode.py` checks it in another language.
 
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, AsArray};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_facts::seal::{Chain, Proof, seal_after};
 use tidegate_facts::{Digest, Tick, columns};
 use tidegate_operators::seal::Episode;
 use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
-use tidegate_sinks::table::{Commit, Commits, TableError, TableFile, record_digests};
-
-use crate::verify::read_rows;
+use tidegate_sinks::table::{Commit, Commits, TableError, TableFile, read_rows, record_digests};
 
 /// What the form of a proof is called, inside it.
 pub const PROOF: &str = "tidegate.proof.v1";
@@ -99,10 +95,10 @@ pub fn prove(store: &Store, wanted: &str) -> Result<EpisodeProof, ProofError> {
     let commits = Commits::read(store)?;
     let sealed = commits.list.iter().flat_map(|commit| commit.files.iter().map(move |file| (commit, file)));
     for (commit, file) in sealed.filter(|(_, file)| file.seal.is_some()) {
-        let bytes = store.read(&file.name)?;
+        let bytes = Bytes::from(store.read(&file.name)?);
         let unreadable = |what: String| ProofError::File { file: file.name.clone(), what };
-        let Some(row) = find(&bytes, wanted).map_err(unreadable)? else { continue };
-        let rows = read_rows(bytes).map_err(unreadable)?;
+        let Some(row) = find(bytes.clone(), wanted).map_err(unreadable)? else { continue };
+        let rows = read_rows(bytes, None).map_err(unreadable)?;
         let episode = Episode::of(&rows, row).map_err(|error| unreadable(error.to_string()))?;
         let records = record_digests(&rows);
         let mut chain = before(&commits, commit, file);
@@ -130,28 +126,15 @@ fn before(commits: &Commits, commit: &Commit, file: &TableFile) -> Chain {
 }
 
 /// The row whose decision or event has the wanted id.
-fn find(bytes: &[u8], wanted: &str) -> Result<Option<usize>, String> {
-    let text = |error: parquet::errors::ParquetError| error.to_string();
-    let bytes = bytes::Bytes::copy_from_slice(bytes);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(text)?;
-    let mask = ProjectionMask::columns(builder.parquet_schema(), ["decision_id", columns::EVENT_ID]);
-    let reader = builder.with_projection(mask).with_batch_size(1 << 16).build().map_err(text)?;
+fn find(bytes: Bytes, wanted: &str) -> Result<Option<usize>, String> {
+    let rows = read_rows(bytes, Some(&["decision_id", columns::EVENT_ID]))?;
     let id = Digest::from_hex(wanted);
-    let mut first = 0;
-    for rows in reader {
-        let rows: RecordBatch = rows.map_err(|error| error.to_string())?;
-        let ids = rows.column_by_name("decision_id").and_then(|c| c.as_fixed_size_binary_opt());
-        let events = rows.column_by_name(columns::EVENT_ID).and_then(|c| c.as_string_opt::<i32>());
-        let is_it = |row: &usize| {
-            id.is_some_and(|id| ids.is_some_and(|ids| ids.value(*row) == id.0))
-                || events.is_some_and(|events| events.is_valid(*row) && events.value(*row) == wanted)
-        };
-        if let Some(row) = (0..rows.num_rows()).find(is_it) {
-            return Ok(Some(first + row));
-        }
-        first += rows.num_rows();
-    }
-    Ok(None)
+    let ids = rows.column_by_name("decision_id").and_then(|c| c.as_fixed_size_binary_opt());
+    let events = rows.column_by_name(columns::EVENT_ID).and_then(|c| c.as_string_opt::<i32>());
+    Ok((0..rows.num_rows()).find(|row| {
+        id.is_some_and(|id| ids.is_some_and(|ids| ids.value(*row) == id.0))
+            || events.is_some_and(|events| events.is_valid(*row) && events.value(*row) == wanted)
+    }))
 }
 
 impl EpisodeProof {

@@ -21,9 +21,8 @@ use tidegate_dataflows::topology::TableFormat;
 use tidegate_dataflows::watch::Watch;
 use tidegate_facts::{Tick, columns};
 use tidegate_sinks::store::Store;
-use tidegate_sinks::table::{Commits, Cut, Interval, TableError, TableFile};
+use tidegate_sinks::table::{Commits, Cut, Interval, TableError, TableFile, read_rows};
 
-use crate::verify::read_rows;
 use crate::{ReplayError, run_log};
 
 /// The table of changed decisions.
@@ -103,7 +102,10 @@ impl Outlet for Against {
             None => None,
             Some(file) => {
                 let bytes = self.sealed.read(&file.name)?;
-                Some(read_rows(bytes).map_err(|what| TableError::Chain { name: name.clone(), what })?)
+                Some(
+                    read_rows(bytes.into(), None)
+                        .map_err(|what| TableError::Chain { name: name.clone(), what })?,
+                )
             }
         };
         let changes = changes(before.as_ref(), &cut.rows);

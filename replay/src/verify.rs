@@ -13,7 +13,6 @@ use std::path::Path;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidegate_facts::jcs::RowForm;
 use tidegate_facts::seal::{Chain, merkle_root};
 use tidegate_facts::{Digest, Tick, Topic, columns};
@@ -24,7 +23,7 @@ use tidegate_sinks::log::{Frame, Group, LogError, read_base, torn_end};
 use tidegate_sinks::schemas;
 use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
-use tidegate_sinks::table::{Commit, MANIFEST, TableFile, record_digests};
+use tidegate_sinks::table::{Commit, MANIFEST, TableFile, read_rows, record_digests};
 
 /// One thing that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -362,7 +361,7 @@ impl Check {
         if file.seal.is_none() && is_same {
             return;
         }
-        let rows = match read_rows(bytes) {
+        let rows = match read_rows(bytes.into(), None) {
             Ok(rows) => rows,
             Err(what) => return self.find(&file.name, None, format!("none of its rows can be read: {what}")),
         };
@@ -495,16 +494,6 @@ fn read_commit(store: &Store, name: &str, number: u64) -> Result<(Commit, Digest
         return Err(format!("holds commit {}, which was put in the place of commit {number}", commit.number));
     }
     Ok((commit, Digest::of(&bytes)))
-}
-
-/// All rows of a Parquet file.
-pub(crate) fn read_rows(bytes: Vec<u8>) -> Result<RecordBatch, String> {
-    let text = |error: parquet::errors::ParquetError| error.to_string();
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).map_err(text)?;
-    let schema = builder.schema().clone();
-    let batches = builder.with_batch_size(1 << 16).build().map_err(text)?;
-    let batches: Vec<RecordBatch> = batches.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-    arrow::compute::concat_batches(&schema, &batches).map_err(|error| error.to_string())
 }
 
 /// How a person finds a row again.

@@ -18,11 +18,14 @@
 //! commit holds the last seal and the root over the interval's records.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use arrow::array::{AsArray, RecordBatch, UInt32Array};
+use arrow::array::{AsArray, RecordBatch, RecordBatchReader, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef, UInt64Type};
-use parquet::arrow::ArrowWriter;
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
@@ -395,6 +398,33 @@ pub(crate) fn writer_properties(schema: &SchemaRef) -> WriterProperties {
         }
     }
     properties.build()
+}
+
+/// All rows of a Parquet file, in the named columns or in all of them.
+///
+/// # Errors
+/// In words, when they cannot be read.
+pub fn read_rows(bytes: Bytes, named: Option<&[&str]>) -> Result<RecordBatch, String> {
+    let read = || -> Result<RecordBatch, Box<dyn std::error::Error>> {
+        let mut builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
+        if let Some(named) = named {
+            let mask = ProjectionMask::columns(builder.parquet_schema(), named.iter().copied());
+            builder = builder.with_projection(mask);
+        }
+        let rows = usize::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
+        let reader = builder.with_batch_size(rows.clamp(1, 1 << 20)).build()?;
+        let schema = reader.schema();
+        let batches = reader.collect::<Result<Vec<_>, _>>()?;
+        Ok(match batches.as_slice() {
+            [one] => one.clone(),
+            many => concat_batches(&schema, many)?,
+        })
+    };
+    // The decoder panics on some damaged files where it should give an error.
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(read) => read.map_err(|error| error.to_string()),
+        Err(_) => Err("the decoder gave up on it".to_owned()),
+    }
 }
 
 /// What a commit says of its interval.

@@ -7,7 +7,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
 use tidegate_facts::{Digest, columns};
 use tidegate_sinks::store::Store;
-use tidegate_sinks::table::Commits;
+use tidegate_sinks::table::{Commits, read_rows};
 
 use super::ledger::Ledger;
 
@@ -141,12 +141,9 @@ fn a_table_has_a_row_once(data: &Path) -> Vec<Broken> {
 pub fn ticks_of(data: &Path, commits: &Commits, table: &str) -> Option<Vec<u64>> {
     let mut ticks = Vec::new();
     for file in commits.files_of(table) {
-        let file = std::fs::File::open(data.join("store").join(&file.name)).ok()?;
-        let rows = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).ok()?;
-        for batch in rows.build().ok()? {
-            let batch = batch.ok()?;
-            ticks.extend(batch.column_by_name(columns::TICK)?.as_primitive::<UInt64Type>().values());
-        }
+        let bytes = std::fs::read(data.join("store").join(&file.name)).ok()?;
+        let rows = read_rows(bytes.into(), Some(&[columns::TICK])).ok()?;
+        ticks.extend(rows.column_by_name(columns::TICK)?.as_primitive::<UInt64Type>().values());
     }
     ticks.sort_unstable();
     Some(ticks)
