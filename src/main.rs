@@ -18,6 +18,7 @@ mod keys;
 mod policy;
 mod progress;
 mod replay;
+mod serve;
 mod verify;
 
 /// Turns a stream of facts into decisions that can be proven.
@@ -49,7 +50,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Drawing::Mermaid)]
         format: Drawing,
     },
-    /// Runs a topology.
+    /// Runs a topology, and serves it over HTTP and Postgres until it is told to stop.
     Run {
         /// The topology file.
         topology: PathBuf,
@@ -62,7 +63,7 @@ enum Command {
         /// How many dataflow workers; the answers are the same for any number.
         #[arg(short = 'w', long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
         workers: u16,
-        /// Stops when all sources are read and everything is committed.
+        /// Stops when all sources are read and everything is committed; serves nothing.
         #[arg(long)]
         until_idle: bool,
         /// Replaces a setting, as node.key=value.
@@ -77,6 +78,8 @@ enum Command {
         /// How large a file of the log grows, in KiB.
         #[arg(long, default_value_t = 64 << 10, value_parser = clap::value_parser!(u64).range(4..))]
         segment_kib: u64,
+        #[command(flatten)]
+        ports: serve::Ports,
         /// How to answer.
         #[arg(long, value_enum, default_value_t = Answer::Text)]
         format: Answer,
@@ -118,8 +121,11 @@ enum Command {
     Backfill(backfill::BackfillArguments),
     /// Measures the standard workloads against hand-written loops.
     Bench {
-        /// Which stage; all when not given.
+        /// Which stage; all when not given. `service` measures calls to a running topology.
         stage: Option<String>,
+        /// The topology that `service` runs.
+        #[arg(long, default_value = "dataflows/fraud.toml")]
+        topology: PathBuf,
         /// How to answer.
         #[arg(long, value_enum, default_value_t = Answer::Text)]
         format: Answer,
@@ -175,14 +181,9 @@ fn main() -> ExitCode {
             key,
             dedupe_mib,
             segment_kib,
+            ports,
             format,
         } => {
-            if !until_idle {
-                eprintln!(
-                    "tidegate run needs --until-idle: it reads its sources to their end and commits; it does not follow them yet"
-                );
-                return ExitCode::from(exit::REFUSED);
-            }
             let signer = match keys::signer(key.as_deref()) {
                 Ok(signer) => signer,
                 Err(error) => {
@@ -193,13 +194,23 @@ fn main() -> ExitCode {
             let workers = workers.into();
             let (dedupe_bytes, segment_bytes) = (dedupe_mib << 20, segment_kib << 10);
             let options = Options { data, store, workers, dedupe_bytes, segment_bytes, signer };
-            run_topology(&topology, &set, &options, format)
+            let plan = match plan(&topology, &set) {
+                Ok(plan) => plan,
+                Err(faults) => return refuse(&faults, format),
+            };
+            if until_idle {
+                run_plan(plan, &options, format)
+            } else {
+                serve::run(plan, &options, &ports, format)
+            }
         }
         Command::Sql { query, data, store, format } => sql(&query, &data, store.as_deref(), format),
         Command::Archive { command } => archive::run(command),
         Command::Policy { command } => policy::run(command),
         Command::Backfill(arguments) => backfill::run(&arguments),
-        Command::Bench { stage, format, divide } => bench(stage.as_deref(), format, divide),
+        Command::Bench { stage, topology, format, divide } => {
+            bench(stage.as_deref(), &topology, format, divide)
+        }
     }
 }
 
@@ -263,11 +274,8 @@ fn graph(file: &std::path::Path, format: Drawing) -> ExitCode {
     }
 }
 
-fn run_topology(file: &std::path::Path, set: &[String], options: &Options, format: Answer) -> ExitCode {
-    let plan = match plan(file, set) {
-        Ok(plan) => Arc::new(plan),
-        Err(faults) => return refuse(&faults, format),
-    };
+fn run_plan(plan: Plan, options: &Options, format: Answer) -> ExitCode {
+    let plan = Arc::new(plan);
     let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
     let nodes: Vec<String> = plan.steps.iter().map(|s| s.name.clone()).collect();
     let watch = Watch::new(&sources, &nodes);
@@ -295,8 +303,12 @@ fn sql(
     }
 }
 
-fn bench(stage: Option<&str>, format: Answer, divide: u32) -> ExitCode {
-    match tidegate_benches::run(stage, format == Answer::Json, divide) {
+fn bench(stage: Option<&str>, topology: &std::path::Path, format: Answer, divide: u32) -> ExitCode {
+    let measured = match stage {
+        Some("service") => tidegate_benches::service::run(topology, divide),
+        stage => tidegate_benches::run(stage, format == Answer::Json, divide),
+    };
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(what) => {
             eprintln!("tidegate: {what}");

@@ -9,7 +9,7 @@ const MAY_USE: [(&str, &[&str]); 8] = [
     ("sources", &["facts"]),
     ("sinks", &["facts"]),
     ("dataflows", &["facts", "operators", "sinks", "sources"]),
-    ("queries", &["facts", "sinks"]),
+    ("queries", &["facts", "sinks", "dataflows", "replay"]),
     ("replay", &["facts", "operators", "sinks", "sources", "dataflows"]),
     ("benches", &["facts", "operators", "sinks", "sources", "dataflows", "queries", "replay"]),
 ];

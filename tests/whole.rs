@@ -10,4 +10,5 @@ mod faults;
 mod handbook;
 mod hostile;
 mod policy;
+mod service;
 mod verify;

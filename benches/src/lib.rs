@@ -4,6 +4,8 @@
 //! in one run, and a hash of the output of each. Hashes that differ are a defect, whatever the rates.
 
 pub mod baseline;
+pub mod load;
+pub mod service;
 pub mod stages;
 pub mod workload;
 

@@ -18,6 +18,7 @@ use timely::dataflow::Scope;
 use timely::dataflow::operators::{Concatenate, InspectCore, Probe, probe};
 
 use crate::commit::{BoundaryStream, Writing, keep_files, keep_pieces, publish};
+use crate::live::Live;
 use crate::plan::{ERRORS_TABLE, Plan, Step, StepKind};
 use crate::topology::TableFormat;
 use crate::watch::Watch;
@@ -64,7 +65,12 @@ pub fn build<'scope>(
             StepKind::Union => scope.concatenate(step.inputs.iter().map(|input| streams[input].clone())),
             StepKind::Decide(deciders) => {
                 let deciders = Arc::clone(deciders);
-                checked(map_rows(input, &step.name, move |batch| deciders.decide(&batch)), &mut errors)
+                let decided =
+                    checked(map_rows(input, &step.name, move |batch| deciders.decide(&batch)), &mut errors);
+                match &output.live {
+                    Some(live) => told(decided, &step.name, live),
+                    None => decided,
+                }
             }
             StepKind::Windows(groups) => {
                 let groups = groups.iter().enumerate().map(|(place, group)| {
@@ -145,6 +151,16 @@ pub fn build<'scope>(
     }
     let committed = publish(scope.concatenate(files), boundaries, writing);
     Probes { computed, committed }
+}
+
+/// The same decisions, of which those hear who wait for one.
+fn told<'scope>(rows: RowStream<'scope>, node: &str, live: &Arc<Live>) -> RowStream<'scope> {
+    let (node, live) = (node.to_owned(), Arc::clone(live));
+    rows.inspect_container(move |event| {
+        if let Ok((_, rows)) = event {
+            live.decided(&node, &rows.0);
+        }
+    })
 }
 
 /// The rows that passed; the errors are put with the others.

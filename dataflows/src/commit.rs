@@ -22,6 +22,7 @@ use timely::dataflow::operators::{Capability, Operator, Probe, probe};
 use timely::dataflow::{Scope, Stream};
 use timely::scheduling::SyncActivator;
 
+use crate::live::Live;
 use crate::output::{Boundary, Made, Output};
 
 /// A stream of commit boundaries, the same on every worker.
@@ -115,7 +116,32 @@ pub fn keep_files<'scope>(
 ) -> MadeStream<'scope> {
     let outlet = Arc::clone(&writing.output.outlet);
     let take = move |cut: &Cut| Ok(outlet.take(cut)?.map(Made::File));
-    keep(rows, boundaries.clone(), unsealed, writing.output.lower, take, writing, name)
+    let lower = writing.output.lower;
+    let rows = match &writing.output.live {
+        Some(live) => shown(rows, live, unsealed.table(), lower),
+        None => rows,
+    };
+    keep(rows, boundaries.clone(), unsealed, lower, take, writing, name)
+}
+
+/// The same rows, which those see who ask while the graph runs.
+fn shown<'scope>(rows: RowStream<'scope>, live: &Arc<Live>, table: &str, lower: Tick) -> RowStream<'scope> {
+    let (live, table, shelf) = (Arc::clone(live), table.to_owned(), live.shelf(table));
+    rows.unary_frontier(Pipeline, &format!("{table}: shown"), move |_, _| {
+        move |(rows, frontier), output| {
+            rows.for_each(|time, rows: &mut Rows| {
+                if rows.ticks().values().iter().any(|tick| Tick(*tick) >= lower) {
+                    shelf.put(&rows.0);
+                    live.show(&table, &rows.0);
+                }
+                output.session(&time).give_container(rows);
+            });
+            // A frontier that is empty is that of a graph which is taken down: nothing more is known then.
+            if let Some(upper) = frontier.frontier().iter().min() {
+                shelf.complete(*upper);
+            }
+        }
+    })
 }
 
 /// Writes the rows of a timeline as pieces of the state, if the outlet keeps it.
@@ -257,6 +283,9 @@ fn close(output: &Output, boundary: &Boundary, made: Vec<Made>) -> Result<(), Ta
     if boundary.upper > output.lower {
         let log = (*boundary.log).clone();
         output.outlet.close(Interval { upper: boundary.upper, plan: output.plan, log, files })?;
+        if let (Some(live), Some(commits)) = (&output.live, output.outlet.commits()) {
+            live.committed(Arc::new(commits));
+        }
     }
     output.outlet.checkpoint(boundary, pieces)
 }

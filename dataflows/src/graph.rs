@@ -67,6 +67,11 @@ fn edges(topology: &Topology) -> Vec<(&str, &str, bool)> {
     edges
 }
 
+/// The nodes whose rows a node takes or looks up, in the order of its file.
+pub fn inputs_of(topology: &Topology, node: &str) -> Vec<String> {
+    edges(topology).into_iter().filter(|(_, to, _)| *to == node).map(|(from, ..)| from.to_owned()).collect()
+}
+
 /// Draws a topology.
 pub fn draw(topology: &Topology, picture: Picture) -> String {
     match picture {

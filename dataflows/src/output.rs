@@ -14,6 +14,7 @@ use tidegate_sinks::signing::Signer;
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table::{Commits, Cut, Interval, TableError, TableFile};
 
+use crate::live::Live;
 use crate::plan::Plan;
 use crate::topology::TableFormat;
 
@@ -69,6 +70,11 @@ pub trait Outlet: Send + Sync {
     /// The run stops on the first.
     fn close(&self, interval: Interval) -> Result<(), TableError>;
 
+    /// The commits there are, if the outlet makes some.
+    fn commits(&self) -> Option<Commits> {
+        None
+    }
+
     /// Where pieces of state go, when the outlet keeps checkpoints.
     fn state(&self) -> Option<&Store> {
         None
@@ -103,6 +109,8 @@ pub struct Output {
     pub chains: BTreeMap<String, BTreeMap<u16, Chain>>,
     /// The first failure of the outlet; the run stops on it.
     pub failed: Arc<Mutex<Option<TableError>>>,
+    /// Who asks while the graph runs.
+    pub live: Option<Arc<Live>>,
 }
 
 impl Output {
@@ -116,6 +124,7 @@ impl Output {
             timelines: Arc::default(),
             chains: BTreeMap::new(),
             failed: Arc::default(),
+            live: None,
         }
     }
 
@@ -208,6 +217,10 @@ impl Outlet for Published {
 
     fn close(&self, interval: Interval) -> Result<(), TableError> {
         self.commits.lock().expect("no panic").publish(interval, self.signer.as_ref(), &self.store)
+    }
+
+    fn commits(&self) -> Option<Commits> {
+        Some(self.commits.lock().expect("no panic").clone())
     }
 
     fn state(&self) -> Option<&Store> {

@@ -34,6 +34,7 @@ use crate::admission::{
 };
 use crate::feed::{Fed, Feed};
 use crate::governance::{self, GovernanceError};
+use crate::live::{INGRESS, Live, Phase};
 use crate::memory::Memory;
 use crate::output::{Output, Standing};
 use crate::plan::{Plan, judge_of};
@@ -41,6 +42,8 @@ use crate::reorder::{Reorder, Resume};
 use crate::sources::SourcePlan;
 use crate::watch::{Stage, Watch};
 use crate::workers::Workers;
+
+mod follow;
 
 /// How a plan is run. None of this changes an answer.
 #[derive(Clone, Debug)]
@@ -176,6 +179,31 @@ pub fn run_into(
     store: &Store,
     watch: &Watch,
 ) -> Result<Report, RunError> {
+    go(plan, options, store, watch, None)
+}
+
+/// Runs a plan until it is told to stop: reads its sources to their ends, then follows them, and takes what is submitted.
+///
+/// # Errors
+/// See [`RunError`]. What was durable stays, and a later run goes on from there.
+pub fn serve(
+    plan: &Arc<Plan>,
+    options: &Options,
+    watch: &Watch,
+    live: &Arc<Live>,
+) -> Result<Report, RunError> {
+    let outcome = go(plan, options, &Store::open(&options.store_path())?, watch, Some(live));
+    live.enter(Phase::Stopped);
+    outcome
+}
+
+fn go(
+    plan: &Arc<Plan>,
+    options: &Options,
+    store: &Store,
+    watch: &Watch,
+    live: Option<&Arc<Live>>,
+) -> Result<Report, RunError> {
     let (mut output, mut checkpoint) = Output::with_checkpoints(store.clone(), plan, options.signer.clone())?;
     // Commits are made of what was durable, so a log that ends before them has lost something.
     let acknowledged = output.lower;
@@ -198,6 +226,10 @@ pub fn run_into(
         output.forget_checkpoint();
     }
     let plan = &governance::in_force(plan, log.folder(), store)?;
+    if let Some(live) = live {
+        output.live = Some(Arc::clone(live));
+        live.committed(Arc::new(Commits::read(store)?));
+    }
     store.probe()?;
     schemas::declare(&plan.tables(), store)?;
 
@@ -213,6 +245,7 @@ pub fn run_into(
         past: Past::default(),
         past_at_resume: Past::default(),
         checkpoint,
+        live: live.map(Arc::as_ref),
         failed: &output.failed,
     };
     let gated = gate.run();
@@ -247,6 +280,8 @@ struct Gate<'r> {
     past_at_resume: Past,
     /// Where the state of the graph was restored, and the heads of the log's chains there.
     checkpoint: Option<(Checkpoint, LogHeads)>,
+    /// Who submits and asks, when the run goes on behind the ends of its sources.
+    live: Option<&'r Live>,
     failed: &'r Mutex<Option<TableError>>,
 }
 
@@ -278,7 +313,9 @@ impl Gate<'_> {
             let resume = past.sources.get(&source.name).cloned().unwrap_or_default();
             (source.name.clone(), Reorder::new(source.late, resume))
         });
-        let sources: Vec<(String, Reorder)> = sources.collect();
+        let ingress = Reorder::new(0, past.sources.get(INGRESS).cloned().unwrap_or_default());
+        let ingress = self.live.map(|_| (INGRESS.to_owned(), ingress));
+        let sources: Vec<(String, Reorder)> = sources.chain(ingress).collect();
         let ends = [Topic::Traffic, Topic::Control].into_iter().flat_map(|topic| {
             let log = &self.log;
             (0..self.plan.topology.partitions).map(move |p| ((topic, p), log.end_offset(topic, p)))
@@ -297,7 +334,13 @@ impl Gate<'_> {
             .enumerate()
             .map(|(place, source)| self.open_source(place, source, &past))
             .collect::<Result<_, _>>()?;
-        let prefixes = self.admit(&mut admission, &mut feed, &sources)?;
+        if self.live.is_some() {
+            admission.hand_over(self.plan.sources.len(), None); // It has no end, and nobody waits for it.
+        }
+        let mut prefixes = self.admit(&mut admission, &mut feed, &sources)?;
+        if let Some(live) = self.live {
+            self.follow(live, &mut admission, &mut feed, &mut prefixes)?;
+        }
         // A mark in the middle of the input would cut the tables where no undisturbed run does.
         if admission.is_finished() {
             self.finish(&mut admission, &mut feed, &past, &prefixes)?;
@@ -486,8 +529,8 @@ impl Gate<'_> {
                 let group = counter.time(|| admission.group(Vec::new(), false)).expect("it holds records");
                 self.append(&group, admission, feed)?;
             }
-            if self.failed.lock().expect("no panic").is_some() {
-                break; // The sinks failed; their error is the run's.
+            if self.failed.lock().expect("no panic").is_some() || self.live.is_some_and(Live::is_stopping) {
+                break; // The sinks failed, and their error is the run's; or it is to stop, and goes on another time.
             }
         }
         Ok(prefixes)

@@ -4,15 +4,20 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::SessionState;
 use datafusion::execution::context::SQLOptions;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use tidegate_dataflows::live::Live;
+use tidegate_facts::Tick;
 use tidegate_facts::names::choices;
 use tidegate_sinks::schemas;
 use tidegate_sinks::store::Store;
@@ -22,8 +27,12 @@ use crate::QueryError;
 use crate::blame::{Committed, with_blame};
 use crate::committed::{CommittedTable, STORE_URL};
 use crate::error::sentence;
+use crate::live::{AS_OF, AsOf, FRONTIER, Frontier, LiveTable, Running};
 use crate::log::{LogProvider, LogTable};
 use crate::names::{self, Known};
+
+/// What the catalogue is called in SQL.
+pub(crate) const CATALOGUE: &str = "tidegate";
 
 /// What `SHOW TABLES` shows: DataFusion would add its own tables, in an order that changes.
 const TABLES: &str =
@@ -43,6 +52,16 @@ pub struct Catalogue {
     tables: BTreeMap<String, Option<u64>>,
     known: Known,
     committed: Option<Arc<Committed>>,
+    running: Option<Arc<Running>>,
+    schemas: BTreeMap<String, SchemaRef>,
+}
+
+/// What a statement gives.
+pub struct Answer {
+    /// The tick it is answered as of, if a topology runs: rows before it were seen.
+    pub tick: Option<Tick>,
+    /// The rows, made while the stream is read, on the Tokio runtime of its reader.
+    pub rows: SendableRecordBatchStream,
 }
 
 /// A table, as [`Catalogue::tables`] lists it.
@@ -66,7 +85,14 @@ impl Catalogue {
             return Err(QueryError::NoData { data: data.to_owned() });
         }
         let (tables, known) = (BTreeMap::new(), Known::new());
-        let mut catalogue = Catalogue { context: session(), tables, known, committed: None };
+        let mut catalogue = Catalogue {
+            context: session(),
+            tables,
+            known,
+            committed: None,
+            running: None,
+            schemas: BTreeMap::new(),
+        };
         let own_store = data.join("store");
         let archive = store.or(own_store.is_dir().then_some(&own_store));
         match store {
@@ -81,6 +107,57 @@ impl Catalogue {
         Ok(catalogue)
     }
 
+    /// The tables of a topology that runs on `data` and commits to `store`: those of its log, and `tables`, each with its
+    /// schema, as committed and as computed since. Also `frontier`, and the function `as_of`.
+    ///
+    /// # Errors
+    /// When the store cannot be opened.
+    pub fn live(
+        data: &Path,
+        store: &Path,
+        tables: &[(String, SchemaRef)],
+        live: &Arc<Live>,
+    ) -> Result<Catalogue, QueryError> {
+        let running = Arc::new(Running::new(Arc::clone(live), Store::open(store)?));
+        let mut catalogue = Catalogue {
+            context: session(),
+            tables: BTreeMap::new(),
+            known: Known::new(),
+            committed: None,
+            running: Some(Arc::clone(&running)),
+            schemas: BTreeMap::new(),
+        };
+        let url = ObjectStoreUrl::parse(STORE_URL).expect("it is a URL");
+        catalogue.context.register_object_store(url.as_ref(), running.store.objects());
+        for table in LogTable::ALL {
+            catalogue.add(
+                table.name(),
+                None,
+                Arc::new(LogProvider::new(&data.join("log"), Some(store), table)),
+            );
+        }
+        let live = tables
+            .iter()
+            .map(|(name, schema)| LiveTable::new(name, Arc::clone(schema), Arc::clone(&running)));
+        let live: Vec<LiveTable> = live.collect();
+        for ((name, _), table) in tables.iter().zip(&live) {
+            catalogue.add(name, None, Arc::new(table.clone()));
+        }
+        catalogue.add(FRONTIER, Some(1), Arc::new(Frontier(running)));
+        catalogue.context.register_udtf(AS_OF, Arc::new(AsOf { tables: live }));
+        Ok(catalogue)
+    }
+
+    /// What DataFusion knows of the tables, for others that plan with it.
+    pub(crate) fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    /// The schema of each table, by name.
+    pub fn schemas(&self) -> BTreeMap<String, SchemaRef> {
+        self.schemas.clone()
+    }
+
     /// The tables, by name.
     pub fn tables(&self) -> Vec<Table> {
         self.tables.iter().map(|(name, rows)| Table { name: name.clone(), rows: *rows }).collect()
@@ -93,11 +170,33 @@ impl Catalogue {
     /// # Errors
     /// When the text is not one such statement, or names what is not there.
     pub async fn query(&self, sql: &str) -> Result<SendableRecordBatchStream, QueryError> {
+        self.ask(sql).await.map(|answer| answer.rows)
+    }
+
+    /// As [`Catalogue::query`], with the tick that the rows are as of.
+    ///
+    /// # Errors
+    /// As [`Catalogue::query`].
+    pub async fn ask(&self, sql: &str) -> Result<Answer, QueryError> {
         let mut statements = parse(sql)?;
         let count = statements.len();
-        let Some(mut statement) = statements.pop_front().filter(|_| count == 1) else {
+        let Some(statement) = statements.pop_front().filter(|_| count == 1) else {
             return Err(QueryError::NotOne { count });
         };
+        let state = self.context.state();
+        let plan = self.plan(&state, statement).await?;
+        let tick = self.running.as_ref().map(|running| running.tick_of(&state));
+        let frame = DataFrame::new(state, plan);
+        let rows = frame.execute_stream().await.map_err(|error| QueryError::of_plan(&error))?;
+        Ok(Answer { tick, rows: with_blame(rows, self.committed.clone()) })
+    }
+
+    /// Plans a statement that only reads.
+    pub(crate) async fn plan(
+        &self,
+        state: &SessionState,
+        mut statement: Statement,
+    ) -> Result<LogicalPlan, QueryError> {
         let first_word = statement.to_string().split(' ').next().unwrap_or_default().to_owned();
         let read_only = || QueryError::ReadOnly { statement: first_word.clone() };
         if !only_reads(&statement) {
@@ -110,16 +209,13 @@ impl Catalogue {
             let known: Vec<&str> = self.tables.keys().map(String::as_str).collect();
             QueryError::UnknownTable { choices: choices(&table, &known), table }
         })?;
-        let plan = self.context.state().statement_to_plan(statement).await;
+        let plan = state.statement_to_plan(statement).await;
         let plan = plan.map_err(|error| QueryError::of_plan(&error))?;
         // A query may still hold what is no query, such as SELECT INTO.
         let options =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         options.verify_plan(&plan).map_err(|_| read_only())?;
-        let frame =
-            self.context.execute_logical_plan(plan).await.map_err(|error| QueryError::of_plan(&error))?;
-        let rows = frame.execute_stream().await.map_err(|error| QueryError::of_plan(&error))?;
-        Ok(with_blame(rows, self.committed.clone()))
+        Ok(plan)
     }
 
     fn add_store(&mut self, store: &Path) -> Result<(), QueryError> {
@@ -145,6 +241,7 @@ impl Catalogue {
         let columns = table.schema().fields().iter().map(|field| field.name().clone()).collect();
         self.known.insert(name.to_owned(), columns);
         self.tables.insert(name.to_owned(), rows);
+        self.schemas.insert(name.to_owned(), table.schema());
         let registered = self.context.register_table(TableReference::bare(name), table);
         registered.expect("tables in memory can be registered");
     }
@@ -157,7 +254,7 @@ fn parse(sql: &str) -> Result<VecDeque<Statement>, QueryError> {
 fn session() -> SessionContext {
     let mut config = SessionConfig::new()
         .with_information_schema(true)
-        .with_default_catalog_and_schema("tidegate", "public");
+        .with_default_catalog_and_schema(CATALOGUE, "public");
     // Names are settled before planning.
     config.options_mut().sql_parser.enable_ident_normalization = false;
     SessionContext::new_with_config(config)

@@ -1,18 +1,23 @@
-//! SQL over a data folder: what the gate admitted and refused, and what was committed.
+//! Questions and answers: SQL over a data folder or a running topology, and the ports on which it is served.
 //!
-//! Start at [`Catalogue`]: it makes tables of the log and of the committed files, and answers one
-//! `SELECT` at a time. [`write`] puts the answer into a [`Format`]. Nothing here changes a byte of
-//! the folder.
+//! Start at [`Catalogue`]: it makes tables of the log and of the committed files, and of a graph that runs, and answers one
+//! `SELECT` at a time. [`write()`] puts the answer into a [`Format`]. [`http`] and [`postgres`] serve it, and what is submitted
+//! over HTTP goes to the gate. Nothing here changes a byte of the folder.
 
+pub mod access;
 mod blame;
 mod catalogue;
 mod committed;
 mod error;
 mod format;
+pub mod http;
+mod json;
+mod live;
 mod log;
 mod names;
+pub mod postgres;
 
-pub use catalogue::{Catalogue, Table};
+pub use catalogue::{Answer, Catalogue, Table};
 pub use error::QueryError;
 pub use format::{Format, write};
 pub use log::ReadError;

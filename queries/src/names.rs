@@ -21,6 +21,7 @@ use datafusion::sql::sqlparser::ast::{
 pub(crate) type Known = BTreeMap<String, Vec<String>>;
 
 const INFORMATION_SCHEMA: &str = "information_schema";
+const PG_CATALOG: &str = "pg_catalog";
 
 /// Rewrites the names of a statement; or says which table there is none of.
 pub(crate) fn resolve(statement: &mut AnyStatement, known: &Known) -> Result<(), String> {
@@ -186,7 +187,13 @@ impl VisitorMut for Scope<'_> {
         let mut parts: Vec<&mut Ident> = relation.0.iter_mut().filter_map(ident).collect();
         let Some((table, schemas)) = parts.split_last_mut() else { return ControlFlow::Continue(()) };
         schemas.iter_mut().for_each(|schema| lower(schema));
-        if schemas.last().is_some_and(|schema| schema.value == INFORMATION_SCHEMA) {
+        let is_system =
+            |schema: &&mut Ident| [INFORMATION_SCHEMA, PG_CATALOG].contains(&schema.value.as_str());
+        // Clients of Postgres leave `pg_catalog` out.
+        let is_postgres = schemas.is_empty() && table.value.to_ascii_lowercase().starts_with("pg_");
+        if schemas.last().is_some_and(is_system)
+            || is_postgres && meant(table, self.known.keys().map(String::as_str)).is_none()
+        {
             lower(table);
             self.information = true;
             return ControlFlow::Continue(());

@@ -92,8 +92,22 @@ pub struct Proven {
 /// # Errors
 /// See [`ProofError`].
 pub fn prove(store: &Store, wanted: &str) -> Result<EpisodeProof, ProofError> {
-    let commits = Commits::read(store)?;
-    let sealed = commits.list.iter().flat_map(|commit| commit.files.iter().map(move |file| (commit, file)));
+    prove_at(store, &Commits::read(store)?, wanted, None)
+}
+
+/// As [`prove`], among commits that were read before; with the tick of its fact only one of them is looked at.
+///
+/// # Errors
+/// See [`ProofError`].
+pub fn prove_at(
+    store: &Store,
+    commits: &Commits,
+    wanted: &str,
+    at: Option<Tick>,
+) -> Result<EpisodeProof, ProofError> {
+    let may_hold = |commit: &&Commit| at.is_none_or(|tick| (commit.lower..commit.upper).contains(&tick));
+    let sealed = commits.list.iter().filter(may_hold);
+    let sealed = sealed.flat_map(|commit| commit.files.iter().map(move |file| (commit, file)));
     for (commit, file) in sealed.filter(|(_, file)| file.seal.is_some()) {
         let bytes = Bytes::from(store.read(&file.name)?);
         let unreadable = |what: String| ProofError::File { file: file.name.clone(), what };
@@ -101,7 +115,7 @@ pub fn prove(store: &Store, wanted: &str) -> Result<EpisodeProof, ProofError> {
         let rows = read_rows(bytes, None).map_err(unreadable)?;
         let episode = Episode::of(&rows, row).map_err(|error| unreadable(error.to_string()))?;
         let records = record_digests(&rows);
-        let mut chain = before(&commits, commit, file);
+        let mut chain = before(commits, commit, file);
         chain.extend(&records[..row]);
         return Ok(EpisodeProof {
             recipe: PROOF.to_owned(),

@@ -248,6 +248,11 @@ impl Unsealed {
         Unsealed { table, schema, format, lower, partitions, chains: None }
     }
 
+    /// The table.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
     /// The same, sealed: the rows have a column [`columns::RECORD_DIGEST`].
     pub fn sealed(self, chains: BTreeMap<u16, Chain>) -> Unsealed {
         Unsealed { chains: Some(chains), ..self }

@@ -1,0 +1,201 @@
+//! How long from a payment to its decision, answered only when durable, at half of the peak rate?
+//!
+//! The fraud topology runs as a process of its own, under the wall clock. First callers that wait for each other find the
+//! peak; then an open loop makes half of it, and beside it, one after the other, a bare log takes records at that rate:
+//! whoever comes while a sync is under way is written with the next one. Last, ten times the peak is offered over
+//! 2,000 connections: all that was acknowledged must be among the decisions, and the rest refused.
+//!
+//! Everything shares the cores of one machine, the callers too.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use crate::load::{Load, Outcome, make};
+
+/// How many records, at most, a second of a stage makes when nothing else bounds it.
+const RATE_MAX: u32 = 1_000_000;
+
+struct Service {
+    child: Child,
+    http: SocketAddr,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Service {
+    fn start(topology: &Path, data: &Path) -> Result<Service, String> {
+        let program = std::env::current_exe().map_err(|e| e.to_string())?;
+        let mut command = Command::new(program);
+        command.arg("run").arg(topology).arg("--data").arg(data).args(["--set", "clock=wall"]);
+        command.args(["--http", "127.0.0.1:0", "--postgres", "127.0.0.1:0"]);
+        let world =
+            "transactions.world={ seed = 42, customers = 1000, terminals = 2000, days = 10, radius = 5.0 }";
+        command.args(["--set", world]).stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn().map_err(|e| e.to_string())?;
+        let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let line = lines.next().and_then(Result::ok).unwrap_or_default();
+        let http = line.strip_prefix("http on ").and_then(|address| address.parse().ok());
+        let service = Service { child, http: http.ok_or(line)? };
+        std::thread::spawn(move || lines.for_each(drop));
+        let until = Instant::now() + Duration::from_secs(60);
+        while !is_ready(service.http) {
+            if Instant::now() > until {
+                return Err("the service does not become ready".to_owned());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(service)
+    }
+}
+
+fn is_ready(address: SocketAddr) -> bool {
+    use std::io::Read;
+    let Ok(mut stream) = std::net::TcpStream::connect(address) else { return false };
+    let asked = stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let mut text = String::new();
+    asked.is_ok() && stream.read_to_string(&mut text).is_ok() && text.starts_with("HTTP/1.1 200")
+}
+
+/// A payment that nobody made before.
+fn payment(round: u32, number: usize) -> (String, String) {
+    let id = format!("load-{round}-{number}");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let time = tidegate_facts::time::to_rfc3339(i64::try_from(now.as_micros()).unwrap_or_default());
+    let (a, b, c) = ("a".repeat(64), "b".repeat(64), "c".repeat(32));
+    let body = format!(
+        r#"{{"event_id":"{id}","event_type":"card.transaction.v1","ts_utc":"{time}","manifest_fingerprint":"{a}","parameter_hash":"{b}","seed":42,"scenario_id":"load","run_id":"{c}","scenario_run_id":"{c}","platform_run_id":"platform_20260101T000000Z","payload":{{"transaction_id":{number},"customer_id":{},"terminal_id":{},"amount":"{}.50"}}}}"#,
+        number * 7919 % 1000,
+        number * 104_729 % 2000,
+        number % 200,
+    );
+    (id, body)
+}
+
+/// Runs the workload and prints what it gave, a line for each part.
+///
+/// # Errors
+/// When a part fails, or what was acknowledged is not there in the end.
+pub fn run(topology: &Path, divide: u32) -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let data = folder.path().join("data");
+    let lasts = Duration::from_secs_f64((10.0 / f64::from(divide)).max(1.0));
+    let service = Service::start(topology, &data)?;
+    let load = |rate, connections, lasts| Load { address: service.http, rate, lasts, connections, key: None };
+    let mut acknowledged = Vec::new();
+
+    // Sixty-four callers, each waiting for its answer: what is due is always late, so each calls as fast as it is answered.
+    let calls = 64 * 400 / divide.max(1) as usize;
+    let closed = load(RATE_MAX, 64, Duration::from_secs_f64(calls as f64 / f64::from(RATE_MAX)));
+    let began = Instant::now();
+    let mut peak = make(&closed, |number| payment(0, number))?;
+    let peak_rate = (peak.waited.len() as f64 / began.elapsed().as_secs_f64()) as u32;
+    println!("peak: {peak_rate} decisions/s over 64 connections ({:?})", peak.statuses);
+    acknowledged.append(&mut peak.acknowledged);
+
+    let rate = (peak_rate / 2).max(1);
+    let bare = bare_append(&folder.path().join("bare"), rate, lasts)?;
+    let mut half = make(&load(rate, 64, lasts), |number| payment(1, number))?;
+    println!("half of it, {rate}/s for {:.0} s ({:?})", lasts.as_secs_f64(), half.statuses);
+    println!(
+        "  bare append        p50 {:.3} ms  p99 {:.3} ms  p99.9 {:.3} ms",
+        bare.quantile(0.5),
+        bare.quantile(0.99),
+        bare.quantile(0.999)
+    );
+    println!(
+        "  payment to answer  p50 {:.3} ms  p99 {:.3} ms  p99.9 {:.3} ms",
+        half.quantile(0.5),
+        half.quantile(0.99),
+        half.quantile(0.999)
+    );
+    for part in ["queue", "log", "graph"] {
+        println!(
+            "    {part:<17}p50 {:.3} ms  p99 {:.3} ms  p99.9 {:.3} ms",
+            half.split_at(part, 0.5),
+            half.split_at(part, 0.99),
+            half.split_at(part, 0.999)
+        );
+    }
+    let aim = (3.0 * bare.quantile(0.99)).max(5.0);
+    let verdict = if half.quantile(0.99) <= aim { "reached" } else { "missed" };
+    println!("  aim: p99 within {aim:.3} ms: {verdict}");
+    acknowledged.append(&mut half.acknowledged);
+
+    let over = load(peak_rate.saturating_mul(10), 2000, lasts / 2);
+    let mut over = make(&over, |number| payment(2, number))?;
+    println!(
+        "ten times the peak over 2,000 connections ({:?}): p99 {:.1} ms of those answered",
+        over.statuses,
+        over.quantile(0.99)
+    );
+    acknowledged.append(&mut over.acknowledged);
+    drop(service); // kill -9
+
+    let there = events_in(&data)?;
+    let lost = acknowledged.iter().filter(|id| !there.contains(id.as_str())).count();
+    println!("{} acknowledged, {lost} lost after kill -9", acknowledged.len());
+    if lost > 0 { Err(format!("{lost} acknowledged payments are not in the log")) } else { Ok(()) }
+}
+
+/// The ids of the events in a log.
+fn events_in(data: &Path) -> Result<std::collections::BTreeSet<String>, String> {
+    use arrow::array::AsArray;
+    use tidegate_facts::{Topic, columns};
+    use tidegate_sinks::log::{EmbeddedLog, LogOptions, Start, Until, read_groups};
+    // A torn end is taken back first, as a start does.
+    drop(EmbeddedLog::open(&data.join("log"), LogOptions::default()).map_err(|e| e.to_string())?);
+    let mut ids = std::collections::BTreeSet::new();
+    for group in
+        read_groups(&data.join("log"), Start::Group(0), Until::Complete).map_err(|e| e.to_string())?
+    {
+        for frame in
+            group.map_err(|e| e.to_string())?.frames.iter().filter(|frame| frame.topic == Topic::Traffic)
+        {
+            let column = frame.rows.column_by_name(columns::EVENT_ID).ok_or("facts without ids")?;
+            ids.extend(column.as_string::<i32>().iter().flatten().map(str::to_owned));
+        }
+    }
+    Ok(ids)
+}
+
+/// Records of 600 bytes at a rate, each reported when the sync that covers it is done; what comes during a sync is written with the next.
+fn bare_append(file: &Path, rate: u32, lasts: Duration) -> Result<Outcome, String> {
+    let total = (f64::from(rate) * lasts.as_secs_f64()) as usize;
+    let text = |error: std::io::Error| error.to_string();
+    let mut log = File::create(file).map_err(text)?;
+    // As the log's segments are: preallocated, so that a sync writes no metadata.
+    log.write_all(&vec![0; total * 600]).map_err(text)?;
+    log.sync_all().map_err(text)?;
+    std::io::Seek::rewind(&mut log).map_err(text)?;
+    let (sender, receiver) = channel::<Instant>();
+    let began = Instant::now() + Duration::from_millis(20);
+    let producer = std::thread::spawn(move || {
+        for number in 0..total {
+            let due = began + Duration::from_secs_f64(number as f64 / f64::from(rate));
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if sender.send(due).is_err() {
+                break;
+            }
+        }
+    });
+    let mut outcome = Outcome::default();
+    while let Ok(first) = receiver.recv() {
+        let group: Vec<Instant> = std::iter::once(first).chain(receiver.try_iter()).collect();
+        log.write_all(&vec![b'x'; 600 * group.len()]).map_err(text)?;
+        log.sync_data().map_err(text)?;
+        outcome.waited.extend(group.into_iter().map(|due| due.elapsed()));
+    }
+    producer.join().map_err(|_| "the producer panicked".to_owned())?;
+    outcome.waited.sort_unstable();
+    Ok(outcome)
+}

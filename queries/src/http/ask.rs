@@ -1,0 +1,238 @@
+//! Questions: SQL, the list of tables, and the rows of a table as they are computed.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use arrow::ipc::writer::StreamWriter;
+use axum::Json;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, TryStreamExt};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tidegate_facts::Tick;
+use tidegate_facts::time::to_rfc3339;
+use tokio::sync::mpsc;
+use utoipa::ToSchema;
+
+use super::{Problem, ProblemBody, Shared, body_of};
+use crate::{Answer, Format, QueryError, json, write};
+
+/// How many rows an answer holds at most.
+const ROWS_MAX: usize = 100_000;
+
+/// How long a statement may take.
+const STATEMENT_WITHIN: Duration = Duration::from_secs(30);
+
+/// How many batches may wait for somebody who follows a table; who is slower loses the connection, not the rows: SQL has them.
+const TAIL_BATCHES_MAX: usize = 1024;
+
+/// A question.
+#[derive(Deserialize, ToSchema)]
+struct Question {
+    /// One statement that only reads.
+    sql: String,
+}
+
+/// An answer.
+#[derive(Serialize, ToSchema)]
+struct AnswerBody {
+    /// Rows before this tick were seen.
+    tick: Option<String>,
+    /// That tick as a time.
+    time: Option<String>,
+    /// Names and types.
+    #[schema(value_type = Vec<Object>)]
+    columns: serde_json::Value,
+    /// 64-bit integers, decimals and times are strings.
+    #[schema(value_type = Vec<Vec<Object>>)]
+    rows: Vec<Box<RawValue>>,
+    /// Whether there are more rows than an answer holds.
+    truncated: bool,
+    /// How long it took, in microseconds.
+    elapsed_us: u64,
+}
+
+/// Answers one statement that only reads.
+///
+/// As JSON; as `text/csv` or `application/vnd.apache.arrow.stream` if that is what `Accept` says.
+#[utoipa::path(
+    post, path = "/v1/sql", tag = "tables", request_body = Question,
+    responses(
+        (status = 200, description = "The rows", body = AnswerBody),
+        (status = 400, description = "The statement cannot be answered", body = ProblemBody),
+        (status = 408, description = "It took too long", body = ProblemBody),
+    )
+)]
+pub(super) async fn sql(State(service): Shared, request: Request) -> Result<Response, Problem> {
+    let began = Instant::now();
+    let (head, body) = body_of(request).await?;
+    let question: Question = serde_json::from_slice(&body).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, format!("the body is not {{\"sql\": \"SELECT ..\"}}: {error}"))
+    })?;
+    let answered = async {
+        let Answer { tick, rows } = service.catalogue.ask(&question.sql).await?;
+        let schema = rows.schema();
+        let mut held = 0;
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        let mut rows = rows;
+        while held <= ROWS_MAX {
+            let Some(batch) = rows.try_next().await.map_err(|error| QueryError::of_run(&error))? else {
+                break;
+            };
+            held += batch.num_rows();
+            batches.push(batch);
+        }
+        Ok::<_, QueryError>((tick, schema, batches, held))
+    };
+    let (tick, schema, mut batches, held) = match tokio::time::timeout(STATEMENT_WITHIN, answered).await {
+        Ok(answered) => answered.map_err(refused)?,
+        Err(_) => {
+            let what =
+                format!("the statement took longer than {} s; ask for less", STATEMENT_WITHIN.as_secs());
+            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, what));
+        }
+    };
+    let truncated = held > ROWS_MAX;
+    if truncated && let Some(last) = batches.pop() {
+        let more = held - ROWS_MAX;
+        batches.push(last.slice(0, last.num_rows() - more));
+    }
+    let failed = |error: &dyn std::error::Error| Problem::new(StatusCode::BAD_REQUEST, error);
+    match wanted(&head.headers) {
+        Form::Json => {
+            let mut rows = Vec::with_capacity(held.min(ROWS_MAX));
+            for batch in &batches {
+                let texts = json::arrays(batch).map_err(|error| failed(&error))?;
+                rows.extend(
+                    texts.into_iter().map(|text| RawValue::from_string(text).expect("it was just written")),
+                );
+            }
+            let body = AnswerBody {
+                tick: tick.map(|tick| tick.0.to_string()),
+                time: tick.map(time_of),
+                columns: json::columns(&schema),
+                rows,
+                truncated,
+                elapsed_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            };
+            Ok(Json(body).into_response())
+        }
+        Form::Csv => {
+            let mut text = Vec::new();
+            let rows = futures::stream::iter(batches.into_iter().map(Ok));
+            let rows = datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(schema, rows);
+            write(Format::Csv, Box::pin(rows), &mut text).await.map_err(refused)?;
+            Ok((heads(CSV, tick, truncated), text).into_response())
+        }
+        Form::Arrow => {
+            let mut writer = StreamWriter::try_new(Vec::new(), &schema).map_err(|error| failed(&error))?;
+            for batch in &batches {
+                writer.write(batch).map_err(|error| failed(&error))?;
+            }
+            let bytes = writer.into_inner().map_err(|error| failed(&error))?;
+            Ok((heads(ARROW, tick, truncated), bytes).into_response())
+        }
+    }
+}
+
+enum Form {
+    Json,
+    Csv,
+    Arrow,
+}
+
+const CSV: &str = "text/csv";
+const ARROW: &str = "application/vnd.apache.arrow.stream";
+
+fn wanted(headers: &HeaderMap) -> Form {
+    match headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()) {
+        Some(accept) if accept.contains(CSV) => Form::Csv,
+        Some(accept) if accept.contains(ARROW) => Form::Arrow,
+        _ => Form::Json,
+    }
+}
+
+/// What JSON has beside the rows goes into headers where there is only room for rows.
+fn heads(kind: &'static str, tick: Option<Tick>, truncated: bool) -> HeaderMap {
+    let mut heads = HeaderMap::new();
+    heads.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    if let Some(tick) = tick {
+        heads.insert("tidegate-tick", header::HeaderValue::from(tick.0));
+    }
+    let truncated = if truncated { "true" } else { "false" };
+    heads.insert("tidegate-truncated", header::HeaderValue::from_static(truncated));
+    heads
+}
+
+/// A tick as a time.
+pub(super) fn time_of(tick: Tick) -> String {
+    to_rfc3339(tick.micros())
+}
+
+pub(super) fn refused(error: QueryError) -> Problem {
+    let mut what = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        what += &format!("; because {error}");
+        cause = error.source();
+    }
+    Problem::new(StatusCode::BAD_REQUEST, what)
+}
+
+/// Every table.
+#[derive(Serialize, ToSchema)]
+struct Tables {
+    tables: Vec<TableBody>,
+}
+
+/// A table and its columns.
+#[derive(Serialize, ToSchema)]
+struct TableBody {
+    name: String,
+    #[schema(value_type = Vec<Object>)]
+    columns: serde_json::Value,
+}
+
+/// Lists the tables.
+#[utoipa::path(get, path = "/v1/tables", tag = "tables", responses((status = 200, body = Tables)))]
+pub(super) async fn tables(State(service): Shared) -> Json<impl Serialize> {
+    let tables = service.catalogue.schemas().into_iter();
+    let tables = tables.map(|(name, schema)| TableBody { name, columns: json::columns(&schema) });
+    Json(Tables { tables: tables.collect() })
+}
+
+/// Follows a table: an event for each row, as it is computed.
+#[utoipa::path(
+    get, path = "/v1/tail/{table}", tag = "tables", params(("table" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "Server-sent events, each a row as a JSON object", content_type = "text/event-stream"),
+        (status = 404, description = "There is no such table", body = ProblemBody),
+    )
+)]
+pub(super) async fn tail(
+    State(service): Shared,
+    Path(table): Path<String>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let known = service.live.tables();
+    if !known.contains(&table) {
+        let what = format!("there is no table `{table}` to follow; there are {}", known.join(", "));
+        return Err(Problem::new(StatusCode::NOT_FOUND, what));
+    }
+    let (sender, receiver) = mpsc::channel(TAIL_BATCHES_MAX);
+    // The graph hands over references; they are written out here.
+    service.live.tail(&table, Box::new(move |rows| sender.try_send(rows.clone()).is_ok()));
+    let rows = futures::stream::unfold((receiver, VecDeque::new()), |(mut receiver, mut rows)| async {
+        while rows.is_empty() {
+            let batch: RecordBatch = receiver.recv().await?;
+            rows.extend(json::objects(&batch).unwrap_or_default());
+        }
+        let row = rows.pop_front().expect("there is one");
+        Some((Ok(Event::default().data(row)), (receiver, rows)))
+    });
+    Ok(Sse::new(rows).keep_alive(KeepAlive::default()))
+}

@@ -1,0 +1,227 @@
+//! What a running topology serves over HTTP: facts in, decisions, SQL, live rows, and its own state.
+//!
+//! Connections are bounded in number, heads and bodies in size and time. A call that cannot be taken is refused at once, with what
+//! is wrong and how to mend it; what was taken is answered when it is durable.
+
+mod ask;
+mod console;
+mod decisions;
+mod facts;
+mod status;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::Serialize;
+use tidegate_dataflows::Plan;
+use tidegate_dataflows::live::Live;
+use tidegate_dataflows::watch::Watch;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use utoipa::{OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::Catalogue;
+use crate::access::{Caller, Denied, Keys, Role};
+
+/// How many connections may be open.
+const CONNECTIONS_MAX: usize = 8192;
+
+/// How long the head of a request may take, and its body.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+
+/// How many bytes the body of a request may have.
+pub const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// A running topology, as those see it who call.
+pub struct Service {
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// What is shared with its graph.
+    pub live: Arc<Live>,
+    /// Its counters.
+    pub watch: Watch,
+    /// Its tables.
+    pub catalogue: Arc<Catalogue>,
+    /// Who may call.
+    pub keys: Keys,
+    /// The data folder.
+    pub data: PathBuf,
+    /// Where its tables are committed.
+    pub store: PathBuf,
+    /// How many workers it has.
+    pub workers: usize,
+}
+
+/// Shared by all calls.
+type Shared = State<Arc<Service>>;
+
+/// Why a call was not answered.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    what: String,
+    /// In how many seconds to try again.
+    retry_after: Option<u64>,
+}
+
+/// Why a call was not answered: what is wrong, and how to mend it.
+#[derive(Serialize, ToSchema)]
+struct ProblemBody {
+    error: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, what: impl ToString) -> Problem {
+        Problem { status, what: what.to_string(), retry_after: None }
+    }
+
+    fn retry(self, seconds: u64) -> Problem {
+        Problem { retry_after: Some(seconds), ..self }
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Problem {
+        let status = match denied {
+            Denied::NoKey | Denied::UnknownKey => StatusCode::UNAUTHORIZED,
+            Denied::Role { .. } | Denied::EventType { .. } => StatusCode::FORBIDDEN,
+        };
+        Problem::new(status, denied)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(ProblemBody { error: self.what })).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Tidegate",
+    description = "Facts in, decisions out, and every table of a running topology. With keys, each call carries `Authorization: Bearer KEY`."
+))]
+struct Api;
+
+/// All calls.
+fn router(service: Arc<Service>) -> axum::Router {
+    let reads = OpenApiRouter::new()
+        .routes(routes!(status::status))
+        .routes(routes!(ask::tables))
+        .routes(routes!(ask::sql))
+        .routes(routes!(ask::tail))
+        .routes(routes!(decisions::decision))
+        .layer(from_fn(|request, next| allowed(Role::Reader, request, next)));
+    let writes = OpenApiRouter::new()
+        .routes(routes!(facts::facts))
+        .routes(routes!(facts::decide))
+        .layer(from_fn(|request, next| allowed(Role::Producer, request, next)));
+    let operates = OpenApiRouter::new()
+        .routes(routes!(status::metrics))
+        .layer(from_fn(|request, next| allowed(Role::Operator, request, next)));
+    let calls = OpenApiRouter::with_openapi(Api::openapi())
+        .merge(reads)
+        .merge(writes)
+        .merge(operates)
+        .layer(from_fn_with_state(Arc::clone(&service), known))
+        .routes(routes!(status::healthz))
+        .routes(routes!(status::readyz));
+    let (calls, api) = calls.split_for_parts();
+    let api = Arc::new(api);
+    calls
+        .route("/openapi.json", get(move || async move { Json(Arc::clone(&api)) }))
+        .merge(console::router())
+        .fallback(|| async {
+            Problem::new(StatusCode::NOT_FOUND, "there is nothing here; GET /openapi.json lists every call")
+        })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(service)
+}
+
+/// Finds out who calls.
+async fn known(State(service): Shared, mut request: Request, next: Next) -> Result<Response, Problem> {
+    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let caller =
+        service.keys.caller(bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim))?;
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+async fn allowed(role: Role, request: Request, next: Next) -> Result<Response, Problem> {
+    let caller = request.extensions().get::<Caller>().expect("it was found out who calls");
+    caller.needs(role)?;
+    Ok(next.run(request).await)
+}
+
+/// The body of a request, if it comes in time and is not too long.
+async fn body_of(request: Request) -> Result<(axum::http::request::Parts, bytes::Bytes), Problem> {
+    let (head, body) = request.into_parts();
+    let read = axum::body::to_bytes(body, BODY_BYTES_MAX);
+    match tokio::time::timeout(BODY_WITHIN, read).await {
+        Ok(Ok(bytes)) => Ok((head, bytes)),
+        Ok(Err(_)) => Err(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body broke off, or has more than {BODY_BYTES_MAX} bytes; send less at once"),
+        )),
+        Err(_) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the body did not come within {} s; send it faster or in parts", BODY_WITHIN.as_secs()),
+        )),
+    }
+}
+
+/// Waits until `stop` turns true, or nobody can tell any more.
+pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Serves until `stop` turns true, then lets the calls under way end.
+pub async fn serve(service: Arc<Service>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    let router = router(service);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let graceful = hyper_util::server::graceful::GracefulShutdown::new();
+    loop {
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: those that are open are served.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            () = told_to_stop(&mut stop) => break,
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            continue; // Closed without a word: to say more would need what is short.
+        };
+        let _ = stream.set_nodelay(true);
+        let mut server = hyper::server::conn::http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(64 << 10);
+        let connection =
+            server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            let _ = connection.await; // A caller that goes away is no fault of the service.
+            drop(place);
+        });
+    }
+    let _ = tokio::time::timeout(Duration::from_secs(5), graceful.shutdown()).await;
+}

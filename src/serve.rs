@@ -1,0 +1,181 @@
+//! `tidegate run` without an end: the topology stays up, follows its sources, and is asked over HTTP and Postgres.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tidegate_dataflows::Plan;
+use tidegate_dataflows::live::{INGRESS, Limits, Live};
+use tidegate_dataflows::plan::StepKind;
+use tidegate_dataflows::run::{Options, Report, RunError, serve};
+use tidegate_dataflows::topology::TableFormat;
+use tidegate_dataflows::watch::Watch;
+use tidegate_queries::access::Keys;
+use tidegate_queries::http::Service;
+use tidegate_queries::{Catalogue, http, postgres};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::{Answer, account, exit, fail, progress};
+
+/// Where a service is reached.
+#[derive(clap::Args)]
+pub struct Ports {
+    /// Where HTTP is served, and the console: an address and a port.
+    #[arg(long, default_value = "127.0.0.1:7878", value_name = "ADDRESS:PORT")]
+    http: SocketAddr,
+    /// Where the Postgres wire protocol is served.
+    #[arg(long, default_value = "127.0.0.1:5439", value_name = "ADDRESS:PORT")]
+    postgres: SocketAddr,
+    /// The file of API keys, as `tidegate keys api` writes it. Without one only this machine is served.
+    #[arg(long, env = "TIDEGATE_API_KEYS", value_name = "FILE")]
+    api_keys: Option<PathBuf>,
+}
+
+/// Why a service was not started.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Keys(#[from] tidegate_queries::access::KeysError),
+    #[error(
+        "{address} can be reached from other machines, and nobody is asked for a key; name a file with --api-keys, or serve on 127.0.0.1"
+    )]
+    Open { address: SocketAddr },
+    #[error(
+        "cannot serve {what} on {address}; another program may hold the port: choose another with --{what}"
+    )]
+    Port { what: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("the threads that serve cannot be started")]
+    Runtime(#[from] std::io::Error),
+    #[error(transparent)]
+    Query(#[from] tidegate_queries::QueryError),
+}
+
+/// Serves until it is told to stop.
+pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> ExitCode {
+    let sources = plan.sources.iter().map(|source| source.name.clone()).chain([INGRESS.to_owned()]);
+    let sources: Vec<String> = sources.collect();
+    let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
+    let (plan, watched) = (Arc::new(plan), Watch::new(&sources, &nodes));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&error.into()),
+    };
+    let started = runtime.block_on(start(&plan, options, ports, &watched));
+    let (live, servers, stop) = match started {
+        Ok(started) => started,
+        Err(refused) => return refuse(&refused),
+    };
+    runtime.spawn(stop_on_signal(Arc::clone(&live)));
+    let shown = progress::show(&watched, format == Answer::Text && is_terminal());
+    let outcome: Result<Report, RunError> = serve(&plan, options, &watched, &live);
+    shown.stop();
+    let _ = stop.send(true);
+    runtime.block_on(async {
+        for server in servers {
+            let _ = server.await;
+        }
+    });
+    match outcome {
+        Ok(report) => match account::print(&plan, options, &watched, &report, format == Answer::Json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(error.as_ref()),
+        },
+        Err(error) => fail(&error),
+    }
+}
+
+fn is_terminal() -> bool {
+    use std::io::IsTerminal;
+    std::io::stderr().is_terminal()
+}
+
+fn refuse(refused: &Refused) -> ExitCode {
+    fail(refused);
+    ExitCode::from(exit::REFUSED)
+}
+
+type Started = (Arc<Live>, Vec<tokio::task::JoinHandle<()>>, watch::Sender<bool>);
+
+/// Opens the ports before anything else, so that a port that is taken is told at once.
+async fn start(
+    plan: &Arc<Plan>,
+    options: &Options,
+    ports: &Ports,
+    watched: &Watch,
+) -> Result<Started, Refused> {
+    let keys = match &ports.api_keys {
+        Some(file) => Keys::read(file)?,
+        None => Keys::default(),
+    };
+    for address in [ports.http, ports.postgres] {
+        if keys.is_empty() && !address.ip().is_loopback() {
+            return Err(Refused::Open { address });
+        }
+    }
+    let http_port = bind("http", ports.http).await?;
+    let postgres_port = bind("postgres", ports.postgres).await?;
+    let live = Arc::new(Live::new(Limits::default()));
+    let store = options.store_path();
+    let catalogue = Arc::new(Catalogue::live(&options.data, &store, &live_tables(plan), &live)?);
+    let service = Arc::new(Service {
+        plan: Arc::clone(plan),
+        live: Arc::clone(&live),
+        watch: watched.clone(),
+        catalogue: Arc::clone(&catalogue),
+        keys: keys.clone(),
+        data: options.data.clone(),
+        store,
+        workers: options.workers,
+    });
+    eprintln!("http on {}", http_port.local_addr()?);
+    eprintln!("postgres on {}", postgres_port.local_addr()?);
+    if keys.is_empty() {
+        eprintln!(
+            "no API keys: programs of this machine may read and send facts (psql user `tidegate`, no password)"
+        );
+    }
+    let (stop, stopped) = watch::channel(false);
+    let http = tokio::spawn(http::serve(service, http_port, stopped.clone()));
+    let postgres = tokio::spawn(async move {
+        if let Err(error) = postgres::serve(catalogue, keys, postgres_port, stopped).await {
+            eprintln!("tidegate: postgres is not served: {error}");
+        }
+    });
+    Ok((live, vec![http, postgres], stop))
+}
+
+async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, Refused> {
+    TcpListener::bind(address).await.map_err(|source| Refused::Port { what, address, source })
+}
+
+/// The tables whose rows are served before they are committed; lines of JSON have no types until they are.
+fn live_tables(plan: &Plan) -> Vec<(String, arrow::datatypes::SchemaRef)> {
+    let lines: Vec<&str> = plan
+        .steps
+        .iter()
+        .filter_map(|step| match &step.kind {
+            StepKind::Table(table) if table.format == TableFormat::Jsonl => Some(table.table.as_str()),
+            _ => None,
+        })
+        .collect();
+    plan.tables().into_iter().filter(|(name, _)| !lines.contains(&name.as_str())).collect()
+}
+
+/// Tells the run to finish when the process is told to.
+async fn stop_on_signal(live: Arc<Live>) {
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .expect("a handler can be set");
+    loop {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        if live.is_stopping() {
+            std::process::exit(i32::from(exit::FAILED)); // Asked twice: whatever is not durable is done again.
+        }
+        eprintln!("stopping: what was taken is finished and committed; ask again to stop at once");
+        live.stop();
+    }
+}

@@ -1,0 +1,442 @@
+//! A topology that stays up: facts come in over HTTP, decisions go out, tables are asked while rows arrive, and a stop loses nothing.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness;
+
+/// A running service, killed at the end of its test.
+struct Service {
+    child: Child,
+    http: SocketAddr,
+    postgres: SocketAddr,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Answered {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answered {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {} {}", self.status, self.body))
+    }
+}
+
+impl Service {
+    fn start(data: &Path, more: &[&str]) -> Service {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("run").arg(harness::file("tests/topologies/live.toml")).arg("--data").arg(data);
+        command.args(["--http", "127.0.0.1:0", "--postgres", "127.0.0.1:0"]).args(more);
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut address = |what: &str| -> SocketAddr {
+            let line = lines.next().expect("the service says where it is").unwrap();
+            line.strip_prefix(what).unwrap_or_else(|| panic!("{line}")).parse().unwrap()
+        };
+        let (http, postgres) = (address("http on "), address("postgres on "));
+        // What it says later must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let service = Service { child, http, postgres };
+        let until = Instant::now() + Duration::from_secs(30);
+        while service.get("/readyz").status != 200 {
+            assert!(Instant::now() < until, "the service does not become ready");
+            std::thread::yield_now();
+        }
+        service
+    }
+
+    fn ask(&self, request: &str, body: &[u8]) -> Answered {
+        let mut stream = TcpStream::connect(self.http).unwrap();
+        let request =
+            format!("{request}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(request.as_bytes()).unwrap();
+        let _ = stream.write_all(body); // A request that is refused early may not be read whole.
+        answered(stream)
+    }
+
+    fn get(&self, path: &str) -> Answered {
+        self.ask(&format!("GET {path} HTTP/1.1"), b"")
+    }
+
+    fn post(&self, path: &str, kind: &str, body: &str) -> Answered {
+        self.ask(&format!("POST {path} HTTP/1.1\r\ncontent-type: {kind}"), body.as_bytes())
+    }
+
+    fn sql(&self, sql: &str) -> Value {
+        let answered = self.post("/v1/sql", "application/json", &json!({ "sql": sql }).to_string());
+        assert_eq!(answered.status, 200, "{sql}: {}", answered.body);
+        answered.json()
+    }
+
+    /// Asks the process to end, and waits until it has.
+    fn stop(mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(self.child.wait().unwrap().success(), "a service that is asked to stop ends well");
+    }
+}
+
+fn answered(mut stream: TcpStream) -> Answered {
+    let mut text = Vec::new();
+    let _ = stream.read_to_end(&mut text);
+    let text = String::from_utf8_lossy(&text);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let body = match head.contains("transfer-encoding: chunked") {
+        true => body.split("\r\n").skip(1).step_by(2).collect(),
+        false => body.to_owned(),
+    };
+    Answered { status, head: head.to_owned(), body }
+}
+
+fn payment(id: &str, second: u64, card: u64, amount: &str) -> String {
+    let (a, b) = ("a".repeat(64), "b".repeat(64));
+    let time = tidegate_facts::time::to_rfc3339(1_767_225_600_000_000 + second as i64 * 1_000_000);
+    json!({
+        "event_id": id, "event_type": "payment.v1", "ts_utc": time, "manifest_fingerprint": a, "parameter_hash": b,
+        "seed": 7, "scenario_id": "s", "run_id": "c".repeat(32), "scenario_run_id": "d".repeat(32),
+        "platform_run_id": "platform_20260101T000000Z",
+        "payload": {"transaction_id": id.trim_start_matches("p-"), "customer_id": card, "terminal_id": 3, "amount": amount},
+    })
+    .to_string()
+}
+
+#[test]
+fn a_fact_is_decided_in_the_call_that_brings_it_and_again_when_it_is_sent_again() {
+    let scratch = tempfile::tempdir().unwrap();
+    let service = Service::start(&scratch.path().join("data"), &[]);
+    let first = service.post("/v1/decide", "application/json", &payment("p-1", 1, 5, "12.50"));
+    assert_eq!(first.status, 200, "{}", first.body);
+    assert!(first.head.contains("server-timing: queue;dur="), "{}", first.head);
+    let said = first.json();
+    assert_eq!(said["receipt"]["verdict"], "admitted");
+    assert_eq!(said["decision"]["event_id"], "p-1");
+    assert_eq!(said["decision"]["action"], "ALLOW");
+    let again = service.post("/v1/decide", "application/json", &payment("p-1", 1, 5, "12.50"));
+    assert_eq!((again.status, &again.json()["receipt"]["verdict"]), (200, &json!("duplicate")));
+    assert_eq!(again.json()["decision"]["decision_id"], said["decision"]["decision_id"]);
+    let bad = service.post("/v1/decide", "application/json", &payment("p-2", 2, 5, "much"));
+    assert_eq!((bad.status, &bad.json()["receipt"]["reason"]), (422, &json!("SCHEMA_FAIL")), "{}", bad.body);
+
+    let why = service.get("/v1/decisions/p-1").json();
+    assert_eq!((&why["sealed"], &why["fact"]["payload"]["amount"]), (&json!(false), &json!(12.5)), "{why}");
+    assert_eq!(service.get("/v1/decisions/p-9").status, 404);
+    service.stop();
+
+    let service = Service::start(&scratch.path().join("data"), &[]);
+    let why = service.get("/v1/decisions/p-1").json();
+    assert_eq!((&why["sealed"], &why["proof"]["verified"]), (&json!(true), &json!(true)), "{why}");
+    assert_eq!(why["decision"]["decision_id"], said["decision"]["decision_id"]);
+    assert!(why["why"].as_array().unwrap().len() > 3, "{why}");
+    let again = service.post("/v1/decide", "application/json", &payment("p-1", 1, 5, "12.50"));
+    assert_eq!(again.json()["decision"]["decision_id"], said["decision"]["decision_id"]);
+}
+
+#[test]
+fn every_record_of_a_call_has_its_receipt_in_order() {
+    let scratch = tempfile::tempdir().unwrap();
+    let service = Service::start(&scratch.path().join("data"), &[]);
+    // Not in the order of their times.
+    let lines = [
+        payment("p-3", 30, 1, "1.00"),
+        "no JSON".to_owned(),
+        payment("p-1", 10, 1, "1.00"),
+        payment("p-3", 30, 1, "1.00"),
+        payment("p-3", 30, 1, "2.00"),
+    ];
+    let answered = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
+    let said: Vec<(String, String)> = answered.json()["receipts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| {
+            (r["verdict"].as_str().unwrap().to_owned(), r["event_id"].as_str().unwrap_or("-").to_owned())
+        })
+        .collect();
+    let said: Vec<(&str, &str)> = said.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let wanted = [
+        ("admitted", "p-3"),
+        ("quarantined", "-"),
+        ("admitted", "p-1"),
+        ("duplicate", "p-3"),
+        ("quarantined", "p-3"),
+    ];
+    assert_eq!(said, wanted, "{}", answered.body);
+    let rows = service.sql("SELECT reason, bytes_text FROM quarantine ORDER BY position");
+    assert_eq!(rows["rows"][0][1], "no JSON", "{rows}");
+    assert_eq!(rows["rows"][1][0], "PAYLOAD_HASH_MISMATCH", "{rows}");
+    assert_eq!(service.get("/v1/status").json()["counts"]["admitted"], 2);
+}
+
+#[test]
+fn what_is_asked_as_of_one_tick_is_the_same_whenever_it_is_asked() {
+    let scratch = tempfile::tempdir().unwrap();
+    let data = scratch.path().join("data");
+    let service = Service::start(&data, &["-w", "2"]);
+    let send = |from: u64, to: u64| {
+        let lines: Vec<String> = (from..to).map(|i| payment(&format!("p-{i}"), i, i % 7, "3.00")).collect();
+        let answered = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
+        assert_eq!(answered.status, 200, "{}", answered.body);
+    };
+    send(0, 500);
+    let ask = "SELECT f.tick, (SELECT count(*) FROM decisions) AS decided, (SELECT count(*) FROM features) AS seen FROM frontier f";
+    let until = Instant::now() + Duration::from_secs(20);
+    let first = loop {
+        let answer = service.sql(ask);
+        assert_eq!(answer["rows"][0][1], answer["rows"][0][2], "two tables as of one tick: {answer}");
+        if answer["rows"][0][1] == "500" {
+            break answer;
+        }
+        assert!(Instant::now() < until, "{answer}");
+    };
+    let tick: u64 = first["rows"][0][0].as_str().unwrap().parse().unwrap();
+    // Commit boundaries pass meanwhile: some of the rows move from memory into files.
+    for round in 1..12 {
+        send(round * 500, (round + 1) * 500);
+        let answer = service.sql(&format!("SELECT count(*) FROM as_of('decisions', {})", tick - 1));
+        assert_eq!(answer["rows"][0][0], "500", "round {round}: {answer}");
+    }
+    let commits = service.sql("SELECT commits FROM frontier")["rows"][0][0].clone();
+    assert_ne!(commits, "0", "the topology commits every 1000 rows");
+    let whole = service.sql("SELECT count(*), count(DISTINCT event_id) FROM decisions");
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut last = whole;
+    while last["rows"][0] != json!(["6000", "6000"]) {
+        assert!(Instant::now() < until, "{last}");
+        last = service.sql("SELECT count(*), count(DISTINCT event_id) FROM decisions");
+    }
+    service.stop();
+    let counted = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["sql", "--format", "csv", "--data"])
+        .arg(&data)
+        .arg(format!("SELECT count(*) FROM decisions WHERE _tick < {tick}"))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&counted.stdout).lines().nth(1), Some("500"));
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill() {
+    let scratch = tempfile::tempdir().unwrap();
+    let data = scratch.path().join("data");
+    let mut acknowledged = 0;
+    for round in 0..4u64 {
+        let service = Service::start(&data, &[]);
+        for call in 0..20 {
+            let from = round * 2000 + call * 100;
+            let lines: Vec<String> =
+                (from..from + 100).map(|i| payment(&format!("p-{i}"), i, i % 7, "3.00")).collect();
+            let answered = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
+            acknowledged += answered.json()["receipts"].as_array().unwrap().len();
+        }
+        drop(service); // kill -9
+    }
+    let service = Service::start(&data, &[]);
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let counted =
+            service.sql("SELECT count(*), count(DISTINCT event_id) FROM decisions")["rows"][0].clone();
+        if counted == json!([acknowledged.to_string(), acknowledged.to_string()]) {
+            break;
+        }
+        assert!(Instant::now() < until, "{acknowledged} acknowledged, {counted} decided");
+    }
+    let facts = service.sql("SELECT count(*) FROM facts WHERE event_type = 'payment.v1'");
+    assert_eq!(facts["rows"][0][0], acknowledged.to_string());
+    service.stop();
+    let verified =
+        Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["verify", "--data"]).arg(&data).output().unwrap();
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+}
+
+#[test]
+fn a_file_that_grows_is_followed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("payments.jsonl");
+    std::fs::write(&file, payment("p-1", 1, 5, "1.00") + "\n").unwrap();
+    let set = format!("payments_file.path={}", file.display());
+    let service = Service::start(&scratch.path().join("data"), &["--set", &set]);
+    let wait_for = |count: &str| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while service.sql("SELECT count(*) FROM decisions")["rows"][0][0] != count {
+            assert!(Instant::now() < until, "{}", service.sql("SELECT * FROM receipts"));
+        }
+    };
+    wait_for("1");
+    let mut grown = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
+    let line = payment("p-2", 2, 5, "1.00");
+    // Half a line is not read as a record.
+    grown.write_all(&line.as_bytes()[..40]).unwrap();
+    assert_eq!(service.post("/v1/decide", "application/json", &payment("p-3", 3, 5, "1.00")).status, 200);
+    wait_for("2");
+    grown.write_all(&line.as_bytes()[40..]).unwrap();
+    grown.write_all(b"\n").unwrap();
+    wait_for("3");
+    assert_eq!(service.sql("SELECT count(*) FROM quarantine")["rows"][0][0], "0");
+}
+
+#[test]
+fn keys_say_who_may_do_what() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("keys.toml");
+    let make = |arguments: &[&str]| {
+        let made = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["keys", "api", "--file"])
+            .arg(&file)
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        String::from_utf8(made.stdout).unwrap().trim().to_owned()
+    };
+    let till = make(&["--id", "till", "--role", "producer", "--event-type", "payment.v1"]);
+    let analyst = make(&["--id", "analyst", "--role", "reader"]);
+    let service = Service::start(&scratch.path().join("data"), &["--api-keys", file.to_str().unwrap()]);
+    let call = |key: &str, path: &str, body: &str| {
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let key = if key.is_empty() { String::new() } else { format!("\r\nauthorization: Bearer {key}") };
+        service.ask(&format!("{method} {path} HTTP/1.1{key}"), body.as_bytes())
+    };
+    let event = payment("p-1", 1, 5, "1.00");
+    let other = event.replace("payment.v1", "refund.v1");
+    let cases = [
+        ("", "/v1/facts", event.as_str(), 401),
+        ("tg_wrong", "/v1/facts", &event, 401),
+        (&analyst, "/v1/facts", &event, 403),
+        (&till, "/v1/facts", &other, 403),
+        (&till, "/v1/facts", "no JSON", 403),
+        (&till, "/v1/facts", &event, 200),
+        (&till, "/v1/tables", "", 403),
+        (&analyst, "/v1/tables", "", 200),
+        (&analyst, "/metrics", "", 403),
+        ("", "/healthz", "", 200),
+        ("", "/openapi.json", "", 200),
+        ("", "/", "", 200),
+    ];
+    for (key, path, body, status) in cases {
+        let answered = call(key, path, body);
+        assert_eq!(answered.status, status, "{path} {body}: {}", answered.body);
+        assert!(!answered.body.contains(&till) && !answered.body.contains(&analyst));
+    }
+    for (user, password, ok) in
+        [("analyst", &analyst, true), ("analyst", &till, false), ("till", &till, false)]
+    {
+        let Some(output) = psql(&service, user, password, "SELECT 1") else { return };
+        assert_eq!(output.status.success(), ok, "{user}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Runs psql, where it is installed.
+fn psql(service: &Service, user: &str, password: &str, sql: &str) -> Option<std::process::Output> {
+    let found = std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join("psql"));
+    let psql: PathBuf = found.into_iter().find(|path| path.is_file())?;
+    let (host, port) = (service.postgres.ip().to_string(), service.postgres.port().to_string());
+    let mut command = Command::new(psql);
+    command.args([
+        "-X",
+        "-A",
+        "-t",
+        "-h",
+        &host,
+        "-p",
+        &port,
+        "-U",
+        user,
+        "-d",
+        "tidegate",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-c",
+        sql,
+    ]);
+    Some(command.env("PGPASSWORD", password).env("PGCONNECT_TIMEOUT", "10").output().unwrap())
+}
+
+#[test]
+fn psql_lists_tables_joins_and_changes_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let service = Service::start(&scratch.path().join("data"), &[]);
+    let lines: Vec<String> = (0..1500).map(|i| payment(&format!("p-{i}"), i, i % 7, "3.00")).collect();
+    assert_eq!(service.post("/v1/facts", "application/x-ndjson", &lines.join("\n")).status, 200);
+    let until = Instant::now() + Duration::from_secs(20);
+    while service.sql("SELECT count(*) FROM decisions")["rows"][0][0] != "1500" {
+        assert!(Instant::now() < until);
+    }
+    let ask = |sql: &str| {
+        let output = psql(&service, "tidegate", "", sql)?;
+        Some((
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        ))
+    };
+    let Some((ok, listed, error)) = ask("\\dt") else {
+        eprintln!("psql is not installed: not tried");
+        return;
+    };
+    assert!(ok && listed.contains("decisions") && listed.contains("facts"), "{listed}{error}");
+    let join = "SELECT count(*) FROM decisions d JOIN facts f ON f._tick = d._tick JOIN features x ON x._tick = d._tick";
+    assert_eq!(ask(join), Some((true, "1500".to_owned(), String::new())));
+    let refused = [
+        ("INSERT INTO decisions SELECT * FROM decisions", "only read"),
+        ("CREATE TABLE x (a int)", "only read"),
+        ("SELECT * INTO x FROM decisions", "only read"),
+        ("COPY decisions TO '/tmp/x.csv'", "only read"),
+        ("CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'", ""),
+        ("SELECT * FROM '/etc/passwd'", "no table"),
+        ("SELECT * FROM desicions", "`decisions`"),
+    ];
+    for (sql, said) in refused {
+        let (ok, out, error) = ask(sql).unwrap();
+        assert!(!ok && error.contains(said), "{sql}: {out} {error}");
+    }
+}
+
+#[test]
+fn hostile_requests_get_clear_errors() {
+    let scratch = tempfile::tempdir().unwrap();
+    let service = Service::start(&scratch.path().join("data"), &[]);
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let cases: Vec<(&str, String, u16, &str)> = vec![
+        ("/v1/facts", deep, 200, "quarantined"),
+        ("/v1/facts", String::new(), 200, "quarantined"),
+        ("/v1/facts", "x".repeat(9 << 20), 413, "send less"),
+        ("/v1/sql", "{\"sql\":".to_owned(), 400, "the body is not"),
+        ("/v1/sql", json!({"sql": "DROP TABLE decisions"}).to_string(), 400, "only read"),
+        ("/v1/sql", json!({"sql": "SELECT 1; SELECT 2"}).to_string(), 400, "one at a time"),
+        ("/v1/sql", json!({"sql": "SELECT * FROM read_csv('/etc/passwd')"}).to_string(), 400, ""),
+        (
+            "/v1/sql",
+            json!({"sql": format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000))}).to_string(),
+            400,
+            "",
+        ),
+        ("/v1/nothing", "{}".to_owned(), 404, "openapi.json"),
+    ];
+    for (path, body, status, said) in cases {
+        let answered = service.post(path, "application/json", &body);
+        assert_eq!(answered.status, status, "{path}: {}", answered.body);
+        assert!(answered.body.contains(said), "{path}: {}", answered.body);
+    }
+    let bytes = service
+        .ask("POST /v1/facts HTTP/1.1\r\ncontent-type: application/json", b"{\"event_id\":\"\xff\xfe\"}");
+    assert_eq!(bytes.json()["receipts"][0]["verdict"], "quarantined", "{}", bytes.body);
+    let mut stream = TcpStream::connect(service.http).unwrap();
+    let _ = stream.write_all(format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(1 << 20)).as_bytes());
+    assert!([0, 431].contains(&answered(stream).status), "a head that is too long is not read to its end");
+    assert_eq!(service.get("/healthz").body, "ok");
+}
