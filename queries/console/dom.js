@@ -1,0 +1,173 @@
+// Elements from data.
+//
+// Facts are written by strangers, so whatever came from one becomes a text node: nothing here or elsewhere takes
+// markup from a string, and an address is made of encoded parts. Characters that could hide or reorder text are shown.
+
+import { isDigest, isNumeric, shorten, visible } from "./format.js";
+
+/** An HTML element. Attributes that are functions become listeners; null and false leave an attribute out. */
+export function el(tag, attributes = {}, ...children) {
+  return furnish(document.createElement(tag), attributes, children);
+}
+
+/** The same for SVG. */
+export function svg(tag, attributes = {}, ...children) {
+  return furnish(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function furnish(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value !== null && value !== undefined && value !== false) {
+      element.setAttribute(name, value === true ? "" : value);
+    }
+  }
+  add(element, children);
+  return element;
+}
+
+function add(parent, children) {
+  for (const child of children.flat(Infinity)) {
+    if (child === null || child === undefined || child === false) continue;
+    parent.append(child instanceof Node ? child : visible(String(child)));
+  }
+}
+
+/** Puts children in the place of what an element held. */
+export function fill(element, ...children) {
+  const fresh = document.createDocumentFragment();
+  add(fresh, children);
+  element.replaceChildren(fresh);
+  return element;
+}
+
+/** Tells what was done, to eyes and to screen readers. */
+export function say(text) {
+  const said = document.getElementById("said");
+  said.textContent = text;
+  said.classList.add("shown");
+  clearTimeout(say.timer);
+  say.timer = setTimeout(() => said.classList.remove("shown"), 2500);
+}
+
+/** A button that copies a text. */
+export function copier(text, label = "copy", what = label) {
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      say("copied");
+    } catch {
+      say("the browser did not let the console copy; select the text instead");
+    }
+  };
+  return el("button", { type: "button", class: "copy", "aria-label": `copy ${what}`, click: copy }, label);
+}
+
+/** A digest, shortened; all of it on copying, and when the pointer rests on it. */
+export function digest(hex, what = "digest") {
+  return el("span", { class: "digest", title: hex }, el("code", {}, shorten(hex)), copier(hex, "copy", what));
+}
+
+/** A command to take to a terminal. */
+export function command(text) {
+  return el("div", { class: "command" }, el("code", {}, text), copier(text, "copy", "command"));
+}
+
+/** A sentence whose digests are shortened. */
+export function prose(text) {
+  const parts = text.split(/\b([0-9a-f]{64})\b/);
+  return parts.map((part, at) => (at % 2 ? el("code", { title: part }, shorten(part)) : part));
+}
+
+/** What an action is to the eye: good, bad or to be looked at. */
+export function action(name) {
+  const tone = /allow|approve|accept|pass/i.test(name) ? "good"
+    : /block|decline|deny|reject/i.test(name) ? "bad" : "mind";
+  return badge(name, tone);
+}
+
+/** A word in a tone: good, bad, mind or none. */
+export function badge(text, tone = "") {
+  return el("span", { class: `badge ${tone}` }, text);
+}
+
+/** A value of a column, whatever it is. */
+export function value(of) {
+  if (of === null || of === undefined) return el("span", { class: "null" }, "null");
+  if (Array.isArray(of)) return of.length ? of.map((item) => (item === null ? "null" : String(item))).join(", ")
+    : el("span", { class: "null" }, "none");
+  if (typeof of === "object") return JSON.stringify(of);
+  if (isDigest(of)) return el("code", { title: of }, shorten(of));
+  return String(of);
+}
+
+/** Names and what they are. */
+export function facts(...pairs) {
+  const given = pairs.filter(Boolean);
+  return el("dl", { class: "facts" }, given.map(([name, of]) => el("div", {}, el("dt", {}, name), el("dd", {}, of))));
+}
+
+/** A headed part of a view. */
+export function card(title, ...children) {
+  return el("section", { class: "card" }, el("h2", {}, title), children);
+}
+
+/** Says that there is nothing, and what to do. */
+export function empty(...children) {
+  return el("div", { class: "empty" }, children);
+}
+
+/** An error where it happened, in full. */
+export function failure(error, again) {
+  const retry = again && el("button", { type: "button", click: again }, "Try again");
+  return el("div", { class: "failure", role: "alert" },
+    el("strong", {}, error.title ?? "The console failed"), el("p", {}, error.message), retry);
+}
+
+/**
+ * A table that is walked with the arrow keys, or j and k, and whose rows open with Enter or a click.
+ * A column is `{ name, cell, numeric }`, where `cell` makes the content for a row.
+ */
+export function table(columns, rows, { open, label, key } = {}) {
+  const body = el("tbody", {}, rows.map((row) => tableRow(columns, row, { open, key })));
+  const head = columns.map(({ name, numeric }) => el("th", { scope: "col", class: numeric ? "number" : null }, name));
+  const made = el("table", { "aria-label": label, keydown: walk }, el("thead", {}, el("tr", {}, head)), body);
+  return el("div", { class: "scroll" }, made);
+}
+
+/** One row of such a table. */
+export function tableRow(columns, row, { open, key } = {}) {
+  const cells = columns.map(({ cell, numeric, name }) =>
+    el("td", { class: numeric ? "number" : null, "data-name": name }, cell(row)));
+  const opens = open && ((event) => {
+    // Selecting text or pressing something in the row is not opening it.
+    if (event.target.closest("a, button") || String(getSelection())) return;
+    open(row);
+  });
+  return el("tr", { tabindex: open ? "0" : null, click: opens, "data-key": key?.(row) }, cells);
+}
+
+function walk(event) {
+  const row = event.target.closest("tbody tr");
+  if (!row || event.target !== row || event.ctrlKey || event.metaKey || event.altKey) return;
+  const rows = row.parentElement.children;
+  const to = {
+    ArrowDown: row.nextElementSibling, j: row.nextElementSibling,
+    ArrowUp: row.previousElementSibling, k: row.previousElementSibling,
+    Home: rows[0], End: rows[rows.length - 1],
+  }[event.key];
+  if (to) to.focus();
+  else if (event.key === "Enter") row.click();
+  else return;
+  event.preventDefault();
+  event.stopPropagation();
+}
+
+/** The columns of an answer to SQL as columns of a table. */
+export function columnsOf(answer) {
+  return answer.columns.map(({ name, type }, at) => ({
+    name,
+    numeric: isNumeric(type),
+    cell: (row) => value(row[at]),
+  }));
+}

@@ -1,0 +1,128 @@
+// Values as people read them. Nothing here touches the page.
+//
+// Integers of 64 bits and decimals come as texts and stay texts: a JavaScript number would round them.
+
+/** A count with its thousands apart. */
+export function count(of) {
+  return String(of).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
+}
+
+/** So many a second. */
+export function rate(of) {
+  if (of === null) return "–";
+  return `${of > 0 && of < 10 ? of.toFixed(1) : count(Math.round(of))}/s`;
+}
+
+/** A share of one as percent. */
+export function share(of) {
+  return of === null ? "–" : `${of > 0 && of < 0.1 ? (of * 100).toFixed(1) : Math.round(of * 100)} %`;
+}
+
+/** Microseconds as a person says them. */
+export function span(us) {
+  const s = us / 1e6;
+  if (us < 1000) return `${Math.round(us)} µs`;
+  if (s < 1) return `${(us / 1000).toPrecision(3)} ms`;
+  if (s < 60) return `${s.toPrecision(3)} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+}
+
+/** A quantity by the unit that its name ends in. */
+export function quantity(name, of) {
+  if (name.endsWith("_us")) return span(of);
+  if (name.endsWith("_bytes")) return bytes(of);
+  return count(of);
+}
+
+/** A size. */
+export function bytes(of) {
+  const unit = ["B", "kB", "MB", "GB", "TB"];
+  const at = of < 1 ? 0 : Math.min(4, Math.floor(Math.log10(of) / 3));
+  return `${at ? (of / 1000 ** at).toPrecision(3) : of} ${unit[at]}`;
+}
+
+/** A time in UTC, without the zeros that say nothing. */
+export function time(iso) {
+  return iso ? iso.replace("T", " ").replace(/\.0+Z$/, "Z").replace(/(\.\d*?)0+Z$/, "$1Z") : "–";
+}
+
+/** The time a tick was stamped at: a tick is microseconds and twelve bits beneath them. */
+export function tickTime(tick) {
+  const us = BigInt(tick) >> 12n;
+  const iso = new Date(Number(us / 1000n)).toISOString();
+  return time(iso.replace("Z", `${String(us % 1000n).padStart(3, "0")}Z`));
+}
+
+/** The first digits of a digest, enough to tell two apart by eye. */
+export function shorten(hex) {
+  return hex.length > 16 ? `${hex.slice(0, 10)}…` : hex;
+}
+
+/** Whether a value is a digest in hexadecimal digits. */
+export function isDigest(of) {
+  return typeof of === "string" && /^[0-9a-f]{64}$/.test(of);
+}
+
+/** Whether a type of a column is a number's. */
+export function isNumeric(type) {
+  return /^u?int|^(big|small)int|float|double|real|decimal|numeric/i.test(type);
+}
+
+/** Whether a type of a column is a time's. */
+export function isTime(type) {
+  return /time|date/i.test(type);
+}
+
+// Control characters, and those that reorder or join what stands around them.
+const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+
+/** A text with nothing hidden in it. */
+export function visible(text) {
+  return text.replace(HIDDEN, (hidden) => `⟨${hidden.charCodeAt(0).toString(16).padStart(4, "0")}⟩`);
+}
+
+/** A text as SQL writes it. */
+export function sqlText(text) {
+  return `'${text.replaceAll("'", "''")}'`;
+}
+
+/** A name as SQL writes it. */
+export function sqlName(name) {
+  return `"${name.replaceAll('"', '""')}"`;
+}
+
+/** A text as one word of a shell's command line. */
+export function shellWord(text) {
+  return /^[\w.:/@=][\w.:/@=-]*$/.test(text) ? text : `'${visible(text).replaceAll("'", "'\\''")}'`;
+}
+
+/**
+ * JSON with line breaks, its numbers and texts as they stood. Parsing and printing would round large numbers and
+ * merge keys that stand twice, and a record is refused for just such things. What is not JSON is left as it is.
+ */
+export function layOut(json) {
+  try {
+    JSON.parse(json);
+  } catch {
+    return json;
+  }
+  const tokens = json.match(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g);
+  let depth = 0;
+  const line = () => `\n${"  ".repeat(depth)}`;
+  return tokens.map((token, at) => {
+    const closes = tokens[at + 1] === "}" || tokens[at + 1] === "]";
+    if (token === "{" || token === "[") {
+      depth += 1;
+      return closes ? token : token + line();
+    }
+    if (token === "}" || token === "]") {
+      depth -= 1;
+      const opened = tokens[at - 1] === "{" || tokens[at - 1] === "[";
+      return opened ? token : line() + token;
+    }
+    if (token === ",") return token + line();
+    return token === ":" ? ": " : token;
+  }).join("");
+}
