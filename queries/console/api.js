@@ -134,9 +134,15 @@ export async function tail(table, { signal, onTexts, onState }) {
 async function readEvents(stream, onTexts) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
+  let rested = performance.now();
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
+    // While more is there than can be read, reading never waits, and without a rest the page would not be drawn.
+    if (performance.now() - rested > 20) {
+      await new Promise((wake) => setTimeout(wake));
+      rested = performance.now();
+    }
     // An event ends with an empty line; its data may stand in several lines.
     const events = (rest + value).replaceAll("\r\n", "\n").split("\n\n");
     rest = events.pop();

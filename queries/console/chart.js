@@ -4,7 +4,10 @@ import { el, svg, empty } from "./dom.js";
 import { count, isNumeric, isTime, time } from "./format.js";
 
 const BARS_MAX = 40;
-const WIDTH = 720;
+
+/** A phone gets a narrower drawing rather than smaller letters. */
+const narrow = matchMedia("(max-width: 700px)");
+const widthNow = () => (narrow.matches ? 330 : 860);
 
 /** The columns a chart can be made of, or null: one to lay out by, and the numbers. */
 export function chartable({ columns, rows }) {
@@ -27,39 +30,42 @@ function bars(points, label) {
   const shown = points.slice(0, BARS_MAX);
   const top = Math.max(...shown.map(({ of }) => of), 0);
   const low = Math.min(...shown.map(({ of }) => of), 0);
-  const left = 190, right = 90, row = 24;
-  const x = (of) => left + ((of - low) / (top - low || 1)) * (WIDTH - left - right);
+  const width = widthNow();
+  const left = narrow.matches ? 112 : 190, right = 70, row = 24;
+  const letters = narrow.matches ? 14 : 26;
+  const x = (of) => left + ((of - low) / (top - low || 1)) * (width - left - right);
   const parts = shown.map(({ at, of }, index) => {
     const y = index * row + 4;
     const name = String(Array.isArray(at) ? at.join(", ") : at ?? "null");
     return [
-      svg("text", { class: "label", x: left - 8, y: y + 13, "text-anchor": "end" }, name.length > 26 ? `${name.slice(0, 25)}…` : name),
+      svg("text", { class: "label", x: left - 8, y: y + 13, "text-anchor": "end" }, name.length > letters ? `${name.slice(0, letters - 1)}…` : name),
       svg("rect", { class: "bar", x: Math.min(x(0), x(of)), y, width: Math.max(1, Math.abs(x(of) - x(0))), height: row - 7, rx: 2 }, svg("title", {}, `${name}: ${of}`)),
       svg("text", { class: "amount", x: Math.max(x(0), x(of)) + 6, y: y + 13 }, amount(of)),
     ];
   });
-  return el("figure", {}, svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${shown.length * row + 6}`, role: "img", "aria-label": `Bars of ${label}` }, parts),
+  return el("figure", {}, svg("svg", { class: "chart", viewBox: `0 0 ${width} ${shown.length * row + 6}`, role: "img", "aria-label": `Bars of ${label}` }, parts),
     points.length > BARS_MAX && el("figcaption", { class: "note" }, `The first ${BARS_MAX} of ${count(points.length)} rows.`));
 }
 
 function line(points, label) {
   const sorted = points.map(({ at, of }) => ({ t: Date.parse(at), at, of })).filter(({ t }) => Number.isFinite(t)).sort((a, b) => a.t - b.t);
   if (!sorted.length) return empty("The column has no times to draw.");
-  const height = 260, left = 70, right = 16, top = 12, bottom = 28;
+  const width = widthNow();
+  const height = 260, left = narrow.matches ? 48 : 70, right = 16, top = 12, bottom = 28;
   const marks = ticks(Math.min(0, ...sorted.map(({ of }) => of)), Math.max(...sorted.map(({ of }) => of), 0));
   const [low, high] = [marks[0], marks.at(-1)];
   const [first, last] = [sorted[0].t, sorted.at(-1).t];
-  const x = (t) => left + ((t - first) / (last - first || 1)) * (WIDTH - left - right);
+  const x = (t) => left + ((t - first) / (last - first || 1)) * (width - left - right);
   const y = (of) => height - bottom - ((of - low) / (high - low || 1)) * (height - top - bottom);
   const grid = marks.map((mark) => [
-    svg("line", { class: "grid", x1: left, x2: WIDTH - right, y1: y(mark), y2: y(mark) }),
+    svg("line", { class: "grid", x1: left, x2: width - right, y1: y(mark), y2: y(mark) }),
     svg("text", { class: "amount", x: left - 8, y: y(mark) + 4, "text-anchor": "end" }, amount(mark)),
   ]);
-  const ends = [["start", left, sorted[0]], ["end", WIDTH - right, sorted.at(-1)]].map(([anchor, at, point]) =>
-    svg("text", { class: "label", x: at, y: height - 8, "text-anchor": anchor }, time(point.at)));
+  const ends = [["start", left, sorted[0]], ["end", width - right, sorted.at(-1)]].map(([anchor, at, point]) =>
+    svg("text", { class: "label", x: at, y: height - 8, "text-anchor": anchor }, narrow.matches ? time(point.at).slice(0, 16) : time(point.at)));
   const dots = sorted.length <= 120 && sorted.map((point) =>
     svg("circle", { class: "dot", cx: x(point.t), cy: y(point.of), r: 3 }, svg("title", {}, `${time(point.at)}: ${point.of}`)));
-  return el("figure", {}, svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": `Line of ${label}` },
+  return el("figure", {}, svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Line of ${label}` },
     grid, ends, svg("polyline", { class: "curve", points: sorted.map((point) => `${x(point.t).toFixed(1)},${y(point.of).toFixed(1)}`).join(" ") }), dots || []));
 }
 

@@ -4,7 +4,7 @@
 // `#/view/argument?filters`, so that what one person looks at can be sent to another.
 
 import { Unreachable, forgetKey, hasKey, onKeyNeeded } from "./api.js";
-import { digest, el, failure, fill, say } from "./dom.js";
+import { digest, el, failure, fill, refresh, say } from "./dom.js";
 import { count, span, time } from "./format.js";
 import * as status from "./status.js";
 import { showGraph } from "./graph.js";
@@ -52,8 +52,10 @@ async function route() {
   document.title = `${view?.title ?? "Not found"} · Tidegate`;
   for (const link of document.querySelectorAll("nav a")) {
     const here = link.dataset.view === (view?.under ?? view?.name);
-    if (here) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (here) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+    } else link.removeAttribute("aria-current");
   }
   // A view fills a folder of its own: one that answers late cannot write into the next.
   const folder = el("div", { class: "view" }, el("p", { class: "loading" }, "Asking…"));
@@ -85,7 +87,7 @@ function showStrip() {
   const now = status.latest();
   if (!now) return;
   const state = lostSince ? ["bad", "no connection"] : now.ready ? ["good", "ready"] : ["mind", "catching up"];
-  const lag = readiness?.lag_us === undefined || lostSince ? "" : ` · lag ${span(readiness.lag_us)}`;
+  const lag = !Number.isFinite(readiness?.lag_us) || lostSince ? "" : ` · lag ${span(readiness.lag_us)}`;
   const refusals = Object.values(now.counts.quarantined).reduce((sum, each) => sum + Number(each), 0);
   const item = (name, ...of) => el("div", {}, el("span", { class: "name" }, name), el("span", { class: "of" }, of));
   const strip = [
@@ -97,11 +99,8 @@ function showStrip() {
     item("quarantined", refusals ? el("a", { href: "#/quarantine" }, count(refusals)) : "0"),
     item("plan", digest(now.plan, "plan digest")),
   ];
-  const place = document.getElementById("strip");
-  // What has the focus or is being selected is not taken away.
-  if (place.contains(document.activeElement)) {
-    place.querySelectorAll(".of").forEach((of, at) => { if (!of.contains(document.activeElement)) of.replaceWith(strip[at].lastChild); });
-  } else fill(place, strip);
+  for (const less of strip.slice(4)) less.classList.add("wide");
+  refresh(document.getElementById("strip"), strip);
 }
 
 // Light and dark: as the system says, until the switch is used.

@@ -4,13 +4,19 @@
 // many there were.
 
 import { objects, sql, tables, tail } from "./api.js";
-import { action, badge, digest, el, empty, failure, fill, table, tableRow, value } from "./dom.js";
-import { count, isNumeric, sqlName, sqlText, time } from "./format.js";
-import { isFeature } from "./why.js";
+import { isFeature } from "./columns.js";
+import { action, badge, el, empty, failure, fill, scored, table, tableRow, value } from "./dom.js";
+import { count, isNumeric, sqlName, sqlText, time, utc } from "./format.js";
 
 const PAGE = 100;
 const SHOWN_MAX = 300;
+/** Rows that are read each time the page is drawn; the filters see no more than these. */
+const READ_MAX = 2000;
 const DRAW_MS = 250;
+/** Rows that appear at once; of more, the oldest are only counted. */
+const BURST_MAX = 50;
+/** Rows that are marked as fresh when they appear together. */
+const FRESH_MAX = 5;
 /** How many columns of the topology's own stand in the table. */
 const OWN_MAX = 4;
 
@@ -54,6 +60,9 @@ export async function showDecisions(main, { filters }, signal) {
     try {
       const rows = objects(await sql(question(), signal));
       note(rows);
+      live.keep(SHOWN_MAX);
+      fill(form.querySelector("#rules"), [...new Set(rows.flatMap(({ rules_fired, reason_codes }) => [...rules_fired ?? [], ...reason_codes ?? []]))].sort()
+        .map((each) => el("option", { value: each })));
       const shown = table(columns, rows, { label: "Decisions", open, key: keyOf });
       fill(place, shown, rows.length ? "" : nothing(form, load));
       live.into(shown.querySelector("tbody"), rows);
@@ -66,6 +75,7 @@ export async function showDecisions(main, { filters }, signal) {
     try {
       const rows = objects(await sql(question(oldest), signal));
       note(rows);
+      live.keep(place.querySelector("tbody").rows.length + rows.length);
       place.querySelector("tbody").append(...rows.map((row) => tableRow(columns, row, { open, key: keyOf })));
     } catch (error) {
       if (!signal.aborted) place.append(failure(error));
@@ -79,21 +89,27 @@ const keyOf = (row) => row.decision_id ?? `${row._tick} ${row.event_id}`;
 
 function columnsFor(own) {
   return [
-    { name: "happened (UTC)", cell: ({ ts_utc }) => el("span", { class: "time" }, time(ts_utc)) },
+    { name: "happened", cell: ({ ts_utc }) => moment(ts_utc) },
     { name: "event", cell: ({ event_id }) => el("a", { href: `#/why/${encodeURIComponent(event_id)}` }, event_id) },
     { name: "action", cell: (row) => action(String(row.action)) },
-    { name: "score", numeric: true, cell: ({ score }) => scoreOf(score) },
-    { name: "reasons", cell: ({ reason_codes }) => el("span", { class: "reasons" }, (reason_codes ?? []).map((code) => badge(code))) },
+    { name: "score", numeric: true, cell: ({ score }) => scored(score) },
+    { name: "reasons", cell: ({ reason_codes }) => reasons(reason_codes ?? []) },
     ...own.map(({ name, type }) => ({ name, numeric: isNumeric(type), cell: (row) => value(row[name]) })),
     { name: "bundle", cell: (row) => `${row.bundle_id ?? ""} ${row.bundle_version ?? ""}` },
-    { name: "decision", cell: ({ decision_id }) => (decision_id ? digest(decision_id, "decision id") : "") },
+    { name: "decision", cell: ({ decision_id }) => value(decision_id) },
   ];
 }
 
-/** A score in as many digits as tell scores apart. */
-export function scoreOf(score) {
-  if (score === null || score === undefined) return value(null);
-  return Number.isInteger(Number(score)) ? String(score) : Number(score).toFixed(3);
+/** A time whose date can be left out where there is no room for it. */
+function moment(iso) {
+  const [date, clock] = time(iso).split(" ");
+  return el("span", { class: "time" }, el("span", { class: "wide" }, date, " "), clock);
+}
+
+/** The first reason, which named the action, and how many others there are. */
+function reasons([first, ...others]) {
+  if (!first) return "";
+  return [badge(first), others.length > 0 && el("span", { class: "note", title: others.join(", ") }, ` +${others.length}`)];
 }
 
 function nothing(form, load) {
@@ -128,8 +144,8 @@ function filterForm(own, filters, load) {
   const form = el("form", { class: "filters", submit: (event) => { event.preventDefault(); load(); } },
     field("action", text("action", { list: "actions", size: 12 })),
     field("rule", text("rule", { size: 18, placeholder: "id or reason", list: "rules" })),
-    field("from", text("from", { size: 20, placeholder: "2026-01-31T12:00Z" })),
-    field("to", text("to", { size: 20, placeholder: "2026-02-01" })),
+    field("from (UTC)", text("from", { size: 20, placeholder: "2026-01-31 12:00" })),
+    field("to (UTC)", text("to", { size: 20, placeholder: "2026-02-01" })),
     own.length > 0 && el("fieldset", {}, el("label", {}, "column", select), field("is", text("is", { size: 12 }))),
     el("datalist", { id: "actions" }), el("datalist", { id: "rules" }));
   if (own.length) select.value = filters.get("column") ?? likely.name;
@@ -165,8 +181,8 @@ function conditions(form, columns) {
   const all = [];
   if (action) all.push(`action = ${sqlText(action)}`);
   if (rule) all.push(`(array_has(rules_fired, ${sqlText(rule)}) OR array_has(reason_codes, ${sqlText(rule)}))`);
-  if (from) all.push(`ts_utc >= ${sqlText(from)}`);
-  if (to) all.push(`ts_utc < ${sqlText(to)}`);
+  if (from) all.push(`ts_utc >= ${sqlText(utc(from))}`);
+  if (to) all.push(`ts_utc < ${sqlText(utc(to))}`);
   if (is) {
     const { type } = columns.find(({ name }) => name === column);
     const bare = (isNumeric(type) && /^-?\d+(\.\d+)?$/.test(is)) || /^(true|false)$/.test(is);
@@ -179,8 +195,8 @@ function conditions(form, columns) {
 function fits(row, { action, rule, from, to, column, is }) {
   return (!action || row.action === action)
     && (!rule || row.rules_fired?.includes(rule) || row.reason_codes?.includes(rule))
-    && (!from || Date.parse(row.ts_utc) >= Date.parse(from))
-    && (!to || Date.parse(row.ts_utc) < Date.parse(to))
+    && (!from || Date.parse(row.ts_utc) >= Date.parse(utc(from)))
+    && (!to || Date.parse(row.ts_utc) < Date.parse(utc(to)))
     && (!is || String(row[column]) === is);
 }
 
@@ -192,6 +208,7 @@ function liveRows({ columns, open, form, state, pause, signal, place }) {
   let came = 0;
   let paused = false;
   let trouble = null;
+  let kept = SHOWN_MAX;
   const say = () => {
     pause.textContent = paused ? "Resume" : "Pause";
     pause.setAttribute("aria-pressed", String(paused));
@@ -200,18 +217,28 @@ function liveRows({ columns, open, form, state, pause, signal, place }) {
   const drawNow = () => {
     if (paused || !body || !texts.length) return;
     const filters = chosen(form);
-    const fresh = texts.map((text) => JSON.parse(text)).filter((row) => fits(row, filters) && !seen.has(keyOf(row)));
-    const missed = came - texts.length;
+    const wanted = Object.values({ ...filters, column: "" }).some(Boolean) ? texts : texts.slice(-BURST_MAX);
+    const all = wanted.map((text) => JSON.parse(text)).filter((row) => fits(row, filters) && !seen.has(keyOf(row)));
+    const fresh = all.slice(-BURST_MAX);
+    const missed = came - wanted.length + all.length - fresh.length;
     texts = [];
     came = 0;
+    if (missed > 0) skipped(missed);
     if (!fresh.length) return;
     fresh.forEach((row) => seen.add(keyOf(row)));
     const rows = fresh.map((row) => tableRow(columns, row, { open, key: keyOf })).reverse();
-    rows.forEach((row) => row.classList.add("fresh"));
+    // In a flood everything is fresh, and to say so of each row would cost more than the rows.
+    if (rows.length <= FRESH_MAX) rows.forEach((row) => row.classList.add("fresh"));
     place.querySelector(".empty")?.remove();
-    if (missed > 0) body.prepend(el("tr", { class: "missed" }, el("td", { colspan: columns.length }, `${count(missed)} more came here; ask for them with a filter`)));
     body.prepend(...rows);
-    while (body.rows.length > SHOWN_MAX) body.lastElementChild.remove();
+    while (body.rows.length > kept) body.lastElementChild.remove();
+    if (!body.querySelector("[tabindex='0']")) rows[0].setAttribute("tabindex", "0");
+  };
+  const skipped = (missed) => {
+    const above = body.firstElementChild?.classList.contains("missed") ? body.firstElementChild : null;
+    const all = missed + Number(above?.dataset.missed ?? 0);
+    above?.remove();
+    body.prepend(el("tr", { class: "missed", "data-missed": all }, el("td", { colspan: columns.length }, `${count(all)} came too fast to be shown; ask for them again with the filters`)));
   };
   const timer = setInterval(() => { drawNow(); say(); }, DRAW_MS);
   signal.addEventListener("abort", () => clearInterval(timer));
@@ -220,7 +247,7 @@ function liveRows({ columns, open, form, state, pause, signal, place }) {
     onTexts: (some) => {
       came += some.length;
       texts.push(...some);
-      texts.splice(0, Math.max(0, texts.length - SHOWN_MAX));
+      texts.splice(0, Math.max(0, texts.length - READ_MAX));
     },
     onState: (of) => { trouble = of === "live" ? null : of; say(); },
   });
@@ -230,6 +257,7 @@ function liveRows({ columns, open, form, state, pause, signal, place }) {
       body = tbody;
       seen = new Set(rows.map(keyOf));
     },
+    keep: (most) => { kept = Math.max(SHOWN_MAX, most); },
     toggle: () => {
       paused = !paused;
       say();

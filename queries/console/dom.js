@@ -41,6 +41,14 @@ export function fill(element, ...children) {
   return element;
 }
 
+/** The same, but leaves alone what still says what it said, so that it can be pressed and selected meanwhile. */
+export function refresh(element, fresh) {
+  const old = [...element.children];
+  if (old.length !== fresh.length) return fill(element, fresh);
+  fresh.forEach((each, at) => { if (each.textContent !== old[at].textContent) old[at].replaceWith(each); });
+  return element;
+}
+
 /** Tells what was done, to eyes and to screen readers. */
 export function say(text) {
   const said = document.getElementById("said");
@@ -91,6 +99,12 @@ export function badge(text, tone = "") {
   return el("span", { class: `badge ${tone}` }, text);
 }
 
+/** A score in as many digits as tell scores apart. */
+export function scored(score) {
+  if (score === null || score === undefined) return value(null);
+  return Number.isInteger(Number(score)) ? String(score) : Number(score).toFixed(3);
+}
+
 /** A value of a column, whatever it is. */
 export function value(of) {
   if (of === null || of === undefined) return el("span", { class: "null" }, "null");
@@ -101,10 +115,15 @@ export function value(of) {
   return String(of);
 }
 
+/** A name that may be broken after its underscores. */
+export function breakable(name) {
+  return name.split(/(?<=_)/).flatMap((part) => [part, el("wbr")]);
+}
+
 /** Names and what they are. */
 export function facts(...pairs) {
   const given = pairs.filter(Boolean);
-  return el("dl", { class: "facts" }, given.map(([name, of]) => el("div", {}, el("dt", {}, name), el("dd", {}, of))));
+  return el("dl", { class: "facts" }, given.map(([name, of]) => el("div", {}, el("dt", {}, breakable(name)), el("dd", {}, of))));
 }
 
 /** A headed part of a view. */
@@ -130,6 +149,7 @@ export function failure(error, again) {
  */
 export function table(columns, rows, { open, label, key } = {}) {
   const body = el("tbody", {}, rows.map((row) => tableRow(columns, row, { open, key })));
+  if (open) body.firstElementChild?.setAttribute("tabindex", "0");
   const head = columns.map(({ name, numeric }) => el("th", { scope: "col", class: numeric ? "number" : null }, name));
   const made = el("table", { "aria-label": label, keydown: walk }, el("thead", {}, el("tr", {}, head)), body);
   return el("div", { class: "scroll" }, made);
@@ -144,7 +164,10 @@ export function tableRow(columns, row, { open, key } = {}) {
     if (event.target.closest("a, button") || String(getSelection())) return;
     open(row);
   });
-  return el("tr", { tabindex: open ? "0" : null, click: opens, "data-key": key?.(row) }, cells);
+  const made = el("tr", { tabindex: open ? "-1" : null, click: opens, "data-key": key?.(row) }, cells);
+  // Tab enters a table at one row and leaves it with the next press, however many rows it has.
+  if (open) for (const within of made.querySelectorAll("a, button")) within.tabIndex = -1;
+  return made;
 }
 
 function walk(event) {
@@ -156,7 +179,11 @@ function walk(event) {
     ArrowUp: row.previousElementSibling, k: row.previousElementSibling,
     Home: rows[0], End: rows[rows.length - 1],
   }[event.key];
-  if (to) to.focus();
+  if (to?.hasAttribute("tabindex")) {
+    row.setAttribute("tabindex", "-1");
+    to.setAttribute("tabindex", "0");
+    to.focus();
+  }
   else if (event.key === "Enter") row.click();
   else return;
   event.preventDefault();

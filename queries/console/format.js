@@ -48,6 +48,12 @@ export function time(iso) {
   return iso ? iso.replace("T", " ").replace(/\.0+Z$/, "Z").replace(/(\.\d*?)0+Z$/, "$1Z") : "–";
 }
 
+/** A time as a person writes it, in UTC, as SQL reads it; what is no time is left for SQL to say so. */
+export function utc(text) {
+  const [, date, minutes, seconds] = /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d(?:\.\d+)?)?Z?)?$/.exec(text) ?? [];
+  return date ? `${date}T${minutes ?? "00:00"}${seconds ?? ":00"}Z` : text;
+}
+
 /** The time a tick was stamped at: a tick is microseconds and twelve bits beneath them. */
 export function tickTime(tick) {
   const us = BigInt(tick) >> 12n;
@@ -67,12 +73,12 @@ export function isDigest(of) {
 
 /** Whether a type of a column is a number's. */
 export function isNumeric(type) {
-  return /^u?int|^(big|small)int|float|double|real|decimal|numeric/i.test(type);
+  return /^(u?int(eger)?\d*|bigint|smallint|float\d*|double.*|real|decimal.*|numeric.*)$/i.test(type);
 }
 
 /** Whether a type of a column is a time's. */
 export function isTime(type) {
-  return /time|date/i.test(type);
+  return /^(time|date)/i.test(type);
 }
 
 // Control characters, and those that reorder or join what stands around them.

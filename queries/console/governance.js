@@ -18,7 +18,7 @@ export async function showPolicies(main, _, signal) {
   }
   fill(main, el("h1", {}, "Policies"), inForce(steps), el("h2", { class: "apart" }, "Proposals"),
     [...proposals(steps)].map(([, of]) => proposalCard(of)),
-    card("Propose another", el("p", { class: "note" }, "Steps are taken on the command line, and each is a fact."), command(propose)));
+    card("Propose another", el("p", { class: "note" }, "Steps are taken on the command line while no run holds the log, each is a fact, and they take effect with the next start."), command(propose)));
 }
 
 /** The steps of each proposal, newest first; proposals by their newest step. */
@@ -101,7 +101,7 @@ function backfillCard(told) {
     facts(
       ["range", `${tickTime(last.from_tick)} to ${tickTime(last.to_tick)}`],
       ["partitions", last.partitions || "all"],
-      ["tables", last.outputs],
+      ["tables", last.outputs.replaceAll(",", ", ")],
       ["declared", `${time(declared.at)} by ${declared.actor}`],
       done && ["completed", time(done.at)],
       ["plan", digest(last.plan, "plan digest")],

@@ -3,7 +3,7 @@
 // Layers go down the page, so that a phone shows the same picture as a desk. An edge that passes a layer gets a place
 // in it, so that none runs behind a node.
 
-import { el, facts, fill, card, badge, svg, table, empty } from "./dom.js";
+import { badge, card, el, empty, facts, fill, refresh, svg, table } from "./dom.js";
 import { bytes, count, quantity, rate, share, span, time } from "./format.js";
 import * as status from "./status.js";
 
@@ -28,8 +28,8 @@ export async function showGraph(main, _, signal) {
     if (!main.contains(picture)) {
       fill(main, el("h1", {}, "Graph"), tiles, el("div", { class: "beside" }, card("Flow", picture), el("div", { class: "stack" }, detail, card("Nodes", list))));
     }
-    const nodes = now.nodes.map((node) => measured(node));
-    fill(tiles, tilesOf(now));
+    const nodes = now.nodes.map((node) => measured(node, now));
+    refresh(tiles, tilesOf(now));
     if (!nodes.length) {
       fill(picture, empty("This topology has no nodes that report."));
       return;
@@ -49,11 +49,14 @@ export async function showGraph(main, _, signal) {
 
 const shapeOf = ({ nodes }) => JSON.stringify(nodes.map(({ name, kind, inputs }) => [name, kind, inputs]));
 
-/** A node with its rates. */
-function measured(node) {
+/** A node with its rates, and a sink with what it has committed. */
+function measured(node, now) {
   const own = (key) => (sample) => sample.nodes.find(({ name }) => name === node.name)?.[key];
   const busy = status.growth(own("busy_us"));
-  return { ...node, rate: status.growth(own("rows")), busy: busy === null ? null : busy / 1e6, line: status.growths(own("rows")) };
+  return {
+    ...node, rate: status.growth(own("rows")), busy: busy === null ? null : busy / 1e6, line: status.growths(own("rows")),
+    committed: node.kind.startsWith("sink.") ? now.committed : null,
+  };
 }
 
 function tilesOf(now) {
@@ -63,12 +66,12 @@ function tilesOf(now) {
   const behind = now.committed && (Date.parse(now.time) - Date.parse(now.committed.time)) * 1000;
   const { readiness } = status;
   return [
-    tile("Admission", rate(admitted), `${count(now.counts.admitted)} admitted, ${count(now.counts.duplicate)} twice`),
+    tile("Admission", rate(admitted), `${count(now.counts.admitted)} admitted, ${count(now.counts.duplicate)} duplicate`),
     tile("Quarantine", rate(status.growth(sum)), el("a", { href: "#/quarantine" }, `${count(sum(now))} refused`)),
-    tile("Lag", readiness?.lag_us === undefined ? "–" : span(readiness.lag_us), readiness?.why ?? (now.ready ? "caught up" : "catching up")),
-    tile("Commit", now.committed ? `#${now.committed.number}` : "–", now.committed ? `${span(Math.max(0, behind))} of event time behind` : "nothing is committed yet"),
+    tile("Lag", !Number.isFinite(readiness?.lag_us) ? "–" : span(readiness.lag_us), readiness?.why ?? (now.ready ? "caught up" : "catching up")),
+    tile("Commit", now.committed ? `#${now.committed.number}` : "–", !now.committed ? "nothing is committed yet" : behind > 0 ? `${span(behind)} of event time behind` : "up to the present"),
     tile("Clock", now.clock === "event" ? "event time" : now.clock, `tick ${now.tick}`),
-    tile("Process", span(now.uptime_us), `${now.version} · ${many(now.workers, "worker")} · ${many(now.partitions, "partition")}`),
+    tile("Up for", span(now.uptime_us), `${now.version} · ${many(now.workers, "worker")} · ${many(now.partitions, "partition")}`),
   ];
 }
 
@@ -77,8 +80,8 @@ const many = (of, what) => `${of} ${what}${of === 1 ? "" : "s"}`;
 function detailOf(node, now) {
   if (!node) return "";
   const outputs = now.nodes.filter(({ inputs }) => inputs.includes(node.name)).map(({ name }) => name);
-  const committed = node.kind.startsWith("sink.") && now.committed;
-  const others = Object.keys(node).filter((key) => ![...KNOWN, "rate", "busy", "line"].includes(key));
+  const { committed } = node;
+  const others = Object.keys(node).filter((key) => ![...KNOWN, "rate", "busy", "line", "committed"].includes(key));
   return card(node.name, facts(
     ["kind", badge(node.kind, family(node.kind))],
     ["from", node.inputs.join(", ") || "outside"],
@@ -106,19 +109,19 @@ function showList(place, nodes, choose, chosen) {
     ...nodes.some(({ state_bytes }) => state_bytes !== undefined)
       ? [{ name: "state", numeric: true, cell: ({ state_bytes }) => (state_bytes === undefined ? "" : bytes(state_bytes)) }] : [],
   ];
-  const focused = document.activeElement?.closest?.("tr")?.dataset.key;
-  fill(place, table(columns, nodes, { label: "Nodes", open: ({ name }) => choose(name), key: ({ name }) => name }));
-  for (const row of place.querySelectorAll("tbody tr")) {
-    row.classList.toggle("chosen", row.dataset.key === chosen);
-    if (row.dataset.key === focused) row.focus({ preventScroll: true });
-  }
+  const rows = place.querySelectorAll("tbody tr");
+  const same = rows.length === nodes.length && rows[0].cells.length === columns.length && nodes.every(({ name }, at) => rows[at].dataset.key === name);
+  // Rows stay, and with them the focus and a press that has begun; only what they say changes.
+  if (!same) fill(place, table(columns, nodes, { label: "Nodes", open: ({ name }) => choose(name), key: ({ name }) => name }));
+  else nodes.forEach((node, row) => columns.forEach(({ cell }, at) => fill(rows[row].cells[at], cell(node))));
+  for (const row of place.querySelectorAll("tbody tr")) row.classList.toggle("chosen", row.dataset.key === chosen);
 }
 
 /** A line without axes. */
 function spark(values) {
   const some = values.slice(-60).map((value) => value ?? 0);
   const top = Math.max(...some, 1e-9);
-  const points = some.map((value, at) => `${60 - some.length + at + 1},${(17 - (value / top) * 15).toFixed(1)}`);
+  const points = some.map((value, at) => `${at + 1},${(17 - (value / top) * 15).toFixed(1)}`);
   return svg("svg", { class: "spark", viewBox: "0 0 62 19", width: 62, height: 19, "aria-hidden": "true" },
     svg("polyline", { points: points.join(" ") }));
 }
@@ -134,7 +137,7 @@ function draw({ nodes }, choose) {
     return { edge, path: svg("path", { class: "edge", d: curve(points), "marker-end": "url(#to)" }) };
   });
   const boxes = new Map(nodes.map((node) => [node.name, box(node, places.get(node.name), choose)]));
-  const marker = svg("marker", { id: "to", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" },
+  const marker = svg("marker", { id: "to", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 8, markerHeight: 8, markerUnits: "userSpaceOnUse", orient: "auto" },
     svg("path", { d: "M0 0 L8 4 L0 8 z" }));
   return {
     shape: shapeOf({ nodes }),
@@ -148,7 +151,7 @@ function draw({ nodes }, choose) {
 function box({ name, kind }, { x, y }, choose) {
   const flow = svg("text", { class: "flow", x: 12, y: 37 });
   const load = svg("text", { class: "flow", x: WIDTH - 10, y: 37, "text-anchor": "end" });
-  const bar = svg("rect", { class: "load", x: 4, y: HEIGHT - 5, width: 0, height: 3 });
+  const bar = svg("rect", { class: "load", x: 12, y: HEIGHT - 6, width: 0, height: 2.5, rx: 1 });
   const title = svg("title");
   const press = (event) => {
     if (event.key !== "Enter" && event.key !== " ") return;
@@ -161,17 +164,24 @@ function box({ name, kind }, { x, y }, choose) {
     "aria-label": `${name}, ${kind}`, click: () => choose(name), keydown: press,
   }, title,
     svg("rect", { class: "box", width: WIDTH, height: HEIGHT, rx: 6 }), svg("rect", { class: "side", width: 4, height: HEIGHT, rx: 2 }),
-    svg("text", { class: "name", x: 12, y: 19 }, cut(name, 16)),
-    svg("text", { class: "kind", x: WIDTH - 10, y: 19, "text-anchor": "end" }, name.length > 13 ? kind.split(".")[0] : cut(kind, 12)), flow, load, bar);
+    svg("text", { class: "name", x: 12, y: 19 }, cut(name, 18)),
+    svg("text", { class: "kind", x: WIDTH - 10, y: 19, "text-anchor": "end" }, kindBeside(name, kind)), flow, load, bar);
   const show = (node, isChosen) => {
     flow.textContent = rate(node.rate);
-    load.textContent = `${share(node.busy)} busy`;
-    title.textContent = `${name} (${kind}): ${count(node.rows)} rows`;
-    bar.setAttribute("width", Math.min(1, node.busy ?? 0) * (WIDTH - 8));
+    load.textContent = node.committed ? `#${node.committed.number} · ${share(node.busy)}` : `${share(node.busy)} busy`;
+    title.textContent = `${name} (${kind}): ${count(node.rows)} rows${node.committed ? `, committed to ${time(node.committed.time)}` : ""}`;
+    bar.setAttribute("width", Math.min(1, node.busy ?? 0) * (WIDTH - 22));
     group.classList.toggle("hot", (node.busy ?? 0) > 0.8);
     group.classList.toggle("chosen", isChosen);
   };
   return { group, show };
+}
+
+/** As much of the kind as there is room for beside the name. */
+function kindBeside(name, kind) {
+  const room = (WIDTH - 28 - name.length * 8.2) / 6.4;
+  const short = kind.split(".")[0];
+  return kind.length <= room ? kind : short.length <= room ? short : "";
 }
 
 const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);

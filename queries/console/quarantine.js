@@ -20,10 +20,9 @@ export async function showQuarantine(main, { filters }, signal) {
   const editor = el("div", {});
   const list = el("div", {});
   const heading = el("div", { class: "head" }, el("h1", {}, "Quarantine"),
-    el("button", { type: "button", click: () => show() }, "Look again"));
+    el("button", { type: "button", click: () => showQuarantine(main, { filters }, signal) }, "Look again"));
   if (!counted.length) {
     fill(main, heading, empty("Nothing is in quarantine: every record that came was admitted, or had been before."));
-    heading.querySelector("button").addEventListener("click", () => showQuarantine(main, { filters }, signal));
     return;
   }
   const total = counted.reduce((sum, { records }) => sum + Number(records), 0);
@@ -32,9 +31,9 @@ export async function showQuarantine(main, { filters }, signal) {
   }, name || "all", el("b", {}, count(records)));
   const columns = [
     { name: "reason", cell: (row) => badge(row[reason] ?? "–", "mind") },
+    { name: "what is wrong", cell: (row) => el("span", { class: "detail" }, row.detail ?? "") },
     { name: "event", cell: (row) => row.event_id ?? el("span", { class: "null" }, "unread") },
     { name: "type", cell: (row) => row.event_type ?? "" },
-    { name: "what is wrong", cell: (row) => el("span", { class: "detail" }, row.detail ?? "") },
     { name: "source", cell: (row) => row.source },
     { name: "position", numeric: true, cell: (row) => count(row.position) },
     { name: "record", cell: (row) => el("code", { class: "bytes" }, textOf(row).slice(0, 80)) },

@@ -12,7 +12,7 @@ const ROWS_DRAWN = 1000;
 const FIRST = "SELECT action, count(*) AS decisions\nFROM decisions\nGROUP BY action\nORDER BY 2 DESC";
 
 export async function showSql(main, { filters }, signal) {
-  const box = el("textarea", { "data-first": "", spellcheck: "false", autocapitalize: "off", rows: 7, "aria-label": "SQL" });
+  const box = el("textarea", { "data-first": "", spellcheck: "false", autocapitalize: "off", rows: 6, "aria-label": "SQL" });
   box.value = filters.get("q") ?? sessionStorage.getItem(DRAFT) ?? FIRST;
   const place = el("div", { "aria-live": "polite" });
   const past = el("select", { "aria-label": "Earlier queries", change: () => { if (past.value) box.value = past.value; past.selectedIndex = 0; box.focus(); } });

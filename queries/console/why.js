@@ -4,19 +4,10 @@
 // pasted into a shell must not be.
 
 import { call } from "./api.js";
-import { action, badge, card, command, copier, digest, el, empty, facts, failure, fill, prose, value } from "./dom.js";
+import { action, badge, breakable, card, command, copier, digest, el, empty, facts, failure, fill, prose, scored, value } from "./dom.js";
+import { isFeature } from "./columns.js";
 import { isDigest, time } from "./format.js";
 import * as status from "./status.js";
-import { scoreOf } from "./decisions.js";
-
-const ENVELOPE = ["_tick", "_offset", "event_type", "event_id", "ts_utc", "payload_hash", "emitted_at_utc", "trace_id", "span_id",
-  "parent_event_id", "manifest_fingerprint", "parameter_hash", "seed", "scenario_id", "run_id", "scenario_run_id", "platform_run_id",
-  "schema_version", "producer", "payload", "context"];
-const RECORD = ["decision_id", "action", "score", "rules_fired", "reason_codes", "bundle_id", "bundle_version", "bundle_digest", "policy_id",
-  "policy_revision", "policy_digest", "decided_at_utc", "plan_digest", "record_digest", "snapshot_digest", "basis", "graph_version", "posture"];
-
-/** Whether a column of a decision is something that was seen, rather than the envelope or the decision itself. */
-export const isFeature = (name) => !ENVELOPE.includes(name) && !RECORD.includes(name);
 
 export async function showWhy(main, { argument: id }, signal) {
   if (!id) {
@@ -26,7 +17,7 @@ export async function showWhy(main, { argument: id }, signal) {
   const path = `/v1/decisions/${encodeURIComponent(id)}`;
   const answer = await call(path, { signal });
   const { decision, fact, why } = answer;
-  const seal = el("div", {});
+  const seal = el("div", { class: "stack" });
   const reload = async (asked) => {
     try {
       const fresh = await call(path, { signal });
@@ -42,7 +33,7 @@ export async function showWhy(main, { argument: id }, signal) {
   fill(main,
     el("p", { class: "crumb" }, el("a", { href: "#/decisions" }, "Decisions"), " / ", decision.event_id),
     el("div", { class: "head" }, action(String(decision.action)), el("h1", {}, decision.event_id),
-      el("span", { class: "note" }, `score ${decision.score === null ? "none" : scoreOf(decision.score).textContent ?? scoreOf(decision.score)} · happened ${time(decision.ts_utc)}`)),
+      el("span", { class: "note" }, "score ", scored(decision.score), ` · happened ${time(decision.ts_utc)}`)),
     el("div", { class: "beside" },
       el("div", { class: "stack" }, rulesCard(decision), card("How it came about", story(why ?? [])), featuresCard(decision)),
       el("div", { class: "stack" },
@@ -112,7 +103,7 @@ function story(lines) {
 function featuresCard(decision) {
   const names = Object.keys(decision).filter(isFeature);
   if (!names.length) return null;
-  const row = (name) => el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: typeof decision[name] === "number" || isCount(decision[name]) ? "number" : null }, value(decision[name])));
+  const row = (name) => el("tr", {}, el("th", { scope: "row" }, breakable(name)), el("td", { class: typeof decision[name] === "number" || isCount(decision[name]) ? "number" : null }, value(decision[name])));
   const half = Math.ceil(names.length / 2);
   const part = (some) => el("table", { class: "pairs", "aria-label": "Features" }, el("tbody", {}, some.map(row)));
   return card("What was seen", el("div", { class: "halves" }, part(names.slice(0, half)), part(names.slice(half))));
@@ -144,6 +135,6 @@ function factCard(fact, decision) {
   const { payload, ...envelope } = fact;
   const text = typeof payload === "string" ? payload : JSON.stringify(payload, null, 2);
   const given = Object.entries(envelope).filter(([, of]) => of !== null && of !== undefined);
-  return card("Fact", facts(...given.map(([name, of]) => [name, isDigest(of) ? digest(of) : name.endsWith("_utc") ? time(of) : String(value(of).textContent ?? value(of))])),
+  return card("Fact", facts(...given.map(([name, of]) => [name, isDigest(of) ? digest(of) : name.endsWith("_utc") ? time(of) : value(of)])),
     el("div", { class: "head" }, el("h3", {}, "Payload"), el("span", { class: "spring" }), copier(text, "copy", "payload")), el("pre", {}, text));
 }

@@ -38,6 +38,9 @@ async function open(address, { size = SIZES.desk, scheme = "light", key = KEY } 
     if (message.type() === "error" && !EXPECTED.test(message.text())) faults.push(`${page.url()}: ${message.text()}`);
   });
   page.on("pageerror", (error) => faults.push(`${page.url()}: ${error.stack}`));
+  page.on("request", (request) => {
+    if (new URL(request.url()).origin !== new URL(address).origin && !request.url().startsWith("blob:")) faults.push(`asked elsewhere: ${request.url()}`);
+  });
   page.on("dialog", (shown) => { faults.push(`a dialog opened: ${shown.message()}`); shown.dismiss(); });
   page.setDefaultTimeout(15_000);
   await page.goto(address);
@@ -109,10 +112,49 @@ const claims = {
     await page.keyboard.press("Enter");
     await page.waitForFunction(() => [...document.querySelectorAll("td[data-name=action]")].every((cell) => cell.textContent === "BLOCK"));
     assert.match(page.url(), /action=BLOCK/);
+    await page.getByLabel("from (UTC)").fill("2001-01-01 10:30");
+    await page.getByLabel("rule", { exact: true }).fill("amount-over-limit");
+    await page.keyboard.press("Enter");
+    await page.locator("tbody tr", { hasText: event_id }).waitFor();
+    await page.getByLabel("from (UTC)").fill("yesterday");
+    await page.keyboard.press("Enter");
+    await page.locator(".failure").waitFor();
+    await page.getByLabel("from (UTC)").fill("2999-01-01");
+    await page.keyboard.press("Enter");
+    await page.getByText("No decision fits").waitFor();
+    await page.getByRole("button", { name: "Clear them" }).click();
+    await page.locator("tbody tr", { hasText: event_id }).waitFor();
+    await page.context().close();
+  },
+
+  async "a table is walked with the keys, and goes on to older rows"() {
+    const page = await open(`${base}/#/decisions`);
+    await page.waitForSelector("tbody tr");
+    await page.locator("body").press("Space");
+    const event = () => page.evaluate(() => document.activeElement.querySelector("[data-name=event]")?.textContent);
+    await page.keyboard.press("j");
+    const first = await event();
+    await page.keyboard.press("j");
+    const second = await event();
+    assert.ok(first && second && first !== second);
+    await page.keyboard.press("k");
+    assert.equal(await event(), first);
+    if (await page.getByRole("button", { name: "Older" }).isVisible()) {
+      const before = await page.locator("tbody tr").count();
+      await page.getByRole("button", { name: "Older" }).click();
+      await page.waitForFunction((before) => document.querySelectorAll("tbody tr").length > before, before);
+    }
+    await page.keyboard.press("/");
+    await page.keyboard.type(first);
+    await page.keyboard.press("Enter");
+    await page.getByRole("heading", { name: first }).waitFor();
+    await page.locator("body").press("u");
+    await page.waitForSelector("nav a[data-view=decisions][aria-current]");
     await page.context().close();
   },
 
   async "a decision says why, and its seal verifies"() {
+    if (mock) mock.world.holds = true;
     const record = JSON.parse(await payment("481.50"));
     await submit(JSON.stringify(record));
     const page = await open(`${base}/#/decisions`);
@@ -126,6 +168,7 @@ const claims = {
     if (mock) {
       await page.waitForSelector("[data-verdict=unsealed]");
       await shot(page, "why-unsealed");
+      mock.world.holds = false;
     }
     // The next commit seals it, and the page notices.
     await page.waitForSelector("[data-verdict=verified]", { timeout: 120_000 });
@@ -237,6 +280,20 @@ const claimsOfMock = {
     const text = await page.getByLabel("The record as JSON").inputValue();
     assert.match(text, /12345678901234567890/, "a large number was rounded");
     await page.context().close();
+  },
+
+  async "where there is nothing, the page says what to do"() {
+    const bare = await serve();
+    for (const rows of Object.values(bare.world.tables)) rows.length = 0;
+    bare.world.pay = () => {};
+    for (const [view, words] of Object.entries({ decisions: "Nothing has been decided", quarantine: "Nothing is in quarantine", policies: "nobody has proposed", backfills: "Nothing has been computed anew" })) {
+      const page = await open(`${bare.address}/#/${view}`, { size: SIZES.phone });
+      await page.getByText(words).waitFor();
+      await fits(page);
+      await shot(page, `empty-${view}`);
+      await page.context().close();
+    }
+    await bare.stop();
   },
 
   async "a key is asked for once, and a wrong one again"() {

@@ -37,6 +37,8 @@ class World {
     this.next = 100_000;
     this.time = Date.parse("2026-04-10T12:00:00Z");
     this.ready = true;
+    /** While set, nothing is committed. */
+    this.holds = false;
     this.step("bundle", "decisions", "proposed", "card-rules", "2", "ann", "Terminals were compromised in March; ask for the card earlier", "strict");
     this.step("bundle", "decisions", "approved", "card-rules", "2", "bob", "Seen with the fraud desk", "strict");
     this.step("bundle", "decisions", "activated", "card-rules", "2", "ann", "Agreed for the 10th of April", "strict");
@@ -240,7 +242,11 @@ class World {
   /** The columns of a table. Those of empty tables are told by hand. */
   columns(name) {
     const rows = this.tables[name];
-    const empty = { receipts: ["receipt_id"], features: ["_tick", "event_id"], errors: ["_tick", "event_id", "node", "error"] }[name] ?? [];
+    const empty = {
+      receipts: ["receipt_id"], features: ["_tick", "event_id"], errors: ["_tick", "event_id", "node", "error"], governance: ["_tick", "step"],
+      facts: ["_tick", "event_type", "admitted_at_utc", "payload"], quarantine: ["receipt_id", "reason_code", "position", "bytes_text"],
+      decisions: ["_tick", "event_id", "ts_utc", "action", "score", "rules_fired", "reason_codes", "customer_id"],
+    }[name] ?? [];
     const names = rows.length ? Object.keys(rows[0]) : empty;
     return names.map((column) => ({ name: column, type: typeOf(column, rows.map((row) => row[column]).find((of) => of !== null)) }));
   }
@@ -301,7 +307,7 @@ function condition(text, find) {
     if (!column) throw new Error(`SQL error: cannot plan \`${each}\``);
     const { name, type } = find(column);
     const wanted = quoted !== undefined ? quoted.replaceAll("''", "'") : number;
-    if (type === "timestamp" && Number.isNaN(Date.parse(wanted))) throw new Error(`SQL error: cannot read '${wanted}' as a timestamp; write it as 2026-01-31T12:00:00Z`);
+    if (type === "timestamp" && !/^\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d(\.\d+)?Z?)?$/.test(wanted)) throw new Error(`SQL error: cannot read '${wanted}' as a timestamp; write it as 2026-01-31T12:00:00Z`);
     return (row) => {
       const order = type === "timestamp" ? Date.parse(row[name]) - Date.parse(wanted) : compare(row[name], wanted);
       return { "=": order === 0, "<>": order !== 0, "<": order < 0, ">": order > 0, "<=": order <= 0, ">=": order >= 0 }[operator];
@@ -320,7 +326,7 @@ export async function serve({ port = 0, key = null } = {}) {
   const world = new World();
   const timers = [
     setInterval(() => world.pay(), 1000),
-    setInterval(() => world.commit(), 5000),
+    setInterval(() => world.holds || world.commit(), 5000),
   ];
   const server = createServer((request, response) => {
     answer(world, key, request, response).catch((error) => json(response, 500, { error: error.message }));
