@@ -4,9 +4,8 @@
 // many there were.
 
 import { objects, sql, tables, tail } from "./api.js";
-import { isFeature } from "./columns.js";
 import { action, badge, el, empty, failure, fill, scored, table, tableRow, value } from "./dom.js";
-import { count, isNumeric, sqlName, sqlText, time, utc } from "./format.js";
+import { count, isFeature, isNumeric, sqlName, sqlText, time, utc } from "./format.js";
 
 const PAGE = 100;
 const SHOWN_MAX = 300;
@@ -63,7 +62,7 @@ export async function showDecisions(main, { filters }, signal) {
       live.keep(SHOWN_MAX);
       fill(form.querySelector("#rules"), [...new Set(rows.flatMap(({ rules_fired, reason_codes }) => [...rules_fired ?? [], ...reason_codes ?? []]))].sort()
         .map((each) => el("option", { value: each })));
-      const shown = table(columns, rows, { label: "Decisions", open, key: keyOf });
+      const shown = table(columns, rows, { label: "Decisions", open, key: keyOf, cards: true });
       fill(place, shown, rows.length ? "" : nothing(form, load));
       live.into(shown.querySelector("tbody"), rows);
     } catch (error) {
@@ -81,7 +80,7 @@ export async function showDecisions(main, { filters }, signal) {
       if (!signal.aborted) place.append(failure(error));
     }
   };
-  const live = liveRows({ columns, open, form, state, pause, signal, place });
+  const live = liveRows({ columns, open, form, state, pause, signal, place, load });
   await load();
 }
 
@@ -92,11 +91,11 @@ function columnsFor(own) {
     { name: "happened", cell: ({ ts_utc }) => moment(ts_utc) },
     { name: "event", cell: ({ event_id }) => el("a", { href: `#/why/${encodeURIComponent(event_id)}` }, event_id) },
     { name: "action", cell: (row) => action(String(row.action)) },
-    { name: "score", numeric: true, cell: ({ score }) => scored(score) },
+    { name: "score", numeric: true, less: true, cell: ({ score }) => scored(score) },
     { name: "reasons", cell: ({ reason_codes }) => reasons(reason_codes ?? []) },
-    ...own.map(({ name, type }) => ({ name, numeric: isNumeric(type), cell: (row) => value(row[name]) })),
-    { name: "bundle", cell: (row) => `${row.bundle_id ?? ""} ${row.bundle_version ?? ""}` },
-    { name: "decision", cell: ({ decision_id }) => value(decision_id) },
+    ...own.map(({ name, type }) => ({ name, less: true, numeric: isNumeric(type), cell: (row) => value(row[name]) })),
+    { name: "bundle", less: true, cell: (row) => `${row.bundle_id ?? ""} ${row.bundle_version ?? ""}` },
+    { name: "decision", less: true, cell: ({ decision_id }) => value(decision_id) },
   ];
 }
 
@@ -201,7 +200,7 @@ function fits(row, { action, rule, from, to, column, is }) {
 }
 
 /** The live tail above the rows that were asked for. */
-function liveRows({ columns, open, form, state, pause, signal, place }) {
+function liveRows({ columns, open, form, state, pause, signal, place, load }) {
   let body = null;
   let seen = new Set();
   let texts = [];
@@ -249,7 +248,12 @@ function liveRows({ columns, open, form, state, pause, signal, place }) {
       texts.push(...some);
       texts.splice(0, Math.max(0, texts.length - READ_MAX));
     },
-    onState: (of) => { trouble = of === "live" ? null : of; say(); },
+    onState: (of) => {
+      // What was decided while nobody listened is in the table.
+      if (of === "live" && trouble) load();
+      trouble = of === "live" ? null : of;
+      say();
+    },
   });
   say();
   return {

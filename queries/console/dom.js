@@ -102,7 +102,7 @@ export function badge(text, tone = "") {
 /** A score in as many digits as tell scores apart. */
 export function scored(score) {
   if (score === null || score === undefined) return value(null);
-  return Number.isInteger(Number(score)) ? String(score) : Number(score).toFixed(3);
+  return Number(score).toFixed(3);
 }
 
 /** A value of a column, whatever it is. */
@@ -145,20 +145,21 @@ export function failure(error, again) {
 
 /**
  * A table that is walked with the arrow keys, or j and k, and whose rows open with Enter or a click.
- * A column is `{ name, cell, numeric }`, where `cell` makes the content for a row.
+ * A column is `{ name, cell, numeric, less }`, where `cell` makes the content for a row. With `cards`, a phone shows
+ * each row as a card, without the columns that matter `less`.
  */
-export function table(columns, rows, { open, label, key } = {}) {
+export function table(columns, rows, { open, label, key, cards } = {}) {
   const body = el("tbody", {}, rows.map((row) => tableRow(columns, row, { open, key })));
   if (open) body.firstElementChild?.setAttribute("tabindex", "0");
   const head = columns.map(({ name, numeric }) => el("th", { scope: "col", class: numeric ? "number" : null }, name));
   const made = el("table", { "aria-label": label, keydown: walk }, el("thead", {}, el("tr", {}, head)), body);
-  return el("div", { class: "scroll" }, made);
+  return el("div", { class: cards ? "scroll cards" : "scroll" }, made);
 }
 
 /** One row of such a table. */
 export function tableRow(columns, row, { open, key } = {}) {
-  const cells = columns.map(({ cell, numeric, name }) =>
-    el("td", { class: numeric ? "number" : null, "data-name": name }, cell(row)));
+  const cells = columns.map(({ cell, numeric, name, less }) =>
+    el("td", { class: [numeric && "number", less && "less"].filter(Boolean).join(" ") || null, "data-name": name }, cell(row)));
   const opens = open && ((event) => {
     // Selecting text or pressing something in the row is not opening it.
     if (event.target.closest("a, button") || String(getSelection())) return;

@@ -1,4 +1,4 @@
-// Values as people read them. Nothing here touches the page.
+// Values and names as people read them. Nothing here touches the page.
 //
 // Integers of 64 bits and decimals come as texts and stay texts: a JavaScript number would round them.
 
@@ -132,3 +132,13 @@ export function layOut(json) {
     return token === ":" ? ": " : token;
   }).join("");
 }
+
+// Of the columns of a decision these are the envelope of its fact and the record of the decision; all else was seen.
+const ENVELOPE = ["_tick", "_offset", "event_type", "event_id", "ts_utc", "payload_hash", "emitted_at_utc", "trace_id", "span_id",
+  "parent_event_id", "manifest_fingerprint", "parameter_hash", "seed", "scenario_id", "run_id", "scenario_run_id", "platform_run_id",
+  "schema_version", "producer", "payload", "context"];
+const RECORD = ["decision_id", "action", "score", "rules_fired", "reason_codes", "bundle_id", "bundle_version", "bundle_digest", "policy_id",
+  "policy_revision", "policy_digest", "decided_at_utc", "plan_digest", "record_digest", "snapshot_digest", "basis", "graph_version", "posture"];
+
+/** Whether a column is something that was seen. */
+export const isFeature = (name) => !ENVELOPE.includes(name) && !RECORD.includes(name);

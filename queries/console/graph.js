@@ -37,6 +37,7 @@ export async function showGraph(main, _, signal) {
     if (drawn?.shape !== shapeOf(now)) {
       drawn = draw(now, choose);
       fill(picture, drawn.picture);
+      picture.scrollLeft = (picture.scrollWidth - picture.clientWidth) / 2;
     }
     for (const node of nodes) drawn.show(node, node.name === chosen);
     drawn.light(chosen);
@@ -132,6 +133,8 @@ const family = (kind) => (kind.startsWith("source") ? "source" : kind.startsWith
 /** The picture, and the means to change what it says without drawing it again. */
 function draw({ nodes }, choose) {
   const { places, edges, width, height } = layOut(nodes);
+  // A phone scrolls sideways in a wide graph, rather than have letters too small to read.
+  const scale = matchMedia("(max-width: 700px)").matches ? 0.84 : 1;
   const paths = edges.map((edge) => {
     const points = edge.through.map((id) => places.get(id));
     return { edge, path: svg("path", { class: "edge", d: curve(points), "marker-end": "url(#to)" }) };
@@ -141,7 +144,7 @@ function draw({ nodes }, choose) {
     svg("path", { d: "M0 0 L8 4 L0 8 z" }));
   return {
     shape: shapeOf({ nodes }),
-    picture: svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": "The graph of the topology" },
+    picture: svg("svg", { viewBox: `0 0 ${width} ${height}`, width: width * scale, height: height * scale, role: "group", "aria-label": "The graph of the topology" },
       svg("defs", {}, marker), paths.map(({ path }) => path), [...boxes.values()].map(({ group }) => group)),
     show: (node, isChosen) => boxes.get(node.name).show(node, isChosen),
     light: (name) => paths.forEach(({ edge, path }) => path.classList.toggle("lit", name === edge.from || name === edge.to)),
@@ -204,11 +207,14 @@ function curve(points) {
 
 /** Where each node stands, and which places each edge goes through. */
 function layOut(nodes) {
+  const inputsOf = new Map(nodes.map(({ name, inputs }) => [name, inputs]));
   const depth = new Map();
-  // Nodes come in topological order, so the inputs of each are placed before it.
-  for (const { name, inputs } of nodes) {
-    depth.set(name, Math.max(-1, ...inputs.map((input) => depth.get(input) ?? -1)) + 1);
-  }
+  const depthOf = (name) => {
+    if (!inputsOf.has(name)) return -1;
+    if (!depth.has(name)) depth.set(name, Math.max(-1, ...inputsOf.get(name).map(depthOf)) + 1);
+    return depth.get(name);
+  };
+  nodes.forEach(({ name }) => depthOf(name));
   const layers = Array.from({ length: Math.max(...depth.values()) + 1 }, () => []);
   const above = new Map();
   for (const { name } of nodes) {

@@ -33,10 +33,10 @@ export async function showQuarantine(main, { filters }, signal) {
     { name: "reason", cell: (row) => badge(row[reason] ?? "–", "mind") },
     { name: "what is wrong", cell: (row) => el("span", { class: "detail" }, row.detail ?? "") },
     { name: "event", cell: (row) => row.event_id ?? el("span", { class: "null" }, "unread") },
-    { name: "type", cell: (row) => row.event_type ?? "" },
-    { name: "source", cell: (row) => row.source },
-    { name: "position", numeric: true, cell: (row) => count(row.position) },
-    { name: "record", cell: (row) => el("code", { class: "bytes" }, textOf(row).slice(0, 80)) },
+    { name: "type", less: true, cell: (row) => row.event_type ?? "" },
+    { name: "source", less: true, cell: (row) => row.source },
+    { name: "position", numeric: true, less: true, cell: (row) => count(row.position) },
+    { name: "record", less: true, cell: (row) => el("code", { class: "bytes" }, textOf(row).slice(0, 80)) },
     { name: "", cell: (row) => mended.get(row.receipt_id) ?? el("button", { type: "button", click: () => open(row) }, "Mend") },
   ];
   const open = (row) => {
@@ -50,7 +50,7 @@ export async function showQuarantine(main, { filters }, signal) {
       const named = wanted.filter((name) => known.includes(name) && !(name === "bytes" && known.includes("bytes_text"))).map(sqlName);
       const rows = objects(await sql(`SELECT ${named.join(", ")} FROM quarantine${only ? ` WHERE ${reason} = ${sqlText(only)}` : ""}`
         + `${newest ? ` ORDER BY ${newest} DESC` : ""} LIMIT ${ROWS_MAX}`, signal));
-      fill(list, table(columns, rows, { label: "Refused records", open }),
+      fill(list, table(columns, rows, { label: "Refused records", open, cards: true }),
         rows.length === ROWS_MAX && el("p", { class: "note" }, `The first ${ROWS_MAX}; choose a reason, or ask with SQL.`));
     } catch (error) {
       if (!signal.aborted) fill(list, failure(error, show));

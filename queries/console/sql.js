@@ -110,8 +110,8 @@ function answerOf(answer, text) {
   const save = el("button", { type: "button", click: () => download(text, problem) }, "CSV");
   const problem = el("div", {});
   return el("div", {}, el("div", { class: "row answer" }, tabs,
-    el("span", { class: "note" }, `${count(answer.rows.length)} rows · ${span(answer.elapsed_us)} · as of ${time(answer.time)}`,
-      el("span", { class: "wide" }, ` · tick ${answer.tick}`)),
+    el("span", { class: "note" }, `${count(answer.rows.length)} rows · ${span(answer.elapsed_us)}`,
+      answer.tick && [` · as of ${time(answer.time)}`, el("span", { class: "wide" }, ` · tick ${answer.tick}`)]),
     answer.truncated && badge("truncated: there are more rows than the service sends", "mind"), el("span", { class: "spring" }), save), problem, shown);
 }
 

@@ -47,6 +47,8 @@ async function ask() {
     const before = latest();
     // Another process has other counts.
     if (before && (status.uptime_us < before.uptime_us || status.plan !== before.plan)) samples.length = 0;
+    // Before the first commit its end is the beginning of time, which is no time to show.
+    if (status.committed?.upper === "0") status.committed = null;
     samples.push(status);
     if (samples.length > SAMPLES_MAX) samples.shift();
     readiness = ready;

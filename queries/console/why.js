@@ -5,8 +5,7 @@
 
 import { call } from "./api.js";
 import { action, badge, breakable, card, command, copier, digest, el, empty, facts, failure, fill, prose, scored, value } from "./dom.js";
-import { isFeature } from "./columns.js";
-import { isDigest, time } from "./format.js";
+import { isDigest, isFeature, time } from "./format.js";
 import * as status from "./status.js";
 
 export async function showWhy(main, { argument: id }, signal) {
@@ -16,26 +15,31 @@ export async function showWhy(main, { argument: id }, signal) {
   }
   const path = `/v1/decisions/${encodeURIComponent(id)}`;
   const answer = await call(path, { signal });
-  const { decision, fact, why } = answer;
+  const { decision, fact } = answer;
   const seal = el("div", { class: "stack" });
+  const told = el("div", {});
+  const tell = (of, checked) => {
+    fill(seal, sealOf(of, checked));
+    fill(told, story(of.why ?? []));
+  };
   const reload = async (asked) => {
     try {
       const fresh = await call(path, { signal });
-      fill(seal, sealOf(fresh, asked ? new Date() : null));
+      tell(fresh, asked ? new Date() : null);
       return fresh.sealed;
     } catch (error) {
       if (!signal.aborted) fill(seal, failure(error));
       return false;
     }
   };
-  fill(seal, sealOf(answer, null));
+  tell(answer, null);
   const verify = el("button", { type: "button", class: "primary", "data-verify": "", title: "v", click: () => reload(true) }, "Verify");
   fill(main,
     el("p", { class: "crumb" }, el("a", { href: "#/decisions" }, "Decisions"), " / ", decision.event_id),
     el("div", { class: "head" }, action(String(decision.action)), el("h1", {}, decision.event_id),
       el("span", { class: "note" }, "score ", scored(decision.score), ` · happened ${time(decision.ts_utc)}`)),
     el("div", { class: "beside" },
-      el("div", { class: "stack" }, rulesCard(decision), card("How it came about", story(why ?? [])), featuresCard(decision)),
+      el("div", { class: "stack" }, rulesCard(decision), card("How it came about", told), featuresCard(decision)),
       el("div", { class: "stack" },
         el("section", { class: "card" }, el("div", { class: "head" }, el("h2", {}, "Seal and proof"), el("span", { class: "spring" }), verify), seal,
           el("p", { class: "note" }, "Prove it without this console:"),
@@ -68,7 +72,7 @@ function sealOf({ sealed, proof }, checked) {
       el("strong", {}, good ? "Verified" : "Not what was committed"),
       el("p", {}, good ? "The record has the digest that its seal chains, under a root that the commit states"
         + (proof.key ? " and signs." : ". The commit is not signed.")
-        : "The proof does not hold. Run the command below: it names every file and record that differs.", at)),
+        : [proof.problem ?? "The proof does not hold.", " The command below names every file and record that differs."], at)),
     facts(
       ["commit", `#${proof.commit}`],
       ["number", [`${proof.number} of its chain`]],
@@ -94,7 +98,7 @@ function story(lines) {
     if (/^\s/.test(line) && told.length) told.at(-1).under.push(line.trim());
     else told.push({ line, under: [] });
   }
-  if (!told.length) return el("p", { class: "note" }, "The service gave no account of it.");
+  if (!told.length) return el("p", { class: "note" }, "It is told from the sealed record, which is written with the next commit.");
   return el("ol", { class: "story" }, told.map(({ line, under }) => el("li", {},
     under.length ? el("details", {}, el("summary", {}, prose(line), ` ${under.length} values`), el("ul", {}, under.map((each) => el("li", {}, el("code", {}, prose(each))))))
       : prose(line))));

@@ -4,8 +4,8 @@
 //     npm install playwright-core          # anywhere; NODE_PATH says where
 //     NODE_PATH=.../node_modules node tests/console/console.mjs [URL] [FOLDER]
 //
-// URL is a running service, a card topology; without one, or with `mock`, the mock is started. FOLDER gets the screenshots. `CHROMIUM`
-// names the browser, `TIDEGATE_KEY` a key for the service, when it wants one.
+// URL is a running service that decides card payments; without one, or with `mock`, the mock is started. FOLDER gets the
+// screenshots. `CHROMIUM` names the browser, `EVENT_TYPE` the type of a payment, `TIDEGATE_KEY` a key, when the service wants one.
 
 import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
@@ -16,6 +16,12 @@ import { serve } from "./mock.mjs";
 const { chromium } = createRequire(import.meta.url)("playwright-core");
 const [url = "mock", folder = "console-shots"] = process.argv.slice(2);
 const KEY = process.env.TIDEGATE_KEY;
+const EVENT_TYPE = process.env.EVENT_TYPE ?? "card.transaction.v1";
+/** What every envelope must say of where it is from. */
+const PINS = {
+  manifest_fingerprint: "a".repeat(64), parameter_hash: "b".repeat(64), seed: 7, scenario_id: "console", run_id: "c".repeat(32), scenario_run_id: "d".repeat(32),
+  platform_run_id: "platform_20260101T000000Z",
+};
 const SIZES = { desk: { width: 1440, height: 900 }, phone: { width: 360, height: 740 } };
 /** The browser reports these answers as errors, though the test asks for them or the console shows them. */
 const EXPECTED = /status of (401|404|400|503)|ERR_CONNECTION_REFUSED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_INCOMPLETE_CHUNKED/;
@@ -66,14 +72,41 @@ async function api(path, options = {}) {
 let sent = 0;
 async function payment(amount) {
   const { time } = await api("/v1/status");
-  const number = `${Date.now() % 1e9}${sent++}`;
+  const number = `${Date.now() % 1e9}${String(sent++).padStart(6, "0")}`;
   return JSON.stringify({
-    event_type: "card.transaction.v1", event_id: `console-${number}`, ts_utc: time,
+    event_type: EVENT_TYPE, event_id: `console-${number}`, ts_utc: new Date(Math.max(Date.parse(time) + 1, Date.UTC(2026, 0))).toISOString().replace("Z", "000Z"), ...PINS,
     payload: { transaction_id: number, customer_id: 7, terminal_id: 37, amount },
   });
 }
 
 const submit = async (record) => (await api("/v1/facts", { method: "POST", body: record })).receipts[0];
+
+/** What the service says of an event, once it is decided. */
+async function decided(event) {
+  for (let tries = 0; ; tries++) {
+    try {
+      return await api(`/v1/decisions/${event}`);
+    } catch (error) {
+      if (tries === 50) throw error;
+      await new Promise((wake) => setTimeout(wake, 100));
+    }
+  }
+}
+
+/** Commits follow from facts, so a service that nobody else uses gets some. */
+async function untilSealed(page) {
+  for (let tries = 0; tries < 120 && !(await page.locator("[data-verdict=verified]").count()); tries++) {
+    if (!mock) {
+      const one = JSON.parse(await payment("5.00"));
+      const number = one.payload.transaction_id;
+      const at = (index) => ({ ...one, event_id: `${one.event_id}-${index}`, ts_utc: new Date(Date.parse(one.ts_utc) + index).toISOString(), payload: { ...one.payload, transaction_id: `${number}${index}`, customer_id: index } });
+      const lines = Array.from({ length: 500 }, (_, index) => JSON.stringify(at(index))).join("\n");
+      await api("/v1/facts", { method: "POST", body: lines, headers: { "Content-Type": "application/x-ndjson", ...KEY && { Authorization: `Bearer ${KEY}` } } });
+    }
+    await page.waitForTimeout(500);
+  }
+  await page.waitForSelector("[data-verdict=verified]");
+}
 
 const claims = {
   async "the graph shows every node with its rate"() {
@@ -108,12 +141,13 @@ const claims = {
     assert.equal(await page.locator("tbody tr").count(), before);
     await page.getByRole("button", { name: "Resume" }).click();
     await page.locator("tbody tr", { hasText: held.event_id }).waitFor();
-    await page.getByLabel("action", { exact: true }).fill("BLOCK");
+    const { decision } = await decided(event_id);
+    await page.getByLabel("action", { exact: true }).fill(decision.action);
     await page.keyboard.press("Enter");
-    await page.waitForFunction(() => [...document.querySelectorAll("td[data-name=action]")].every((cell) => cell.textContent === "BLOCK"));
-    assert.match(page.url(), /action=BLOCK/);
+    await page.waitForFunction((action) => [...document.querySelectorAll("td[data-name=action]")].every((cell) => cell.textContent === action), decision.action);
+    assert.match(page.url(), new RegExp(`action=${decision.action}`));
     await page.getByLabel("from (UTC)").fill("2001-01-01 10:30");
-    await page.getByLabel("rule", { exact: true }).fill("amount-over-limit");
+    await page.getByLabel("rule", { exact: true }).fill(decision.rules_fired[0] ?? "");
     await page.keyboard.press("Enter");
     await page.locator("tbody tr", { hasText: event_id }).waitFor();
     await page.getByLabel("from (UTC)").fill("yesterday");
@@ -163,7 +197,7 @@ const claims = {
     await row.focus();
     await page.keyboard.press("Enter");
     await page.getByRole("heading", { name: record.event_id }).waitFor();
-    await page.getByText("amount-over-limit", { exact: true }).waitFor();
+    for (const rule of (await decided(record.event_id)).decision.rules_fired) await page.getByText(rule, { exact: true }).waitFor();
     await page.getByRole("table", { name: "Features" }).getByText("481.50").first().waitFor();
     if (mock) {
       await page.waitForSelector("[data-verdict=unsealed]");
@@ -171,9 +205,10 @@ const claims = {
       mock.world.holds = false;
     }
     // The next commit seals it, and the page notices.
-    await page.waitForSelector("[data-verdict=verified]", { timeout: 120_000 });
+    await untilSealed(page);
     await page.getByRole("button", { name: "Verify" }).click();
     await page.getByText(/Checked at/).waitFor();
+    await page.getByText(`Event ${record.event_id} happened at`).waitFor();
     await shot(page, "why");
     await page.screenshot({ path: join(folder, "why-whole.png"), fullPage: true });
     await page.goto(`${base}/#/why/no-such-event`);
@@ -279,6 +314,23 @@ const claimsOfMock = {
     await row.click();
     const text = await page.getByLabel("The record as JSON").inputValue();
     assert.match(text, /12345678901234567890/, "a large number was rounded");
+    await page.context().close();
+  },
+
+  async "a record is laid out for mending without a change to its tokens"() {
+    const page = await open(base);
+    const records = [
+      '{"a":1.10,"b":12345678901234567890,"a":[],"c":{},"d":[1,[2,{"e":"x, y: {\\"z\\"} \\u0041"}]],"f":-1e400,"g":null,"h":""}', "[]", "7", '"only \\\\"', '{ "torn": ', "",
+    ];
+    const laid = await page.evaluate(async (records) => records.map((await import("/console/format.js")).layOut), records);
+    const tokens = (text) => text.match(/"(?:[^"\\]|\\.)*"|[^\s"]/g);
+    records.forEach((record, at) => assert.deepEqual(tokens(laid[at]), tokens(record)));
+    assert.equal(laid[0].split("\n")[1], '  "a": 1.10,');
+    const words = await page.evaluate(async () => {
+      const { shellWord } = await import("/console/format.js");
+      return ["plain/word.1", "it's; rm -rf", "-x", "$(id)"].map(shellWord);
+    });
+    assert.deepEqual(words, ["plain/word.1", "'it'\\''s; rm -rf'", "'-x'", "'$(id)'"]);
     await page.context().close();
   },
 

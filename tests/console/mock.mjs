@@ -205,7 +205,7 @@ class World {
       topology: "fraud", plan: hex("plan"), clock: "event", partitions: 4, workers: 1, version: "0.1.0", tick: this.tick(), time: this.now(), committed: this.committed, ready: this.ready,
       counts: { admitted: this.tables.facts.length, duplicate: this.twice, quarantined },
       nodes: [
-        node("labels", "source.world", [], 6, 0.9), node("transactions", "source.world", [], 8), node("admitted", "gate", ["labels", "transactions"], 270, 1.9),
+        { name: "http", kind: "source.http", inputs: [], rows: 0, busy_us: 0 }, node("labels", "source.world", [], 6, 0.9), node("transactions", "source.world", [], 8), node("admitted", "gate", ["labels", "transactions", "http"], 270, 1.9),
         node("payments", "filter", ["admitted"], 1), node("known_labels", "filter", ["admitted"], 1, 0.9), node("card_history", "as_of", ["payments", "known_labels"], 60),
         node("windowed", "windows", ["card_history", "payments", "known_labels"], 480), node("features", "project", ["windowed"], 12), node("decisions", "decide", ["features"], 90),
         node("features_table", "sink.parquet", ["features"], 3), node("episodes", "seal", ["decisions"], 230), node("decisions_table", "sink.seal", ["episodes"], 5),
@@ -223,7 +223,8 @@ class World {
     const { _tick, payload, ...envelope } = fact;
     return {
       decision, sealed,
-      why: [
+      // Told from the sealed record, so there is nothing to tell before.
+      why: !sealed ? [] : [
         `Event ${decision.event_id} happened at ${decision.ts_utc}.`,
         `It was admitted as fact ${decision.decided_at_utc}/${fact.partition}, offset ${fact.offset}, with payload ${fact.payload_hash}, under policy card-gate revision 1 (${decision.policy_digest}).`,
         `By then these many facts of each partition had been applied: ${decision.basis.join(", ")}.`, `What was seen (snapshot ${decision.snapshot_digest}):`,
@@ -253,12 +254,13 @@ class World {
 }
 
 function typeOf(name, of) {
-  if (name.endsWith("_utc")) return "timestamp";
-  if (/^_tick$|^_?offset$|^position$/.test(name)) return "uint64";
-  if (/_nb_tx_|_us_|transaction_id/.test(name)) return "int64";
+  if (name.endsWith("_utc")) return "time";
+  if (/^_tick$|^_?offset$|^position$|_nb_tx_|_us_|transaction_id/.test(name)) return "bigint";
   if (/amount$|max_amount/.test(name)) return "decimal(12,2)";
-  if (Array.isArray(of)) return "list";
-  return { number: Number.isInteger(of) ? "int32" : "float64", boolean: "boolean" }[typeof of] ?? "text";
+  if (Array.isArray(of)) return "list of text";
+  if (/^[0-9a-f]{64}$/.test(of)) return "binary";
+  if (/^score$|avg|risk|usual/.test(name)) return "double";
+  return { number: "int", boolean: "bool" }[typeof of] ?? "text";
 }
 
 /** Answers the SQL that the head of this file names; throws what a person can mend. */
@@ -274,7 +276,7 @@ function ask(world, text) {
   const outputs = list.trim() === "*" ? known.map((each) => ({ ...each, of: each.name })) : list.split(/,(?![^(]*\))/).map((part) => {
     const [, expression, alias] = /^\s*(.+?)(?:\s+AS\s+"?(\w+)"?)?\s*$/is.exec(part);
     const counts = /^count\(\*\)$/i.test(expression);
-    const found = counts ? { name: "count(*)", type: "int64" } : find(expression);
+    const found = counts ? { name: "count(*)", type: "bigint" } : find(expression);
     return { name: alias ?? found.name, type: found.type, of: found.name, counts };
   });
   let rows = world.tables[name].filter(where ? condition(where, find) : () => true);
@@ -307,9 +309,9 @@ function condition(text, find) {
     if (!column) throw new Error(`SQL error: cannot plan \`${each}\``);
     const { name, type } = find(column);
     const wanted = quoted !== undefined ? quoted.replaceAll("''", "'") : number;
-    if (type === "timestamp" && !/^\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d(\.\d+)?Z?)?$/.test(wanted)) throw new Error(`SQL error: cannot read '${wanted}' as a timestamp; write it as 2026-01-31T12:00:00Z`);
+    if (type === "time" && !/^\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d(\.\d+)?Z?)?$/.test(wanted)) throw new Error(`SQL error: cannot read '${wanted}' as a timestamp; write it as 2026-01-31T12:00:00Z`);
     return (row) => {
-      const order = type === "timestamp" ? Date.parse(row[name]) - Date.parse(wanted) : compare(row[name], wanted);
+      const order = type === "time" ? Date.parse(row[name]) - Date.parse(wanted) : compare(row[name], wanted);
       return { "=": order === 0, "<>": order !== 0, "<": order < 0, ">": order > 0, "<=": order <= 0, ">=": order >= 0 }[operator];
     };
   }));
