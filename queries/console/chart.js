@@ -38,13 +38,13 @@ function bars(points, label) {
     const y = index * row + 4;
     const name = String(Array.isArray(at) ? at.join(", ") : at ?? "null");
     return [
-      svg("text", { class: "label", x: left - 8, y: y + 13, "text-anchor": "end" }, name.length > letters ? `${name.slice(0, letters - 1)}…` : name),
-      svg("rect", { class: "bar", x: Math.min(x(0), x(of)), y, width: Math.max(1, Math.abs(x(of) - x(0))), height: row - 7, rx: 2 }, svg("title", {}, `${name}: ${of}`)),
-      svg("text", { class: "amount", x: Math.max(x(0), x(of)) + 6, y: y + 13 }, amount(of)),
+      svg("text.label", { x: left - 8, y: y + 13, "text-anchor": "end" }, name.length > letters ? `${name.slice(0, letters - 1)}…` : name),
+      svg("rect.bar", { x: Math.min(x(0), x(of)), y, width: Math.max(1, Math.abs(x(of) - x(0))), height: row - 7, rx: 2 }, svg("title", `${name}: ${of}`)),
+      svg("text.amount", { x: Math.max(x(0), x(of)) + 6, y: y + 13 }, amount(of)),
     ];
   });
-  return el("figure", {}, svg("svg", { class: "chart", viewBox: `0 0 ${width} ${shown.length * row + 6}`, role: "img", "aria-label": `Bars of ${label}` }, parts),
-    points.length > BARS_MAX && el("figcaption", { class: "note" }, `The first ${BARS_MAX} of ${count(points.length)} rows.`));
+  return el("figure", svg("svg.chart", { viewBox: `0 0 ${width} ${shown.length * row + 6}`, role: "img", "aria-label": `Bars of ${label}` }, parts),
+    points.length > BARS_MAX && el("figcaption.note", `The first ${BARS_MAX} of ${count(points.length)} rows.`));
 }
 
 function line(points, label) {
@@ -58,15 +58,15 @@ function line(points, label) {
   const x = (t) => left + ((t - first) / (last - first || 1)) * (width - left - right);
   const y = (of) => height - bottom - ((of - low) / (high - low || 1)) * (height - top - bottom);
   const grid = marks.map((mark) => [
-    svg("line", { class: "grid", x1: left, x2: width - right, y1: y(mark), y2: y(mark) }),
-    svg("text", { class: "amount", x: left - 8, y: y(mark) + 4, "text-anchor": "end" }, amount(mark)),
+    svg("line.grid", { x1: left, x2: width - right, y1: y(mark), y2: y(mark) }),
+    svg("text.amount", { x: left - 8, y: y(mark) + 4, "text-anchor": "end" }, amount(mark)),
   ]);
   const ends = [["start", left, sorted[0]], ["end", width - right, sorted.at(-1)]].map(([anchor, at, point]) =>
-    svg("text", { class: "label", x: at, y: height - 8, "text-anchor": anchor }, narrow.matches ? time(point.at).slice(0, 16) : time(point.at)));
+    svg("text.label", { x: at, y: height - 8, "text-anchor": anchor }, narrow.matches ? time(point.at).slice(0, 16) : time(point.at)));
   const dots = sorted.length <= 120 && sorted.map((point) =>
-    svg("circle", { class: "dot", cx: x(point.t), cy: y(point.of), r: 3 }, svg("title", {}, `${time(point.at)}: ${point.of}`)));
-  return el("figure", {}, svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Line of ${label}` },
-    grid, ends, svg("polyline", { class: "curve", points: sorted.map((point) => `${x(point.t).toFixed(1)},${y(point.of).toFixed(1)}`).join(" ") }), dots || []));
+    svg("circle.dot", { cx: x(point.t), cy: y(point.of), r: 3 }, svg("title", `${time(point.at)}: ${point.of}`)));
+  return el("figure", svg("svg.chart", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Line of ${label}` },
+    grid, ends, svg("polyline.curve", { points: sorted.map((point) => `${x(point.t).toFixed(1)},${y(point.of).toFixed(1)}`).join(" ") }), dots || []));
 }
 
 /** Round numbers from below the least to above the most. */

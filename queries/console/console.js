@@ -4,7 +4,7 @@
 // `#/view/argument?filters`, so that what one person looks at can be sent to another.
 
 import { Unreachable, forgetKey, hasKey, onKeyNeeded } from "./api.js";
-import { digest, el, failure, fill, refresh, say } from "./dom.js";
+import { button, digest, el, failure, fill, refresh, say } from "./dom.js";
 import { count, span, time } from "./format.js";
 import * as status from "./status.js";
 import { showGraph } from "./graph.js";
@@ -58,7 +58,7 @@ async function route() {
     } else link.removeAttribute("aria-current");
   }
   // A view fills a folder of its own: one that answers late cannot write into the next.
-  const folder = el("div", { class: "view" }, el("p", { class: "loading" }, "Asking…"));
+  const folder = el("div.view", el("p.loading", "Asking…"));
   fill(main, folder);
   window.scrollTo(0, 0);
   try {
@@ -89,7 +89,7 @@ function showStrip() {
   const state = lostSince ? ["bad", "no connection"] : now.ready ? ["good", "ready"] : ["mind", "catching up"];
   const lag = !Number.isFinite(readiness?.lag_us) || lostSince ? "" : ` · lag ${span(readiness.lag_us)}`;
   const refusals = Object.values(now.counts.quarantined).reduce((sum, each) => sum + Number(each), 0);
-  const item = (name, ...of) => el("div", {}, el("span", { class: "name" }, name), el("span", { class: "of" }, of));
+  const item = (name, ...of) => el("div", el("span.name", name), el("span.of", of));
   const strip = [
     item("topology", now.topology),
     item("state", el("span", { class: `dot ${state[0]}`, title: readiness?.why ?? "" }), state[1], lag),
@@ -141,13 +141,13 @@ const SHORTCUTS = [
 
 function showHelp() {
   const rows = SHORTCUTS.map(([keys, what]) =>
-    el("div", {}, el("dt", {}, keys.split(" ").map((key) => el("kbd", {}, key))), el("dd", {}, what)));
-  const forget = hasKey() && el("button", { type: "button", click: () => { forgetKey(); location.reload(); } }, "Forget the API key");
-  dialog("Keyboard", el("dl", { class: "keys" }, rows), el("form", { method: "dialog", class: "row" }, forget, el("button", {}, "Close")));
+    el("div", el("dt", keys.split(" ").map((key) => el("kbd", key))), el("dd", what)));
+  const forget = hasKey() && button("Forget the API key", () => { forgetKey(); location.reload(); });
+  dialog("Keyboard", el("dl.keys", rows), el("form", { method: "dialog", class: "row" }, forget, el("button", "Close")));
 }
 
 function dialog(title, ...children) {
-  const made = el("dialog", { "aria-label": title, close: () => made.remove() }, el("h2", {}, title), children);
+  const made = el("dialog", { "aria-label": title, close: () => made.remove() }, el("h2", title), children);
   document.body.append(made);
   made.showModal();
   return made;
@@ -194,8 +194,8 @@ function askKey(wasRefused) {
       shown.close();
     };
     const shown = dialog("This service needs a key",
-      el("p", {}, wasRefused ? "The service did not accept that key." : "Give an API key of the role you work in. It is kept in this tab until it is closed."),
-      el("form", { class: "row", submit }, field, el("button", { class: "primary" }, "Use this key")));
+      el("p", wasRefused ? "The service did not accept that key." : "Give an API key of the role you work in. It is kept in this tab until it is closed."),
+      el("form.row", { submit }, field, el("button.primary", "Use this key")));
     shown.addEventListener("cancel", (event) => event.preventDefault());
     field.focus();
   });

@@ -4,7 +4,7 @@
 // many there were.
 
 import { objects, sql, tables, tail } from "./api.js";
-import { action, badge, el, empty, failure, fill, scored, table, tableRow, value } from "./dom.js";
+import { action, badge, button, code, el, empty, failure, fill, note, scored, table, tableRow, value } from "./dom.js";
 import { count, isFeature, isNumeric, sqlName, sqlText, time, utc } from "./format.js";
 
 const PAGE = 100;
@@ -20,60 +20,62 @@ const FRESH_MAX = 5;
 const OWN_MAX = 4;
 
 export async function showDecisions(main, { filters }, signal) {
-  const all = await tables(signal);
-  const known = all.find(({ name }) => name === "decisions");
+  const known = (await tables(signal)).find(({ name }) => name === "decisions");
   if (!known) {
-    fill(main, el("h1", {}, "Decisions"), empty("This topology writes no table `decisions`. Add a node of the kind ",
-      el("code", {}, "decide"), " and a sink, or look at what there is under ", el("a", { href: "#/sql" }, "SQL"), "."));
+    fill(main, el("h1", "Decisions"), empty("This topology writes no table `decisions`. Add a node of the kind ",
+      code("decide"), " and a sink, or look at what there is under ", el("a", { href: "#/sql" }, "SQL"), "."));
     return;
   }
-  const names = known.columns.map(({ name }) => name);
   const own = known.columns.filter(({ name }) => isFeature(name));
   const asked = ["_tick", "event_id", "ts_utc", "decision_id", "action", "score", "reason_codes", "rules_fired", "bundle_id", "bundle_version"]
-    .filter((name) => names.includes(name));
+    .filter((asked) => known.columns.some(({ name }) => name === asked));
   const columns = columnsFor(own.slice(0, OWN_MAX));
   const open = (row) => { location.hash = `#/why/${encodeURIComponent(row.event_id)}`; };
 
-  const form = filterForm(own, filters, () => load());
-  const state = el("span", { class: "note" });
-  const pause = el("button", { type: "button", "data-pause": "", "aria-pressed": "false", title: "Space", click: () => live.toggle() }, "Pause");
-  const place = el("div", {});
-  const older = el("button", { type: "button", hidden: true, click: () => more() }, "Older");
+  const form = filterForm(own, filters, () => { load(); });
+  const state = note();
+  const pause = button("Pause", () => live.toggle(), { "data-pause": "", title: "Space" });
+  const place = el("div");
+  const older = button("Older", () => more(), { hidden: true });
   fill(main,
-    el("div", { class: "head" }, el("h1", {}, "Decisions"), searchForm(), el("span", { class: "spring" }), state, pause),
-    form, place, el("p", { class: "center" }, older));
+    el("div.head", el("h1", "Decisions"), searchForm(), el("span.spring"), state, pause),
+    form, place, el("p.center", older));
 
   let oldest = null;
+  let asking = new AbortController();
   const question = (before) => {
     const where = conditions(form, known.columns);
     if (before) where.push(`_tick < ${before}`);
     return `SELECT ${[...asked, ...own.slice(0, OWN_MAX).map(({ name }) => name)].map(sqlName).join(", ")} FROM decisions`
       + `${where.length ? ` WHERE ${where.join(" AND ")}` : ""} ORDER BY _tick DESC LIMIT ${PAGE}`;
   };
-  const note = (rows) => {
+  const bookmark = (rows) => {
     oldest = rows.at(-1)?._tick ?? oldest;
     older.hidden = rows.length < PAGE;
   };
   const load = async () => {
     history.replaceState(null, "", `#/decisions${queryOf(form)}`);
+    asking.abort();
+    const mine = asking = new AbortController();
     try {
-      const rows = objects(await sql(question(), signal));
-      note(rows);
+      const rows = objects(await sql(question(), AbortSignal.any([signal, mine.signal])));
+      bookmark(rows);
       live.keep(SHOWN_MAX);
-      fill(form.querySelector("#rules"), [...new Set(rows.flatMap(({ rules_fired, reason_codes }) => [...rules_fired ?? [], ...reason_codes ?? []]))].sort()
-        .map((each) => el("option", { value: each })));
+      suggest(form, "actions", rows.map(({ action }) => action));
+      suggest(form, "rules", rows.flatMap(({ rules_fired, reason_codes }) => [rules_fired, reason_codes]));
       const shown = table(columns, rows, { label: "Decisions", open, key: keyOf, cards: true });
       fill(place, shown, rows.length ? "" : nothing(form, load));
       live.into(shown.querySelector("tbody"), rows);
     } catch (error) {
-      if (signal.aborted) return;
+      if (error.name === "AbortError") return;
+      live.into(null, []);
       fill(place, failure(error, load));
     }
   };
   const more = async () => {
     try {
       const rows = objects(await sql(question(oldest), signal));
-      note(rows);
+      bookmark(rows);
       live.keep(place.querySelector("tbody").rows.length + rows.length);
       place.querySelector("tbody").append(...rows.map((row) => tableRow(columns, row, { open, key: keyOf })));
     } catch (error) {
@@ -102,26 +104,25 @@ function columnsFor(own) {
 /** A time whose date can be left out where there is no room for it. */
 function moment(iso) {
   const [date, clock] = time(iso).split(" ");
-  return el("span", { class: "time" }, el("span", { class: "wide" }, date, " "), clock);
+  return el("span.time", el("span.wide", date, " "), clock);
 }
 
 /** The first reason, which named the action, and how many others there are. */
 function reasons([first, ...others]) {
   if (!first) return "";
-  return [badge(first), others.length > 0 && el("span", { class: "note", title: others.join(", ") }, ` +${others.length}`)];
+  return [badge(first), others.length > 0 && el("span.note", { title: others.join(", ") }, ` +${others.length}`)];
 }
 
 function nothing(form, load) {
   if (!queryOf(form)) {
     return empty("Nothing has been decided yet. Decisions appear here as they are made; send a fact to ",
-      el("code", {}, "POST /v1/facts"), ", or see under ", el("a", { href: "#/graph" }, "Graph"), " whether the sources move.");
+      code("POST /v1/facts"), ", or see under ", el("a", { href: "#/graph" }, "Graph"), " whether the sources move.");
   }
   const clear = () => {
-    form.reset();
-    for (const field of form.elements) if (field.name) field.value = "";
+    for (const field of form.querySelectorAll("input")) field.value = "";
     load();
   };
-  return empty("No decision fits these filters. ", el("button", { type: "button", click: clear }, "Clear them"));
+  return empty("No decision fits these filters. ", button("Clear them", clear));
 }
 
 function searchForm() {
@@ -130,36 +131,29 @@ function searchForm() {
     event.preventDefault();
     if (field.value.trim()) location.hash = `#/why/${encodeURIComponent(field.value.trim())}`;
   };
-  return el("form", { class: "search", role: "search", submit }, field, el("button", {}, "Why?"));
+  return el("form.search", { role: "search", submit }, field, el("button", "Why?"));
 }
 
 /** The filters; they stand in the address too. */
 function filterForm(own, filters, load) {
-  const change = () => load();
-  const field = (label, input) => el("label", {}, label, input);
-  const text = (name, attributes = {}) => el("input", { name, value: filters.get(name) ?? "", change, ...attributes });
+  const field = (label, input) => el("label", label, input);
+  const text = (name, attributes = {}) => el("input", { name, value: filters.get(name) ?? "", change: load, ...attributes });
   const select = el("select", { name: "column", change: () => { if (form.elements.is.value) load(); } }, own.map(({ name }) => el("option", { value: name }, name)));
   const likely = own.find(({ name }) => /customer|card|account|user/i.test(name)) ?? own[0];
-  const form = el("form", { class: "filters", submit: (event) => { event.preventDefault(); load(); } },
+  const form = el("form.filters", { submit: (event) => { event.preventDefault(); load(); } },
     field("action", text("action", { list: "actions", size: 12 })),
     field("rule", text("rule", { size: 18, placeholder: "id or reason", list: "rules" })),
     field("from (UTC)", text("from", { size: 20, placeholder: "2026-01-31 12:00" })),
     field("to (UTC)", text("to", { size: 20, placeholder: "2026-02-01" })),
-    own.length > 0 && el("fieldset", {}, el("label", {}, "column", select), field("is", text("is", { size: 12 }))),
+    own.length > 0 && el("fieldset", el("label", "column", select), field("is", text("is", { size: 12 }))),
     el("datalist", { id: "actions" }), el("datalist", { id: "rules" }));
   if (own.length) select.value = filters.get("column") ?? likely.name;
-  suggest(form, "actions", "SELECT DISTINCT action FROM decisions ORDER BY 1 LIMIT 20");
   return form;
 }
 
-/** Suggestions are a comfort: without them the field still works. */
-async function suggest(form, id, text) {
-  try {
-    const { rows } = await sql(text);
-    fill(form.querySelector(`#${id}`), rows.map(([of]) => el("option", { value: of })));
-  } catch {
-    return;
-  }
+/** Suggests what stands in the rows that are shown. */
+function suggest(form, id, values) {
+  fill(form.querySelector(`#${id}`), [...new Set(values.flat())].filter(Boolean).sort().map((value) => el("option", { value })));
 }
 
 function chosen(form) {
@@ -237,7 +231,7 @@ function liveRows({ columns, open, form, state, pause, signal, place, load }) {
     const above = body.firstElementChild?.classList.contains("missed") ? body.firstElementChild : null;
     const all = missed + Number(above?.dataset.missed ?? 0);
     above?.remove();
-    body.prepend(el("tr", { class: "missed", "data-missed": all }, el("td", { colspan: columns.length }, `${count(all)} came too fast to be shown; ask for them again with the filters`)));
+    body.prepend(el("tr.missed", { "data-missed": all }, el("td", { colspan: columns.length }, `${count(all)} came too fast to be shown; ask for them again with the filters`)));
   };
   const timer = setInterval(() => { drawNow(); say(); }, DRAW_MS);
   signal.addEventListener("abort", () => clearInterval(timer));

@@ -5,24 +5,26 @@
 
 import { isDigest, isNumeric, shorten, visible } from "./format.js";
 
-/** An HTML element. Attributes that are functions become listeners; null and false leave an attribute out. */
-export function el(tag, attributes = {}, ...children) {
-  return furnish(document.createElement(tag), attributes, children);
+/** An HTML element: `el("p.note", { title }, "text")`. Attributes may be left out; those that are functions become listeners. */
+export function el(tag, ...rest) {
+  return furnish((name) => document.createElement(name), tag, rest);
 }
 
 /** The same for SVG. */
-export function svg(tag, attributes = {}, ...children) {
-  return furnish(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+export function svg(tag, ...rest) {
+  return furnish((name) => document.createElementNS("http://www.w3.org/2000/svg", name), tag, rest);
 }
 
-function furnish(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") element.addEventListener(name, value);
-    else if (value !== null && value !== undefined && value !== false) {
-      element.setAttribute(name, value === true ? "" : value);
-    }
+function furnish(make, tag, [first, ...others]) {
+  const [name, ...classes] = tag.split(".");
+  const element = make(name);
+  const named = first && Object.getPrototypeOf(first) === Object.prototype;
+  if (classes.length) element.classList.add(...classes);
+  for (const [attribute, value] of Object.entries(named ? first : {})) {
+    if (typeof value === "function") element.addEventListener(attribute, value);
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(attribute, value === true ? "" : value);
   }
-  add(element, children);
+  add(element, named ? others : [first, ...others]);
   return element;
 }
 
@@ -58,6 +60,17 @@ export function say(text) {
   say.timer = setTimeout(() => said.classList.remove("shown"), 2500);
 }
 
+/** A button that does something on this page. */
+export function button(label, click, attributes = {}) {
+  return el("button", { type: "button", click, ...attributes }, label);
+}
+
+/** Something said in passing. */
+export const note = (...children) => el("span.note", children);
+
+/** Text in the letters of programs. */
+export const code = (...children) => el("code", children);
+
 /** A button that copies a text. */
 export function copier(text, label = "copy", what = label) {
   const copy = async () => {
@@ -68,17 +81,17 @@ export function copier(text, label = "copy", what = label) {
       say("the browser did not let the console copy; select the text instead");
     }
   };
-  return el("button", { type: "button", class: "copy", "aria-label": `copy ${what}`, click: copy }, label);
+  return button(label, copy, { class: "copy", "aria-label": `copy ${what}` });
 }
 
 /** A digest, shortened; all of it on copying, and when the pointer rests on it. */
 export function digest(hex, what = "digest") {
-  return el("span", { class: "digest", title: hex }, el("code", {}, shorten(hex)), copier(hex, "copy", what));
+  return el("span.digest", { title: hex }, code(shorten(hex)), copier(hex, "copy", what));
 }
 
 /** A command to take to a terminal. */
 export function command(text) {
-  return el("div", { class: "command" }, el("code", {}, text), copier(text, "copy", "command"));
+  return el("div.command", code(text), copier(text, "copy", "command"));
 }
 
 /** A sentence whose digests are shortened. */
@@ -107,9 +120,9 @@ export function scored(score) {
 
 /** A value of a column, whatever it is. */
 export function value(of) {
-  if (of === null || of === undefined) return el("span", { class: "null" }, "null");
+  if (of === null || of === undefined) return el("span.null", "null");
   if (Array.isArray(of)) return of.length ? of.map((item) => (item === null ? "null" : String(item))).join(", ")
-    : el("span", { class: "null" }, "none");
+    : el("span.null", "none");
   if (typeof of === "object") return JSON.stringify(of);
   if (isDigest(of)) return el("code", { title: of }, shorten(of));
   return String(of);
@@ -123,24 +136,24 @@ export function breakable(name) {
 /** Names and what they are. */
 export function facts(...pairs) {
   const given = pairs.filter(Boolean);
-  return el("dl", { class: "facts" }, given.map(([name, of]) => el("div", {}, el("dt", {}, breakable(name)), el("dd", {}, of))));
+  return el("dl.facts", given.map(([name, of]) => el("div", el("dt", breakable(name)), el("dd", of))));
 }
 
 /** A headed part of a view. */
 export function card(title, ...children) {
-  return el("section", { class: "card" }, el("h2", {}, title), children);
+  return el("section.card", el("h2", title), children);
 }
 
 /** Says that there is nothing, and what to do. */
 export function empty(...children) {
-  return el("div", { class: "empty" }, children);
+  return el("div.empty", children);
 }
 
 /** An error where it happened, in full. */
 export function failure(error, again) {
-  const retry = again && el("button", { type: "button", click: again }, "Try again");
-  return el("div", { class: "failure", role: "alert" },
-    el("strong", {}, error.title ?? "The console failed"), el("p", {}, error.message), retry);
+  const retry = again && button("Try again", again);
+  return el("div.failure.verdict.bad", { role: "alert" },
+    el("strong", error.title ?? "The console failed"), el("p", error.message), retry);
 }
 
 /**
@@ -149,10 +162,10 @@ export function failure(error, again) {
  * each row as a card, without the columns that matter `less`.
  */
 export function table(columns, rows, { open, label, key, cards } = {}) {
-  const body = el("tbody", {}, rows.map((row) => tableRow(columns, row, { open, key })));
+  const body = el("tbody", rows.map((row) => tableRow(columns, row, { open, key })));
   if (open) body.firstElementChild?.setAttribute("tabindex", "0");
   const head = columns.map(({ name, numeric }) => el("th", { scope: "col", class: numeric ? "number" : null }, name));
-  const made = el("table", { "aria-label": label, keydown: walk }, el("thead", {}, el("tr", {}, head)), body);
+  const made = el("table", { "aria-label": label, keydown: walk }, el("thead", el("tr", head)), body);
   return el("div", { class: cards ? "scroll cards" : "scroll" }, made);
 }
 

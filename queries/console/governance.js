@@ -3,7 +3,7 @@
 // Steps are taken on the command line, where their actor is known. The console shows which may come next.
 
 import { objects, sql } from "./api.js";
-import { badge, card, command, digest, el, empty, facts, fill, table } from "./dom.js";
+import { badge, card, command, digest, el, empty, facts, fill, note, table } from "./dom.js";
 import { count, shellWord, tickTime, time } from "./format.js";
 
 const TONES = { proposed: "mind", approved: "mind", activated: "good", rolled_back: "bad", withdrawn: "", declared: "mind", completed: "good" };
@@ -13,12 +13,12 @@ export async function showPolicies(main, _, signal) {
   const steps = objects(await sql("SELECT * FROM governance ORDER BY _tick DESC", signal));
   const propose = 'tidegate policy propose TOPOLOGY --data DATA --node NODE --file FILE --actor YOU --reason "WHY"';
   if (!steps.length) {
-    fill(main, el("h1", {}, "Policies"), empty(el("p", {}, "The rules and the policy are those that this folder began with; nobody has proposed others. To propose some:"), command(propose)));
+    fill(main, el("h1", "Policies"), empty(el("p", "The rules and the policy are those that this folder began with; nobody has proposed others. To propose some:"), command(propose)));
     return;
   }
-  fill(main, el("h1", {}, "Policies"), inForce(steps), el("h2", { class: "apart" }, "Proposals"),
+  fill(main, el("h1", "Policies"), inForce(steps), el("h2.apart", "Proposals"),
     [...proposals(steps)].map(([, of]) => proposalCard(of)),
-    card("Propose another", el("p", { class: "note" }, "Steps are taken on the command line while no run holds the log, each is a fact, and they take effect with the next start."), command(propose)));
+    card("Propose another", note("Steps are taken on the command line while no run holds the log, each is a fact, and they take effect with the next start."), command(propose)));
 }
 
 /** The steps of each proposal, newest first; proposals by their newest step. */
@@ -40,7 +40,7 @@ function inForce(steps) {
     { name: "node", cell: ({ node }) => node },
     { name: "kind", cell: ({ kind }) => kind.replaceAll("_", " ") },
     { name: "revision", cell: (row) => `${row.revision_id} ${row.revision_version}` },
-    { name: "since (UTC)", cell: (row) => el("span", { class: "time" }, time(row.taken_at_utc)) },
+    { name: "since (UTC)", cell: (row) => el("span.time", time(row.taken_at_utc)) },
     { name: "by", cell: ({ actor }) => actor },
     { name: "digest", cell: ({ after_digest }) => digest(after_digest) },
   ], [...newest.values()], { label: "In force" }));
@@ -50,17 +50,17 @@ function proposalCard(steps) {
   const last = steps[0];
   const first = steps.at(-1);
   const text = steps.find(({ revision_text }) => revision_text)?.revision_text;
-  return el("section", { class: "card" },
-    el("div", { class: "head" }, step(last.step), el("h3", {}, `${first.revision_id} ${first.revision_version}`),
-      el("span", { class: "note" }, `${first.kind.replaceAll("_", " ")} of ${first.node}`)),
+  return el("section.card",
+    el("div.head", step(last.step), el("h3", `${first.revision_id} ${first.revision_version}`),
+      note(`${first.kind.replaceAll("_", " ")} of ${first.node}`)),
     facts(["proposal", digest(first.proposal_id, "proposal id")], ["changes", [digest(first.before_digest), " to ", digest(first.after_digest)]]),
     table([
       { name: "step", cell: (row) => step(row.step) },
-      { name: "taken (UTC)", cell: (row) => el("span", { class: "time" }, time(row.taken_at_utc)) },
+      { name: "taken (UTC)", cell: (row) => el("span.time", time(row.taken_at_utc)) },
       { name: "by", cell: ({ actor }) => actor },
-      { name: "reason", cell: ({ reason }) => el("span", { class: "detail" }, reason) },
+      { name: "reason", cell: ({ reason }) => el("span.detail", reason) },
     ], steps, { label: "Steps" }),
-    text && el("details", {}, el("summary", {}, "The text of the revision"), el("pre", {}, text)),
+    text && el("details", el("summary", "The text of the revision"), el("pre", text)),
     next(last));
 }
 
@@ -73,7 +73,7 @@ function next({ step, proposal_id, node }) {
     approved: ["It can be brought into force, or withdrawn.", by("activate", id), by("withdraw", id)],
     activated: ["If it is still in force, the revision before it can be brought back.", by("rollback", `--node ${shellWord(node)}`)],
   }[step];
-  return may && el("div", { class: "next" }, el("p", { class: "note" }, may[0]), may.slice(1));
+  return may && el("div.next", note(may[0]), may.slice(1));
 }
 
 export async function showBackfills(main, _, signal) {
@@ -84,11 +84,11 @@ export async function showBackfills(main, _, signal) {
     by.set(of.backfill_id, [...(by.get(of.backfill_id) ?? []), { ...of, at: admitted_at_utc }]);
   }
   if (!by.size) {
-    fill(main, el("h1", {}, "Backfills"), empty(el("p", {}, "Nothing has been computed anew. A declaration names a range, its purpose, the rules and the tables; to run one:"),
+    fill(main, el("h1", "Backfills"), empty(el("p", "Nothing has been computed anew. A declaration names a range, its purpose, the rules and the tables; to run one:"),
       command("tidegate backfill DECLARATION.toml --data DATA")));
     return;
   }
-  fill(main, el("h1", {}, "Backfills"), [...by.values()].map(backfillCard));
+  fill(main, el("h1", "Backfills"), [...by.values()].map(backfillCard));
 }
 
 function backfillCard(told) {
@@ -96,8 +96,8 @@ function backfillCard(told) {
   const done = told.find(({ step }) => step === "completed");
   const declared = told.find(({ step }) => step === "declared") ?? last;
   const folder = shellWord(`DATA/backfills/${last.backfill_id}/store`);
-  return el("section", { class: "card" },
-    el("div", { class: "head" }, step(last.step), el("h2", {}, last.backfill_id), el("span", { class: "note" }, last.purpose)),
+  return el("section.card",
+    el("div.head", step(last.step), el("h2", last.backfill_id), note(last.purpose)),
     facts(
       ["range", `${tickTime(last.from_tick)} to ${tickTime(last.to_tick)}`],
       ["partitions", last.partitions || "all"],
@@ -109,7 +109,7 @@ function backfillCard(told) {
       done && ["facts read", count(done.facts)],
       done && ["last commit", digest(done.head)]),
     done && produced(done.produced),
-    el("div", { class: "next" }, el("p", { class: "note" }, done ? "Its tables stand beside the live ones:" : "It goes on where it was stopped:"),
+    el("div.next", note(done ? "Its tables stand beside the live ones:" : "It goes on where it was stopped:"),
       command(done ? `tidegate sql --data DATA --store ${folder} ${shellWord(`SELECT * FROM ${last.outputs.split(",")[0]} LIMIT 10`)}` : "tidegate backfill DECLARATION.toml --data DATA")));
 }
 

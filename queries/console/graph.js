@@ -3,8 +3,8 @@
 // Layers go down the page, so that a phone shows the same picture as a desk. An edge that passes a layer gets a place
 // in it, so that none runs behind a node.
 
-import { badge, card, el, empty, facts, fill, refresh, svg, table } from "./dom.js";
-import { bytes, count, quantity, rate, share, span, time } from "./format.js";
+import { card, el, empty, facts, fill, note, refresh, svg, table } from "./dom.js";
+import { count, quantity, rate, share, span, time } from "./format.js";
 import * as status from "./status.js";
 
 const WIDTH = 176, HEIGHT = 50, LANE = 16, GAP_X = 18, GAP_Y = 30;
@@ -14,9 +14,9 @@ const KNOWN = ["name", "kind", "inputs", "rows", "busy_us"];
 export async function showGraph(main, _, signal) {
   let chosen = null;
   let drawn = null;
-  const picture = el("div", { class: "picture" });
+  const picture = el("div.picture");
   const detail = el("div");
-  const tiles = el("div", { class: "tiles" });
+  const tiles = el("div.tiles");
   const list = el("div");
   const choose = (name) => {
     chosen = chosen === name ? null : name;
@@ -26,13 +26,12 @@ export async function showGraph(main, _, signal) {
     const now = status.latest();
     if (!now) return;
     if (!main.contains(picture)) {
-      fill(main, el("h1", {}, "Graph"), tiles, el("div", { class: "beside" }, card("Flow", picture), el("div", { class: "stack" }, detail, card("Nodes", list))));
+      fill(main, el("h1", "Graph"), tiles, el("div.beside", card("Flow", picture), el("div.stack", detail, card("Nodes", list))));
     }
     const nodes = now.nodes.map((node) => measured(node, now));
     refresh(tiles, tilesOf(now));
     if (!nodes.length) {
-      fill(picture, empty("This topology has no nodes that report."));
-      return;
+      return fill(picture, empty("This topology has no nodes that report."));
     }
     if (drawn?.shape !== shapeOf(now)) {
       drawn = draw(now, choose);
@@ -61,7 +60,7 @@ function measured(node, now) {
 }
 
 function tilesOf(now) {
-  const tile = (name, big, ...small) => el("div", { class: "tile" }, el("h2", {}, name), el("strong", {}, big), el("p", {}, small));
+  const tile = (name, big, ...small) => el("div.tile", el("h2", name), el("strong", big), el("p", small));
   const admitted = status.growth(({ counts }) => counts.admitted);
   const sum = ({ counts }) => Object.values(counts.quarantined).reduce((all, each) => all + Number(each), 0);
   const behind = now.committed && (Date.parse(now.time) - Date.parse(now.committed.time)) * 1000;
@@ -84,7 +83,7 @@ function detailOf(node, now) {
   const { committed } = node;
   const others = Object.keys(node).filter((key) => ![...KNOWN, "rate", "busy", "line", "committed"].includes(key));
   return card(node.name, facts(
-    ["kind", badge(node.kind, family(node.kind))],
+    ["kind", node.kind],
     ["from", node.inputs.join(", ") || "outside"],
     ["to", outputs.join(", ") || (node.kind.startsWith("sink.") ? "the store" : "nothing")],
     ["rows", `${count(node.rows)} (${rate(node.rate)})`],
@@ -100,18 +99,14 @@ const plain = (key, of) => (typeof of === "number" ? quantity(key, of) : typeof 
 function showList(place, nodes, choose, chosen) {
   const columns = [
     { name: "node", cell: ({ name }) => name },
-    { name: "kind", cell: ({ kind }) => el("span", { class: `kind ${family(kind)}` }, kind) },
+    { name: "kind", cell: ({ kind }) => note(kind) },
     { name: "rows", numeric: true, cell: ({ rows }) => count(rows) },
     { name: "rate", numeric: true, cell: (node) => rate(node.rate) },
     { name: "last minute", cell: ({ line }) => spark(line) },
     { name: "busy", numeric: true, cell: ({ busy }) => share(busy) },
-    ...nodes.some(({ lag_us }) => lag_us !== undefined)
-      ? [{ name: "lag", numeric: true, cell: ({ lag_us }) => (lag_us === undefined ? "" : span(lag_us)) }] : [],
-    ...nodes.some(({ state_bytes }) => state_bytes !== undefined)
-      ? [{ name: "state", numeric: true, cell: ({ state_bytes }) => (state_bytes === undefined ? "" : bytes(state_bytes)) }] : [],
   ];
   const rows = place.querySelectorAll("tbody tr");
-  const same = rows.length === nodes.length && rows[0].cells.length === columns.length && nodes.every(({ name }, at) => rows[at].dataset.key === name);
+  const same = rows.length === nodes.length && nodes.every(({ name }, at) => rows[at].dataset.key === name);
   // Rows stay, and with them the focus and a press that has begun; only what they say changes.
   if (!same) fill(place, table(columns, nodes, { label: "Nodes", open: ({ name }) => choose(name), key: ({ name }) => name }));
   else nodes.forEach((node, row) => columns.forEach(({ cell }, at) => fill(rows[row].cells[at], cell(node))));
@@ -123,7 +118,7 @@ function spark(values) {
   const some = values.slice(-60).map((value) => value ?? 0);
   const top = Math.max(...some, 1e-9);
   const points = some.map((value, at) => `${at + 1},${(17 - (value / top) * 15).toFixed(1)}`);
-  return svg("svg", { class: "spark", viewBox: "0 0 62 19", width: 62, height: 19, "aria-hidden": "true" },
+  return svg("svg.spark", { viewBox: "0 0 62 19", width: 62, height: 19, "aria-hidden": "true" },
     svg("polyline", { points: points.join(" ") }));
 }
 
@@ -137,7 +132,7 @@ function draw({ nodes }, choose) {
   const scale = matchMedia("(max-width: 700px)").matches ? 0.84 : 1;
   const paths = edges.map((edge) => {
     const points = edge.through.map((id) => places.get(id));
-    return { edge, path: svg("path", { class: "edge", d: curve(points), "marker-end": "url(#to)" }) };
+    return { edge, path: svg("path.edge", { d: curve(points), "marker-end": "url(#to)" }) };
   });
   const boxes = new Map(nodes.map((node) => [node.name, box(node, places.get(node.name), choose)]));
   const marker = svg("marker", { id: "to", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 8, markerHeight: 8, markerUnits: "userSpaceOnUse", orient: "auto" },
@@ -145,16 +140,16 @@ function draw({ nodes }, choose) {
   return {
     shape: shapeOf({ nodes }),
     picture: svg("svg", { viewBox: `0 0 ${width} ${height}`, width: width * scale, height: height * scale, role: "group", "aria-label": "The graph of the topology" },
-      svg("defs", {}, marker), paths.map(({ path }) => path), [...boxes.values()].map(({ group }) => group)),
+      svg("defs", marker), paths.map(({ path }) => path), [...boxes.values()].map(({ group }) => group)),
     show: (node, isChosen) => boxes.get(node.name).show(node, isChosen),
     light: (name) => paths.forEach(({ edge, path }) => path.classList.toggle("lit", name === edge.from || name === edge.to)),
   };
 }
 
 function box({ name, kind }, { x, y }, choose) {
-  const flow = svg("text", { class: "flow", x: 12, y: 37 });
-  const load = svg("text", { class: "flow", x: WIDTH - 10, y: 37, "text-anchor": "end" });
-  const bar = svg("rect", { class: "load", x: 12, y: HEIGHT - 6, width: 0, height: 2.5, rx: 1 });
+  const flow = svg("text.flow", { x: 12, y: 37 });
+  const load = svg("text.flow", { x: WIDTH - 10, y: 37, "text-anchor": "end" });
+  const bar = svg("rect.load", { x: 12, y: HEIGHT - 6, width: 0, height: 2.5, rx: 1 });
   const title = svg("title");
   const press = (event) => {
     if (event.key !== "Enter" && event.key !== " ") return;
@@ -166,9 +161,9 @@ function box({ name, kind }, { x, y }, choose) {
     class: `node ${family(kind)}`, transform: `translate(${x - WIDTH / 2} ${y})`, tabindex: "0", role: "button",
     "aria-label": `${name}, ${kind}`, click: () => choose(name), keydown: press,
   }, title,
-    svg("rect", { class: "box", width: WIDTH, height: HEIGHT, rx: 6 }), svg("rect", { class: "side", width: 4, height: HEIGHT, rx: 2 }),
-    svg("text", { class: "name", x: 12, y: 19 }, cut(name, 18)),
-    svg("text", { class: "kind", x: WIDTH - 10, y: 19, "text-anchor": "end" }, kindBeside(name, kind)), flow, load, bar);
+    svg("rect.box", { width: WIDTH, height: HEIGHT, rx: 6 }), svg("rect.side", { width: 4, height: HEIGHT, rx: 2 }),
+    svg("text.name", { x: 12, y: 19 }, cut(name, 18)),
+    svg("text.kind", { x: WIDTH - 10, y: 19, "text-anchor": "end" }, kindBeside(name, kind)), flow, load, bar);
   const show = (node, isChosen) => {
     flow.textContent = rate(node.rate);
     load.textContent = node.committed ? `#${node.committed.number} · ${share(node.busy)}` : `${share(node.busy)} busy`;

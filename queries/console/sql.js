@@ -1,7 +1,7 @@
 // A box for questions: what can be asked stands beside it, the answer below it as table and as chart.
 
 import { csv, sql, tables } from "./api.js";
-import { badge, columnsOf, el, empty, failure, fill, table } from "./dom.js";
+import { badge, button, code, columnsOf, el, empty, failure, fill, note, table } from "./dom.js";
 import { count, span, time } from "./format.js";
 import { chart, chartable } from "./chart.js";
 
@@ -16,7 +16,7 @@ export async function showSql(main, { filters }, signal) {
   box.value = filters.get("q") ?? sessionStorage.getItem(DRAFT) ?? FIRST;
   const place = el("div", { "aria-live": "polite" });
   const past = el("select", { "aria-label": "Earlier queries", change: () => { if (past.value) box.value = past.value; past.selectedIndex = 0; box.focus(); } });
-  const beside = el("aside", { class: "card catalogue" }, el("h2", {}, "Tables"), el("p", { class: "loading" }, "Asking…"));
+  const beside = el("aside.card.catalogue", el("h2", "Tables"), el("p.loading", "Asking…"));
   let running = null;
   const run = async () => {
     running?.abort();
@@ -26,12 +26,12 @@ export async function showSql(main, { filters }, signal) {
     if (!text) return fill(place, empty("Write a SELECT, then press Ctrl+Enter."));
     remember(text);
     showPast(past);
-    fill(place, el("p", { class: "loading" }, "Asking… ", el("button", { type: "button", click: () => mine.abort() }, "Stop waiting")));
+    fill(place, el("p.loading", "Asking… ", button("Stop waiting", () => mine.abort())));
     try {
       fill(place, answerOf(await sql(text, mine.signal), text));
     } catch (error) {
       if (signal.aborted || running !== mine) return;
-      fill(place, error.name === "AbortError" ? el("p", { class: "note" }, "Not waited for.") : failure(error));
+      fill(place, error.name === "AbortError" ? note("Not waited for.") : failure(error));
     }
   };
   box.addEventListener("input", () => sessionStorage.setItem(DRAFT, box.value));
@@ -41,17 +41,17 @@ export async function showSql(main, { filters }, signal) {
     run();
   });
   showPast(past);
-  fill(main, el("h1", {}, "SQL"), el("div", { class: "workbench" },
-    el("div", { class: "stack" },
-      el("div", { class: "card" }, box, el("div", { class: "row" },
-        el("button", { type: "button", class: "primary", click: run }, "Run"), el("span", { class: "note wide" }, "Ctrl+Enter"), el("span", { class: "spring" }), past)),
+  fill(main, el("h1", "SQL"), el("div.workbench",
+    el("div.stack",
+      el("div.card", box, el("div.row",
+        button("Run", run, { class: "primary" }), el("span.note.wide", "Ctrl+Enter"), el("span.spring"), past)),
       place), beside));
   if (filters.get("q")) run();
-  else fill(place, empty("Only reads: ", el("code", {}, "SELECT"), " over the live and the committed tables. Every answer says as of which tick it is true."));
+  else fill(place, empty("Only reads: ", code("SELECT"), " over the live and the committed tables. Every answer says as of which tick it is true."));
   try {
     showTables(beside, await tables(signal), box);
   } catch (error) {
-    if (!signal.aborted) fill(beside, el("h2", {}, "Tables"), failure(error));
+    if (!signal.aborted) fill(beside, el("h2", "Tables"), failure(error));
   }
 }
 
@@ -77,26 +77,26 @@ function showTables(place, all, box) {
     box.focus();
   };
   const quoted = (name) => (/^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`);
-  const name = (of, type) => el("button", { type: "button", class: "name", click: () => insert(quoted(of)) }, of, type && el("span", { class: "type" }, type));
-  fill(place, el("h2", {}, "Tables"), all.length ? all.map((each) => el("details", {},
-    el("summary", {}, each.name, el("span", { class: "note" }, ` ${each.columns.length}`)),
-    el("ul", {}, el("li", {}, name(each.name)), each.columns.map((column) => el("li", {}, name(column.name, column.type))))))
+  const name = (of, type) => button([of, type && el("span.type", type)], () => insert(quoted(of)), { class: "name" });
+  fill(place, el("h2", "Tables"), all.length ? all.map((each) => el("details",
+    el("summary", each.name, note(` ${each.columns.length}`)),
+    el("ul", el("li", name(each.name)), each.columns.map((column) => el("li", name(column.name, column.type))))))
     : empty("There are no tables yet."));
 }
 
 function answerOf(answer, text) {
-  const shown = el("div", {});
+  const shown = el("div");
   const drawable = chartable(answer);
   const asTable = () => fill(shown, answer.rows.length
     ? [table(columnsOf(answer), answer.rows.slice(0, ROWS_DRAWN), { label: "Result" }),
-      answer.rows.length > ROWS_DRAWN && el("p", { class: "note" }, `The first ${count(ROWS_DRAWN)} of ${count(answer.rows.length)} rows; the CSV has all.`)]
+      answer.rows.length > ROWS_DRAWN && note(`The first ${count(ROWS_DRAWN)} of ${count(answer.rows.length)} rows; the CSV has all.`)]
     : empty("No rows. The question was understood; nothing answers it at this tick."));
   const asChart = () => {
     const pick = el("select", { "aria-label": "Number to draw", change: () => fill(drawn, chart(answer, drawable.by, drawable.numbers[pick.selectedIndex])) },
-      drawable.numbers.map(({ name }) => el("option", {}, name)));
+      drawable.numbers.map(({ name }) => el("option", name)));
     pick.selectedIndex = drawable.numbers.length - 1;
-    const drawn = el("div", {}, chart(answer, drawable.by, drawable.numbers.at(-1)));
-    fill(shown, el("div", { class: "card" }, el("p", { class: "row" }, el("label", {}, pick, ` by ${drawable.by.name}`)), drawn));
+    const drawn = el("div", chart(answer, drawable.by, drawable.numbers.at(-1)));
+    fill(shown, el("div.card", el("p.row", el("label", pick, ` by ${drawable.by.name}`)), drawn));
   };
   const tabs = [["Table", asTable], ["Chart", asChart]].map(([title, show], at) => el("button", {
     type: "button", class: "tab", "aria-pressed": String(at === 0), disabled: at === 1 && !drawable,
@@ -107,12 +107,12 @@ function answerOf(answer, text) {
     },
   }, title));
   asTable();
-  const save = el("button", { type: "button", click: () => download(text, problem) }, "CSV");
-  const problem = el("div", {});
-  return el("div", {}, el("div", { class: "row answer" }, tabs,
-    el("span", { class: "note" }, `${count(answer.rows.length)} rows · ${span(answer.elapsed_us)}`,
-      answer.tick && [` · as of ${time(answer.time)}`, el("span", { class: "wide" }, ` · tick ${answer.tick}`)]),
-    answer.truncated && badge("truncated: there are more rows than the service sends", "mind"), el("span", { class: "spring" }), save), problem, shown);
+  const save = button("CSV", () => download(text, problem));
+  const problem = el("div");
+  return el("div", el("div.row.answer", tabs,
+    note(`${count(answer.rows.length)} rows · ${span(answer.elapsed_us)}`,
+      answer.tick && [` · as of ${time(answer.time)}`, el("span.wide", ` · tick ${answer.tick}`)]),
+    answer.truncated && badge("truncated: there are more rows than the service sends", "mind"), el("span.spring"), save), problem, shown);
 }
 
 /** The service writes the file, so that it holds what it would hold for any other client. */

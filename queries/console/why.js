@@ -4,20 +4,20 @@
 // pasted into a shell must not be.
 
 import { call } from "./api.js";
-import { action, badge, breakable, card, command, copier, digest, el, empty, facts, failure, fill, prose, scored, value } from "./dom.js";
+import { action, badge, breakable, button, card, code, command, copier, digest, el, empty, facts, failure, fill, note, prose, scored, value } from "./dom.js";
 import { isDigest, isFeature, time } from "./format.js";
 import * as status from "./status.js";
 
 export async function showWhy(main, { argument: id }, signal) {
   if (!id) {
-    fill(main, el("h1", {}, "Why"), empty("Choose one of the ", el("a", { href: "#/decisions" }, "decisions"), "."));
+    fill(main, el("h1", "Why"), empty("Choose one of the ", el("a", { href: "#/decisions" }, "decisions"), "."));
     return;
   }
   const path = `/v1/decisions/${encodeURIComponent(id)}`;
   const answer = await call(path, { signal });
   const { decision, fact } = answer;
-  const seal = el("div", { class: "stack" });
-  const told = el("div", {});
+  const seal = el("div.stack");
+  const told = el("div");
   const tell = (of, checked) => {
     fill(seal, sealOf(of, checked));
     fill(told, story(of.why ?? []));
@@ -33,16 +33,16 @@ export async function showWhy(main, { argument: id }, signal) {
     }
   };
   tell(answer, null);
-  const verify = el("button", { type: "button", class: "primary", "data-verify": "", title: "v", click: () => reload(true) }, "Verify");
+  const verify = button("Verify", () => reload(true), { class: "primary", "data-verify": "", title: "v" });
   fill(main,
-    el("p", { class: "crumb" }, el("a", { href: "#/decisions" }, "Decisions"), " / ", decision.event_id),
-    el("div", { class: "head" }, action(String(decision.action)), el("h1", {}, decision.event_id),
-      el("span", { class: "note" }, "score ", scored(decision.score), ` · happened ${time(decision.ts_utc)}`)),
-    el("div", { class: "beside" },
-      el("div", { class: "stack" }, rulesCard(decision), card("How it came about", told), featuresCard(decision)),
-      el("div", { class: "stack" },
-        el("section", { class: "card" }, el("div", { class: "head" }, el("h2", {}, "Seal and proof"), el("span", { class: "spring" }), verify), seal,
-          el("p", { class: "note" }, "Prove it without this console:"),
+    el("p.crumb", el("a", { href: "#/decisions" }, "Decisions"), " / ", decision.event_id),
+    el("div.head", action(String(decision.action)), el("h1", decision.event_id),
+      note("score ", scored(decision.score), ` · happened ${time(decision.ts_utc)}`)),
+    el("div.beside",
+      el("div.stack", rulesCard(decision), card("How it came about", told), featuresCard(decision)),
+      el("div.stack",
+        el("section.card", el("div.head", el("h2", "Seal and proof"), el("span.spring"), verify), seal,
+          note("Prove it without this console:"),
           command(`tidegate verify --episode ${isDigest(decision.decision_id) ? decision.decision_id : "ID"}`)),
         basedOn(decision), factCard(fact, decision))));
   if (!answer.sealed) sealLater(reload, signal);
@@ -63,14 +63,14 @@ function sealLater(reload, signal) {
 function sealOf({ sealed, proof }, checked) {
   const at = checked && ` Checked at ${checked.toLocaleTimeString()}.`;
   if (!sealed || !proof) {
-    return el("div", { class: "verdict mind", "data-verdict": "unsealed" }, el("strong", {}, "Not yet sealed"),
-      el("p", {}, "It is decided and durable; the next commit seals it. This page looks again when that is there.", at));
+    return el("div.verdict.mind", { "data-verdict": "unsealed" }, el("strong", "Not yet sealed"),
+      el("p", "It is decided and durable; the next commit seals it. This page looks again when that is there.", at));
   }
   const good = proof.verified;
   return [
     el("div", { class: `verdict ${good ? "good" : "bad"}`, "data-verdict": good ? "verified" : "broken" },
-      el("strong", {}, good ? "Verified" : "Not what was committed"),
-      el("p", {}, good ? "The record has the digest that its seal chains, under a root that the commit states"
+      el("strong", good ? "Verified" : "Not what was committed"),
+      el("p", good ? "The record has the digest that its seal chains, under a root that the commit states"
         + (proof.key ? " and signs." : ". The commit is not signed.")
         : [proof.problem ?? "The proof does not hold.", " The command below names every file and record that differs."], at)),
     facts(
@@ -78,17 +78,17 @@ function sealOf({ sealed, proof }, checked) {
       ["number", [`${proof.number} of its chain`]],
       ["record", digest(proof.record, "record digest")],
       ["seal", digest(proof.seal, "seal")],
-      ["signed by", proof.key ? el("code", {}, proof.key) : "nobody"],
-      ["file", el("code", { class: "long" }, proof.file)]),
+      ["signed by", proof.key ? code(proof.key) : "nobody"],
+      ["file", el("code.long", proof.file)]),
   ];
 }
 
 function rulesCard({ rules_fired = [], reason_codes = [], bundle_id, bundle_version }) {
   if (!rules_fired?.length) {
-    return card("Rules", el("p", {}, `No rule of ${bundle_id} ${bundle_version} fired, so its default applied.`));
+    return card("Rules", el("p", `No rule of ${bundle_id} ${bundle_version} fired, so its default applied.`));
   }
-  return card("Rules", el("ol", { class: "rules" }, rules_fired.map((rule, at) =>
-    el("li", {}, el("code", {}, rule), " ", badge(reason_codes?.[at] ?? "no reason"), at === 0 && el("span", { class: "note" }, " names the action")))));
+  return card("Rules", el("ol.rules", rules_fired.map((rule, at) =>
+    el("li", code(rule), " ", badge(reason_codes?.[at] ?? "no reason"), at === 0 && note(" names the action")))));
 }
 
 /** The chain of reasons; indented lines belong to the sentence before them. */
@@ -98,19 +98,19 @@ function story(lines) {
     if (/^\s/.test(line) && told.length) told.at(-1).under.push(line.trim());
     else told.push({ line, under: [] });
   }
-  if (!told.length) return el("p", { class: "note" }, "It is told from the sealed record, which is written with the next commit.");
-  return el("ol", { class: "story" }, told.map(({ line, under }) => el("li", {},
-    under.length ? el("details", {}, el("summary", {}, prose(line), ` ${under.length} values`), el("ul", {}, under.map((each) => el("li", {}, el("code", {}, prose(each))))))
+  if (!told.length) return note("It is told from the sealed record, which is written with the next commit.");
+  return el("ol.story", told.map(({ line, under }) => el("li",
+    under.length ? el("details", el("summary", prose(line), ` ${under.length} values`), el("ul", under.map((each) => el("li", code(prose(each))))))
       : prose(line))));
 }
 
 function featuresCard(decision) {
   const names = Object.keys(decision).filter(isFeature);
   if (!names.length) return null;
-  const row = (name) => el("tr", {}, el("th", { scope: "row" }, breakable(name)), el("td", { class: typeof decision[name] === "number" || isCount(decision[name]) ? "number" : null }, value(decision[name])));
+  const row = (name) => el("tr", el("th", { scope: "row" }, breakable(name)), el("td", { class: typeof decision[name] === "number" || isCount(decision[name]) ? "number" : null }, value(decision[name])));
   const half = Math.ceil(names.length / 2);
-  const part = (some) => el("table", { class: "pairs", "aria-label": "Features" }, el("tbody", {}, some.map(row)));
-  return card("What was seen", el("div", { class: "halves" }, part(names.slice(0, half)), part(names.slice(half))));
+  const part = (some) => el("table.pairs", { "aria-label": "Features" }, el("tbody", some.map(row)));
+  return card("What was seen", el("div.halves", part(names.slice(0, half)), part(names.slice(half))));
 }
 
 const isCount = (of) => typeof of === "string" && /^-?\d+(\.\d+)?$/.test(of);
@@ -124,21 +124,21 @@ function basedOn(decision) {
     decision.snapshot_digest && ["features seen", digest(decision.snapshot_digest, "snapshot digest")],
     decision.plan_digest && ["plan", digest(decision.plan_digest, "plan digest")],
     decision.posture && ["posture", decision.posture],
-    ["tick", el("code", {}, decision._tick)],
+    ["tick", code(decision._tick)],
     decision.decided_at_utc && ["decided", time(decision.decided_at_utc)],
-    decision.basis && ["basis", el("table", { class: "basis" }, el("tbody", {},
-      el("tr", {}, el("th", { scope: "row" }, "partition"), decision.basis.map((_, at) => el("td", { class: "number" }, at))),
-      el("tr", {}, el("th", { scope: "row" }, "facts applied"), decision.basis.map((offset) => el("td", { class: "number" }, offset)))))]));
+    decision.basis && ["basis", el("table.basis", el("tbody",
+      el("tr", el("th", { scope: "row" }, "partition"), decision.basis.map((_, at) => el("td.number", at))),
+      el("tr", el("th", { scope: "row" }, "facts applied"), decision.basis.map((offset) => el("td.number", offset)))))]));
 }
 
 function factCard(fact, decision) {
   if (!fact) {
-    return card("Fact", el("p", {}, "The fact itself is not in this log any more; its payload's digest is ",
-      decision.payload_hash ? digest(decision.payload_hash) : "unknown", ". The archive brings it back: ", el("code", {}, "tidegate archive hydrate"), "."));
+    return card("Fact", el("p", "The fact itself is not in this log any more; its payload's digest is ",
+      decision.payload_hash ? digest(decision.payload_hash) : "unknown", ". The archive brings it back: ", code("tidegate archive hydrate"), "."));
   }
   const { payload, ...envelope } = fact;
   const text = typeof payload === "string" ? payload : JSON.stringify(payload, null, 2);
   const given = Object.entries(envelope).filter(([, of]) => of !== null && of !== undefined);
   return card("Fact", facts(...given.map(([name, of]) => [name, isDigest(of) ? digest(of) : name.endsWith("_utc") ? time(of) : value(of)])),
-    el("div", { class: "head" }, el("h3", {}, "Payload"), el("span", { class: "spring" }), copier(text, "copy", "payload")), el("pre", {}, text));
+    el("div.head", el("h3", "Payload"), el("span.spring"), copier(text, "copy", "payload")), el("pre", text));
 }
