@@ -30,10 +30,8 @@ export function onKeyNeeded(ask) {
   askKey = ask;
 }
 
-/** Whether a key is kept. */
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
-/** Forgets the key. */
 export const forgetKey = () => sessionStorage.removeItem(KEY);
 
 /** The response to a call; asks for a key and calls again as often as it is needed. */
@@ -75,12 +73,10 @@ export async function call(path, options = {}, also = []) {
   return response.json();
 }
 
-/** The answer to a question in SQL. */
 export function sql(text, signal) {
   return call("/v1/sql", { method: "POST", ...asked(text), signal });
 }
 
-/** The same as a file of comma-separated values. */
 export async function csv(text) {
   const { body, headers } = asked(text);
   const response = await request("/v1/sql", { method: "POST", body, headers: { ...headers, Accept: "text/csv" } });
@@ -92,12 +88,10 @@ function asked(text) {
   return { body: JSON.stringify({ sql: text }), headers: { "Content-Type": "application/json" } };
 }
 
-/** The rows of an answer as objects. */
 export function objects(answer) {
   return answer.rows.map((row) => Object.fromEntries(answer.columns.map(({ name }, at) => [name, row[at]])));
 }
 
-/** The tables and their columns. */
 export async function tables(signal) {
   return (await call("/v1/tables", { signal })).tables;
 }

@@ -19,7 +19,6 @@ export function chartable({ columns, rows }) {
   return by && shown.length && rows.length ? { by, numbers: shown } : null;
 }
 
-/** The chart of one number. */
 export function chart({ rows }, by, number) {
   const points = rows.map((row) => ({ at: row[by.at], of: Number(row[number.at] ?? NaN) })).filter(({ of }) => Number.isFinite(of));
   if (!points.length) return empty("The column has no numbers to draw.");

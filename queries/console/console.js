@@ -184,7 +184,6 @@ function onKey(event) {
   event.preventDefault();
 }
 
-/** Asks for a key until one is given. */
 function askKey(wasRefused) {
   return new Promise((given) => {
     const field = el("input", { type: "password", name: "key", autocomplete: "off", required: true, "aria-label": "API key" });

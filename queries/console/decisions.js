@@ -134,7 +134,6 @@ function searchForm() {
   return el("form.search", { role: "search", submit }, field, el("button", "Why?"));
 }
 
-/** The filters; they stand in the address too. */
 function filterForm(own, filters, load) {
   const field = (label, input) => el("label", label, input);
   const text = (name, attributes = {}) => el("input", { name, value: filters.get(name) ?? "", change: load, ...attributes });
@@ -151,7 +150,6 @@ function filterForm(own, filters, load) {
   return form;
 }
 
-/** Suggests what stands in the rows that are shown. */
 function suggest(form, id, values) {
   fill(form.querySelector(`#${id}`), [...new Set(values.flat())].filter(Boolean).sort().map((value) => el("option", { value })));
 }
@@ -168,7 +166,6 @@ function queryOf(form) {
   return given.size ? `?${given}` : "";
 }
 
-/** The filters as SQL. */
 function conditions(form, columns) {
   const { action, rule, from, to, column, is } = chosen(form);
   const all = [];

@@ -10,7 +10,6 @@ export function el(tag, ...rest) {
   return furnish((name) => document.createElement(name), tag, rest);
 }
 
-/** The same for SVG. */
 export function svg(tag, ...rest) {
   return furnish((name) => document.createElementNS("http://www.w3.org/2000/svg", name), tag, rest);
 }
@@ -60,7 +59,6 @@ export function say(text) {
   say.timer = setTimeout(() => said.classList.remove("shown"), 2500);
 }
 
-/** A button that does something on this page. */
 export function button(label, click, attributes = {}) {
   return el("button", { type: "button", click, ...attributes }, label);
 }
@@ -71,8 +69,7 @@ export const note = (...children) => el("span.note", children);
 /** Text in the letters of programs. */
 export const code = (...children) => el("code", children);
 
-/** A button that copies a text. */
-export function copier(text, label = "copy", what = label) {
+export function copier(text, what) {
   const copy = async () => {
     try {
       await navigator.clipboard.writeText(text);
@@ -81,20 +78,18 @@ export function copier(text, label = "copy", what = label) {
       say("the browser did not let the console copy; select the text instead");
     }
   };
-  return button(label, copy, { class: "copy", "aria-label": `copy ${what}` });
+  return button("copy", copy, { class: "copy", "aria-label": `copy ${what}` });
 }
 
 /** A digest, shortened; all of it on copying, and when the pointer rests on it. */
 export function digest(hex, what = "digest") {
-  return el("span.digest", { title: hex }, code(shorten(hex)), copier(hex, "copy", what));
+  return el("span.digest", { title: hex }, code(shorten(hex)), copier(hex, what));
 }
 
-/** A command to take to a terminal. */
 export function command(text) {
-  return el("div.command", code(text), copier(text, "copy", "command"));
+  return el("div.command", code(text), copier(text, "command"));
 }
 
-/** A sentence whose digests are shortened. */
 export function prose(text) {
   const parts = text.split(/\b([0-9a-f]{64})\b/);
   return parts.map((part, at) => (at % 2 ? el("code", { title: part }, shorten(part)) : part));
@@ -118,7 +113,6 @@ export function scored(score) {
   return Number(score).toFixed(3);
 }
 
-/** A value of a column, whatever it is. */
 export function value(of) {
   if (of === null || of === undefined) return el("span.null", "null");
   if (Array.isArray(of)) return of.length ? of.map((item) => (item === null ? "null" : String(item))).join(", ")
@@ -133,13 +127,11 @@ export function breakable(name) {
   return name.split(/(?<=_)/).flatMap((part) => [part, el("wbr")]);
 }
 
-/** Names and what they are. */
 export function facts(...pairs) {
   const given = pairs.filter(Boolean);
   return el("dl.facts", given.map(([name, of]) => el("div", el("dt", breakable(name)), el("dd", of))));
 }
 
-/** A headed part of a view. */
 export function card(title, ...children) {
   return el("section.card", el("h2", title), children);
 }
@@ -149,7 +141,6 @@ export function empty(...children) {
   return el("div.empty", children);
 }
 
-/** An error where it happened, in full. */
 export function failure(error, again) {
   const retry = again && button("Try again", again);
   return el("div.failure.verdict.bad", { role: "alert" },
@@ -169,7 +160,6 @@ export function table(columns, rows, { open, label, key, cards } = {}) {
   return el("div", { class: cards ? "scroll cards" : "scroll" }, made);
 }
 
-/** One row of such a table. */
 export function tableRow(columns, row, { open, key } = {}) {
   const cells = columns.map(({ cell, numeric, name, less }) =>
     el("td", { class: [numeric && "number", less && "less"].filter(Boolean).join(" ") || null, "data-name": name }, cell(row)));

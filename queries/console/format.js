@@ -2,23 +2,19 @@
 //
 // Integers of 64 bits and decimals come as texts and stay texts: a JavaScript number would round them.
 
-/** A count with its thousands apart. */
 export function count(of) {
   return String(of).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 }
 
-/** So many a second. */
 export function rate(of) {
   if (of === null) return "–";
   return `${of > 0 && of < 10 ? of.toFixed(1) : count(Math.round(of))}/s`;
 }
 
-/** A share of one as percent. */
 export function share(of) {
   return of === null ? "–" : `${of > 0 && of < 0.1 ? (of * 100).toFixed(1) : Math.round(of * 100)} %`;
 }
 
-/** Microseconds as a person says them. */
 export function span(us) {
   const s = us / 1e6;
   if (us < 1000) return `${Math.round(us)} µs`;
@@ -36,7 +32,6 @@ export function quantity(name, of) {
   return count(of);
 }
 
-/** A size. */
 export function bytes(of) {
   const unit = ["B", "kB", "MB", "GB", "TB"];
   const at = of < 1 ? 0 : Math.min(4, Math.floor(Math.log10(of) / 3));
@@ -66,17 +61,14 @@ export function shorten(hex) {
   return hex.length > 16 ? `${hex.slice(0, 10)}…` : hex;
 }
 
-/** Whether a value is a digest in hexadecimal digits. */
 export function isDigest(of) {
   return typeof of === "string" && /^[0-9a-f]{64}$/.test(of);
 }
 
-/** Whether a type of a column is a number's. */
 export function isNumeric(type) {
   return /^(u?int(eger)?\d*|bigint|smallint|float\d*|double.*|real|decimal.*|numeric.*)$/i.test(type);
 }
 
-/** Whether a type of a column is a time's. */
 export function isTime(type) {
   return /^(time|date)/i.test(type);
 }
@@ -89,17 +81,14 @@ export function visible(text) {
   return text.replace(HIDDEN, (hidden) => `⟨${hidden.charCodeAt(0).toString(16).padStart(4, "0")}⟩`);
 }
 
-/** A text as SQL writes it. */
 export function sqlText(text) {
   return `'${text.replaceAll("'", "''")}'`;
 }
 
-/** A name as SQL writes it. */
 export function sqlName(name) {
   return `"${name.replaceAll('"', '""')}"`;
 }
 
-/** A text as one word of a shell's command line. */
 export function shellWord(text) {
   return /^[\w.:/@=][\w.:/@=-]*$/.test(text) ? text : `'${visible(text).replaceAll("'", "'\\''")}'`;
 }

@@ -16,7 +16,7 @@ export async function showPolicies(main, _, signal) {
     fill(main, el("h1", "Policies"), empty(el("p", "The rules and the policy are those that this folder began with; nobody has proposed others. To propose some:"), command(propose)));
     return;
   }
-  fill(main, el("h1", "Policies"), inForce(steps), el("h2.apart", "Proposals"),
+  fill(main, el("h1", "Policies"), inForce(steps), el("h2", "Proposals"),
     [...proposals(steps)].map(([, of]) => proposalCard(of)),
     card("Propose another", note("Steps are taken on the command line while no run holds the log, each is a fact, and they take effect with the next start."), command(propose)));
 }
@@ -64,7 +64,6 @@ function proposalCard(steps) {
     next(last));
 }
 
-/** The steps that may follow. */
 function next({ step, proposal_id, node }) {
   const by = (verb, which) => command(`tidegate policy ${verb} TOPOLOGY --data DATA ${which} --actor YOU --reason "WHY"`);
   const id = `--id ${shellWord(proposal_id)}`;

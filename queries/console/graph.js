@@ -113,7 +113,6 @@ function showList(place, nodes, choose, chosen) {
   for (const row of place.querySelectorAll("tbody tr")) row.classList.toggle("chosen", row.dataset.key === chosen);
 }
 
-/** A line without axes. */
 function spark(values) {
   const some = values.slice(-60).map((value) => value ?? 0);
   const top = Math.max(...some, 1e-9);
@@ -147,6 +146,7 @@ function draw({ nodes }, choose) {
 }
 
 function box({ name, kind }, { x, y }, choose) {
+  const short = kind.split(".")[0];
   const flow = svg("text.flow", { x: 12, y: 37 });
   const load = svg("text.flow", { x: WIDTH - 10, y: 37, "text-anchor": "end" });
   const bar = svg("rect.load", { x: 12, y: HEIGHT - 6, width: 0, height: 2.5, rx: 1 });
@@ -163,7 +163,7 @@ function box({ name, kind }, { x, y }, choose) {
   }, title,
     svg("rect.box", { width: WIDTH, height: HEIGHT, rx: 6 }), svg("rect.side", { width: 4, height: HEIGHT, rx: 2 }),
     svg("text.name", { x: 12, y: 19 }, cut(name, 18)),
-    svg("text.kind", { x: WIDTH - 10, y: 19, "text-anchor": "end" }, kindBeside(name, kind)), flow, load, bar);
+    svg("text.kind", { x: WIDTH - 10, y: 19, "text-anchor": "end" }, name.length + short.length <= 20 ? short : ""), flow, load, bar);
   const show = (node, isChosen) => {
     flow.textContent = rate(node.rate);
     load.textContent = node.committed ? `#${node.committed.number} · ${share(node.busy)}` : `${share(node.busy)} busy`;
@@ -173,13 +173,6 @@ function box({ name, kind }, { x, y }, choose) {
     group.classList.toggle("chosen", isChosen);
   };
   return { group, show };
-}
-
-/** As much of the kind as there is room for beside the name. */
-function kindBeside(name, kind) {
-  const room = (WIDTH - 28 - name.length * 8.2) / 6.4;
-  const short = kind.split(".")[0];
-  return kind.length <= room ? kind : short.length <= room ? short : "";
 }
 
 const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);

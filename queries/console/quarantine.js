@@ -110,7 +110,6 @@ function editorFor(row, reason, close) {
       row.policy_id ? ` (it was refused under ${row.policy_id} revision ${row.policy_revision}).` : "."));
 }
 
-/** A receipt in full. */
 function receiptOf({ verdict, event_id, tick, partition, offset, reason, detail }) {
   const tone = verdict === "quarantined" ? "bad" : verdict === "duplicate" ? "mind" : "good";
   const says = {

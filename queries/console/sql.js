@@ -26,12 +26,12 @@ export async function showSql(main, { filters }, signal) {
     if (!text) return fill(place, empty("Write a SELECT, then press Ctrl+Enter."));
     remember(text);
     showPast(past);
-    fill(place, el("p.loading", "Asking… ", button("Stop waiting", () => mine.abort())));
+    fill(place, el("p.loading", "Asking…"));
     try {
       fill(place, answerOf(await sql(text, mine.signal), text));
     } catch (error) {
       if (signal.aborted || running !== mine) return;
-      fill(place, error.name === "AbortError" ? note("Not waited for.") : failure(error));
+      fill(place, failure(error));
     }
   };
   box.addEventListener("input", () => sessionStorage.setItem(DRAFT, box.value));

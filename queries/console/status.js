@@ -10,11 +10,9 @@ const RATE_SAMPLES = 5;
 
 /** The last answers of /v1/status, oldest first. */
 export const samples = [];
-/** The last answer of /readyz. */
 export let readiness = null;
 /** Since when there has been no answer; null while there is one. */
 export let lostSince = null;
-/** An error that the service answered with. */
 export let refused = null;
 
 const listeners = new Set();

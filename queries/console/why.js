@@ -79,7 +79,7 @@ function sealOf({ sealed, proof }, checked) {
       ["record", digest(proof.record, "record digest")],
       ["seal", digest(proof.seal, "seal")],
       ["signed by", proof.key ? code(proof.key) : "nobody"],
-      ["file", el("code.long", proof.file)]),
+      ["file", code(proof.file)]),
   ];
 }
 
@@ -107,13 +107,13 @@ function story(lines) {
 function featuresCard(decision) {
   const names = Object.keys(decision).filter(isFeature);
   if (!names.length) return null;
-  const row = (name) => el("tr", el("th", { scope: "row" }, breakable(name)), el("td", { class: typeof decision[name] === "number" || isCount(decision[name]) ? "number" : null }, value(decision[name])));
+  const row = (name) => el("tr", el("th", { scope: "row" }, breakable(name)), el("td", { class: isCount(decision[name]) ? "number" : null }, value(decision[name])));
   const half = Math.ceil(names.length / 2);
   const part = (some) => el("table.pairs", { "aria-label": "Features" }, el("tbody", some.map(row)));
   return card("What was seen", el("div.halves", part(names.slice(0, half)), part(names.slice(half))));
 }
 
-const isCount = (of) => typeof of === "string" && /^-?\d+(\.\d+)?$/.test(of);
+const isCount = (of) => /^-?\d+(\.\d+)?$/.test(of);
 
 function basedOn(decision) {
   const rev = (id, version, hex) => [`${id ?? "–"} ${version ?? ""} `, hex && digest(hex)];
@@ -140,5 +140,5 @@ function factCard(fact, decision) {
   const text = typeof payload === "string" ? payload : JSON.stringify(payload, null, 2);
   const given = Object.entries(envelope).filter(([, of]) => of !== null && of !== undefined);
   return card("Fact", facts(...given.map(([name, of]) => [name, isDigest(of) ? digest(of) : name.endsWith("_utc") ? time(of) : value(of)])),
-    el("div.head", el("h3", "Payload"), el("span.spring"), copier(text, "copy", "payload")), el("pre", text));
+    el("div.head", el("h3", "Payload"), el("span.spring"), copier(text, "payload")), el("pre", text));
 }
