@@ -99,7 +99,7 @@ async function untilSealed(page) {
     if (!mock) {
       const one = JSON.parse(await payment("5.00"));
       const number = one.payload.transaction_id;
-      const at = (index) => ({ ...one, event_id: `${one.event_id}-${index}`, ts_utc: new Date(Date.parse(one.ts_utc) + index).toISOString(), payload: { ...one.payload, transaction_id: `${number}${index}`, customer_id: index } });
+      const at = (index) => ({ ...one, event_id: `${one.event_id}-${index}`, ts_utc: new Date(Date.parse(one.ts_utc) + index).toISOString().replace("Z", "000Z"), payload: { ...one.payload, transaction_id: `${number}${index}`, customer_id: index } });
       const lines = Array.from({ length: 500 }, (_, index) => JSON.stringify(at(index))).join("\n");
       await api("/v1/facts", { method: "POST", body: lines, headers: { "Content-Type": "application/x-ndjson", ...KEY && { Authorization: `Bearer ${KEY}` } } });
     }
@@ -126,7 +126,7 @@ const claims = {
   async "a decision arrives while one watches, and can be held"() {
     const page = await open(`${base}/#/decisions`);
     await page.waitForSelector("tbody tr, .empty");
-    await page.getByText("live", { exact: true }).waitFor();
+    await page.locator(".badge", { hasText: /^live$/ }).waitFor();
     const record = await payment("250.00");
     const receipt = await submit(record);
     assert.equal(receipt.verdict, "admitted", JSON.stringify(receipt));
@@ -362,7 +362,7 @@ const claimsOfMock = {
     assert.equal(await page.getByRole("dialog").count(), 0);
     await page.keyboard.press("g");
     await page.keyboard.press("d");
-    await page.getByText("live", { exact: true }).waitFor();
+    await page.locator(".badge", { hasText: /^live$/ }).waitFor();
     await page.context().close();
     await guarded.stop();
   },
@@ -371,7 +371,7 @@ const claimsOfMock = {
     let service = await serve();
     const port = Number(new URL(service.address).port);
     const page = await open(`${service.address}/#/decisions`);
-    await page.getByText("live", { exact: true }).waitFor();
+    await page.locator(".badge", { hasText: /^live$/ }).waitFor();
     await service.stop();
     await page.getByText(/No connection to the service since/).waitFor();
     await page.keyboard.press("g");
