@@ -203,7 +203,7 @@ function askKey(wasRefused) {
 fill(document.querySelector("nav"), VIEWS.filter((view) => view.key).map((view) =>
   el("a", { href: `#/${view.name}`, "data-view": view.name, title: `${view.title} (g ${view.key})` }, view.title)));
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // The hash belongs to the routes.
+  event.preventDefault();
   main.focus();
 });
 document.getElementById("theme").addEventListener("click", switchTheme);

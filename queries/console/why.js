@@ -136,7 +136,9 @@ function factCard(fact, decision) {
     return card("Fact", el("p", "The fact itself is not in this log any more; its payload's digest is ",
       decision.payload_hash ? digest(decision.payload_hash) : "unknown", ". The archive brings it back: ", code("tidegate archive hydrate"), "."));
   }
-  const { payload, ...envelope } = fact;
+  const { payload, context, ...own } = fact;
+  // A tick is more than a number of the browser holds; the decision has it as text.
+  const envelope = { ...own, ...typeof context === "string" ? JSON.parse(context) : {}, _tick: decision._tick };
   const text = typeof payload === "string" ? payload : JSON.stringify(payload, null, 2);
   const given = Object.entries(envelope).filter(([, of]) => of !== null && of !== undefined);
   return card("Fact", facts(...given.map(([name, of]) => [name, isDigest(of) ? digest(of) : name.endsWith("_utc") ? time(of) : value(of)])),
