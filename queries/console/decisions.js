@@ -1,0 +1,261 @@
+// Decisions, newest first: asked for with SQL, and then as they are made.
+//
+// Whole thousands may come a second. Only as many as can be read are parsed and shown; of the others the page says how
+// many there were.
+
+import { objects, sql, tables, tail } from "./api.js";
+import { action, badge, button, code, el, empty, failure, fill, note, scored, table, tableRow, value } from "./dom.js";
+import { count, isFeature, isNumeric, sqlName, sqlText, time, utc } from "./format.js";
+
+const PAGE = 100;
+const SHOWN_MAX = 300;
+/** Rows that are read each time the page is drawn; the filters see no more than these. */
+const READ_MAX = 2000;
+const DRAW_MS = 250;
+/** Rows that appear at once; of more, the oldest are only counted. */
+const BURST_MAX = 50;
+/** Rows that are marked as fresh when they appear together. */
+const FRESH_MAX = 5;
+/** How many columns of the topology's own stand in the table. */
+const OWN_MAX = 4;
+
+export async function showDecisions(main, { filters }, signal) {
+  const known = (await tables(signal)).find(({ name }) => name === "decisions");
+  if (!known) {
+    fill(main, el("h1", "Decisions"), empty("This topology writes no table `decisions`. Add a node of the kind ",
+      code("decide"), " and a sink, or look at what there is under ", el("a", { href: "#/sql" }, "SQL"), "."));
+    return;
+  }
+  const own = known.columns.filter(({ name }) => isFeature(name));
+  const asked = ["_tick", "event_id", "ts_utc", "decision_id", "action", "score", "reason_codes", "rules_fired", "bundle_id", "bundle_version"]
+    .filter((asked) => known.columns.some(({ name }) => name === asked));
+  const columns = columnsFor(own.slice(0, OWN_MAX));
+  const open = (row) => { location.hash = `#/why/${encodeURIComponent(row.event_id)}`; };
+
+  const form = filterForm(own, filters, () => { load(); });
+  const state = note();
+  const pause = button("Pause", () => live.toggle(), { "data-pause": "", title: "Space" });
+  const place = el("div");
+  const older = button("Older", () => more(), { hidden: true });
+  fill(main,
+    el("div.head", el("h1", "Decisions"), searchForm(), el("span.spring"), state, pause),
+    form, place, el("p.center", older));
+
+  let oldest = null;
+  let asking = new AbortController();
+  const question = (before) => {
+    const where = conditions(form, known.columns);
+    if (before) where.push(`_tick < ${before}`);
+    return `SELECT ${[...asked, ...own.slice(0, OWN_MAX).map(({ name }) => name)].map(sqlName).join(", ")} FROM decisions`
+      + `${where.length ? ` WHERE ${where.join(" AND ")}` : ""} ORDER BY _tick DESC LIMIT ${PAGE}`;
+  };
+  const bookmark = (rows) => {
+    oldest = rows.at(-1)?._tick ?? oldest;
+    older.hidden = rows.length < PAGE;
+  };
+  const load = async () => {
+    history.replaceState(null, "", `#/decisions${queryOf(form)}`);
+    asking.abort();
+    const mine = asking = new AbortController();
+    try {
+      const rows = objects(await sql(question(), AbortSignal.any([signal, mine.signal])));
+      bookmark(rows);
+      live.keep(SHOWN_MAX);
+      suggest(form, "actions", rows.map(({ action }) => action));
+      suggest(form, "rules", rows.flatMap(({ rules_fired, reason_codes }) => [rules_fired, reason_codes]));
+      const shown = table(columns, rows, { label: "Decisions", open, key: keyOf, cards: true });
+      fill(place, shown, rows.length ? "" : nothing(form, load));
+      live.into(shown.querySelector("tbody"), rows);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      live.into(null, []);
+      fill(place, failure(error, load));
+    }
+  };
+  const more = async () => {
+    try {
+      const rows = objects(await sql(question(oldest), signal));
+      bookmark(rows);
+      live.keep(place.querySelector("tbody").rows.length + rows.length);
+      place.querySelector("tbody").append(...rows.map((row) => tableRow(columns, row, { open, key: keyOf })));
+    } catch (error) {
+      if (!signal.aborted) place.append(failure(error));
+    }
+  };
+  const live = liveRows({ columns, open, form, state, pause, signal, place, load });
+  await load();
+}
+
+const keyOf = (row) => row.decision_id ?? `${row._tick} ${row.event_id}`;
+
+function columnsFor(own) {
+  return [
+    { name: "happened", cell: ({ ts_utc }) => moment(ts_utc) },
+    { name: "event", cell: ({ event_id }) => el("a", { href: `#/why/${encodeURIComponent(event_id)}` }, event_id) },
+    { name: "action", cell: (row) => action(String(row.action)) },
+    { name: "score", numeric: true, less: true, cell: ({ score }) => scored(score) },
+    { name: "reasons", cell: ({ reason_codes }) => reasons(reason_codes ?? []) },
+    ...own.map(({ name, type }) => ({ name, less: true, numeric: isNumeric(type), cell: (row) => value(row[name]) })),
+    { name: "bundle", less: true, cell: (row) => `${row.bundle_id ?? ""} ${row.bundle_version ?? ""}` },
+    { name: "decision", less: true, cell: ({ decision_id }) => value(decision_id) },
+  ];
+}
+
+/** A time whose date can be left out where there is no room for it. */
+function moment(iso) {
+  const [date, clock] = time(iso).split(" ");
+  return el("span.time", el("span.wide", date, " "), clock);
+}
+
+/** The first reason, which named the action, and how many others there are. */
+function reasons([first, ...others]) {
+  if (!first) return "";
+  return [badge(first), others.length > 0 && el("span.note", { title: others.join(", ") }, ` +${others.length}`)];
+}
+
+function nothing(form, load) {
+  if (!queryOf(form)) {
+    return empty("Nothing has been decided yet. Decisions appear here as they are made; send a fact to ",
+      code("POST /v1/facts"), ", or see under ", el("a", { href: "#/graph" }, "Graph"), " whether the sources move.");
+  }
+  const clear = () => {
+    for (const field of form.querySelectorAll("input")) field.value = "";
+    load();
+  };
+  return empty("No decision fits these filters. ", button("Clear them", clear));
+}
+
+function searchForm() {
+  const field = el("input", { type: "search", placeholder: "event or decision id", "aria-label": "Event id or decision id", "data-first": "", name: "id" });
+  const submit = (event) => {
+    event.preventDefault();
+    if (field.value.trim()) location.hash = `#/why/${encodeURIComponent(field.value.trim())}`;
+  };
+  return el("form.search", { role: "search", submit }, field, el("button", "Why?"));
+}
+
+function filterForm(own, filters, load) {
+  const field = (label, input) => el("label", label, input);
+  const text = (name, attributes = {}) => el("input", { name, value: filters.get(name) ?? "", change: load, ...attributes });
+  const select = el("select", { name: "column", change: () => { if (form.elements.is.value) load(); } }, own.map(({ name }) => el("option", { value: name }, name)));
+  const likely = own.find(({ name }) => /customer|card|account|user/i.test(name)) ?? own[0];
+  const form = el("form.filters", { submit: (event) => { event.preventDefault(); load(); } },
+    field("action", text("action", { list: "actions", size: 12 })),
+    field("rule", text("rule", { size: 18, placeholder: "id or reason", list: "rules" })),
+    field("from (UTC)", text("from", { size: 20, placeholder: "2026-01-31 12:00" })),
+    field("to (UTC)", text("to", { size: 20, placeholder: "2026-02-01" })),
+    own.length > 0 && el("fieldset", el("label", "column", select), field("is", text("is", { size: 12 }))),
+    el("datalist", { id: "actions" }), el("datalist", { id: "rules" }));
+  if (own.length) select.value = filters.get("column") ?? likely.name;
+  return form;
+}
+
+function suggest(form, id, values) {
+  fill(form.querySelector(`#${id}`), [...new Set(values.flat())].filter(Boolean).sort().map((value) => el("option", { value })));
+}
+
+function chosen(form) {
+  const of = (name) => form.elements[name]?.value.trim() ?? "";
+  return { action: of("action"), rule: of("rule"), from: of("from"), to: of("to"), column: of("column"), is: of("is") };
+}
+
+function queryOf(form) {
+  const set = chosen(form);
+  if (!set.is) delete set.column;
+  const given = new URLSearchParams(Object.entries(set).filter(([, of]) => of));
+  return given.size ? `?${given}` : "";
+}
+
+function conditions(form, columns) {
+  const { action, rule, from, to, column, is } = chosen(form);
+  const all = [];
+  if (action) all.push(`action = ${sqlText(action)}`);
+  if (rule) all.push(`(array_has(rules_fired, ${sqlText(rule)}) OR array_has(reason_codes, ${sqlText(rule)}))`);
+  if (from) all.push(`ts_utc >= ${sqlText(utc(from))}`);
+  if (to) all.push(`ts_utc < ${sqlText(utc(to))}`);
+  if (is) {
+    const { type } = columns.find(({ name }) => name === column);
+    const bare = (isNumeric(type) && /^-?\d+(\.\d+)?$/.test(is)) || /^(true|false)$/.test(is);
+    all.push(is === "null" ? `${sqlName(column)} IS NULL` : `${sqlName(column)} = ${bare ? is : sqlText(is)}`);
+  }
+  return all;
+}
+
+/** The same filters for a row that just came. */
+function fits(row, { action, rule, from, to, column, is }) {
+  return (!action || row.action === action)
+    && (!rule || row.rules_fired?.includes(rule) || row.reason_codes?.includes(rule))
+    && (!from || Date.parse(row.ts_utc) >= Date.parse(utc(from)))
+    && (!to || Date.parse(row.ts_utc) < Date.parse(utc(to)))
+    && (!is || String(row[column]) === is);
+}
+
+/** The live tail above the rows that were asked for. */
+function liveRows({ columns, open, form, state, pause, signal, place, load }) {
+  let body = null;
+  let seen = new Set();
+  let texts = [];
+  let came = 0;
+  let paused = false;
+  let trouble = null;
+  let kept = SHOWN_MAX;
+  const say = () => {
+    pause.textContent = paused ? "Resume" : "Pause";
+    pause.setAttribute("aria-pressed", String(paused));
+    fill(state, trouble ? badge(trouble, "mind") : paused ? badge(`paused · ${count(came)} new`, "mind") : badge("live", "good"));
+  };
+  const drawNow = () => {
+    if (paused || !body || !texts.length) return;
+    const filters = chosen(form);
+    const wanted = Object.values({ ...filters, column: "" }).some(Boolean) ? texts : texts.slice(-BURST_MAX);
+    const all = wanted.map((text) => JSON.parse(text)).filter((row) => fits(row, filters) && !seen.has(keyOf(row)));
+    const fresh = all.slice(-BURST_MAX);
+    const missed = came - wanted.length + all.length - fresh.length;
+    texts = [];
+    came = 0;
+    if (missed > 0) skipped(missed);
+    if (!fresh.length) return;
+    fresh.forEach((row) => seen.add(keyOf(row)));
+    const rows = fresh.map((row) => tableRow(columns, row, { open, key: keyOf })).reverse();
+    // In a flood everything is fresh, and to say so of each row would cost more than the rows.
+    if (rows.length <= FRESH_MAX) rows.forEach((row) => row.classList.add("fresh"));
+    place.querySelector(".empty")?.remove();
+    body.prepend(...rows);
+    while (body.rows.length > kept) body.lastElementChild.remove();
+    if (!body.querySelector("[tabindex='0']")) rows[0].setAttribute("tabindex", "0");
+  };
+  const skipped = (missed) => {
+    const above = body.firstElementChild?.classList.contains("missed") ? body.firstElementChild : null;
+    const all = missed + Number(above?.dataset.missed ?? 0);
+    above?.remove();
+    body.prepend(el("tr.missed", { "data-missed": all }, el("td", { colspan: columns.length }, `${count(all)} came too fast to be shown; ask for them again with the filters`)));
+  };
+  const timer = setInterval(() => { drawNow(); say(); }, DRAW_MS);
+  signal.addEventListener("abort", () => clearInterval(timer));
+  tail("decisions", {
+    signal,
+    onTexts: (some) => {
+      came += some.length;
+      texts.push(...some);
+      texts.splice(0, Math.max(0, texts.length - READ_MAX));
+    },
+    onState: (of) => {
+      // What was decided while nobody listened is in the table.
+      if (of === "live" && trouble) load();
+      trouble = of === "live" ? null : of;
+      say();
+    },
+  });
+  say();
+  return {
+    into: (tbody, rows) => {
+      body = tbody;
+      seen = new Set(rows.map(keyOf));
+    },
+    keep: (most) => { kept = Math.max(SHOWN_MAX, most); },
+    toggle: () => {
+      paused = !paused;
+      say();
+    },
+  };
+}

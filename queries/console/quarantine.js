@@ -1,0 +1,127 @@
+// What the gate refused, why, and the way back in: a record is mended here and submitted again.
+//
+// The log keeps what was refused as it was refused. A mended record is another record; its receipt says what became of it.
+
+import { objects, sql, submit, tables } from "./api.js";
+import { badge, button, card, code, el, empty, facts, failure, fill, note, table } from "./dom.js";
+import { count, layOut, shorten, sqlName, sqlText } from "./format.js";
+
+const ROWS_MAX = 200;
+/** What became of records that were mended in this tab, by their receipt ids. */
+const mended = new Map();
+
+export async function showQuarantine(main, { filters }, signal) {
+  const known = (await tables(signal)).find(({ name }) => name === "quarantine")?.columns.map(({ name }) => name) ?? [];
+  const reason = known.includes("reason_code") ? "reason_code" : "reason";
+  // The newest first, where the table tells; else by their place in the source.
+  const newest = ["_tick", "at_utc", "position"].find((name) => known.includes(name));
+  const only = filters.get("reason");
+  const counted = objects(await sql(`SELECT ${reason} AS reason, count(*) AS records FROM quarantine GROUP BY ${reason} ORDER BY 2 DESC, 1`, signal));
+  const editor = el("div");
+  const list = el("div");
+  const heading = el("div.head", el("h1", "Quarantine"),
+    button("Look again", () => showQuarantine(main, { filters }, signal)));
+  if (!counted.length) {
+    fill(main, heading, empty("Nothing is in quarantine: every record that came was admitted, or had been before."));
+    return;
+  }
+  const total = counted.reduce((sum, { records }) => sum + Number(records), 0);
+  const chip = (name, records) => el("a", {
+    class: "chip", href: name ? `#/quarantine?reason=${encodeURIComponent(name)}` : "#/quarantine", "aria-current": (only ?? "") === name ? "true" : null,
+  }, name || "all", el("b", count(records)));
+  const columns = [
+    { name: "reason", cell: (row) => badge(row[reason] ?? "–", "mind") },
+    { name: "what is wrong", cell: (row) => el("span.detail", row.detail ?? "") },
+    { name: "event", cell: (row) => row.event_id ?? el("span.null", "unread") },
+    { name: "type", less: true, cell: (row) => row.event_type ?? "" },
+    { name: "source", less: true, cell: (row) => row.source },
+    { name: "position", numeric: true, less: true, cell: (row) => count(row.position) },
+    { name: "record", less: true, cell: (row) => el("code.bytes", textOf(row).slice(0, 80)) },
+    { name: "", cell: (row) => mended.get(row.receipt_id) ?? button("Mend", () => open(row)) },
+  ];
+  const open = (row) => {
+    fill(editor, editorFor(row, row[reason], () => { fill(editor); show(); }));
+    editor.scrollIntoView({ block: "nearest" });
+    editor.querySelector("textarea").focus();
+  };
+  const show = async () => {
+    try {
+      const wanted = ["receipt_id", reason, "event_id", "event_type", "detail", "source", "position", "bytes_text", "bytes", "policy_id", "policy_revision", "policy_digest"];
+      const named = wanted.filter((name) => known.includes(name) && !(name === "bytes" && known.includes("bytes_text"))).map(sqlName);
+      const rows = objects(await sql(`SELECT ${named.join(", ")} FROM quarantine${only ? ` WHERE ${reason} = ${sqlText(only)}` : ""}`
+        + `${newest ? ` ORDER BY ${newest} DESC` : ""} LIMIT ${ROWS_MAX}`, signal));
+      fill(list, table(columns, rows, { label: "Refused records", open, cards: true }),
+        rows.length === ROWS_MAX && note(`The first ${ROWS_MAX}; choose a reason, or ask with SQL.`));
+    } catch (error) {
+      if (!signal.aborted) fill(list, failure(error, show));
+    }
+  };
+  fill(main, heading, el("div.chips", chip("", total), counted.map((each) => chip(each.reason, each.records))), editor, list);
+  await show();
+}
+
+/** The record as text, or what there is of it. */
+function textOf(row) {
+  return row.bytes_text ?? (typeof row.bytes === "string" ? row.bytes : "");
+}
+
+function editorFor(row, reason, close) {
+  const original = layOut(textOf(row));
+  const field = el("textarea", { spellcheck: "false", autocapitalize: "off", "aria-label": "The record as JSON", rows: Math.min(22, original.split("\n").length + 1) });
+  field.value = original;
+  const syntax = el("p.note", { role: "status" });
+  const receipt = el("div");
+  const check = () => {
+    try {
+      JSON.parse(field.value);
+      syntax.textContent = field.value === original ? "The record as it was refused, with line breaks." : "Changed; it is JSON.";
+    } catch (error) {
+      syntax.textContent = `Not JSON: ${error.message}`;
+    }
+    syntax.classList.toggle("bad", syntax.textContent.startsWith("Not JSON"));
+  };
+  const send = async () => {
+    resubmit.disabled = true;
+    try {
+      const said = await submit(field.value);
+      if (said.verdict !== "quarantined") mended.set(row.receipt_id, badge(said.verdict, "good"));
+      fill(receipt, receiptOf(said));
+    } catch (error) {
+      fill(receipt, failure(error));
+    }
+    resubmit.disabled = false;
+  };
+  const resubmit = button("Resubmit", send, { class: "primary", title: "Ctrl+Enter" });
+  const reset = () => { field.value = original; check(); };
+  field.addEventListener("input", check);
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    send();
+  });
+  check();
+  return card("Mend a record",
+    el("div.verdict.mind", el("strong", reason ?? "refused"), el("p", row.detail ?? "The gate gave no detail.")),
+    field, syntax,
+    el("div.row", resubmit, button("As it was", reset), button("Close", close)),
+    receipt,
+    note("The refused record stays in quarantine, under its receipt",
+      row.receipt_id ? ` ${shorten(row.receipt_id)}` : "", "; what is submitted here is judged anew",
+      row.policy_id ? ` (it was refused under ${row.policy_id} revision ${row.policy_revision}).` : "."));
+}
+
+function receiptOf({ verdict, event_id, tick, partition, offset, reason, detail }) {
+  const tone = verdict === "quarantined" ? "bad" : verdict === "duplicate" ? "mind" : "good";
+  const says = {
+    admitted: "It is a fact now, and durable.",
+    duplicate: "A fact with this event id is in the log already; nothing was added. This is where it stands:",
+    quarantined: "It was refused again.",
+  }[verdict];
+  return el("div", { class: `verdict ${tone}`, role: "status", "data-receipt": verdict }, el("strong", verdict), el("p", says),
+    facts(
+      event_id && ["event", el("a", { href: `#/why/${encodeURIComponent(event_id)}` }, event_id)],
+      tick && ["tick", code(tick)],
+      partition !== undefined && partition !== null && ["place", `partition ${partition}, offset ${offset}`],
+      reason && ["reason", reason],
+      detail && ["detail", detail]));
+}

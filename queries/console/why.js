@@ -1,0 +1,146 @@
+// Why one decision came out as it did, from the action down to the raw fact, and the proof of it.
+//
+// Commands to copy name the decision by its id, which is hexadecimal: an event's id is a stranger's text, and what is
+// pasted into a shell must not be.
+
+import { call } from "./api.js";
+import { action, badge, breakable, button, card, code, command, copier, digest, el, empty, facts, failure, fill, note, prose, scored, value } from "./dom.js";
+import { isDigest, isFeature, time } from "./format.js";
+import * as status from "./status.js";
+
+export async function showWhy(main, { argument: id }, signal) {
+  if (!id) {
+    fill(main, el("h1", "Why"), empty("Choose one of the ", el("a", { href: "#/decisions" }, "decisions"), "."));
+    return;
+  }
+  const path = `/v1/decisions/${encodeURIComponent(id)}`;
+  const answer = await call(path, { signal });
+  const { decision, fact } = answer;
+  const seal = el("div.stack");
+  const told = el("div");
+  const tell = (of, checked) => {
+    fill(seal, sealOf(of, checked));
+    fill(told, story(of.why ?? []));
+  };
+  const reload = async (asked) => {
+    try {
+      const fresh = await call(path, { signal });
+      tell(fresh, asked ? new Date() : null);
+      return fresh.sealed;
+    } catch (error) {
+      if (!signal.aborted) fill(seal, failure(error));
+      return false;
+    }
+  };
+  tell(answer, null);
+  const verify = button("Verify", () => reload(true), { class: "primary", "data-verify": "", title: "v" });
+  fill(main,
+    el("p.crumb", el("a", { href: "#/decisions" }, "Decisions"), " / ", decision.event_id),
+    el("div.head", action(String(decision.action)), el("h1", decision.event_id),
+      note("score ", scored(decision.score), ` · happened ${time(decision.ts_utc)}`)),
+    el("div.beside",
+      el("div.stack", rulesCard(decision), card("How it came about", told), featuresCard(decision)),
+      el("div.stack",
+        el("section.card", el("div.head", el("h2", "Seal and proof"), el("span.spring"), verify), seal,
+          note("Prove it without this console:"),
+          command(`tidegate verify --episode ${isDigest(decision.decision_id) ? decision.decision_id : "ID"}`)),
+        basedOn(decision), factCard(fact, decision))));
+  if (!answer.sealed) sealLater(reload, signal);
+}
+
+/** Looks again at every commit, until the decision is sealed. */
+function sealLater(reload, signal) {
+  let number = status.latest()?.committed?.number;
+  let sealed = false;
+  status.onStatus(async () => {
+    const now = status.latest()?.committed?.number;
+    if (sealed || now === number) return;
+    number = now;
+    sealed = await reload(false);
+  }, signal);
+}
+
+function sealOf({ sealed, proof }, checked) {
+  const at = checked && ` Checked at ${checked.toLocaleTimeString()}.`;
+  if (!sealed || !proof) {
+    return el("div.verdict.mind", { "data-verdict": "unsealed" }, el("strong", "Not yet sealed"),
+      el("p", "It is decided and durable; the next commit seals it. This page looks again when that is there.", at));
+  }
+  const good = proof.verified;
+  return [
+    el("div", { class: `verdict ${good ? "good" : "bad"}`, "data-verdict": good ? "verified" : "broken" },
+      el("strong", good ? "Verified" : "Not what was committed"),
+      el("p", good ? "The record has the digest that its seal chains, under a root that the commit states"
+        + (proof.key ? " and signs." : ". The commit is not signed.")
+        : [proof.problem ?? "The proof does not hold.", " The command below names every file and record that differs."], at)),
+    facts(
+      ["commit", `#${proof.commit}`],
+      ["number", [`${proof.number} of its chain`]],
+      ["record", digest(proof.record, "record digest")],
+      ["seal", digest(proof.seal, "seal")],
+      ["signed by", proof.key ? code(proof.key) : "nobody"],
+      ["file", code(proof.file)]),
+  ];
+}
+
+function rulesCard({ rules_fired = [], reason_codes = [], bundle_id, bundle_version }) {
+  if (!rules_fired?.length) {
+    return card("Rules", el("p", `No rule of ${bundle_id} ${bundle_version} fired, so its default applied.`));
+  }
+  return card("Rules", el("ol.rules", rules_fired.map((rule, at) =>
+    el("li", code(rule), " ", badge(reason_codes?.[at] ?? "no reason"), at === 0 && note(" names the action")))));
+}
+
+/** The chain of reasons; indented lines belong to the sentence before them. */
+function story(lines) {
+  const told = [];
+  for (const line of lines) {
+    if (/^\s/.test(line) && told.length) told.at(-1).under.push(line.trim());
+    else told.push({ line, under: [] });
+  }
+  if (!told.length) return note("It is told from the sealed record, which is written with the next commit.");
+  return el("ol.story", told.map(({ line, under }) => el("li",
+    under.length ? el("details", el("summary", prose(line), ` ${under.length} values`), el("ul", under.map((each) => el("li", code(prose(each))))))
+      : prose(line))));
+}
+
+function featuresCard(decision) {
+  const names = Object.keys(decision).filter(isFeature);
+  if (!names.length) return null;
+  const row = (name) => el("tr", el("th", { scope: "row" }, breakable(name)), el("td", { class: isCount(decision[name]) ? "number" : null }, value(decision[name])));
+  const half = Math.ceil(names.length / 2);
+  const part = (some) => el("table.pairs", { "aria-label": "Features" }, el("tbody", some.map(row)));
+  return card("What was seen", el("div.halves", part(names.slice(0, half)), part(names.slice(half))));
+}
+
+const isCount = (of) => /^-?\d+(\.\d+)?$/.test(of);
+
+function basedOn(decision) {
+  const rev = (id, version, hex) => [`${id ?? "–"} ${version ?? ""} `, hex && digest(hex)];
+  return card("Based on", facts(
+    ["decision", digest(decision.decision_id, "decision id")],
+    ["bundle", rev(decision.bundle_id, decision.bundle_version, decision.bundle_digest)],
+    ["policy", rev(decision.policy_id, decision.policy_revision, decision.policy_digest)],
+    decision.snapshot_digest && ["features seen", digest(decision.snapshot_digest, "snapshot digest")],
+    decision.plan_digest && ["plan", digest(decision.plan_digest, "plan digest")],
+    decision.posture && ["posture", decision.posture],
+    ["tick", code(decision._tick)],
+    decision.decided_at_utc && ["decided", time(decision.decided_at_utc)],
+    decision.basis && ["basis", el("table.basis", el("tbody",
+      el("tr", el("th", { scope: "row" }, "partition"), decision.basis.map((_, at) => el("td.number", at))),
+      el("tr", el("th", { scope: "row" }, "facts applied"), decision.basis.map((offset) => el("td.number", offset)))))]));
+}
+
+function factCard(fact, decision) {
+  if (!fact) {
+    return card("Fact", el("p", "The fact itself is not in this log any more; its payload's digest is ",
+      decision.payload_hash ? digest(decision.payload_hash) : "unknown", ". The archive brings it back: ", code("tidegate archive hydrate"), "."));
+  }
+  const { payload, context, ...own } = fact;
+  // A tick is more than a number of the browser holds; the decision has it as text.
+  const envelope = { ...own, ...typeof context === "string" ? JSON.parse(context) : {}, _tick: decision._tick };
+  const text = typeof payload === "string" ? payload : JSON.stringify(payload, null, 2);
+  const given = Object.entries(envelope).filter(([, of]) => of !== null && of !== undefined);
+  return card("Fact", facts(...given.map(([name, of]) => [name, isDigest(of) ? digest(of) : name.endsWith("_utc") ? time(of) : value(of)])),
+    el("div.head", el("h3", "Payload"), el("span.spring"), copier(text, "payload")), el("pre", text));
+}
