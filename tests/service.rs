@@ -133,7 +133,11 @@ fn a_fact_is_decided_in_the_call_that_brings_it_and_again_when_it_is_sent_again(
     assert_eq!((bad.status, &bad.json()["receipt"]["reason"]), (422, &json!("SCHEMA_FAIL")), "{}", bad.body);
 
     let why = service.get("/v1/decisions/p-1").json();
-    assert_eq!((&why["sealed"], &why["fact"]["payload"]["amount"]), (&json!(false), &json!(12.5)), "{why}");
+    assert_eq!(
+        (&why["sealed"], &why["fact"]["payload"]["amount"]),
+        (&json!(false), &json!("12.50")),
+        "{why}"
+    );
     assert_eq!(service.get("/v1/decisions/p-9").status, 404);
     service.stop();
 
@@ -176,7 +180,7 @@ fn every_record_of_a_call_has_its_receipt_in_order() {
         ("quarantined", "p-3"),
     ];
     assert_eq!(said, wanted, "{}", answered.body);
-    let rows = service.sql("SELECT reason, bytes_text FROM quarantine ORDER BY position");
+    let rows = service.sql("SELECT reason_code, bytes_text FROM quarantine ORDER BY position");
     assert_eq!(rows["rows"][0][1], "no JSON", "{rows}");
     assert_eq!(rows["rows"][1][0], "PAYLOAD_HASH_MISMATCH", "{rows}");
     assert_eq!(service.get("/v1/status").json()["counts"]["admitted"], 2);
@@ -342,8 +346,9 @@ fn keys_say_who_may_do_what() {
 
 /// Runs psql, where it is installed.
 fn psql(service: &Service, user: &str, password: &str, sql: &str) -> Option<std::process::Output> {
-    let found = std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join("psql"));
-    let psql: PathBuf = found.into_iter().find(|path| path.is_file())?;
+    let path = std::env::var_os("PATH")?;
+    let psql: PathBuf =
+        std::env::split_paths(&path).map(|folder| folder.join("psql")).find(|path| path.is_file())?;
     let (host, port) = (service.postgres.ip().to_string(), service.postgres.port().to_string());
     let mut command = Command::new(psql);
     command.args([

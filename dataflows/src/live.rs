@@ -77,7 +77,7 @@ pub enum Busy {
     #[error("the topology is still catching up with its log and its files; ask /readyz, and try again")]
     CatchingUp,
     /// As much waits as may wait.
-    #[error("as many records wait for the log as may wait; send them again in a moment")]
+    #[error("as much waits already as may wait; send it again in a moment")]
     Full,
     /// The process is about to end.
     #[error("the service is shutting down; send the records to its successor")]
@@ -97,16 +97,18 @@ pub enum Phase {
     Stopped,
 }
 
-/// How much may wait, and for how long a look at it takes.
+/// How much may wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of records that wait for the log.
     pub queue_bytes_max: usize,
+    /// Submissions that wait for the log or for a decision; a further one that wants a decision is refused.
+    pub decisions_waiting_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { queue_bytes_max: 32 << 20 }
+        Limits { queue_bytes_max: 32 << 20, decisions_waiting_max: 1024 }
     }
 }
 
@@ -213,6 +215,11 @@ impl Live {
         }
         // A single submission is as large as the service lets it be; it waits alone then.
         if queue.bytes > 0 && queue.bytes + bytes > self.limits.queue_bytes_max {
+            return Err(Busy::Full);
+        }
+        // Whoever waits for a decision waits for all before: more at once would only wait longer.
+        let decided = || queue.submissions.len() + self.waiting.lock().expect("no panic").len();
+        if submission.on_decision.is_some() && decided() >= self.limits.decisions_waiting_max {
             return Err(Busy::Full);
         }
         queue.bytes += bytes;
@@ -439,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_and_what_was_taken_is_answered_even_while_stopping() {
-        let live = Live::new(Limits { queue_bytes_max: 1000 });
+        let live = Live::new(Limits { queue_bytes_max: 1000, decisions_waiting_max: 2 });
         assert_eq!(live.submit(submission(10)), Err(Busy::CatchingUp));
         live.enter(Phase::Serving);
         assert_eq!(live.submit(submission(5000)), Ok(()), "alone, even a large one is taken");
@@ -449,6 +456,20 @@ mod tests {
         assert_eq!(live.take(10, Duration::ZERO).map(|taken| taken.len()), Some(1));
         assert!(live.take(10, Duration::ZERO).is_none(), "nothing waits any more");
         assert_eq!(live.queued_bytes(), 0);
+    }
+
+    #[test]
+    fn no_more_wait_for_decisions_than_may() {
+        let live = Live::new(Limits { decisions_waiting_max: 2, ..Limits::default() });
+        live.enter(Phase::Serving);
+        let wanting = || Submission { on_decision: Some(Box::new(|_, _| {})), ..submission(1) };
+        live.await_decision(Tick(1), Box::new(|_, _| {}));
+        assert_eq!(live.submit(wanting()), Ok(()));
+        assert_eq!(live.submit(wanting()), Err(Busy::Full));
+        assert_eq!(live.submit(submission(1)), Ok(()), "who wants no decision is bounded by bytes alone");
+        live.forget_decision(Tick(1));
+        live.take(10, Duration::ZERO);
+        assert_eq!(live.submit(wanting()), Ok(()));
     }
 
     #[test]

@@ -88,13 +88,21 @@ pub(crate) struct LiveTable {
     as_of: Option<Tick>,
 }
 
+/// A table as it stood when it was looked at.
+struct Parts {
+    /// The rows that no commit has, and perhaps some that one has.
+    rows: Vec<RecordBatch>,
+    committed: Option<Arc<CommittedTable>>,
+    /// Where the commits end.
+    upper: Tick,
+}
+
 impl LiveTable {
     pub(crate) fn new(name: &str, schema: SchemaRef, running: Arc<Running>) -> LiveTable {
         LiveTable { name: name.to_owned(), schema, running, committed: Arc::default(), as_of: None }
     }
 
-    /// The rows that no commit has and the table of those that are committed, with the end of the commits.
-    fn parts(&self) -> Result<(Vec<RecordBatch>, Option<Arc<CommittedTable>>, Tick), QueryError> {
+    fn parts(&self) -> Result<Parts, QueryError> {
         let (rows, commits) = self.running.live.rows(&self.name);
         let mut cached = self.committed.lock().expect("no panic");
         if cached.0 < commits.list.len() {
@@ -109,7 +117,7 @@ impl LiveTable {
         } else {
             self.running.live.commits().list[cached.0 - 1].upper
         };
-        Ok((rows, cached.1.clone(), upper))
+        Ok(Parts { rows, committed: cached.1.clone(), upper })
     }
 }
 
@@ -132,7 +140,7 @@ impl TableProvider for LiveTable {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let now = self.running.tick_of(state);
         let before = self.as_of.map_or(now, |asked| asked.min(now));
-        let (rows, committed, upper) = self.parts().map_err(|error| external(&error))?;
+        let Parts { rows, committed, upper } = self.parts().map_err(|error| external(&error))?;
         let fresh: Vec<RecordBatch> =
             rows.iter().map(|rows| between(rows, upper, before)).filter(|rows| rows.num_rows() > 0).collect();
         let mut parts: Vec<Arc<dyn ExecutionPlan>> = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
 use tidegate_facts::{Tick, Topic, columns};
 use tidegate_sinks::log::{LogError, Start, Until, read_groups};
@@ -12,6 +12,22 @@ use tidegate_sinks::log::{LogError, Start, Until, read_groups};
 /// # Errors
 /// When the log cannot be read.
 pub fn fact_at(log: &Path, tick: Tick) -> Result<Option<String>, LogError> {
+    let Some((event_type, row)) = row_at(log, tick)? else { return Ok(None) };
+    let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
+    let written = writer.write(&row).and_then(|()| writer.finish());
+    let line = String::from_utf8(writer.into_inner()).unwrap_or_default();
+    let line = line.trim_end();
+    Ok(Some(match written {
+        Ok(()) => format!("{event_type} {line}"),
+        Err(error) => format!("{event_type} (cannot be shown: {error})"),
+    }))
+}
+
+/// The type and the row of the fact of a tick; `None` when the log has none.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn row_at(log: &Path, tick: Tick) -> Result<Option<(String, RecordBatch)>, LogError> {
     for group in read_groups(log, Start::Tick(tick), Until::Complete)? {
         let group = group?;
         if group.lower > tick {
@@ -21,14 +37,7 @@ pub fn fact_at(log: &Path, tick: Tick) -> Result<Option<String>, LogError> {
             let ticks = frame.rows.column_by_name(columns::TICK).expect("facts have ticks");
             let ticks = ticks.as_primitive::<UInt64Type>().values();
             let Ok(row) = ticks.binary_search(&tick.0) else { continue };
-            let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
-            let written = writer.write(&frame.rows.slice(row, 1)).and_then(|()| writer.finish());
-            let line = String::from_utf8(writer.into_inner()).unwrap_or_default();
-            let line = line.trim_end();
-            return Ok(Some(match written {
-                Ok(()) => format!("{} {line}", frame.name),
-                Err(error) => format!("{} (cannot be shown: {error})", frame.name),
-            }));
+            return Ok(Some((frame.name.clone(), frame.rows.slice(row, 1))));
         }
     }
     Ok(None)

@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tidegate_facts::{Digest, Tick, columns};
-use tidegate_replay::fact::fact_at;
+use tidegate_replay::fact::row_at;
 use tidegate_replay::proof::{ProofError, prove_at};
 use tidegate_sinks::store::Store;
 use utoipa::ToSchema;
@@ -89,13 +89,11 @@ type Told = (Vec<String>, Option<ProofBody>, Option<serde_json::Value>);
 
 fn tell(service: &Service, tick: Tick, id: &str) -> Result<Told, Problem> {
     let failed = |error: &dyn std::error::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error);
-    let fact = fact_at(&service.data.join("log"), tick).map_err(|error| failed(&error))?;
-    let fact = fact.and_then(|fact| {
-        let (event_type, fields) = fact.split_once(' ')?;
-        let mut fact: serde_json::Value = serde_json::from_str(fields).ok()?;
+    let fact = row_at(&service.data.join("log"), tick).map_err(|error| failed(&error))?;
+    let fact = fact.and_then(|(event_type, row)| {
+        let mut fact: serde_json::Value = serde_json::from_str(&json::objects(&row).ok()?.pop()?).ok()?;
         fact["event_type"] = event_type.into();
-        // As everywhere else: no number that a reader could round, and no text that is JSON in truth.
-        fact["_tick"] = tick.0.to_string().into();
+        // No text that is JSON in truth.
         if let Some(context) = fact["context"].as_str().and_then(|text| serde_json::from_str(text).ok()) {
             fact["context"] = context;
         }

@@ -90,8 +90,8 @@ struct Status {
 /// What is committed.
 #[derive(Serialize, ToSchema)]
 struct Committed {
-    /// How many commits there are.
-    number: usize,
+    /// The newest commit, counted from 0; null before the first.
+    number: Option<u64>,
     upper: String,
     time: String,
 }
@@ -133,7 +133,7 @@ pub(super) async fn status(State(service): Shared) -> Json<impl Serialize> {
         tick: tick.0.to_string(),
         time: time_of(tick),
         committed: Committed {
-            number: commits.list.len(),
+            number: commits.list.last().map(|commit| commit.number),
             upper: commits.upper().0.to_string(),
             time: time_of(commits.upper()),
         },
