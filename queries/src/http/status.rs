@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::State;
@@ -228,24 +227,14 @@ pub(super) async fn metrics(State(service): Shared) -> ([(HeaderName, &'static s
         "How far the tables are behind the log, in tick time.",
         &plain(lag_us(&service) as f64 / 1e6),
     );
-    let age = |tick: Tick| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        now - tick.micros() as f64 / 1e6
-    };
-    let complete = service.live.complete();
-    family(
-        "watermark_age_seconds",
-        "gauge",
-        "How old the watermark of the tables is by the wall clock.",
-        &plain(age(complete)),
-    );
+    // Who scrapes has the clock: `time() - tidegate_watermark_timestamp_seconds` is its age.
+    let seconds = |tick: Tick| plain(tick.micros() as f64 / 1e6);
+    let (complete, committed) = (service.live.complete(), commits.upper());
+    let help = "Before this time every table is known.";
+    family("watermark_timestamp_seconds", "gauge", help, &seconds(complete));
     family("commits_total", "counter", "Commits there are.", &plain(commits.list.len() as f64));
-    family(
-        "committed_age_seconds",
-        "gauge",
-        "How old the end of the newest commit is by the wall clock.",
-        &plain(age(commits.upper())),
-    );
+    let help = "Before this time everything is committed.";
+    family("committed_timestamp_seconds", "gauge", help, &seconds(committed));
     family(
         "uptime_seconds",
         "gauge",
