@@ -117,7 +117,7 @@ pub(super) async fn facts(State(service): Shared, request: Request) -> Result<Js
         let lines = body.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         lines.filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
     } else {
-        vec![body.to_vec()]
+        vec![body]
     };
     if records.len() > RECORDS_MAX {
         let what = format!("the body has {} records; send at most {RECORDS_MAX} at once", records.len());
@@ -198,7 +198,7 @@ pub(super) async fn decide(
     submit(
         &service,
         Submission {
-            records: vec![body.to_vec()],
+            records: vec![body],
             on_receipts: Box::new(|receipts| drop(told.send(receipts))),
             on_decision: Some(Box::new(move |_, row| drop(decided.send(row)))),
             arrived: Instant::now(),

@@ -14,11 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures::StreamExt;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
@@ -150,7 +151,6 @@ fn router(service: Arc<Service>) -> axum::Router {
         .fallback(|| async {
             Problem::new(StatusCode::NOT_FOUND, "there is nothing here; GET /openapi.json lists every call")
         })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(service)
 }
 
@@ -170,20 +170,34 @@ async fn allowed(role: Role, request: Request, next: Next) -> Result<Response, P
 }
 
 /// The body of a request, if it comes in time and is not too long.
-async fn body_of(request: Request) -> Result<(axum::http::request::Parts, bytes::Bytes), Problem> {
+async fn body_of(request: Request) -> Result<(axum::http::request::Parts, Vec<u8>), Problem> {
     let (head, body) = request.into_parts();
-    let read = axum::body::to_bytes(body, BODY_BYTES_MAX);
-    match tokio::time::timeout(BODY_WITHIN, read).await {
-        Ok(Ok(bytes)) => Ok((head, bytes)),
-        Ok(Err(_)) => Err(Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body broke off, or has more than {BODY_BYTES_MAX} bytes; send less at once"),
-        )),
+    match tokio::time::timeout(BODY_WITHIN, read_whole(body)).await {
+        Ok(read) => Ok((head, read?)),
         Err(_) => Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,
             format!("the body did not come within {} s; send it faster or in parts", BODY_WITHIN.as_secs()),
         )),
     }
+}
+
+async fn read_whole(body: axum::body::Body) -> Result<Vec<u8>, Problem> {
+    let mut parts = body.into_data_stream();
+    let (mut bytes, mut length) = (Vec::new(), 0);
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the body broke off"))?;
+        length += part.len();
+        if length <= BODY_BYTES_MAX {
+            bytes.extend_from_slice(&part);
+        } else if length > 2 * BODY_BYTES_MAX {
+            break; // Up to here it was read to no use, so that whoever sends it hears why.
+        }
+    }
+    if length > BODY_BYTES_MAX {
+        let what = format!("the body has more than {BODY_BYTES_MAX} bytes; send less at once");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, what));
+    }
+    Ok(bytes)
 }
 
 /// Waits until `stop` turns true, or nobody can tell any more.
