@@ -283,7 +283,9 @@ fn close(output: &Output, boundary: &Boundary, made: Vec<Made>) -> Result<(), Ta
     if boundary.upper > output.lower {
         let log = (*boundary.log).clone();
         output.outlet.close(Interval { upper: boundary.upper, plan: output.plan, log, files })?;
-        if let (Some(live), Some(commits)) = (&output.live, output.outlet.commits()) {
+        if let Some(live) = &output.live
+            && let Some(commits) = output.outlet.commits()
+        {
             live.committed(Arc::new(commits));
         }
     }

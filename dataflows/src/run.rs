@@ -228,7 +228,7 @@ fn go(
     let plan = &governance::in_force(plan, log.folder(), store)?;
     if let Some(live) = live {
         output.live = Some(Arc::clone(live));
-        live.committed(Arc::new(Commits::read(store)?));
+        live.committed(Arc::new(output.outlet.commits().unwrap_or_default()));
     }
     store.probe()?;
     schemas::declare(&plan.tables(), store)?;

@@ -145,10 +145,10 @@ impl TableProvider for LiveTable {
             rows.iter().map(|rows| between(rows, upper, before)).filter(|rows| rows.num_rows() > 0).collect();
         let mut parts: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if let Some(committed) = committed {
-            let all = committed.scan(state, None, filters, None);
-            parts.push(match before < upper {
-                true => earlier(all.await?, before, projection)?,
-                false => committed.scan(state, projection, filters, None).await?,
+            parts.push(if before < upper {
+                earlier(committed.scan(state, None, filters, None).await?, before, projection)?
+            } else {
+                committed.scan(state, projection, filters, None).await?
             });
         }
         if !fresh.is_empty() || parts.is_empty() {
