@@ -11,6 +11,10 @@ use tidegate_dataflows::topology::{Override, Topology};
 use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::{Fault, Plan};
 
+/// A small batch is hundreds of short-lived pieces of memory, made on one thread and often dropped on another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod account;
 mod archive;
 mod backfill;

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::max;
 use arrow::datatypes::TimestampMicrosecondType;
 use tidegate_facts::Tick;
@@ -32,6 +32,12 @@ pub type BoundaryStream<'scope> = Stream<'scope, Tick, Vec<Boundary>>;
 type MadeStream<'scope> = Stream<'scope, Tick, Vec<(Tick, Made)>>;
 
 type Job = Box<dyn FnOnce() + Send>;
+
+/// So many batches are handed to the thread that writes at once, since waking it costs as much as a small batch does,
+const CRUMBS: usize = 64;
+
+/// but a batch of so many rows goes at once.
+const CRUMB_ROWS: usize = 1024;
 
 /// The thread beside a worker that writes, and the output it writes to.
 pub struct Writing {
@@ -190,17 +196,30 @@ fn keep<'scope>(
         held.downgrade(&lower);
         let mut open = held;
         let mut cutting: VecDeque<(Tick, Capability<Tick>)> = VecDeque::new();
+        let mut crumbs: Vec<RecordBatch> = Vec::new();
+        let hand_over =
+            move |crumbs: &mut Vec<RecordBatch>, desk: &Desk<Vec<Made>>, unsealed: &Arc<Mutex<Unsealed>>| {
+                let (rows, unsealed) = (std::mem::take(crumbs), Arc::clone(unsealed));
+                desk.tell(move || unsealed.lock().expect("no panic").insert_all(&rows));
+            };
         move |(rows, frontier), (boundaries, _), output| {
             boundaries.for_each(|_, new| due.extend(new.drain(..).map(|b| b.upper).filter(|b| *b > lower)));
             rows.for_each(|_, rows: &mut Rows| {
-                let (rows, unsealed) = (std::mem::take(rows).0, Arc::clone(&unsealed));
-                desk.tell(move || unsealed.lock().expect("no panic").insert(&rows));
+                let rows = std::mem::take(rows).0;
+                let is_large = rows.num_rows() >= CRUMB_ROWS;
+                crumbs.push(rows);
+                if is_large || crumbs.len() >= CRUMBS {
+                    hand_over(&mut crumbs, &desk, &unsealed);
+                }
             });
             while let Some(upper) = due.front().copied() {
                 if frontier.frontier().iter().any(|tick| *tick < upper) {
                     break;
                 }
                 due.pop_front();
+                if !crumbs.is_empty() {
+                    hand_over(&mut crumbs, &desk, &unsealed);
+                }
                 let (unsealed, take) = (Arc::clone(&unsealed), Arc::clone(&take));
                 desk.ask(move || {
                     let cuts = unsealed.lock().expect("no panic").cut_before(upper);

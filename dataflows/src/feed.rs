@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, DictionaryArray, ListArray, RecordBatch, StringArray, StructArray, UInt32Array,
-    UInt64Array, new_null_array,
+    ArrayRef, AsArray, DictionaryArray, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    new_null_array,
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::compute::take_record_batch;
@@ -56,6 +56,8 @@ pub struct Feed {
     ends: BTreeMap<(Topic, u16), u64>,
     /// In front of the group from which on a start would have to read.
     resume: LogMark,
+    /// How the newest frame of each event type was laid out.
+    layouts: BTreeMap<String, Layout>,
 }
 
 impl Feed {
@@ -74,6 +76,7 @@ impl Feed {
             upper: Tick::ZERO,
             ends: BTreeMap::new(),
             resume: LogMark::default(),
+            layouts: BTreeMap::new(),
         }
     }
 
@@ -197,33 +200,32 @@ impl Feed {
     }
 
     /// One frame with the plan's columns.
-    fn batch(&self, event_type: &str, rows: &RecordBatch, basis: Vec<u64>) -> RecordBatch {
-        let payload = rows.column_by_name(columns::PAYLOAD);
-        let fields: Option<&StructArray> = payload.and_then(|p| p.as_struct_opt());
+    fn batch(&mut self, event_type: &str, rows: &RecordBatch, basis: Vec<u64>) -> RecordBatch {
+        if self.layouts.get(event_type).is_none_or(|layout| layout.rows != *rows.schema_ref()) {
+            let layout = Layout::new(&self.schema, rows.schema_ref());
+            self.layouts.insert(event_type.to_owned(), layout);
+        }
+        let layout = &self.layouts[event_type];
+        let payload = layout.payload.map(|place| rows.column(place));
         let mut basis = Some(basis);
-        let column = |field: &Arc<Field>| -> ArrayRef {
-            let name = field.name().as_str();
-            if name == columns::BASIS {
-                return basis_column(basis.take().expect("one basis column"), self.basis.len());
+        let mut contexts = None;
+        let column = |(field, origin): (&Arc<Field>, &Origin)| -> ArrayRef {
+            match origin {
+                Origin::Basis => basis_column(basis.take().expect("one basis column"), self.basis.len()),
+                Origin::EventType => repeated(event_type, rows.num_rows()),
+                Origin::Context => {
+                    let contexts: &Vec<_> = contexts.get_or_insert_with(|| contexts_of(rows));
+                    context_column(rows, contexts, field.name())
+                }
+                Origin::Column(place) => Arc::clone(rows.column(*place)),
+                Origin::Field(place) => {
+                    let payload = payload.expect("the layout is of these rows").as_struct();
+                    Arc::clone(payload.column(*place))
+                }
+                Origin::Absent => new_null_array(field.data_type(), rows.num_rows()),
             }
-            if name == columns::EVENT_TYPE {
-                return repeated(event_type, rows.num_rows());
-            }
-            if context_columns().any(|column| column == name) {
-                return context_column(rows, name);
-            }
-            if name == columns::PAYLOAD {
-                let text = payload.filter(|p| *p.data_type() == DataType::Utf8).cloned();
-                return text.unwrap_or_else(|| new_null_array(&DataType::Utf8, rows.num_rows()));
-            }
-            let own = rows.column_by_name(name).or_else(|| {
-                let fields = fields?;
-                let place = fields.column_names().iter().position(|field| payload_column(field) == name)?;
-                Some(fields.column(place))
-            });
-            own.cloned().unwrap_or_else(|| new_null_array(field.data_type(), rows.num_rows()))
         };
-        let columns: Vec<ArrayRef> = self.schema.fields().iter().map(column).collect();
+        let columns: Vec<ArrayRef> = self.schema.fields().iter().zip(&layout.origins).map(column).collect();
         RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("the log holds the policy's columns")
     }
 
@@ -265,30 +267,87 @@ fn basis_column(counts: Vec<u64>, partitions: usize) -> ArrayRef {
     Arc::new(ListArray::new(item, offsets, Arc::new(UInt64Array::from(counts)), None))
 }
 
-/// One field of the records' context, for each row.
-pub fn context_column(rows: &RecordBatch, name: &str) -> ArrayRef {
-    let contexts =
-        rows.column_by_name(columns::CONTEXT).expect("facts have a context").as_dictionary::<Int32Type>();
-    let texts = contexts.values().as_string::<i32>();
-    let values: StringArray = texts
-        .iter()
-        .map(|text| {
-            let context: Context = serde_json::from_str(text?).expect("the gate wrote the context");
-            match name {
-                columns::EVENT_TYPE => Some(context.event_type),
-                "schema_version" => context.schema_version,
-                "producer" => context.producer,
-                "manifest_fingerprint" => Some(context.manifest_fingerprint).filter(|t| !t.is_empty()),
-                "parameter_hash" => context.parameter_hash,
-                "seed" => context.seed.map(|s| s.to_string()),
-                "scenario_id" => context.scenario_id.map(|s| s.to_string()),
-                "run_id" => context.run_id,
-                "scenario_run_id" => context.scenario_run_id,
-                _ => context.platform_run_id,
+/// Where the plan's columns stand in the frames of one event type.
+struct Layout {
+    /// The columns of those frames.
+    rows: SchemaRef,
+    /// Where the payload stands.
+    payload: Option<usize>,
+    /// For each column of the plan.
+    origins: Vec<Origin>,
+}
+
+/// Where a column of the plan comes from.
+enum Origin {
+    Basis,
+    EventType,
+    /// The field of the context that has the column's name.
+    Context,
+    Column(usize),
+    /// A field of the payload.
+    Field(usize),
+    Absent,
+}
+
+impl Layout {
+    fn new(plan: &SchemaRef, rows: &SchemaRef) -> Layout {
+        let payload = rows.index_of(columns::PAYLOAD).ok();
+        let data_type = payload.map(|place| rows.field(place).data_type());
+        let fields: Vec<String> = match data_type {
+            Some(DataType::Struct(fields)) => {
+                fields.iter().map(|field| payload_column(field.name())).collect()
             }
-        })
-        .collect();
-    Arc::new(DictionaryArray::new(contexts.keys().clone(), Arc::new(values)))
+            _ => Vec::new(),
+        };
+        let contexts: Vec<&str> = context_columns().collect();
+        let origin = |field: &Arc<Field>| {
+            let name = field.name().as_str();
+            let column = || rows.index_of(name).ok().map(Origin::Column);
+            let own = || fields.iter().position(|field| field == name).map(Origin::Field);
+            match name {
+                columns::BASIS => Origin::Basis,
+                columns::EVENT_TYPE => Origin::EventType,
+                columns::PAYLOAD if data_type == Some(&DataType::Utf8) => column().unwrap_or(Origin::Absent),
+                columns::PAYLOAD => Origin::Absent,
+                _ if contexts.contains(&name) => Origin::Context,
+                _ => column().or_else(own).unwrap_or(Origin::Absent),
+            }
+        };
+        let origins = plan.fields().iter().map(origin).collect();
+        Layout { rows: Arc::clone(rows), payload, origins }
+    }
+}
+
+/// The contexts that the records of a frame refer to.
+fn contexts_of(rows: &RecordBatch) -> Vec<Option<Context>> {
+    let texts = context_keys(rows).values().as_string::<i32>();
+    texts.iter().map(|text| Some(serde_json::from_str(text?).expect("the gate wrote the context"))).collect()
+}
+
+fn context_keys(rows: &RecordBatch) -> &DictionaryArray<Int32Type> {
+    rows.column_by_name(columns::CONTEXT).expect("facts have a context").as_dictionary()
+}
+
+/// One field of the records' context, for each row.
+fn context_column(rows: &RecordBatch, contexts: &[Option<Context>], name: &str) -> ArrayRef {
+    let value = |context: &Option<Context>| {
+        let context = context.as_ref()?;
+        match name {
+            "schema_version" => context.schema_version.clone(),
+            "producer" => context.producer.clone(),
+            "manifest_fingerprint" => {
+                Some(context.manifest_fingerprint.clone()).filter(|text| !text.is_empty())
+            }
+            "parameter_hash" => context.parameter_hash.clone(),
+            "seed" => context.seed.map(|seed| seed.to_string()),
+            "scenario_id" => context.scenario_id.clone().map(|id| id.to_string()),
+            "run_id" => context.run_id.clone(),
+            "scenario_run_id" => context.scenario_run_id.clone(),
+            _ => context.platform_run_id.clone(),
+        }
+    };
+    let values: StringArray = contexts.iter().map(value).collect();
+    Arc::new(DictionaryArray::new(context_keys(rows).keys().clone(), Arc::new(values)))
 }
 
 /// Where commits are cut: after `rows` facts, or before the first fact that is `span` after the interval's first.

@@ -128,6 +128,9 @@ struct Queue {
     phase: Phase,
     submissions: VecDeque<Submission>,
     bytes: usize,
+    records: usize,
+    /// How many parts of groups the workers have been given and not computed yet.
+    computing: usize,
 }
 
 struct Tail {
@@ -148,8 +151,11 @@ struct Rows {
     complete: Tick,
 }
 
-/// Small batches are put together up to this many rows, so that a reader does not walk through crumbs.
-const SHELF_ROWS: usize = 8192;
+/// So many small batches in a row are put together, so that a reader does not walk through crumbs.
+const CRUMBS: usize = 32;
+
+/// What is a small batch: first one of fewer rows than this, then what became of those.
+const CRUMB_ROWS: [usize; 2] = [64, 1024];
 
 impl Shelf {
     /// Adds rows, all of which are behind the last commit or shown twice.
@@ -159,15 +165,18 @@ impl Shelf {
         let mut shelf = self.lock();
         shelf.schema.get_or_insert_with(|| rows.schema());
         shelf.batches.push((Tick(last), rows.clone()));
-        // Each row is copied once for each doubling of the batch that it stands in.
-        while let [.., (_, before), (_, last)] = shelf.batches.as_slice() {
-            if before.num_rows() > 2 * last.num_rows() || before.num_rows() + last.num_rows() > SHELF_ROWS {
+        // Each row is copied at most once for each size, and a few thousand at a time: the graph waits meanwhile.
+        for most in CRUMB_ROWS {
+            let small = shelf.batches.iter().rev().take_while(|(_, rows)| rows.num_rows() < most).count();
+            if small < CRUMBS {
                 break;
             }
-            let whole = concat_batches(&before.schema(), [before, last]).expect("one table has one schema");
-            let (last, _) = shelf.batches.pop().expect("there are two");
-            let (before, _) = shelf.batches.pop().expect("there are two");
-            shelf.batches.push((last.max(before), whole));
+            let whole = shelf.batches.len() - small;
+            let crumbs = shelf.batches.split_off(whole);
+            let last = crumbs.iter().map(|(last, _)| *last).max().expect("there are some");
+            let rows = crumbs.iter().map(|(_, rows)| rows);
+            let rows = concat_batches(&crumbs[0].1.schema(), rows).expect("one table has one schema");
+            shelf.batches.push((last, rows));
         }
     }
 
@@ -191,7 +200,13 @@ impl Live {
     pub fn new(limits: Limits) -> Live {
         Live {
             limits,
-            queue: Mutex::new(Queue { phase: Phase::CatchingUp, submissions: VecDeque::new(), bytes: 0 }),
+            queue: Mutex::new(Queue {
+                phase: Phase::CatchingUp,
+                submissions: VecDeque::new(),
+                bytes: 0,
+                records: 0,
+                computing: 0,
+            }),
             arrived: Condvar::new(),
             shelves: Mutex::default(),
             commits: Mutex::default(),
@@ -223,18 +238,22 @@ impl Live {
             return Err(Busy::Full);
         }
         queue.bytes += bytes;
+        queue.records += submission.records.len();
         queue.submissions.push_back(submission);
         self.arrived.notify_one();
         Ok(())
     }
 
-    /// Submissions of about `records` records; waits for the first for as long as `patience`. `None` once the run is to
+    /// Submissions of about `records` records; waits for them for as long as `patience`. `None` once the run is to
     /// stop and nothing waits any more.
+    ///
+    /// What comes while the graph computes waits for it to rest, unless it fills a batch: a group costs the graph about as
+    /// much as a hundred rows do, so groups of what came meanwhile are answered sooner than many small ones.
     pub(crate) fn take(&self, records: usize, patience: Duration) -> Option<Vec<Submission>> {
         let until = Instant::now() + patience;
         let mut queue = self.queue();
-        while queue.submissions.is_empty() {
-            if queue.phase == Phase::Stopping {
+        while queue.submissions.is_empty() || (queue.computing > 0 && queue.records < records) {
+            if queue.phase == Phase::Stopping && queue.submissions.is_empty() {
                 return None;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -248,10 +267,25 @@ impl Live {
         while count < records {
             let Some(submission) = queue.submissions.pop_front() else { break };
             queue.bytes -= submission.bytes();
+            queue.records -= submission.records.len();
             count += submission.records.len();
             taken.push(submission);
         }
         Some(taken)
+    }
+
+    /// So many workers were given their parts of a group.
+    pub(crate) fn fed(&self, workers: usize) {
+        self.queue().computing += workers;
+    }
+
+    /// A worker has computed so many of its parts.
+    pub(crate) fn computed(&self, parts: usize) {
+        let mut queue = self.queue();
+        queue.computing -= parts;
+        if queue.computing == 0 {
+            self.arrived.notify_one();
+        }
     }
 
     /// How far the run is.
@@ -428,7 +462,7 @@ mod tests {
             shelf.put(&rows(&[tick]));
         }
         let (batches, _) = live.rows("t");
-        assert!(batches.len() < 20, "{} batches", batches.len());
+        assert!(batches.len() < 3 * CRUMBS, "{} batches", batches.len());
         assert_eq!(ticks(&batches), (0..20_000).collect::<Vec<_>>());
         shelf.forget(Tick(19_999));
         assert_eq!(ticks(&live.rows("t").0).last(), Some(&19_999), "what no commit has stays");
@@ -456,6 +490,23 @@ mod tests {
         assert_eq!(live.take(10, Duration::ZERO).map(|taken| taken.len()), Some(1));
         assert!(live.take(10, Duration::ZERO).is_none(), "nothing waits any more");
         assert_eq!(live.queued_bytes(), 0);
+    }
+
+    #[test]
+    fn what_comes_while_the_graph_computes_waits_for_it_unless_it_fills_a_batch() {
+        let live = Live::new(Limits::default());
+        live.enter(Phase::Serving);
+        live.fed(2);
+        live.submit(submission(1)).expect("there is room");
+        let taken = |records| live.take(records, Duration::ZERO).map(|taken| taken.len());
+        assert_eq!(taken(2), Some(0));
+        live.computed(1);
+        assert_eq!(taken(2), Some(0), "one worker is not all");
+        live.submit(submission(1)).expect("there is room");
+        assert_eq!(taken(2), Some(2), "a batch is full");
+        live.submit(submission(1)).expect("there is room");
+        live.computed(1);
+        assert_eq!(taken(2), Some(1));
     }
 
     #[test]

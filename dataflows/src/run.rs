@@ -379,7 +379,7 @@ impl Gate<'_> {
             let group = group?;
             memory.remember(&group, dedupe)?;
             let fed = self.fed(&group, feed)?;
-            self.send(fed);
+            self.send(fed)?;
         }
         Ok(())
     }
@@ -577,13 +577,12 @@ impl Gate<'_> {
             self.fed(group, feed)
         })?;
         counter.add(fed.facts as u64);
-        self.send(fed);
-        Ok(())
+        self.send(fed)
     }
 
-    fn send(&self, fed: Fed) {
+    fn send(&self, fed: Fed) -> Result<(), RunError> {
         self.watch.fed(fed.upper);
-        self.workers.send(fed);
+        self.workers.send(fed).map_err(RunError::Worker)
     }
 }
 

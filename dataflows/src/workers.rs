@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::thread::Thread;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -17,6 +18,7 @@ use timely::worker::Worker;
 use crate::build::build;
 use crate::commit::Writing;
 use crate::feed::Fed;
+use crate::live::Live;
 use crate::output::{Boundary, Output};
 use crate::plan::Plan;
 use crate::watch::Watch;
@@ -24,6 +26,9 @@ use crate::watch::Watch;
 /// The running workers of one graph.
 pub struct Workers {
     senders: Vec<SyncSender<WorkerPart>>,
+    /// Their threads, which park while there is nothing to do.
+    threads: Vec<Thread>,
+    live: Option<Arc<Live>>,
     guards: WorkerGuards<()>,
 }
 
@@ -35,21 +40,31 @@ impl Workers {
     pub fn start(plan: &Arc<Plan>, count: usize, output: &Output, watch: &Watch) -> Result<Workers, String> {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| sync_channel(4)).unzip();
         let (plan, watch, output) = (Arc::clone(plan), watch.clone(), output.clone());
+        let live = output.live.clone();
         let receivers: Mutex<Vec<_>> = Mutex::new(receivers.into_iter().map(Some).collect());
         let guards = timely::execute(timely::Config::process(count), move |worker| {
             let receiver =
                 receivers.lock().expect("no panic")[worker.index()].take().expect("one for each worker");
             work(worker, &plan, &receiver, &output, &watch);
         })?;
-        Ok(Workers { senders, guards })
+        let threads = guards.guards().iter().map(|guard| guard.thread().clone()).collect();
+        Ok(Workers { senders, threads, live, guards })
     }
 
     /// Feeds one group; waits while the workers have more than enough.
-    pub fn send(&self, fed: Fed) {
-        for (sender, rows) in self.senders.iter().zip(fed.rows) {
-            // A worker that is gone has left its reason behind, which the run reports.
-            let _ = sender.send(WorkerPart { rows, upper: fed.upper, boundaries: fed.boundaries.clone() });
+    ///
+    /// # Errors
+    /// When a worker is gone; it has left its reason behind for [`Workers::finish`].
+    pub fn send(&self, fed: Fed) -> Result<(), String> {
+        if let Some(live) = &self.live {
+            live.fed(self.senders.len());
         }
+        for ((sender, thread), rows) in self.senders.iter().zip(&self.threads).zip(fed.rows) {
+            let part = WorkerPart { rows, upper: fed.upper, boundaries: fed.boundaries.clone() };
+            sender.send(part).map_err(|_| "a worker has stopped".to_owned())?;
+            thread.unpark();
+        }
+        Ok(())
     }
 
     /// Waits until everything fed is computed, and committed up to the last boundary.
@@ -74,6 +89,9 @@ const ROWS_IN_FLIGHT_MAX: usize = 1 << 18;
 
 /// How many boundaries may wait for their commits before a worker takes more.
 const BOUNDARIES_IN_FLIGHT_MAX: usize = 2;
+
+/// How long a worker rests before it looks around by itself.
+const PARKED_MAX: Duration = Duration::from_millis(10);
 
 /// The life of one worker: take what is fed, step the graph, until everything is committed.
 fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, output: &Output, watch: &Watch) {
@@ -113,8 +131,14 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
         if output.failed.lock().expect("no panic").is_some() {
             break;
         }
+        let parts = under_way.len();
         while under_way.front().is_some_and(|(tick, _)| !probes.computed.less_than(tick)) {
             under_way.pop_front();
+        }
+        if let Some(live) = &output.live
+            && under_way.len() < parts
+        {
+            live.computed(parts - under_way.len());
         }
         while uncommitted.front().is_some_and(|upper| !probes.committed.less_than(upper)) {
             uncommitted.pop_front();
@@ -143,7 +167,8 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
             }
             Err(TryRecvError::Disconnected) => ended = true,
             Err(TryRecvError::Empty) => {
-                worker.step_or_park(Some(Duration::from_micros(100)));
+                // Whoever has something for it wakes it; the bound is for a failure that nobody tells of.
+                worker.step_or_park(Some(PARKED_MAX));
             }
         }
         if ended && under_way.is_empty() && uncommitted.is_empty() {

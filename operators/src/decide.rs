@@ -202,7 +202,7 @@ pub const EVALUATION_ERROR: &str = "EVALUATION_ERROR";
 impl Decider {
     /// The schema of decided rows of `input`.
     pub fn schema(input: &Schema) -> SchemaRef {
-        let fields = input.fields().iter().map(|f| f.as_ref().clone()).chain(decision_fields());
+        let fields = input.fields().iter().cloned().chain(decision_fields().into_iter().map(Arc::new));
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 

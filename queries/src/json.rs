@@ -1,11 +1,14 @@
 //! Rows as JSON for programs in any language: 64-bit integers, decimals and times are strings, since a reader
 //! may hold numbers as doubles; binary values are hexadecimal digits; null is null.
 
+use std::io::Write;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{
+    Array, ArrayRef, AsArray, DictionaryArray, Int64Array, RecordBatch, StringArray, UInt64Array,
+};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Schema};
 use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
 
@@ -53,37 +56,99 @@ fn rows(
     close: u8,
     name: impl Fn(usize, &mut Vec<u8>),
 ) -> Result<Vec<String>, ArrowError> {
-    let columns: Vec<(FieldRef, ArrayRef)> = batch
-        .schema_ref()
-        .fields()
-        .iter()
-        .zip(batch.columns())
-        .map(|(field, column)| exact(field, column))
+    let columns = batch.schema_ref().fields().iter().zip(batch.columns());
+    let exact: Vec<Option<(FieldRef, ArrayRef)>> = columns
+        .map(|(field, column)| (!is_plain(column)).then(|| exact(field, column)).transpose())
         .collect::<Result<_, _>>()?;
     let options = EncoderOptions::default();
-    let mut encoders: Vec<NullableEncoder<'_>> = columns
+    let mut cells = batch
+        .columns()
         .iter()
-        .map(|(field, column)| make_encoder(field, column.as_ref(), &options))
-        .collect::<Result<_, _>>()?;
+        .zip(&exact)
+        .map(|(column, exact)| Cells::of(column, exact.as_ref(), &options))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut texts = Vec::with_capacity(batch.num_rows());
     for row in 0..batch.num_rows() {
-        let mut text = Vec::new();
+        let mut text = Vec::with_capacity(64 * cells.len());
         open(row, &mut text);
-        for (place, encoder) in encoders.iter_mut().enumerate() {
+        for (place, cells) in cells.iter_mut().enumerate() {
             if place > 0 {
                 text.push(b',');
             }
             name(place, &mut text);
-            if encoder.is_null(row) {
-                text.extend_from_slice(b"null");
-            } else {
-                encoder.encode(row, &mut text);
-            }
+            cells.push(row, &mut text);
         }
         text.push(close);
         texts.push(String::from_utf8(text).expect("JSON text is UTF-8"));
     }
     Ok(texts)
+}
+
+/// The cells of a column. What most columns of a decision are is written as it is: an encoder costs more to make than
+/// a row to write.
+enum Cells<'a> {
+    Nulls,
+    Texts(&'a StringArray),
+    Names(&'a DictionaryArray<Int32Type>, &'a StringArray),
+    Unsigned(&'a UInt64Array),
+    Signed(&'a Int64Array),
+    Others(NullableEncoder<'a>),
+}
+
+/// Whether the cells of a column need no encoder.
+fn is_plain(column: &ArrayRef) -> bool {
+    column.null_count() == column.len()
+        || match column.data_type() {
+            DataType::Utf8 | DataType::UInt64 | DataType::Int64 => true,
+            DataType::Dictionary(keys, values) => **keys == DataType::Int32 && **values == DataType::Utf8,
+            _ => false,
+        }
+}
+
+impl<'a> Cells<'a> {
+    /// The cells of a column, which is given in an exact type too unless it is plain.
+    fn of(
+        column: &'a ArrayRef,
+        exact: Option<&'a (FieldRef, ArrayRef)>,
+        options: &'a EncoderOptions,
+    ) -> Result<Cells<'a>, ArrowError> {
+        if let Some((field, column)) = exact {
+            return make_encoder(field, column.as_ref(), options).map(Cells::Others);
+        }
+        Ok(match column.data_type() {
+            _ if column.null_count() == column.len() => Cells::Nulls,
+            DataType::Utf8 => Cells::Texts(column.as_string()),
+            DataType::UInt64 => Cells::Unsigned(column.as_primitive()),
+            DataType::Int64 => Cells::Signed(column.as_primitive()),
+            _ => {
+                let names = column.as_dictionary::<Int32Type>();
+                Cells::Names(names, names.values().as_string())
+            }
+        })
+    }
+
+    fn push(&mut self, row: usize, out: &mut Vec<u8>) {
+        const WRITTEN: &str = "memory takes it";
+        let text = match self {
+            Cells::Nulls => None,
+            Cells::Texts(texts) => texts.is_valid(row).then(|| texts.value(row)),
+            Cells::Names(names, texts) => {
+                names.key(row).filter(|key| texts.is_valid(*key)).map(|key| texts.value(key))
+            }
+            Cells::Unsigned(numbers) if numbers.is_valid(row) => {
+                return write!(out, "\"{}\"", numbers.value(row)).expect(WRITTEN);
+            }
+            Cells::Signed(numbers) if numbers.is_valid(row) => {
+                return write!(out, "\"{}\"", numbers.value(row)).expect(WRITTEN);
+            }
+            Cells::Others(encoder) if !encoder.is_null(row) => return encoder.encode(row, out),
+            Cells::Unsigned(_) | Cells::Signed(_) | Cells::Others(_) => None,
+        };
+        match text {
+            Some(text) => serde_json::to_writer(out, text).expect(WRITTEN),
+            None => out.extend_from_slice(b"null"),
+        }
+    }
 }
 
 /// The column in a type whose JSON form loses nothing.
@@ -125,7 +190,7 @@ pub(crate) fn columns(schema: &Schema) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{BinaryArray, Float64Array, Int32Array, ListBuilder, UInt64Array, UInt64Builder};
+    use arrow::array::{BinaryArray, Float64Array, Int32Array, ListBuilder, UInt64Builder};
 
     use super::*;
 
@@ -145,5 +210,25 @@ mod tests {
         assert_eq!(arrays(&batch).expect("all have a form"), [array]);
         let object = r#"{"tick":"18446744073709551615","small":-7,"score":0.1,"basis":["18446744073709551615",null],"bytes":"00ff"}"#;
         assert_eq!(objects(&batch).expect("all have a form"), [object]);
+    }
+
+    #[test]
+    fn texts_are_escaped_and_nulls_are_null_in_every_kind_of_column() {
+        let names: DictionaryArray<Int32Type> = [Some("a\"b"), None, Some("ü\u{1}")].into_iter().collect();
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("name", Arc::new(names)),
+            ("text", Arc::new(StringArray::from(vec![None, Some("\n\\"), Some("")]))),
+            ("signed", Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(0)]))),
+            ("unsigned", Arc::new(UInt64Array::from(vec![None, Some(1), None]))),
+            ("nothing", Arc::new(Float64Array::from(vec![None, None, None]))),
+            ("score", Arc::new(Float64Array::from(vec![Some(1.5), None, Some(-0.25)]))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+        let rows = [
+            r#"["a\"b",null,"-9223372036854775808",null,null,1.5]"#,
+            r#"[null,"\n\\",null,"1",null,null]"#,
+            r#"["ü\u0001","","0",null,null,-0.25]"#,
+        ];
+        assert_eq!(arrays(&batch).expect("all have a form"), rows);
     }
 }

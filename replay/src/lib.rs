@@ -133,7 +133,9 @@ fn run_feed(
             let fed = feed.feed(&group);
             facts += fed.facts as u64;
             watch.fed(fed.upper);
-            running.send(fed);
+            if running.send(fed).is_err() {
+                break; // The worker's own reason follows.
+            }
         }
         Ok(())
     });

@@ -263,6 +263,17 @@ impl Unsealed {
         self.partitions.values().all(Vec::is_empty)
     }
 
+    /// Adds the rows of some batches, which become one: a cut is of few large ones then.
+    ///
+    /// # Panics
+    /// When they have not the table's columns.
+    pub fn insert_all(&mut self, batches: &[RecordBatch]) {
+        match batches {
+            [rows] => self.insert(rows),
+            _ => self.insert(&concat_batches(&self.schema, batches).expect("one table has one schema")),
+        }
+    }
+
     /// Adds rows in any order.
     pub fn insert(&mut self, rows: &RecordBatch) {
         let ticks = ticks_of(rows);
