@@ -155,7 +155,7 @@ pub fn build<'scope>(
 
 /// The same decisions, of which those hear who wait for one.
 fn told<'scope>(rows: RowStream<'scope>, node: &str, live: &Arc<Live>) -> RowStream<'scope> {
-    let (node, live) = (node.to_owned(), Arc::clone(live));
+    let (node, live): (Arc<str>, _) = (node.into(), Arc::clone(live));
     rows.inspect_container(move |event| {
         if let Ok((_, rows)) = event {
             live.decided(&node, &rows.0);

@@ -55,8 +55,19 @@ pub struct Receipted {
 /// Takes the receipts of a submission; or why there are none.
 pub type OnReceipts = Box<dyn FnOnce(Result<Receipted, String>) + Send>;
 
-/// Takes the row that a node computed of a fact, and the node's name.
-pub type OnRow = Box<dyn FnOnce(&str, RecordBatch) + Send>;
+/// Takes what a node computed of a fact.
+pub type OnRow = Box<dyn FnOnce(Decided) + Send>;
+
+/// The row that a node computed of a fact, among others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decided {
+    /// The node.
+    pub node: Arc<str>,
+    /// The rows that it computed at once.
+    pub rows: Arc<RecordBatch>,
+    /// Which of them it is.
+    pub row: usize,
+}
 
 /// Records that come in together.
 pub struct Submission {
@@ -389,15 +400,17 @@ impl Live {
     }
 
     /// Tells who waits for the decisions in some rows.
-    pub(crate) fn decided(&self, node: &str, rows: &RecordBatch) {
+    pub(crate) fn decided(&self, node: &Arc<str>, rows: &RecordBatch) {
         let mut waiting = self.waiting.lock().expect("no panic");
         if waiting.is_empty() {
             return;
         }
+        let mut shared = None;
         let ticks = rows.column_by_name(columns::TICK).expect("every stream carries _tick");
         for (row, tick) in ticks.as_primitive::<UInt64Type>().values().iter().enumerate() {
             if let Some(told) = waiting.remove(&Tick(*tick)) {
-                told(node, rows.slice(row, 1));
+                let rows = shared.get_or_insert_with(|| Arc::new(rows.clone()));
+                told(Decided { node: Arc::clone(node), rows: Arc::clone(rows), row });
             }
         }
     }
@@ -513,8 +526,8 @@ mod tests {
     fn no_more_wait_for_decisions_than_may() {
         let live = Live::new(Limits { decisions_waiting_max: 2, ..Limits::default() });
         live.enter(Phase::Serving);
-        let wanting = || Submission { on_decision: Some(Box::new(|_, _| {})), ..submission(1) };
-        live.await_decision(Tick(1), Box::new(|_, _| {}));
+        let wanting = || Submission { on_decision: Some(Box::new(|_| {})), ..submission(1) };
+        live.await_decision(Tick(1), Box::new(|_| {}));
         assert_eq!(live.submit(wanting()), Ok(()));
         assert_eq!(live.submit(wanting()), Err(Busy::Full));
         assert_eq!(live.submit(submission(1)), Ok(()), "who wants no decision is bounded by bytes alone");
@@ -527,12 +540,14 @@ mod tests {
     fn who_waits_for_a_decision_is_told_once() {
         let live = Live::new(Limits::default());
         let (sender, told) = channel();
-        live.await_decision(Tick(7), Box::new(move |node, row| drop(sender.send((node.to_owned(), row)))));
-        live.decided("d", &rows(&[5, 6]));
+        live.await_decision(Tick(7), Box::new(move |decided| drop(sender.send(decided))));
+        let node: Arc<str> = "d".into();
+        live.decided(&node, &rows(&[5, 6]));
         assert!(told.try_recv().is_err());
-        live.decided("d", &rows(&[6, 7, 8]));
-        assert_eq!(told.recv(), Ok(("d".to_owned(), rows(&[7]))));
-        live.decided("d", &rows(&[7]));
+        live.decided(&node, &rows(&[6, 7, 8]));
+        let rows_at_once = Arc::new(rows(&[6, 7, 8]));
+        assert_eq!(told.recv(), Ok(Decided { node: Arc::clone(&node), rows: rows_at_once, row: 1 }));
+        live.decided(&node, &rows(&[7]));
         assert!(told.recv().is_err(), "its sender is gone with it");
     }
 }

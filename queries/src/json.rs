@@ -2,10 +2,12 @@
 //! may hold numbers as doubles; binary values are hexadecimal digits; null is null.
 
 use std::io::Write;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, DictionaryArray, Int64Array, RecordBatch, StringArray, UInt64Array,
+    Array, ArrayRef, AsArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Int64Array, ListArray,
+    RecordBatch, StringArray, UInt64Array,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Schema};
@@ -14,22 +16,22 @@ use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
 
 /// The rows as JSON arrays, one string for each.
 pub(crate) fn arrays(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
-    rows(batch, |_, text| text.push(b'['), b']', |_, _| {})
+    rows(batch, 0..batch.num_rows(), None)
 }
 
 /// The rows as JSON objects, one string for each.
 pub(crate) fn objects(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
-    let names: Vec<String> = batch
-        .schema_ref()
-        .fields()
-        .iter()
-        .map(|field| serde_json::to_string(field.name()).expect("a text has a JSON form"))
-        .collect();
-    let name = |column: usize, text: &mut Vec<u8>| {
-        text.extend_from_slice(names[column].as_bytes());
-        text.push(b':');
-    };
-    rows(batch, |_, text| text.push(b'{'), b'}', name)
+    rows(batch, 0..batch.num_rows(), Some(&names(batch)))
+}
+
+/// One of the rows as a JSON object.
+pub(crate) fn object(batch: &RecordBatch, row: usize) -> Result<String, ArrowError> {
+    Ok(rows(batch, row..row + 1, Some(&names(batch)))?.remove(0))
+}
+
+fn names(batch: &RecordBatch) -> Vec<String> {
+    let name = |field: &FieldRef| serde_json::to_string(field.name()).expect("a text has a JSON form");
+    batch.schema_ref().fields().iter().map(name).collect()
 }
 
 /// What a column's type is called in answers.
@@ -50,32 +52,39 @@ pub(crate) fn type_name(data_type: &DataType) -> String {
     }
 }
 
+/// Some rows: objects when the columns have names, else arrays.
 fn rows(
     batch: &RecordBatch,
-    open: impl Fn(usize, &mut Vec<u8>),
-    close: u8,
-    name: impl Fn(usize, &mut Vec<u8>),
+    rows: Range<usize>,
+    names: Option<&[String]>,
 ) -> Result<Vec<String>, ArrowError> {
     let columns = batch.schema_ref().fields().iter().zip(batch.columns());
     let exact: Vec<Option<(FieldRef, ArrayRef)>> = columns
-        .map(|(field, column)| (!is_plain(column)).then(|| exact(field, column)).transpose())
+        .map(|(field, column)| (!is_plain(column.data_type())).then(|| exact(field, column)).transpose())
         .collect::<Result<_, _>>()?;
     let options = EncoderOptions::default();
     let mut cells = batch
         .columns()
         .iter()
         .zip(&exact)
-        .map(|(column, exact)| Cells::of(column, exact.as_ref(), &options))
+        .map(|(column, exact)| match exact {
+            Some((field, column)) => make_encoder(field, column.as_ref(), &options).map(Cells::Others),
+            None => Ok(Cells::of(column)),
+        })
         .collect::<Result<Vec<_>, _>>()?;
-    let mut texts = Vec::with_capacity(batch.num_rows());
-    for row in 0..batch.num_rows() {
+    let (open, close) = if names.is_some() { (b'{', b'}') } else { (b'[', b']') };
+    let mut texts = Vec::with_capacity(rows.len());
+    for row in rows {
         let mut text = Vec::with_capacity(64 * cells.len());
-        open(row, &mut text);
+        text.push(open);
         for (place, cells) in cells.iter_mut().enumerate() {
             if place > 0 {
                 text.push(b',');
             }
-            name(place, &mut text);
+            if let Some(names) = names {
+                text.extend_from_slice(names[place].as_bytes());
+                text.push(b':');
+            }
             cells.push(row, &mut text);
         }
         text.push(close);
@@ -87,66 +96,92 @@ fn rows(
 /// The cells of a column. What most columns of a decision are is written as it is: an encoder costs more to make than
 /// a row to write.
 enum Cells<'a> {
-    Nulls,
     Texts(&'a StringArray),
     Names(&'a DictionaryArray<Int32Type>, &'a StringArray),
     Unsigned(&'a UInt64Array),
     Signed(&'a Int64Array),
+    Decimals(&'a Decimal128Array),
+    Digests(&'a FixedSizeBinaryArray),
+    Lists(&'a ListArray, Box<Cells<'a>>),
     Others(NullableEncoder<'a>),
 }
 
 /// Whether the cells of a column need no encoder.
-fn is_plain(column: &ArrayRef) -> bool {
-    column.null_count() == column.len()
-        || match column.data_type() {
-            DataType::Utf8 | DataType::UInt64 | DataType::Int64 => true,
-            DataType::Dictionary(keys, values) => **keys == DataType::Int32 && **values == DataType::Utf8,
-            _ => false,
-        }
+fn is_plain(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 | DataType::UInt64 | DataType::Int64 => true,
+        DataType::Decimal128(..) | DataType::FixedSizeBinary(_) => true,
+        DataType::Dictionary(keys, values) => **keys == DataType::Int32 && **values == DataType::Utf8,
+        DataType::List(item) => is_plain(item.data_type()),
+        _ => false,
+    }
 }
 
 impl<'a> Cells<'a> {
-    /// The cells of a column, which is given in an exact type too unless it is plain.
-    fn of(
-        column: &'a ArrayRef,
-        exact: Option<&'a (FieldRef, ArrayRef)>,
-        options: &'a EncoderOptions,
-    ) -> Result<Cells<'a>, ArrowError> {
-        if let Some((field, column)) = exact {
-            return make_encoder(field, column.as_ref(), options).map(Cells::Others);
-        }
-        Ok(match column.data_type() {
-            _ if column.null_count() == column.len() => Cells::Nulls,
+    /// The cells of a plain column.
+    fn of(column: &'a ArrayRef) -> Cells<'a> {
+        match column.data_type() {
             DataType::Utf8 => Cells::Texts(column.as_string()),
             DataType::UInt64 => Cells::Unsigned(column.as_primitive()),
             DataType::Int64 => Cells::Signed(column.as_primitive()),
+            DataType::Decimal128(..) => Cells::Decimals(column.as_primitive()),
+            DataType::FixedSizeBinary(_) => Cells::Digests(column.as_fixed_size_binary()),
+            DataType::List(_) => {
+                let lists = column.as_list();
+                Cells::Lists(lists, Box::new(Cells::of(lists.values())))
+            }
             _ => {
                 let names = column.as_dictionary::<Int32Type>();
                 Cells::Names(names, names.values().as_string())
             }
-        })
+        }
+    }
+
+    fn is_null(&self, row: usize) -> bool {
+        match self {
+            Cells::Texts(cells) => cells.is_null(row),
+            Cells::Names(cells, texts) => cells.key(row).is_none_or(|key| texts.is_null(key)),
+            Cells::Unsigned(cells) => cells.is_null(row),
+            Cells::Signed(cells) => cells.is_null(row),
+            Cells::Decimals(cells) => cells.is_null(row),
+            Cells::Digests(cells) => cells.is_null(row),
+            Cells::Lists(cells, _) => cells.is_null(row),
+            Cells::Others(encoder) => encoder.is_null(row),
+        }
     }
 
     fn push(&mut self, row: usize, out: &mut Vec<u8>) {
-        const WRITTEN: &str = "memory takes it";
-        let text = match self {
-            Cells::Nulls => None,
-            Cells::Texts(texts) => texts.is_valid(row).then(|| texts.value(row)),
-            Cells::Names(names, texts) => {
-                names.key(row).filter(|key| texts.is_valid(*key)).map(|key| texts.value(key))
+        if self.is_null(row) {
+            return out.extend_from_slice(b"null");
+        }
+        let text = |text: &str, out: &mut Vec<u8>| serde_json::to_writer(out, text).expect("memory takes it");
+        match self {
+            Cells::Texts(cells) => text(cells.value(row), out),
+            Cells::Names(cells, texts) => text(texts.value(cells.key(row).expect("it is not null")), out),
+            Cells::Unsigned(cells) => write!(out, "\"{}\"", cells.value(row)).expect("memory takes it"),
+            Cells::Signed(cells) => write!(out, "\"{}\"", cells.value(row)).expect("memory takes it"),
+            Cells::Decimals(cells) => text(&cells.value_as_string(row), out),
+            Cells::Digests(cells) => {
+                out.push(b'"');
+                for byte in cells.value(row) {
+                    let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
+                    out.extend([digit(byte >> 4), digit(byte & 15)]);
+                }
+                out.push(b'"');
             }
-            Cells::Unsigned(numbers) if numbers.is_valid(row) => {
-                return write!(out, "\"{}\"", numbers.value(row)).expect(WRITTEN);
+            Cells::Lists(cells, items) => {
+                out.push(b'[');
+                let ends = cells.value_offsets();
+                let (from, to) = (ends[row] as usize, ends[row + 1] as usize);
+                for item in from..to {
+                    if item > from {
+                        out.push(b',');
+                    }
+                    items.push(item, out);
+                }
+                out.push(b']');
             }
-            Cells::Signed(numbers) if numbers.is_valid(row) => {
-                return write!(out, "\"{}\"", numbers.value(row)).expect(WRITTEN);
-            }
-            Cells::Others(encoder) if !encoder.is_null(row) => return encoder.encode(row, out),
-            Cells::Unsigned(_) | Cells::Signed(_) | Cells::Others(_) => None,
-        };
-        match text {
-            Some(text) => serde_json::to_writer(out, text).expect(WRITTEN),
-            None => out.extend_from_slice(b"null"),
+            Cells::Others(encoder) => encoder.encode(row, out),
         }
     }
 }
@@ -214,21 +249,35 @@ mod tests {
 
     #[test]
     fn texts_are_escaped_and_nulls_are_null_in_every_kind_of_column() {
+        let digests = [Some([0, 255]), None, Some([16, 1])].into_iter();
+        let digests =
+            FixedSizeBinaryArray::try_from_sparse_iter_with_size(digests, 2).expect("two bytes each");
         let names: DictionaryArray<Int32Type> = [Some("a\"b"), None, Some("ü\u{1}")].into_iter().collect();
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("name", Arc::new(names)),
             ("text", Arc::new(StringArray::from(vec![None, Some("\n\\"), Some("")]))),
             ("signed", Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(0)]))),
             ("unsigned", Arc::new(UInt64Array::from(vec![None, Some(1), None]))),
+            (
+                "amount",
+                Arc::new(
+                    Decimal128Array::from(vec![Some(-150), None, Some(7)])
+                        .with_precision_and_scale(9, 2)
+                        .expect("a decimal"),
+                ),
+            ),
+            ("digest", Arc::new(digests)),
             ("nothing", Arc::new(Float64Array::from(vec![None, None, None]))),
             ("score", Arc::new(Float64Array::from(vec![Some(1.5), None, Some(-0.25)]))),
         ];
         let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
         let rows = [
-            r#"["a\"b",null,"-9223372036854775808",null,null,1.5]"#,
-            r#"[null,"\n\\",null,"1",null,null]"#,
-            r#"["ü\u0001","","0",null,null,-0.25]"#,
+            r#"["a\"b",null,"-9223372036854775808",null,"-1.50","00ff",null,1.5]"#,
+            r#"[null,"\n\\",null,"1",null,null,null,null]"#,
+            r#"["ü\u0001","","0",null,"0.07","1001",null,-0.25]"#,
         ];
         assert_eq!(arrays(&batch).expect("all have a form"), rows);
+        let named = object(&batch.project(&[1, 2]).expect("two columns"), 1).expect("all have a form");
+        assert_eq!(named, r#"{"text":"\n\\","signed":null}"#);
     }
 }

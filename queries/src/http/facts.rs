@@ -200,7 +200,7 @@ pub(super) async fn decide(
         Submission {
             records: vec![body],
             on_receipts: Box::new(|receipts| drop(told.send(receipts))),
-            on_decision: Some(Box::new(move |_, row| drop(decided.send(row)))),
+            on_decision: Some(Box::new(move |row| drop(decided.send(row)))),
             arrived: Instant::now(),
         },
     )?;
@@ -213,7 +213,10 @@ pub(super) async fn decide(
             if row.is_none() {
                 service.live.forget_decision(tick);
             }
-            row.map(|row| one(json::objects(&row)))
+            row.map(|decided| {
+                let text = json::object(&decided.rows, decided.row);
+                text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error))
+            })
         }
         (Verdict::Duplicate, Some(tick)) => decided_at(&service, tick).await?.map(|(_, row)| Ok(row)),
         _ => None,
@@ -236,16 +239,6 @@ pub(super) async fn decide(
         format!("queue;dur={:.3}, log;dur={:.3}, graph;dur={:.3}", ms(queued), ms(logged), ms(graph));
     let timing = [(HeaderName::from_static("server-timing"), timing)];
     Ok((status, timing, Json(Decided { receipt, decision, look })).into_response())
-}
-
-/// The one row of an answer.
-fn one(rows: Result<Vec<String>, arrow::error::ArrowError>) -> Result<String, Problem> {
-    let row = rows.map(|mut rows| rows.pop());
-    match row {
-        Ok(Some(row)) => Ok(row),
-        Ok(None) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the decision has no row")),
-        Err(error) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error)),
-    }
 }
 
 fn caller_of(request: &Request) -> Caller {
