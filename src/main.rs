@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tidegate_dataflows::graph::{Picture, draw};
@@ -10,6 +11,7 @@ use tidegate_dataflows::run::{Options, run};
 use tidegate_dataflows::topology::{Override, Topology};
 use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::{Fault, Plan};
+use tidegate_facts::Span;
 
 /// A small batch is hundreds of short-lived pieces of memory, made on one thread and often dropped on another.
 #[global_allocator]
@@ -82,6 +84,9 @@ enum Command {
         /// How large a file of the log grows, in KiB.
         #[arg(long, default_value_t = 64 << 10, value_parser = clap::value_parser!(u64).range(4..))]
         segment_kib: u64,
+        /// While it serves: how long a fact waits for its commit, and so for its seal, at the most.
+        #[arg(long, default_value = "60s", value_parser = Span::parse, value_name = "SPAN")]
+        commit_within: Span,
         #[command(flatten)]
         ports: serve::Ports,
         /// How to answer.
@@ -185,6 +190,7 @@ fn main() -> ExitCode {
             key,
             dedupe_mib,
             segment_kib,
+            commit_within,
             ports,
             format,
         } => {
@@ -197,7 +203,9 @@ fn main() -> ExitCode {
             };
             let workers = workers.into();
             let (dedupe_bytes, segment_bytes) = (dedupe_mib << 20, segment_kib << 10);
-            let options = Options { data, store, workers, dedupe_bytes, segment_bytes, signer };
+            let commit_within = Duration::from_micros(commit_within.micros().unsigned_abs());
+            let options =
+                Options { data, store, workers, dedupe_bytes, segment_bytes, signer, commit_within };
             let plan = match plan(&topology, &set) {
                 Ok(plan) => plan,
                 Err(faults) => return refuse(&faults, format),

@@ -116,6 +116,23 @@ fn payment(id: &str, second: u64, card: u64, amount: &str) -> String {
 }
 
 #[test]
+fn a_fact_is_committed_soon_although_nothing_follows_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path(), &["--commit-within", "100ms"]);
+    let committed = |service: &Service| service.get("/v1/status").json()["committed"]["number"].clone();
+    let before = committed(&service);
+    let decided = service.post("/v1/decide", "application/json", &payment("p-77", 1, 5, "12.50"));
+    assert_eq!(decided.status, 200, "{}", decided.body);
+    let until = Instant::now() + Duration::from_secs(30);
+    while committed(&service) == before {
+        assert!(Instant::now() < until, "no commit came");
+        std::thread::yield_now();
+    }
+    let answer = service.sql("SELECT count(*) FROM decisions WHERE event_id = 'p-77'");
+    assert_eq!(answer["rows"][0][0], "1");
+}
+
+#[test]
 fn a_fact_is_decided_in_the_call_that_brings_it_and_again_when_it_is_sent_again() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::start(&scratch.path().join("data"), &[]);

@@ -60,6 +60,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Signs the commits; without it they are not signed.
     pub signer: Option<Signer>,
+    /// How long a fact that came while the run serves waits for its commit at the most: then a mark in the log is one.
+    pub commit_within: Duration,
 }
 
 impl Options {
@@ -72,6 +74,7 @@ impl Options {
             dedupe_bytes: 64 << 20,
             segment_bytes: LogOptions::default().segment_bytes,
             signer: None,
+            commit_within: Duration::from_secs(60),
         }
     }
 

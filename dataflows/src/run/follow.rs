@@ -42,6 +42,7 @@ impl Gate<'_> {
         let mut judge = self.ingress_judge();
         let mut moved = Instant::now();
         let mut files = Files::new(self.plan);
+        let mut uncommitted: Option<Instant> = None;
         live.count(&admission.counts);
         live.enter(Phase::Serving);
         while let Some(submissions) = live.take(self.plan.topology.batch_rows, PATIENCE) {
@@ -65,6 +66,13 @@ impl Gate<'_> {
             let first = next;
             next += records.len() as u64;
             self.take_all(live, admission, feed, submissions, (first, taken))?;
+            let since = (feed.pending() > 0).then(|| uncommitted.unwrap_or(taken));
+            uncommitted = since;
+            if since.is_some_and(|since| since.elapsed() >= self.options.commit_within) {
+                let mark = admission.group(Vec::new(), true).expect("it has a mark");
+                self.append(&mark, admission, feed)?;
+                uncommitted = None;
+            }
         }
         Ok(())
     }
