@@ -9,7 +9,7 @@ use tidegate_facts::Tick;
 use tidegate_operators::as_of::{AsOf, as_of};
 use tidegate_operators::expr::{Expr, Projection, Split, error_schema, filter};
 use tidegate_operators::rows::RowStream;
-use tidegate_operators::seal::episodes;
+use tidegate_operators::seal::Sealer;
 use tidegate_operators::snapshot::with_snapshot;
 use tidegate_operators::streams::map_rows;
 use tidegate_operators::windows::{WindowGroup, windows};
@@ -112,10 +112,10 @@ pub fn build<'scope>(
                 as_of(input, settings, &step.name)
             }
             StepKind::Seal(columns) => {
-                let (columns, plan) = (columns.clone(), output.plan);
+                let (columns, mut sealer) = (columns.clone(), Sealer::new(&output.plan));
                 let sealed = move |batch: RecordBatch| {
                     let chosen = batch.project(&columns).expect("the plan gave the places");
-                    Split { passed: episodes(&chosen, &plan), errors: None }
+                    Split { passed: sealer.seal(&chosen), errors: None }
                 };
                 map_rows(input, &step.name, sealed).0
             }

@@ -57,15 +57,28 @@ fn added() -> [Field; 2] {
     ]
 }
 
-/// The rows as episodes of the plan with this digest.
-///
-/// # Panics
-/// When a column's type has no canonical form: the plan checks that.
-pub fn episodes(rows: &RecordBatch, plan: &Digest) -> RecordBatch {
-    let [plan_field, digest_field] = added();
-    let rows = with_columns(rows, [(plan_field, repeated(&plan.to_hex(), rows.num_rows()))]);
-    let digests = record_digests_again(&rows).expect("the plan checks that every column has a form");
-    with_columns(&rows, [(digest_field, Arc::new(digest_column(&digests)) as ArrayRef)])
+/// Makes episodes of rows under one plan.
+pub struct Sealer {
+    plan: String,
+    heads: Heads,
+}
+
+impl Sealer {
+    /// For the plan with this digest.
+    pub fn new(plan: &Digest) -> Sealer {
+        Sealer { plan: plan.to_hex(), heads: Heads::default() }
+    }
+
+    /// The rows as episodes.
+    ///
+    /// # Panics
+    /// When a column's type has no canonical form: the plan checks that.
+    pub fn seal(&mut self, rows: &RecordBatch) -> RecordBatch {
+        let [plan_field, digest_field] = added();
+        let rows = with_columns(rows, [(plan_field, repeated(&self.plan, rows.num_rows()))]);
+        let digests = self.heads.digests(&rows).expect("the plan checks that every column has a form");
+        with_columns(&rows, [(digest_field, Arc::new(digest_column(&digests)) as ArrayRef)])
+    }
 }
 
 /// One episode as whoever checks it writes it down again.
@@ -112,21 +125,48 @@ impl Episode {
 /// # Errors
 /// As for [`Episode::of`].
 pub fn record_digests_again(rows: &RecordBatch) -> Result<Vec<Digest>, NoForm> {
-    let form = EpisodeForm::of(rows)?;
-    let mut digests = Digests::with_capacity(rows.num_rows());
-    let mut head = Vec::new();
-    for row in 0..rows.num_rows() {
-        if row == 0 || !form.same_frame(row - 1, row) {
-            head.clear();
-            push_head(&form.frame(row), &mut head);
+    Heads::default().digests(rows)
+}
+
+/// The beginning of the records under one frame. The next batch mostly has the frame of the one before.
+#[derive(Default)]
+struct Heads {
+    names: Vec<String>,
+    under: Vec<(String, Option<String>)>,
+    head: Vec<u8>,
+}
+
+impl Heads {
+    /// The digest of each record.
+    fn digests(&mut self, rows: &RecordBatch) -> Result<Vec<Digest>, NoForm> {
+        let form = EpisodeForm::of(rows)?;
+        let mut digests = Digests::with_capacity(rows.num_rows());
+        for row in 0..rows.num_rows() {
+            if row == 0 || !form.same_frame(row - 1, row) {
+                self.enter(&form, row);
+            }
+            digests.push(|text| {
+                text.extend_from_slice(&self.head);
+                form.values.push_values(row, text);
+                text.push(b']');
+            });
         }
-        digests.push(|text| {
-            text.extend_from_slice(&head);
-            form.values.push_values(row, text);
-            text.push(b']');
-        });
+        Ok(digests.finish())
     }
-    Ok(digests.finish())
+
+    /// Makes `head` that of a row's frame.
+    fn enter(&mut self, form: &EpisodeForm<'_>, row: usize) {
+        let is_same = !self.head.is_empty()
+            && form.names.iter().eq(self.names.iter())
+            && form.under(row).eq(self.under.iter().map(|(name, text)| (name.as_str(), text.as_deref())));
+        if !is_same {
+            self.names = form.names.iter().map(|name| (*name).to_owned()).collect();
+            self.under =
+                form.under(row).map(|(name, text)| (name.to_owned(), text.map(str::to_owned))).collect();
+            self.head.clear();
+            push_head(&form.frame(row), &mut self.head);
+        }
+    }
 }
 
 /// The forms of the records of some rows.
@@ -157,14 +197,18 @@ impl<'a> EpisodeForm<'a> {
     }
 
     fn frame(&self, row: usize) -> String {
-        let under = self.under.iter().map(|(name, column)| {
-            let texts = column.values().as_string::<i32>();
-            let text = column.key(row).filter(|key| texts.is_valid(*key)).map(|key| texts.value(key));
-            ((*name).to_owned(), text.into())
-        });
+        let under = self.under(row).map(|(name, text)| (name.to_owned(), text.into()));
         let under: serde_json::Map<String, serde_json::Value> = under.collect();
         let frame = serde_json::json!({"columns": self.names, "under": under});
         tidegate_facts::json::canonical(&frame.to_string()).expect("it was just written")
+    }
+
+    /// What was in force for a row, by name.
+    fn under(&self, row: usize) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.under.iter().map(move |(name, column)| {
+            let texts = column.values().as_string::<i32>();
+            (*name, column.key(row).filter(|key| texts.is_valid(*key)).map(|key| texts.value(key)))
+        })
     }
 
     /// Whether two rows were decided under the same bundle, policy and plan.
@@ -197,7 +241,7 @@ mod tests {
 
     #[test]
     fn the_digest_is_of_the_values_and_of_what_they_were_decided_under() {
-        let sealed = episodes(&rows(), &Digest::default());
+        let sealed = Sealer::new(&Digest::default()).seal(&rows());
         assert_eq!(*sealed.schema(), *episode_schema(&rows().schema()));
         let Episode { frame, record } = Episode::of(&sealed, 0).unwrap();
         let plan = "0".repeat(64);
@@ -214,7 +258,7 @@ mod tests {
 
     #[test]
     fn each_record_has_the_frame_of_its_own_row() {
-        let sealed = episodes(&rows(), &Digest::default());
+        let sealed = Sealer::new(&Digest::default()).seal(&rows());
         let digests = record_digests_again(&sealed).unwrap();
         for (row, digest) in digests.iter().enumerate() {
             let episode = Episode::of(&sealed, row).unwrap();
@@ -222,6 +266,12 @@ mod tests {
         }
         let last = Episode::of(&sealed, 2).unwrap();
         assert!(last.frame.contains(r#""bundle_id":"other""#), "{last:?}");
+        let mut sealer = Sealer::new(&Digest::default());
+        for row in [0, 1, 2, 1, 2, 2] {
+            let alone = sealer.seal(&rows().slice(row, 1));
+            let digest = alone.column_by_name(columns::RECORD_DIGEST).unwrap().as_fixed_size_binary();
+            assert_eq!(digest.value(0), digests[row].0, "whatever was sealed before row {row}");
+        }
     }
 
     #[test]
@@ -234,7 +284,7 @@ mod tests {
         let parts =
             [all([Some("rules"), Some("other")]), all([Some("other"), None]), all([None, Some("rules")])];
         let rows = arrow::compute::concat_batches(&parts[0].schema(), &parts).expect("one schema");
-        let sealed = episodes(&rows, &Digest::default());
+        let sealed = Sealer::new(&Digest::default()).seal(&rows);
         let digests = record_digests_again(&sealed).unwrap();
         for (row, digest) in digests.iter().enumerate() {
             assert_eq!(
@@ -249,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_float_that_is_no_number_has_a_form_too() {
-        let record = Episode::of(&episodes(&rows(), &Digest::default()), 1).unwrap().record;
+        let record = Episode::of(&Sealer::new(&Digest::default()).seal(&rows()), 1).unwrap().record;
         assert!(record.ends_with(r#","8192","b\n","3","NaN"]"#), "{record}");
     }
 }
