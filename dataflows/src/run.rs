@@ -583,6 +583,9 @@ impl Gate<'_> {
 
     fn send(&self, fed: Fed) {
         self.watch.fed(fed.upper);
+        if let Some(live) = self.live {
+            live.fed(fed.upper, fed.basis.clone());
+        }
         self.workers.send(fed);
     }
 }
