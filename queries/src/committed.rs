@@ -213,3 +213,50 @@ impl TableProvider for CommittedTable {
         self.format.create_physical_plan(state, config).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+    use tidegate_sinks::table::Unsealed;
+
+    use super::*;
+
+    /// A file for each of some intervals of 10 ticks, with one row.
+    fn files(store: &Store, intervals: std::ops::Range<u64>) -> Vec<TableFile> {
+        let rows = |tick| {
+            let ticks: ArrayRef = Arc::new(UInt64Array::from(vec![tick]));
+            RecordBatch::try_from_iter([(columns::TICK, ticks)]).expect("one column")
+        };
+        let lower = Tick(intervals.start * 10);
+        let mut unsealed = Unsealed::new("decisions", rows(0).schema(), Format::Parquet, lower);
+        let file = |interval| {
+            unsealed.insert(&rows(interval * 10));
+            unsealed.seal_before(Tick(interval * 10 + 10), store).expect("it can be written").remove(0)
+        };
+        intervals.map(file).collect()
+    }
+
+    #[test]
+    fn a_table_that_goes_on_looks_only_at_its_new_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path()).expect("a store");
+        let first = files(&store, 0..5);
+        let mut table = CommittedTable::open("decisions", &first.iter().collect::<Vec<_>>(), &store)
+            .expect("it is there");
+        for file in &first {
+            std::fs::remove_file(store.root().join(&file.name)).expect("it was there");
+        }
+        for interval in 5..200 {
+            let new = files(&store, interval..interval + 1);
+            table = table.with("decisions", &[&new[0]], &store).expect("no old file is looked at");
+        }
+        assert_eq!(table.rows(), 200);
+        assert!(table.files.len() < 12, "{} pieces, so none was put together", table.files.len());
+        assert_eq!(table.before(Tick(70)).rows(), 7);
+        assert_eq!(table.before(Tick(71)).rows(), 8);
+        let names: Vec<&str> = table.planned().map(|planned| planned.file.path().as_ref()).collect();
+        assert!(names.is_sorted(), "files keep their order");
+        let gone = TableFile { name: "tables/decisions/none.parquet".to_owned(), ..first[0].clone() };
+        assert!(matches!(table.with("decisions", &[&gone], &store), Err(QueryError::FileUnreadable { .. })));
+    }
+}

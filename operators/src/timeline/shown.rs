@@ -265,6 +265,7 @@ mod tests {
     fn entries(rows: &[Row]) -> Entries {
         Entries {
             keys: rows.iter().map(|r| r.0).collect(),
+            identifiers: rows.iter().map(|r| identifier(r.0)).collect(),
             times: rows.iter().map(|r| r.1).collect(),
             ticks: rows.iter().map(|r| r.2).collect(),
             values: vec![rows.iter().map(|r| r.3).collect()],
@@ -272,9 +273,15 @@ mod tests {
         }
     }
 
+    fn identifier(key: KeyHash) -> Arc<[u8]> {
+        format!("card-{key}").into_bytes().into()
+    }
+
     fn rows_of(reading: &mut Reading) -> Vec<Row> {
         let mut rows = Vec::new();
         while let Some(read) = reading.next(7) {
+            assert!(read.identifiers.iter().zip(&read.keys).all(|(kept, key)| *kept == identifier(*key)));
+            assert_eq!(read.identifiers.len(), read.len(), "each row has what its key was made of");
             rows.extend(
                 (0..read.len())
                     .map(|row| (read.keys[row], read.times[row], read.ticks[row], read.values[0][row])),
