@@ -9,6 +9,7 @@ use tidegate_dataflows::Plan;
 use tidegate_dataflows::live::{INGRESS, Limits, Live};
 use tidegate_dataflows::plan::StepKind;
 use tidegate_dataflows::run::{Options, Report, RunError, serve};
+use tidegate_dataflows::timelines::TimelineTable;
 use tidegate_dataflows::topology::TableFormat;
 use tidegate_dataflows::watch::Watch;
 use tidegate_queries::access::Keys;
@@ -118,7 +119,9 @@ async fn start(
     let postgres_port = bind("postgres", ports.postgres).await?;
     let live = Arc::new(Live::new(Limits::default()));
     let store = options.store_path();
-    let catalogue = Arc::new(Catalogue::live(&options.data, &store, &live_tables(plan), &live)?);
+    let timelines = TimelineTable::of_plan(plan);
+    let catalogue = Catalogue::live(&options.data, &store, &live_tables(plan), timelines, &live)?;
+    let catalogue = Arc::new(catalogue);
     let service = Arc::new(Service {
         plan: Arc::clone(plan),
         live: Arc::clone(&live),

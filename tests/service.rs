@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::harness;
 
 /// A running service, killed at the end of its test.
-struct Service {
+pub(crate) struct Service {
     child: Child,
     http: SocketAddr,
     postgres: SocketAddr,
@@ -24,22 +24,26 @@ impl Drop for Service {
     }
 }
 
-struct Answered {
-    status: u16,
+pub(crate) struct Answered {
+    pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Answered {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {} {}", self.status, self.body))
     }
 }
 
 impl Service {
-    fn start(data: &Path, more: &[&str]) -> Service {
+    pub(crate) fn start(data: &Path, more: &[&str]) -> Service {
+        Service::run(&harness::file("tests/topologies/live.toml"), data, more)
+    }
+
+    pub(crate) fn run(topology: &Path, data: &Path, more: &[&str]) -> Service {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        command.arg("run").arg(harness::file("tests/topologies/live.toml")).arg("--data").arg(data);
+        command.arg("run").arg(topology).arg("--data").arg(data);
         command.args(["--http", "127.0.0.1:0", "--postgres", "127.0.0.1:0"]).args(more);
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -68,22 +72,22 @@ impl Service {
         answered(stream)
     }
 
-    fn get(&self, path: &str) -> Answered {
+    pub(crate) fn get(&self, path: &str) -> Answered {
         self.ask(&format!("GET {path} HTTP/1.1"), b"")
     }
 
-    fn post(&self, path: &str, kind: &str, body: &str) -> Answered {
+    pub(crate) fn post(&self, path: &str, kind: &str, body: &str) -> Answered {
         self.ask(&format!("POST {path} HTTP/1.1\r\ncontent-type: {kind}"), body.as_bytes())
     }
 
-    fn sql(&self, sql: &str) -> Value {
+    pub(crate) fn sql(&self, sql: &str) -> Value {
         let answered = self.post("/v1/sql", "application/json", &json!({ "sql": sql }).to_string());
         assert_eq!(answered.status, 200, "{sql}: {}", answered.body);
         answered.json()
     }
 
     /// Asks the process to end, and waits until it has.
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         assert!(self.child.wait().unwrap().success(), "a service that is asked to stop ends well");
@@ -103,9 +107,14 @@ fn answered(mut stream: TcpStream) -> Answered {
     Answered { status, head: head.to_owned(), body }
 }
 
-fn payment(id: &str, second: u64, card: u64, amount: &str) -> String {
+pub(crate) fn payment(id: &str, second: u64, card: u64, amount: &str) -> String {
+    payment_at(id, second as i64 * 1_000_000, card, amount)
+}
+
+/// A payment so many microseconds after the year began.
+pub(crate) fn payment_at(id: &str, micros: i64, card: u64, amount: &str) -> String {
     let (a, b) = ("a".repeat(64), "b".repeat(64));
-    let time = tidegate_facts::time::to_rfc3339(1_767_225_600_000_000 + second as i64 * 1_000_000);
+    let time = tidegate_facts::time::to_rfc3339(1_767_225_600_000_000 + micros);
     json!({
         "event_id": id, "event_type": "payment.v1", "ts_utc": time, "manifest_fingerprint": a, "parameter_hash": b,
         "seed": 7, "scenario_id": "s", "run_id": "c".repeat(32), "scenario_run_id": "d".repeat(32),

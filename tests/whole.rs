@@ -9,6 +9,7 @@ mod determinism;
 mod faults;
 mod handbook;
 mod hostile;
+mod live_tables;
 mod policy;
 mod service;
 mod verify;

@@ -5,6 +5,7 @@
 
 pub mod baseline;
 pub mod load;
+pub mod reads;
 pub mod service;
 pub mod stages;
 pub mod workload;

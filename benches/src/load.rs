@@ -83,7 +83,7 @@ pub fn make(
     Ok(outcome)
 }
 
-fn connect(address: SocketAddr) -> Result<TcpStream, String> {
+pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream, String> {
     let stream = TcpStream::connect(address).map_err(|error| format!("{address}: {error}"))?;
     stream
         .set_nodelay(true)
@@ -163,7 +163,7 @@ impl Outcome {
 }
 
 /// The status and the head of an answer, whose body is read and dropped.
-fn answer(stream: &mut TcpStream) -> Option<(u16, String)> {
+pub(crate) fn answer(stream: &mut TcpStream) -> Option<(u16, String)> {
     let mut text = Vec::with_capacity(4096);
     let mut part = [0; 4096];
     let end = loop {

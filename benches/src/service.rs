@@ -2,7 +2,8 @@
 //!
 //! The fraud topology runs as a process of its own, under the wall clock. First callers that wait for each other find the
 //! peak; then an open loop makes half of it, and beside it, one after the other, a bare log takes records at that rate:
-//! whoever comes while a sync is under way is written with the next one. Last, ten times the peak is offered over
+//! whoever comes while a sync is under way is written with the next one. Beside the load, the features of one key are
+//! asked, and its rows by SQL. Last, ten times the peak is offered over
 //! 2,000 connections: all that was acknowledged must be among the decisions, and the rest refused.
 //!
 //! Everything shares the cores of one machine, the callers too.
@@ -16,9 +17,14 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::load::{Load, Outcome, make};
+use crate::reads::Reads;
 
 /// How many records, at most, a second of a stage makes when nothing else bounds it.
 const RATE_MAX: u32 = 1_000_000;
+
+/// How many reads of one key a second are made beside the load, of each kind, and within how long they should be answered.
+const READS: u32 = 100;
+const READ_WITHIN_MS: f64 = 2.0;
 
 struct Service {
     child: Child,
@@ -81,6 +87,21 @@ fn payment(round: u32, number: usize) -> (String, String) {
     (id, body)
 }
 
+/// Asks the features of a customer.
+fn one_key_features(number: usize) -> String {
+    let customer = number * 7919 % 1000;
+    format!("GET /v1/features/windowed.customer/{customer} HTTP/1.1\r\nhost: x\r\n\r\n")
+}
+
+/// Asks the rows of a customer.
+fn one_key_sql(number: usize) -> String {
+    let customer = number * 7919 % 1000;
+    let body =
+        format!(r#"{{"sql":"SELECT ts_utc, amount FROM windowed_customer WHERE customer_id = {customer}"}}"#);
+    let length = body.len();
+    format!("POST /v1/sql HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}")
+}
+
 /// Runs the workload and prints what it gave, a line for each part.
 ///
 /// # Errors
@@ -104,7 +125,13 @@ pub fn run(topology: &Path, divide: u32) -> Result<(), String> {
 
     let rate = (peak_rate / 2).max(1);
     let bare = bare_append(&folder.path().join("bare"), rate, lasts)?;
+    let reads = Reads { address: service.http, rate: READS, lasts };
+    let [features, sql] = [one_key_features as fn(usize) -> String, one_key_sql]
+        .map(|request| std::thread::spawn(move || reads.make(request)));
     let mut half = make(&load(rate, 64, lasts), |number| payment(1, number))?;
+    let read =
+        |thread: std::thread::JoinHandle<_>| thread.join().map_err(|_| "a reader panicked".to_owned())?;
+    let (features, sql): (Outcome, Outcome) = (read(features)?, read(sql)?);
     println!("half of it, {rate}/s for {:.0} s ({:?})", lasts.as_secs_f64(), half.statuses);
     println!(
         "  bare append        p50 {:.3} ms  p99 {:.3} ms  p99.9 {:.3} ms",
@@ -130,6 +157,16 @@ pub fn run(topology: &Path, divide: u32) -> Result<(), String> {
     let verdict = if half.quantile(0.99) <= aim { "reached" } else { "missed" };
     println!("  aim: p99 within {aim:.3} ms: {verdict}");
     acknowledged.append(&mut half.acknowledged);
+    for (what, read) in [("features of a key", features), ("rows of a key, SQL", sql)] {
+        let verdict = if read.quantile(0.99) <= READ_WITHIN_MS { "reached" } else { "missed" };
+        println!(
+            "  {what:<19}p50 {:.3} ms  p99 {:.3} ms  p99.9 {:.3} ms  at {READS}/s ({:?}); aim: p99 within {READ_WITHIN_MS} ms: {verdict}",
+            read.quantile(0.5),
+            read.quantile(0.99),
+            read.quantile(0.999),
+            read.statuses,
+        );
+    }
 
     let over = load(peak_rate.saturating_mul(10), 2000, lasts / 2);
     let mut over = make(&over, |number| payment(2, number))?;

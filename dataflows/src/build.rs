@@ -48,6 +48,7 @@ pub fn build<'scope>(
     streams.insert(plan.gate.clone(), facts);
     let mut errors: Vec<RowStream<'scope>> = Vec::new();
     let mut files = Vec::new();
+    let shown = |timeline: &str| Some(output.live.as_ref()?.shown(timeline, output.restored));
     for step in &plan.steps {
         let input = streams[&step.inputs[0]].clone();
         let rows = match &step.kind {
@@ -85,6 +86,7 @@ pub fn build<'scope>(
                         plan: group.plan.clone(),
                         measures: group.measures.clone(),
                         names: group.names.clone(),
+                        shown: shown(&name),
                     }
                 });
                 let groups: Vec<_> = groups.collect();
@@ -108,6 +110,7 @@ pub fn build<'scope>(
                     status: plan.status.clone(),
                     tick: plan.tick.clone(),
                     values: plan.values.clone(),
+                    shown: shown(&name),
                 };
                 as_of(input, settings, &step.name)
             }

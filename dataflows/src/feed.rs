@@ -36,6 +36,8 @@ pub struct Fed {
     pub boundaries: Vec<Boundary>,
     /// How many facts it held.
     pub facts: usize,
+    /// How many facts of each partition of `traffic` are before `upper`.
+    pub basis: Vec<u64>,
 }
 
 /// Turns groups into what the workers are fed.
@@ -178,7 +180,7 @@ impl Feed {
             let known = before(self.from);
             self.split(batch.slice(known, before(self.to).saturating_sub(known)), &mut rows);
         }
-        Fed { rows, upper: group.upper, boundaries, facts: new.len() }
+        Fed { rows, upper: group.upper, boundaries, facts: new.len(), basis: self.basis.clone() }
     }
 
     /// Moves the mark behind a group.
@@ -259,7 +261,8 @@ fn ticks_of(rows: &RecordBatch) -> &[u64] {
     rows.column_by_name(columns::TICK).expect("facts have ticks").as_primitive::<UInt64Type>().values()
 }
 
-fn basis_column(counts: Vec<u64>, partitions: usize) -> ArrayRef {
+/// Counts for each partition as a column, a row for each `partitions` of them.
+pub(crate) fn basis_column(counts: Vec<u64>, partitions: usize) -> ArrayRef {
     let rows = counts.len() / partitions;
     let offsets: Vec<i32> = (0..=rows).map(|row| (row * partitions) as i32).collect();
     let item = Arc::new(Field::new("item", DataType::UInt64, false));

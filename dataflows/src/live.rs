@@ -5,11 +5,13 @@
 //! * Rows that no commit has yet stand on a shelf for each table and worker, complete up to the worker's frontier.
 //!   [`Live::complete`] is the tick up to which every shelf of every worker is: what is read below it is the same
 //!   whenever it is read again, from shelves or from commits.
+//! * Each timeline's current batches stand at a place for each worker, in the same way.
 //! * Who waits for what is computed of one fact is told by the worker that computes it.
 //!
 //! Nothing here holds back the graph: readers copy references under short locks.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::{concat_batches, max};
 use arrow::datatypes::{SchemaRef, UInt64Type};
 use tidegate_facts::{Reason, Tick, Verdict, columns};
+use tidegate_operators::timeline::{Shown, View};
 use tidegate_sinks::table::Commits;
 
 use crate::admission::Counts;
@@ -129,6 +132,11 @@ pub struct Live {
     queue: Mutex<Queue>,
     arrived: Condvar,
     shelves: Mutex<BTreeMap<String, Vec<Arc<Shelf>>>>,
+    timelines: Mutex<BTreeMap<String, Vec<Arc<Shown>>>>,
+    /// Timelines are kept as they are read as of this tick.
+    floor: Arc<AtomicU64>,
+    /// The ends of the newest groups, and how many facts of each partition are before.
+    bases: Mutex<VecDeque<(Tick, Vec<u64>)>>,
     commits: Mutex<Arc<Commits>>,
     waiting: Mutex<BTreeMap<Tick, OnRow>>,
     tails: Mutex<Vec<Tail>>,
@@ -220,6 +228,9 @@ impl Live {
             }),
             arrived: Condvar::new(),
             shelves: Mutex::default(),
+            timelines: Mutex::default(),
+            floor: Arc::default(),
+            bases: Mutex::default(),
             commits: Mutex::default(),
             waiting: Mutex::default(),
             tails: Mutex::default(),
@@ -285,9 +296,9 @@ impl Live {
         Some(taken)
     }
 
-    /// So many workers were given their parts of a group.
-    pub(crate) fn fed(&self, workers: usize) {
-        self.queue().computing += workers;
+    /// So many parts of a group are given to workers.
+    pub(crate) fn give(&self, parts: usize) {
+        self.queue().computing += parts;
     }
 
     /// A worker has computed so many of its parts.
@@ -343,9 +354,43 @@ impl Live {
         shelf
     }
 
-    /// The tick before which every table is known on every worker.
+    /// A place for a timeline on one worker, which begins with what was kept of it at `restored`.
+    pub(crate) fn shown(&self, timeline: &str, restored: Tick) -> Arc<Shown> {
+        let shown = Arc::new(Shown::new(restored, Arc::clone(&self.floor)));
+        self.timelines().entry(timeline.to_owned()).or_default().push(Arc::clone(&shown));
+        shown
+    }
+
+    /// The tick before which every table and every timeline is known on every worker.
     pub fn complete(&self) -> Tick {
-        self.shelves().values().flatten().map(|shelf| shelf.lock().complete).min().unwrap_or(Tick::ZERO)
+        let tables = self.shelves().values().flatten().map(|shelf| shelf.lock().complete).min();
+        let timelines = self.timelines().values().flatten().map(|shown| shown.view().upper).min();
+        tables.into_iter().chain(timelines).min().unwrap_or(Tick::ZERO)
+    }
+
+    /// The parts of a timeline, one for each worker, as they stand now.
+    pub fn views(&self, timeline: &str) -> Vec<Arc<View>> {
+        self.timelines().get(timeline).into_iter().flatten().map(|shown| shown.view()).collect()
+    }
+
+    /// A group was fed: before its end are so many facts of each partition.
+    pub(crate) fn fed(&self, upper: Tick, basis: Vec<u64>) {
+        let mut bases = self.bases.lock().expect("no panic");
+        let complete = self.complete();
+        while bases.get(1).is_some_and(|(next, _)| *next <= complete) {
+            bases.pop_front();
+        }
+        bases.push_back((upper, basis));
+    }
+
+    /// The end of the last group before which everything is known on every worker, and how many facts of each partition are
+    /// before; `None` while nothing is.
+    pub fn as_of(&self) -> Option<(Tick, Vec<u64>)> {
+        // As long as the lock is held, the group that ends there is not forgotten.
+        let bases = self.bases.lock().expect("no panic");
+        let complete = self.complete();
+        let known = bases.iter().rev().find(|(upper, _)| *upper <= complete && *upper > Tick::ZERO);
+        known.cloned()
     }
 
     /// The tables that have shelves.
@@ -372,6 +417,9 @@ impl Live {
 
     pub(crate) fn committed(&self, commits: Arc<Commits>) {
         let upper = commits.upper();
+        // One commit behind, so that a statement that has its tick is not overtaken while it begins to read.
+        let floor = commits.list.iter().rev().nth(1).map_or(Tick::ZERO, |commit| commit.upper);
+        self.floor.store(floor.0, Ordering::Relaxed);
         *self.commits.lock().expect("no panic") = commits;
         for shelf in self.shelves().values().flatten() {
             shelf.forget(upper);
@@ -426,6 +474,10 @@ impl Live {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("no panic")
+    }
+
+    fn timelines(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Arc<Shown>>>> {
+        self.timelines.lock().expect("no panic")
     }
 
     fn shelves(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Arc<Shelf>>>> {
@@ -509,7 +561,7 @@ mod tests {
     fn what_comes_while_the_graph_computes_waits_for_it_unless_it_fills_a_batch() {
         let live = Live::new(Limits::default());
         live.enter(Phase::Serving);
-        live.fed(2);
+        live.give(2);
         live.submit(submission(1)).expect("there is room");
         let taken = |records| live.take(records, Duration::ZERO).map(|taken| taken.len());
         assert_eq!(taken(2), Some(0));

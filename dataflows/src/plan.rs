@@ -92,6 +92,8 @@ pub enum StepKind {
 /// One group of windows, planned.
 #[derive(Clone)]
 pub struct GroupPlan {
+    /// Its name; empty for the only group of a node.
+    pub name: String,
     /// The node whose rows are aggregated.
     pub over: String,
     /// Which of its rows.
@@ -220,6 +222,16 @@ impl Plan {
             }
         }
         timelines
+    }
+
+    /// The columns that a node gives.
+    ///
+    /// # Panics
+    /// When there is no such node behind the sources.
+    pub fn schema_of(&self, node: &str) -> &SchemaRef {
+        let step = self.steps.iter().find(|step| step.name == node);
+        assert!(step.is_some() || node == self.gate, "`{node}` is no node that gives rows");
+        step.map_or(&self.gate_schema, |step| &step.schema)
     }
 
     /// The names of the tables that a run of this plan commits, and the schema of each.
@@ -937,6 +949,7 @@ impl Planner<'_> {
             .map(|(width, name)| format!("{prefix}{}_{}", name.value, width.value))
             .collect();
         Some(GroupPlan {
+            name: group.name.clone(),
             over: over_name.clone(),
             condition: condition.flatten().map(|planned| planned.expr),
             narrow: Arc::new(Projection::new(&node.name, narrow)),

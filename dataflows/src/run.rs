@@ -585,6 +585,9 @@ impl Gate<'_> {
 
     fn send(&self, fed: Fed) -> Result<(), RunError> {
         self.watch.fed(fed.upper);
+        if let Some(live) = self.live {
+            live.fed(fed.upper, fed.basis.clone());
+        }
         self.workers.send(fed).map_err(RunError::Worker)
     }
 }

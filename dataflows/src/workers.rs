@@ -57,7 +57,7 @@ impl Workers {
     /// When a worker is gone; it has left its reason behind for [`Workers::finish`].
     pub fn send(&self, fed: Fed) -> Result<(), String> {
         if let Some(live) = &self.live {
-            live.fed(self.senders.len());
+            live.give(self.senders.len());
         }
         for ((sender, thread), rows) in self.senders.iter().zip(&self.threads).zip(fed.rows) {
             let part = WorkerPart { rows, upper: fed.upper, boundaries: fed.boundaries.clone() };

@@ -4,9 +4,7 @@
 //! effective time stands, and among those of one effective time the one observed last. Where several
 //! share both times and hold different values, that is a conflict, and it is shown: no winner, no value.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field};
@@ -15,7 +13,9 @@ use tidegate_facts::columns;
 use crate::keys::keys_of;
 use crate::lookup::{Asks, Group, look_up, micros_of, with_columns};
 use crate::rows::RowStream;
-use crate::timeline::{Keep, Layout, Measure, Texts, TimelineBatch, arrange_timeline, entries_of, first_not};
+use crate::timeline::{
+    Keep, Layout, Measure, Shown, Texts, TimelineBatch, arrange_timeline, entries_of, first_not,
+};
 use crate::windows::values_of;
 
 /// What the timeline says of a key, in the order of [`STATUS`].
@@ -44,6 +44,8 @@ pub struct AsOf<'scope> {
     pub tick: String,
     /// The names and types of the values.
     pub values: Vec<(String, DataType)>,
+    /// Where the timeline is shown to those who read beside the graph.
+    pub shown: Option<Arc<Shown>>,
 }
 
 impl AsOf<'_> {
@@ -61,12 +63,12 @@ impl AsOf<'_> {
 /// * Output: each row once, at home, at the time of its message.
 /// * State: of each key the facts of its latest effective time, and those above the asking ticks.
 pub fn as_of<'scope>(rows: RowStream<'scope>, settings: AsOf<'scope>, name: &str) -> RowStream<'scope> {
-    let AsOf { timeline, key, time, status, tick, values } = settings;
+    let AsOf { timeline, key, time, status, tick, values, shown } = settings;
     let fields = AsOf::fields(&status, &tick, &values);
     let types: Vec<DataType> = values.into_iter().map(|(_, data_type)| data_type).collect();
     let measures = vec![Measure { squares: false, nullable: true }; types.len() + 1];
     let layout = Arc::new(Layout { measures, keep: Keep::Latest });
-    let timeline = arrange_timeline(entries_of(timeline, name), &layout, name);
+    let timeline = arrange_timeline(entries_of(timeline, shown.is_some(), name), &layout, shown, name);
     let texts = timeline.texts;
     let group = Group {
         ask: Box::new(move |batch| (keys_of(batch.column(key)), micros_of(batch.column(time)))),
@@ -103,10 +105,10 @@ impl Standing {
 }
 
 fn read(
-    batches: &[Rc<TimelineBatch>],
+    batches: &[Arc<TimelineBatch>],
     asks: &Asks,
     types: &[DataType],
-    texts: &RefCell<Texts>,
+    texts: &RwLock<Texts>,
 ) -> Vec<ArrayRef> {
     let mut standing = vec![Standing::default(); asks.len()];
     for batch in batches {
@@ -134,7 +136,7 @@ fn read(
     }
     let codes = Int32Array::from_iter_values(standing.iter().map(|s| s.status as i32));
     let statuses = DictionaryArray::new(codes, Arc::new(StringArray::from_iter_values(STATUS)));
-    let texts = texts.borrow();
+    let texts = texts.read().expect("no panic");
     let values = types.iter().enumerate().map(|(place, data_type)| {
         let cells =
             standing.iter().map(|s| (s.status == Status::Resolved).then(|| s.values[place]).flatten());
@@ -217,6 +219,7 @@ mod tests {
                     ("said_text".to_owned(), DataType::Utf8),
                     ("said_number".to_owned(), DataType::Int64),
                 ],
+                shown: None,
             };
             as_of(rows, settings, "as of")
         });

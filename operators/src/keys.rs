@@ -1,6 +1,8 @@
 //! Keys of arrangements: 128 bits for any identifier, equal exactly when the identifiers are.
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, Int64Array, StringArray, UInt64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use tidegate_facts::{KeyHash, digest::key_hash};
@@ -40,6 +42,46 @@ pub fn keys_of(column: &ArrayRef) -> Vec<KeyHash> {
     }
 }
 
+/// What is hashed into the key of each row; nothing for a column whose keys are its values.
+pub fn identifiers_of(column: &ArrayRef) -> Vec<Arc<[u8]>> {
+    match column.data_type() {
+        DataType::Utf8 => {
+            column.as_string::<i32>().iter().map(|text| text.unwrap_or("").as_bytes().into()).collect()
+        }
+        DataType::FixedSizeBinary(_) => {
+            column.as_fixed_size_binary().iter().map(|bytes| bytes.unwrap_or(&[]).into()).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The column of type `data_type` that has these keys, none of them null; `identifiers` are what was hashed into them.
+///
+/// # Panics
+/// For a type that [`is_key`] refuses, and when keys are hashes and their identifiers were not kept.
+pub fn column_of(data_type: &DataType, keys: &[KeyHash], identifiers: &[Arc<[u8]>]) -> ArrayRef {
+    let is_hashed = matches!(data_type, DataType::Utf8 | DataType::FixedSizeBinary(_));
+    assert!(!is_hashed || identifiers.len() == keys.len(), "identifiers are kept where timelines are shown");
+    match data_type {
+        DataType::Utf8 => {
+            let text = |bytes: &Arc<[u8]>| String::from_utf8(bytes.to_vec()).expect("it was a text");
+            Arc::new(StringArray::from_iter_values(identifiers.iter().map(text)))
+        }
+        DataType::FixedSizeBinary(size) => {
+            let mut column = FixedSizeBinaryBuilder::with_capacity(keys.len(), *size);
+            for bytes in identifiers {
+                column.append_value(bytes).expect("it was of that size");
+            }
+            Arc::new(column.finish())
+        }
+        DataType::UInt64 => Arc::new(UInt64Array::from_iter_values(keys.iter().map(|key| *key as u64))),
+        _ => {
+            let whole = Int64Array::from_iter_values(keys.iter().map(|key| (*key as u64).cast_signed()));
+            cast(&whole, data_type).expect("a key was of that type")
+        }
+    }
+}
+
 fn each(column: &ArrayRef, key: impl Fn(usize) -> KeyHash) -> Vec<KeyHash> {
     (0..column.len()).map(|row| if column.is_null(row) { NULL_KEY } else { key(row) }).collect()
 }
@@ -53,9 +95,7 @@ pub fn owner(key: KeyHash, workers: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{Int32Array, Int64Array, StringArray, UInt64Array};
+    use arrow::array::{BooleanArray, FixedSizeBinaryArray, Int32Array};
 
     use super::*;
 
@@ -71,6 +111,23 @@ mod tests {
         let keys = keys_of(&texts);
         assert_eq!(keys[0], keys[2]);
         assert!(keys[0] != keys[1] && keys[0] != keys_of(&whole)[0]);
+    }
+
+    #[test]
+    fn a_column_is_told_from_its_keys() {
+        let bytes = FixedSizeBinaryArray::try_from_iter([[1u8, 2], [3, 4]].iter()).expect("of one size");
+        let columns: [ArrayRef; 6] = [
+            Arc::new(Int64Array::from(vec![5, -1, i64::MIN])),
+            Arc::new(Int32Array::from(vec![i32::MIN, 7])),
+            Arc::new(UInt64Array::from(vec![u64::MAX, 0])),
+            Arc::new(BooleanArray::from(vec![true, false])),
+            Arc::new(StringArray::from(vec!["", "card-7", "Gabel für ä"])),
+            Arc::new(bytes),
+        ];
+        for column in columns {
+            let told = column_of(column.data_type(), &keys_of(&column), &identifiers_of(&column));
+            assert_eq!(&told, &column);
+        }
     }
 
     #[test]

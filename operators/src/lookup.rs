@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array, UInt64Array};
@@ -49,6 +48,8 @@ pub struct Asks {
     home: u32,
     /// The first tick of the batch, which is its name: no two batches share a tick.
     batch: Tick,
+    /// Who asks is no fact: no row of the timeline is the asker's own.
+    pub(crate) from_outside: bool,
 }
 
 /// The answers to one [`Asks`]: `columns[..][i]` is for row `rows[i]` of the batch.
@@ -65,7 +66,7 @@ struct Answers {
 pub type AskOf = Box<dyn FnMut(&RecordBatch) -> (Vec<KeyHash>, Vec<i64>)>;
 
 /// The answers to asks, from a timeline's batches; one column for each answer, in the order of the asks.
-pub type ReadFrom = Box<dyn FnMut(&[Rc<TimelineBatch>], &Asks) -> Vec<ArrayRef>>;
+pub type ReadFrom = Box<dyn FnMut(&[Arc<TimelineBatch>], &Asks) -> Vec<ArrayRef>>;
 
 /// A group of answers: which timeline is asked, with what, and how the answers are read from it.
 pub struct Group<'scope> {
@@ -189,6 +190,7 @@ fn send_asks<'scope>(
                     rows,
                     home,
                     batch,
+                    from_outside: false,
                 });
             });
         }
@@ -260,6 +262,12 @@ fn answer_asks<'scope>(
 }
 
 impl Asks {
+    /// What somebody asks who is no fact: of one key, at an event time, as of a tick.
+    pub fn from_outside(key: KeyHash, time: i64, tick: Tick) -> Asks {
+        let (keys, times, ticks) = (vec![key], vec![time], vec![tick]);
+        Asks { keys, times, ticks, rows: vec![0], from_outside: true, ..Asks::default() }
+    }
+
     /// The count of asks.
     pub fn len(&self) -> usize {
         self.keys.len()
@@ -398,6 +406,7 @@ impl ContainerBytes for Asks {
             rows: batch.column(4).as_primitive::<UInt32Type>().values().to_vec(),
             home: head_of(&batch, "home") as u32,
             batch: Tick(head_of(&batch, "batch")),
+            from_outside: false,
         }
     }
     fn length_in_bytes(&self) -> usize {
@@ -472,6 +481,7 @@ pub(crate) mod tests {
     //! to the worker that owns its partition.
 
     use std::cell::RefCell;
+    use std::rc::Rc;
 
     use arrow::array::BooleanArray;
     use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};

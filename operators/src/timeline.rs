@@ -13,16 +13,16 @@
 //! [`Spine`]: differential_dataflow::trace::implementations::spine_fueled::Spine
 
 mod batch;
+mod shown;
 mod sums;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeBinaryArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
-    UInt64Array,
+    Array, ArrayRef, AsArray, BinaryArray, FixedSizeBinaryArray, Int64Array, RecordBatch,
+    TimestampMicrosecondArray, UInt64Array,
 };
 use arrow::datatypes::{
     DataType, Decimal128Type, Field, Int32Type, Int64Type, Schema, TimestampMicrosecondType, UInt64Type,
@@ -44,8 +44,10 @@ use timely::progress::frontier::AntichainRef;
 use timely::progress::{Antichain, Timestamp};
 
 pub(crate) use self::batch::first_not;
-pub use self::batch::{TimelineBatch, TimelineMerger, timeline_order};
-use crate::keys::{NULL_KEY, keys_of, owner};
+pub use self::batch::{SharedBatch, TimelineBatch, TimelineMerger, timeline_order};
+use self::shown::Showing;
+pub use self::shown::{Column, Reading, Shown, View, Wanted};
+use crate::keys::{NULL_KEY, identifiers_of, keys_of, owner};
 use crate::rows::{RowStream, from_ipc, ticks_of, to_ipc};
 
 /// What the rows of one timeline hold, and how long they are kept.
@@ -80,6 +82,8 @@ pub enum Keep {
 pub struct Entries {
     /// The key of each row.
     pub keys: Vec<KeyHash>,
+    /// What was hashed into the key of each row, where that is kept; else empty.
+    pub identifiers: Vec<Arc<[u8]>>,
     /// Its event time, in microseconds.
     pub times: Vec<i64>,
     /// Its tick.
@@ -127,11 +131,11 @@ pub struct Timeline<'scope> {
     /// The arrangement.
     pub arranged: Arranged<'scope, TimelineTrace>,
     /// The texts that values of text columns stand for.
-    pub texts: Rc<RefCell<Texts>>,
+    pub texts: Arc<RwLock<Texts>>,
 }
 
 /// The trace of a timeline.
-pub type TimelineTrace = TraceAgent<Spine<Rc<TimelineBatch>>>;
+pub type TimelineTrace = TraceAgent<Spine<SharedBatch>>;
 
 /// How many times more than it must a timeline merges with each batch. A merged row costs little, and each
 /// batch that is left costs every look-up.
@@ -140,15 +144,16 @@ const MERGE_EFFORT: usize = 8;
 /// Arranges entries by key, each key on the worker that owns it.
 ///
 /// Each advance of the input's frontier seals one batch, whose lower and upper are the frontiers
-/// before and after.
+/// before and after. The batches are then shown to those who read beside the graph, if there is a place for it.
 pub fn arrange_timeline<'scope>(
     entries: Stream<'scope, Tick, Entries>,
     layout: &Arc<Layout>,
+    shown: Option<Arc<Shown>>,
     name: &str,
 ) -> Timeline<'scope> {
     let layout = Arc::clone(layout);
-    let texts = Rc::new(RefCell::new(Texts::default()));
-    let absorbed = Rc::clone(&texts);
+    let texts: Arc<RwLock<Texts>> = Arc::default();
+    let absorbed = Arc::clone(&texts);
     let scope = entries.scope();
     let mut reader = None;
     let reader_slot = &mut reader;
@@ -157,6 +162,7 @@ pub fn arrange_timeline<'scope>(
         let activator = scope.activator_for(Rc::clone(&info.address));
         let spine = Spine::with_effort(MERGE_EFFORT, info.clone(), None, Some(activator));
         let (agent, mut writer) = TraceAgent::new(spine, info, None);
+        let mut showing = shown.map(|shown| Showing::new(shown, agent.clone(), Arc::clone(&absorbed)));
         *reader_slot = Some(agent);
         let mut unsealed = Entries::default();
         let mut capability: Option<Capability<Tick>> = None;
@@ -167,7 +173,9 @@ pub fn arrange_timeline<'scope>(
                 if earlier {
                     capability = Some(time.retain(0));
                 }
-                absorbed.borrow_mut().absorb(&entries.texts);
+                if !entries.texts.0.is_empty() {
+                    absorbed.write().expect("no panic").absorb(&entries.texts);
+                }
                 unsealed.append(entries);
             });
             let upper = frontier.frontier().to_owned();
@@ -175,11 +183,12 @@ pub fn arrange_timeline<'scope>(
                 let sealed = unsealed.split_before(upper.borrow());
                 let description =
                     Description::new(lower.clone(), upper.clone(), Antichain::from_elem(Tick::minimum()));
-                let batch = Rc::new(TimelineBatch::from_entries(&layout, &sealed, description));
+                let batch = TimelineBatch::from_entries(&layout, &sealed, description);
+                let batch = SharedBatch(Arc::new(batch));
                 if let Some(held) = &capability
                     && !upper.less_equal(held.time())
                 {
-                    writer.insert(Rc::clone(&batch), Some(*held.time()));
+                    writer.insert(batch.clone(), Some(*held.time()));
                     output.session(held).give(batch);
                 } else {
                     writer.seal(upper.clone());
@@ -189,6 +198,9 @@ pub fn arrange_timeline<'scope>(
                     None => None,
                 };
                 lower = upper;
+                if let Some(showing) = &mut showing {
+                    showing.show(&lower);
+                }
             }
             writer.exert();
         }
@@ -213,6 +225,7 @@ impl Entries {
 
     fn push_row_of(&mut self, other: &Entries, row: usize) {
         self.keys.push(other.keys[row]);
+        self.identifiers.extend(other.identifiers.get(row).cloned());
         self.times.push(other.times[row]);
         self.ticks.push(other.ticks[row]);
         for (into, from) in self.values.iter_mut().zip(&other.values) {
@@ -241,6 +254,7 @@ impl Entries {
             return;
         }
         self.keys.append(&mut other.keys);
+        self.identifiers.append(&mut other.identifiers);
         self.times.append(&mut other.times);
         self.ticks.append(&mut other.ticks);
         for (into, from) in self.values.iter_mut().zip(&mut other.values) {
@@ -255,11 +269,17 @@ impl Accountable for Entries {
     }
 }
 
+/// The column of identifiers on the way between processes.
+const IDENTIFIER: &str = "identifier";
+
 impl ContainerBytes for Entries {
     fn from_bytes(bytes: timely::bytes::arc::Bytes) -> Self {
         let batch = from_ipc(&bytes);
         let keys = batch.column(0).as_fixed_size_binary();
         let ticks = batch.column(2).as_primitive::<UInt64Type>();
+        let named = |name: &str| batch.column_by_name(name);
+        let identifiers = named(IDENTIFIER).map(|column| column.as_binary::<i32>());
+        let values = (0..).map_while(|place| named(&format!("value_{place}")));
         Entries {
             keys: keys
                 .iter()
@@ -267,11 +287,9 @@ impl ContainerBytes for Entries {
                 .map(|k| KeyHash::from_le_bytes(k.try_into().expect("16 bytes")))
                 .collect(),
             times: batch.column(1).as_primitive::<TimestampMicrosecondType>().values().to_vec(),
+            identifiers: identifiers.into_iter().flatten().flatten().map(Arc::from).collect(),
             ticks: ticks.values().iter().map(|t| Tick(*t)).collect(),
-            values: batch.columns()[3..]
-                .iter()
-                .map(|c| c.as_primitive::<Int64Type>().iter().collect())
-                .collect(),
+            values: values.map(|c| c.as_primitive::<Int64Type>().iter().collect()).collect(),
             texts: Texts(
                 batch
                     .schema_ref()
@@ -315,6 +333,10 @@ impl Entries {
             fields.push(Field::new(format!("value_{place}"), DataType::Int64, true));
             columns.push(Arc::new(Int64Array::from(values.clone())));
         }
+        if !self.identifiers.is_empty() {
+            fields.push(Field::new(IDENTIFIER, DataType::Binary, false));
+            columns.push(Arc::new(BinaryArray::from_iter_values(&self.identifiers)));
+        }
         let texts =
             self.texts.0.iter().map(|(number, text)| (number.to_string(), text.to_string())).collect();
         let schema = Arc::new(Schema::new_with_metadata(fields, texts));
@@ -352,11 +374,11 @@ impl Distributor<Entries> for ByOwner {
 }
 
 /// Every batch of a trace that holds rows, oldest first.
-pub fn batches(trace: &TimelineTrace) -> Vec<Rc<TimelineBatch>> {
+pub fn batches(trace: &TimelineTrace) -> Vec<Arc<TimelineBatch>> {
     let mut batches = Vec::new();
     trace.map_batches(|batch| {
         if !batch.is_empty() {
-            batches.push(Rc::clone(batch));
+            batches.push(Arc::clone(&batch.0));
         }
     });
     batches
@@ -393,13 +415,18 @@ pub fn measured(column: &ArrayRef, texts: &mut Texts) -> Vec<Option<i64>> {
 
 /// Turns narrow rows (tick, key, event time, then the measured columns) into entries.
 ///
-/// Rows without a key or a time belong to no timeline and are left out.
-pub fn entries_of<'scope>(rows: RowStream<'scope>, name: &str) -> Stream<'scope, Tick, Entries> {
-    rows.unary::<NoopBuilder<Entries>, _, _, _>(Pipeline, &format!("{name}: entries"), |_, _| {
+/// Rows without a key or a time belong to no timeline and are left out. `identified` entries hold what was hashed
+/// into their keys.
+pub fn entries_of<'scope>(
+    rows: RowStream<'scope>,
+    identified: bool,
+    name: &str,
+) -> Stream<'scope, Tick, Entries> {
+    rows.unary::<NoopBuilder<Entries>, _, _, _>(Pipeline, &format!("{name}: entries"), move |_, _| {
         move |input, output| {
             input.for_each(|time, rows| {
                 let batch = std::mem::take(rows).0;
-                let mut entries = to_entries(&batch);
+                let mut entries = to_entries(&batch, identified);
                 if !entries.is_empty() {
                     output.session_with_builder(&time).give_container(&mut entries);
                 }
@@ -409,14 +436,16 @@ pub fn entries_of<'scope>(rows: RowStream<'scope>, name: &str) -> Stream<'scope,
 }
 
 /// The entries of narrow rows; see [`entries_of`].
-pub fn to_entries(batch: &RecordBatch) -> Entries {
+pub fn to_entries(batch: &RecordBatch, identified: bool) -> Entries {
     let mut texts = Texts::default();
     let keys = keys_of(batch.column(1));
     let times = batch.column(2);
     let ticks = ticks_of(batch).values();
     let values: Vec<_> = batch.columns()[3..].iter().map(|column| measured(column, &mut texts)).collect();
+    let identifiers = if identified { identifiers_of(batch.column(1)) } else { Vec::new() };
     let entries = Entries {
         keys,
+        identifiers,
         times: times.as_primitive::<TimestampMicrosecondType>().values().to_vec(),
         ticks: ticks.iter().map(|t| Tick(*t)).collect(),
         values,
@@ -450,6 +479,7 @@ mod tests {
     fn entries(rows: &[Row]) -> Entries {
         Entries {
             keys: rows.iter().map(|r| r.0).collect(),
+            identifiers: Vec::new(),
             times: rows.iter().map(|r| r.1).collect(),
             ticks: rows.iter().map(|r| r.2).collect(),
             values: vec![rows.iter().map(|r| r.3).collect()],
@@ -492,7 +522,7 @@ mod tests {
             let mut input = InputHandle::<Tick, NoopBuilder<Entries>>::new_with_builder();
             let layout = Arc::new(Layout { measures: vec![Measure { squares: true, nullable: true }], keep });
             let mut trace = worker.dataflow(|scope| {
-                let timeline = arrange_timeline(input.to_stream(scope), &layout, "timeline");
+                let timeline = arrange_timeline(input.to_stream(scope), &layout, None, "timeline");
                 timeline.arranged.stream.probe_with(&probe);
                 timeline.arranged.trace
             });

@@ -13,7 +13,6 @@
 mod cells;
 
 use std::ops::Range;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, DictionaryArray, Int32Builder, RecordBatch, StringArray};
@@ -25,7 +24,7 @@ use self::cells::{Cells, Seen};
 use crate::keys::keys_of;
 use crate::lookup::{Asks, Group, look_up, micros_of, with_columns};
 use crate::rows::{RowStream, ticks_of};
-use crate::timeline::{Keep, Layout, Measure, TimelineBatch, arrange_timeline, entries_of, first_not};
+use crate::timeline::{Keep, Layout, Measure, Shown, TimelineBatch, arrange_timeline, entries_of, first_not};
 
 /// One function over the rows of a window; a measure is a column of the timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +84,13 @@ impl WindowPlan {
 
     /// How long a row can matter: the longest window, the delay and the lateness, in microseconds.
     pub fn retention(&self) -> i64 {
+        self.reach().saturating_add(self.lateness_max)
+    }
+
+    /// How far before an event a row can be that its windows hold: the longest of them and the delay, in microseconds.
+    pub fn reach(&self) -> i64 {
         let longest = self.windows.iter().map(|w| w.micros()).max().unwrap_or(0);
-        longest.saturating_add(self.delay).saturating_add(self.lateness_max)
+        longest.saturating_add(self.delay)
     }
 
     /// Whether an event is too late to be answered: rows it would need may be gone.
@@ -97,7 +101,7 @@ impl WindowPlan {
     /// The answers to `asks`: for each window in order, for each aggregate in order, one column.
     ///
     /// Asks without a key see no rows. Asks beyond retention are answered with nulls.
-    pub fn read(&self, batches: &[Rc<TimelineBatch>], asks: &Asks) -> Vec<ArrayRef> {
+    pub fn read(&self, batches: &[Arc<TimelineBatch>], asks: &Asks) -> Vec<ArrayRef> {
         let beyond: Vec<bool> = asks
             .times
             .iter()
@@ -198,6 +202,8 @@ pub struct WindowGroup<'scope> {
     pub measures: Vec<Measure>,
     /// The names of the answers: for each window in order, for each aggregate in order.
     pub names: Vec<String>,
+    /// Where the timeline is shown to those who read beside the graph.
+    pub shown: Option<Arc<Shown>>,
 }
 
 /// The column that follows the answers: `BEYOND_RETENTION` where the event came too late to be answered.
@@ -219,16 +225,17 @@ pub fn windows<'scope>(
     let mut lateness = Vec::new();
     let groups = groups
         .into_iter()
-        .map(|WindowGroup { over, key, time, plan, measures, names }| {
+        .map(|WindowGroup { over, key, time, plan, measures, names, shown }| {
             let fields = plan.windows.iter().flat_map(|_| &plan.aggregates).zip(&names);
             answered.push(
                 fields.map(|(a, name)| Field::new(name, plan.answer_type(*a), true)).collect::<Vec<_>>(),
             );
             lateness.push((time, plan.clone()));
             let layout = Arc::new(Layout { measures, keep: Keep::Span(plan.retention()) });
+            let entries = entries_of(over, shown.is_some(), name);
             Group {
                 ask: Box::new(move |batch| (keys_of(batch.column(key)), micros_of(batch.column(time)))),
-                timeline: arrange_timeline(entries_of(over, name), &layout, name).arranged,
+                timeline: arrange_timeline(entries, &layout, shown, name).arranged,
                 read: Box::new(move |batches, asks| plan.read(batches, asks)),
             }
         })
@@ -417,6 +424,7 @@ mod tests {
                     plan: group.plan.clone(),
                     measures: measures(),
                     names: group.names(place),
+                    shown: None,
                 }
             });
             windows(rows.clone(), groups.collect(), "windows")

@@ -34,7 +34,7 @@ struct Damaged {
 
 impl Committed {
     pub(crate) fn new(store: Store, commits: Commits) -> Committed {
-        Committed { store, files: commits.list.into_iter().flat_map(|commit| commit.files).collect() }
+        Committed { store, files: commits.list.iter().flat_map(|commit| commit.files.clone()).collect() }
     }
 
     /// The error, or the file behind it.

@@ -17,6 +17,7 @@ use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use tidegate_dataflows::live::Live;
+use tidegate_dataflows::timelines::TimelineTable;
 use tidegate_facts::Tick;
 use tidegate_facts::names::choices;
 use tidegate_sinks::schemas;
@@ -27,9 +28,10 @@ use crate::QueryError;
 use crate::blame::{Committed, with_blame};
 use crate::committed::{CommittedTable, STORE_URL};
 use crate::error::sentence;
-use crate::live::{AS_OF, AsOf, FRONTIER, Frontier, LiveTable, Running};
+use crate::live::{AS_OF, AsOf, Dated, FRONTIER, Frontier, LiveTable, Running};
 use crate::log::{LogProvider, LogTable};
 use crate::names::{self, Known};
+use crate::timelines::TimelineProvider;
 
 /// What the catalogue is called in SQL.
 pub(crate) const CATALOGUE: &str = "tidegate";
@@ -107,8 +109,8 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// The tables of a topology that runs on `data` and commits to `store`: those of its log, and `tables`, each with its
-    /// schema, as committed and as computed since. Also `frontier`, and the function `as_of`.
+    /// The tables of a topology that runs on `data` and commits to `store`: those of its log, its `timelines`, and `tables`, each
+    /// with its schema, as committed and as computed since. Also `frontier`, and the function `as_of`.
     ///
     /// # Errors
     /// When the store cannot be opened.
@@ -116,6 +118,7 @@ impl Catalogue {
         data: &Path,
         store: &Path,
         tables: &[(String, SchemaRef)],
+        timelines: Vec<TimelineTable>,
         live: &Arc<Live>,
     ) -> Result<Catalogue, QueryError> {
         let running = Arc::new(Running::new(Arc::clone(live), Store::open(store)?));
@@ -129,22 +132,22 @@ impl Catalogue {
         };
         let url = ObjectStoreUrl::parse(STORE_URL).expect("it is a URL");
         catalogue.context.register_object_store(url.as_ref(), running.store.objects());
+        let mut dated: Vec<Arc<dyn Dated>> = Vec::new();
         for table in LogTable::ALL {
-            catalogue.add(
-                table.name(),
-                None,
-                Arc::new(LogProvider::new(&data.join("log"), Some(store), table)),
-            );
+            let provider = LogProvider::new(&data.join("log"), Some(store), table);
+            dated.push(Arc::new(provider.of_running(&running)));
         }
-        let live = tables
-            .iter()
-            .map(|(name, schema)| LiveTable::new(name, Arc::clone(schema), Arc::clone(&running)));
-        let live: Vec<LiveTable> = live.collect();
-        for ((name, _), table) in tables.iter().zip(&live) {
-            catalogue.add(name, None, Arc::new(table.clone()));
+        for (name, schema) in tables {
+            dated.push(Arc::new(LiveTable::new(name, Arc::clone(schema), Arc::clone(&running))));
+        }
+        for table in timelines {
+            dated.push(Arc::new(TimelineProvider::new(table, Arc::clone(&running))));
+        }
+        for table in &dated {
+            catalogue.add(table.name(), None, Arc::clone(table) as Arc<dyn TableProvider>);
         }
         catalogue.add(FRONTIER, Some(1), Arc::new(Frontier(running)));
-        catalogue.context.register_udtf(AS_OF, Arc::new(AsOf { tables: live }));
+        catalogue.context.register_udtf(AS_OF, Arc::new(AsOf { tables: dated }));
         Ok(catalogue)
     }
 

@@ -27,7 +27,7 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use tidegate_facts::columns;
+use tidegate_facts::{Tick, columns};
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table::{Format, TableFile};
 
@@ -37,12 +37,20 @@ use crate::QueryError;
 pub(crate) const STORE_URL: &str = "tidegate://store/";
 
 /// One table of a store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct CommittedTable {
     schema: SchemaRef,
     format: Arc<dyn FileFormat>,
-    files: Vec<PartitionedFile>,
+    /// Pieces of the list of files, in their order: a table that goes on shares them with what it was.
+    files: Vec<Arc<[PlannedFile]>>,
+}
+
+/// A file, its rows, and the tick that none of them is before.
+#[derive(Clone, Debug)]
+struct PlannedFile {
+    lower: Tick,
     rows: u64,
+    file: PartitionedFile,
 }
 
 impl CommittedTable {
@@ -52,20 +60,7 @@ impl CommittedTable {
         files: &[&TableFile],
         store: &Store,
     ) -> Result<CommittedTable, QueryError> {
-        let mut paths = Vec::with_capacity(files.len());
-        for file in files {
-            let path = store.root().join(&file.name);
-            let found = path.metadata().map_err(|error| unreadable(table, &path, error))?.len();
-            if found != file.bytes {
-                return Err(QueryError::FileChanged {
-                    table: table.to_owned(),
-                    path,
-                    found,
-                    committed: file.bytes,
-                });
-            }
-            paths.push(path);
-        }
+        let paths = found(table, files, store)?;
         let is_parquet = files[0].name.ends_with(Format::Parquet.extension());
         let (schema, format): (SchemaRef, Arc<dyn FileFormat>) = if is_parquet {
             (
@@ -75,18 +70,75 @@ impl CommittedTable {
         } else {
             (jsonl_schema(table, &paths)?, Arc::new(JsonFormat::default()))
         };
-        Ok(CommittedTable {
-            schema,
-            format,
-            files: files.iter().map(|file| PartitionedFile::new(file.name.clone(), file.bytes)).collect(),
-            rows: files.iter().map(|file| file.rows).sum(),
-        })
+        Ok(CommittedTable { schema, format, files: vec![planned(files)] })
+    }
+
+    /// The same table with more files, which alone are looked at. They are Parquet: lines of JSON have no schema but that of all of
+    /// them.
+    pub(crate) fn with(
+        &self,
+        table: &str,
+        more: &[&TableFile],
+        store: &Store,
+    ) -> Result<CommittedTable, QueryError> {
+        found(table, more, store)?;
+        let mut whole = self.clone();
+        whole.files.push(planned(more));
+        // Each file is copied once for each doubling of the piece that it stands in.
+        while let [.., before, last] = whole.files.as_slice()
+            && before.len() <= 2 * last.len()
+        {
+            let both: Vec<PlannedFile> = before.iter().chain(last.iter()).cloned().collect();
+            whole.files.truncate(whole.files.len() - 2);
+            whole.files.push(both.into());
+        }
+        Ok(whole)
+    }
+
+    /// The same table without the files whose rows are all at this tick or later.
+    pub(crate) fn before(&self, before: Tick) -> CommittedTable {
+        let kept = self.planned().filter(|planned| planned.lower < before).cloned();
+        CommittedTable { files: vec![kept.collect()], ..self.clone() }
+    }
+
+    fn planned(&self) -> impl Iterator<Item = &PlannedFile> {
+        self.files.iter().flat_map(|files| files.iter())
     }
 
     /// How many rows it holds.
     pub(crate) fn rows(&self) -> u64 {
-        self.rows
+        self.planned().map(|planned| planned.rows).sum()
     }
+}
+
+/// The paths of some files, each as long as its commit says.
+fn found(table: &str, files: &[&TableFile], store: &Store) -> Result<Vec<PathBuf>, QueryError> {
+    let mut paths = Vec::with_capacity(files.len());
+    for file in files {
+        let path = store.root().join(&file.name);
+        let found = path.metadata().map_err(|error| unreadable(table, &path, error))?.len();
+        if found != file.bytes {
+            let table = table.to_owned();
+            return Err(QueryError::FileChanged { table, path, found, committed: file.bytes });
+        }
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+fn planned(files: &[&TableFile]) -> Arc<[PlannedFile]> {
+    let planned = |file: &&TableFile| PlannedFile {
+        lower: lower_of(&file.name),
+        rows: file.rows,
+        file: PartitionedFile::new(file.name.clone(), file.bytes),
+    };
+    files.iter().map(planned).collect()
+}
+
+/// Where the interval of a file begins: its name says it. No row is before [`Tick::ZERO`].
+fn lower_of(name: &str) -> Tick {
+    let interval = name.rsplit('/').next().and_then(|file| file.split('-').next());
+    interval.and_then(|lower| lower.parse().ok()).map_or(Tick::ZERO, Tick)
 }
 
 fn unreadable(
@@ -148,9 +200,10 @@ impl TableProvider for CommittedTable {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         // Filters reach the files later, when the physical plan is optimised.
         let source = self.format.file_source(TableSchema::from(Arc::clone(&self.schema)));
-        let groups = FileGroup::new(self.files.clone()).split_files(state.config().target_partitions());
+        let files = self.planned().map(|planned| planned.file.clone());
+        let groups = FileGroup::new(files.collect()).split_files(state.config().target_partitions());
         let mut statistics = Statistics::new_unknown(&self.schema);
-        statistics.num_rows = Precision::Exact(self.rows as usize);
+        statistics.num_rows = Precision::Exact(self.rows() as usize);
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, source)
             .with_file_groups(groups)
             .with_statistics(statistics)
@@ -158,5 +211,52 @@ impl TableProvider for CommittedTable {
             .with_limit(limit)
             .build();
         self.format.create_physical_plan(state, config).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+    use tidegate_sinks::table::Unsealed;
+
+    use super::*;
+
+    /// A file for each of some intervals of 10 ticks, with one row.
+    fn files(store: &Store, intervals: std::ops::Range<u64>) -> Vec<TableFile> {
+        let rows = |tick| {
+            let ticks: ArrayRef = Arc::new(UInt64Array::from(vec![tick]));
+            RecordBatch::try_from_iter([(columns::TICK, ticks)]).expect("one column")
+        };
+        let lower = Tick(intervals.start * 10);
+        let mut unsealed = Unsealed::new("decisions", rows(0).schema(), Format::Parquet, lower);
+        let file = |interval| {
+            unsealed.insert(&rows(interval * 10));
+            unsealed.seal_before(Tick(interval * 10 + 10), store).expect("it can be written").remove(0)
+        };
+        intervals.map(file).collect()
+    }
+
+    #[test]
+    fn a_table_that_goes_on_looks_only_at_its_new_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path()).expect("a store");
+        let first = files(&store, 0..5);
+        let mut table = CommittedTable::open("decisions", &first.iter().collect::<Vec<_>>(), &store)
+            .expect("it is there");
+        for file in &first {
+            std::fs::remove_file(store.root().join(&file.name)).expect("it was there");
+        }
+        for interval in 5..200 {
+            let new = files(&store, interval..interval + 1);
+            table = table.with("decisions", &[&new[0]], &store).expect("no old file is looked at");
+        }
+        assert_eq!(table.rows(), 200);
+        assert!(table.files.len() < 12, "{} pieces, so none was put together", table.files.len());
+        assert_eq!(table.before(Tick(70)).rows(), 7);
+        assert_eq!(table.before(Tick(71)).rows(), 8);
+        let names: Vec<&str> = table.planned().map(|planned| planned.file.path().as_ref()).collect();
+        assert!(names.is_sorted(), "files keep their order");
+        let gone = TableFile { name: "tables/decisions/none.parquet".to_owned(), ..first[0].clone() };
+        assert!(matches!(table.with("decisions", &[&gone], &store), Err(QueryError::FileUnreadable { .. })));
     }
 }

@@ -16,6 +16,7 @@ mod live;
 mod log;
 mod names;
 pub mod postgres;
+mod timelines;
 
 pub use catalogue::{Answer, Catalogue, Table};
 pub use error::QueryError;

@@ -3,7 +3,7 @@
 //! A statement is answered as of one tick, the same for every table and every worker: the greatest before which
 //! everything is known ([`Live::complete`]). Rows before a tick never change, so asking again as of that tick
 //! gives the same answer, whether they have been committed meanwhile or not. `as_of('table', tick or time)` asks as
-//! of an earlier one.
+//! of an earlier one, of any table that is [`Dated`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -68,6 +68,21 @@ impl Running {
         ticks.truncate(STATEMENTS);
         tick
     }
+
+    /// The first tick that is not seen by a statement that asks as of `asked`, or as of now.
+    pub(crate) fn before(&self, statement: &dyn Session, asked: Option<Tick>) -> Tick {
+        let now = self.tick_of(statement);
+        asked.map_or(now, |asked| asked.min(now))
+    }
+}
+
+/// A table that can be asked as of an earlier tick.
+pub(crate) trait Dated: TableProvider {
+    /// Its name.
+    fn name(&self) -> &str;
+
+    /// The table as of the statement that sees what is before this tick, or before its own if that is earlier.
+    fn as_of(&self, before: Tick) -> Arc<dyn TableProvider>;
 }
 
 impl fmt::Debug for Running {
@@ -106,18 +121,36 @@ impl LiveTable {
         let (rows, commits) = self.running.live.rows(&self.name);
         let mut cached = self.committed.lock().expect("no panic");
         if cached.0 < commits.list.len() {
-            let files: Vec<&TableFile> = commits.files_of(&self.name).collect();
-            let table = (!files.is_empty())
-                .then(|| CommittedTable::open(&self.name, &files, &self.running.store).map(Arc::new));
-            *cached = (commits.list.len(), table.transpose()?);
+            // Only what the new commits name is opened.
+            let new = commits.list[cached.0..].iter().flat_map(|commit| &commit.files);
+            let new: Vec<&TableFile> = new.filter(|file| file.table == self.name).collect();
+            if !new.is_empty() {
+                let store = &self.running.store;
+                let table = match &cached.1 {
+                    Some(table) => table.with(&self.name, &new, store)?,
+                    None => CommittedTable::open(&self.name, &new, store)?,
+                };
+                cached.1 = Some(Arc::new(table));
+            }
+            cached.0 = commits.list.len();
         }
-        // The cache may be ahead of these commits by one that came since; its rows are then on the shelves too.
+        // The cache may be ahead of these commits by some that came since; their rows are then on the shelves too.
         let upper = if cached.0 == commits.list.len() {
             commits.upper()
         } else {
             self.running.live.commits().list[cached.0 - 1].upper
         };
         Ok(Parts { rows, committed: cached.1.clone(), upper })
+    }
+}
+
+impl Dated for LiveTable {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn as_of(&self, before: Tick) -> Arc<dyn TableProvider> {
+        Arc::new(LiveTable { as_of: Some(before), ..self.clone() })
     }
 }
 
@@ -138,15 +171,14 @@ impl TableProvider for LiveTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let now = self.running.tick_of(state);
-        let before = self.as_of.map_or(now, |asked| asked.min(now));
+        let before = self.running.before(state, self.as_of);
         let Parts { rows, committed, upper } = self.parts().map_err(|error| external(&error))?;
         let fresh: Vec<RecordBatch> =
             rows.iter().map(|rows| between(rows, upper, before)).filter(|rows| rows.num_rows() > 0).collect();
         let mut parts: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if let Some(committed) = committed {
             parts.push(if before < upper {
-                earlier(committed.scan(state, None, filters, None).await?, before, projection)?
+                earlier(committed.before(before).scan(state, None, filters, None).await?, before, projection)?
             } else {
                 committed.scan(state, projection, filters, None).await?
             });
@@ -196,7 +228,7 @@ fn external(error: &QueryError) -> datafusion::error::DataFusionError {
 /// `as_of('table', tick or time)`: a table as it was.
 #[derive(Debug)]
 pub(crate) struct AsOf {
-    pub(crate) tables: Vec<LiveTable>,
+    pub(crate) tables: Vec<Arc<dyn Dated>>,
 }
 
 impl TableFunctionImpl for AsOf {
@@ -207,10 +239,10 @@ impl TableFunctionImpl for AsOf {
         };
         let Some(Some(name)) = table.try_as_str() else { return plan_err!("{usage}") };
         let Some(before) = tick_asked(when) else { return plan_err!("{usage}; and {when} is neither") };
-        match self.tables.iter().find(|table| table.name.eq_ignore_ascii_case(name)) {
-            Some(table) => Ok(Arc::new(LiveTable { as_of: Some(before), ..table.clone() })),
+        match self.tables.iter().find(|table| table.name().eq_ignore_ascii_case(name)) {
+            Some(table) => Ok(table.as_of(before)),
             None => {
-                let known: Vec<&str> = self.tables.iter().map(|table| table.name.as_str()).collect();
+                let known: Vec<&str> = self.tables.iter().map(|table| table.name()).collect();
                 plan_err!("there is no live table `{name}`; there are {}", known.join(", "))
             }
         }

@@ -22,7 +22,7 @@ use tidegate_facts::{Digest, Tick, Topic};
 use tidegate_sinks::schemas;
 use tidegate_sinks::signing::Signer;
 use tidegate_sinks::store::{Store, StoreError};
-use tidegate_sinks::table::{Build, Commit, Commits, Cut, Interval, TableError, TableFile};
+use tidegate_sinks::table::{Build, Commits, Cut, Interval, TableError, TableFile};
 
 use crate::{ReplayError, run_feed};
 
@@ -258,7 +258,7 @@ fn compute(
 
 /// The receipt of what the commits hold.
 fn completion(commits: &Commits, outputs: &[String]) -> Completion {
-    let heads = commits.list.last().map_or(&[][..], |commit: &Commit| &commit.log);
+    let heads = commits.list.last().map_or(&[][..], |commit| commit.log.as_slice());
     let facts = heads.iter().filter(|head| head.topic != Topic::Audit).map(|head| head.records).sum();
     let produced = outputs.iter().map(|table| {
         let digests: Vec<Digest> = commits.files_of(table).map(|file| file.digest).collect();

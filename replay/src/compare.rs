@@ -73,7 +73,7 @@ pub fn compare_seals(
     let commits = Commits::read(store)?;
     let comparison = Arc::new(Comparison {
         store: store.clone(),
-        commits: commits.list.iter().map(|commit| (commit.upper, commit.clone())).collect(),
+        commits: commits.list.iter().map(|commit| (commit.upper, Commit::clone(commit))).collect(),
         from,
         to,
         state: Mutex::default(),

@@ -106,7 +106,7 @@ pub fn prove_at(
     at: Option<Tick>,
 ) -> Result<EpisodeProof, ProofError> {
     let may_hold = |commit: &&Commit| at.is_none_or(|tick| (commit.lower..commit.upper).contains(&tick));
-    let sealed = commits.list.iter().filter(may_hold);
+    let sealed = commits.list.iter().map(AsRef::as_ref).filter(may_hold);
     let sealed = sealed.flat_map(|commit| commit.files.iter().map(move |file| (commit, file)));
     for (commit, file) in sealed.filter(|(_, file)| file.seal.is_some()) {
         let bytes = Bytes::from(store.read(&file.name)?);

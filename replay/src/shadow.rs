@@ -62,7 +62,12 @@ pub fn shadow(
     let commits = Commits::read(sealed)?;
     let against = Arc::new(Against {
         sealed: sealed.clone(),
-        files: commits.list.into_iter().flat_map(|c| c.files).map(|file| (file.name.clone(), file)).collect(),
+        files: commits
+            .list
+            .iter()
+            .flat_map(|c| &c.files)
+            .map(|file| (file.name.clone(), file.clone()))
+            .collect(),
         commits: Mutex::new(Commits::read(&out)?),
         out,
         shadow: Mutex::default(),

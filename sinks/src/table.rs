@@ -19,6 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, RecordBatchReader, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -459,8 +460,8 @@ pub struct Interval {
 /// The commits of a store, checked link by link.
 #[derive(Clone, Debug, Default)]
 pub struct Commits {
-    /// In order.
-    pub list: Vec<Commit>,
+    /// In order. Copies share them.
+    pub list: Vec<Arc<Commit>>,
     /// BLAKE3 of the last one.
     pub head: Digest,
 }
@@ -497,7 +498,7 @@ impl Commits {
                 }));
             }
             commits.head = Digest::of(&bytes);
-            commits.list.push(commit);
+            commits.list.push(Arc::new(commit));
         }
         Ok(commits)
     }
@@ -546,7 +547,7 @@ impl Commits {
         store.create(&name, text.as_bytes())?;
         store.confirm(&name, text.as_bytes())?;
         self.head = Digest::of(text.as_bytes());
-        self.list.push(commit);
+        self.list.push(Arc::new(commit));
         Ok(())
     }
 

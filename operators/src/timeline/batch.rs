@@ -15,12 +15,18 @@ use timely::progress::{Antichain, Timestamp};
 use super::sums::Sums;
 use super::{Entries, Keep, Layout};
 
+/// A batch as a trace holds it. Those who read beside the graph hold it too, so it is counted across threads.
+#[derive(Clone, Debug)]
+pub struct SharedBatch(pub Arc<TimelineBatch>);
+
 /// One immutable piece of a timeline.
 #[derive(Debug)]
 pub struct TimelineBatch {
     /// Absent only in a batch that never held a row.
     layout: Option<Arc<Layout>>,
     keys: Vec<KeyHash>,
+    /// What was hashed into each key, where that is kept; else empty.
+    identifiers: Vec<Arc<[u8]>>,
     /// The rows of `keys[k]` are `starts[k]..starts[k + 1]`.
     starts: Vec<usize>,
     times: Vec<i64>,
@@ -42,6 +48,7 @@ impl TimelineBatch {
             let key = entries.keys[*row as usize];
             if batch.keys.last() != Some(&key) {
                 batch.keys.push(key);
+                batch.identifiers.extend(entries.identifiers.get(*row as usize).cloned());
                 batch.starts.push(batch.times.len());
             }
             batch.times.push(entries.times[*row as usize]);
@@ -59,6 +66,7 @@ impl TimelineBatch {
         TimelineBatch {
             layout: Some(Arc::clone(layout)),
             keys: Vec::new(),
+            identifiers: Vec::new(),
             starts: vec![0],
             times: Vec::with_capacity(rows),
             ticks: Vec::with_capacity(rows),
@@ -81,6 +89,11 @@ impl TimelineBatch {
     /// The keys, ascending.
     pub fn keys(&self) -> &[KeyHash] {
         &self.keys
+    }
+
+    /// What was hashed into the key at `place` in [`Self::keys`], where that is kept.
+    pub fn identifier(&self, place: usize) -> Option<&Arc<[u8]>> {
+        self.identifiers.get(place)
     }
 
     /// The rows of the key at `place` in [`Self::keys`]; there is at least one.
@@ -168,28 +181,36 @@ pub(crate) fn first_not(range: Range<usize>, before: impl Fn(usize) -> bool) -> 
     low
 }
 
-impl BatchReader for TimelineBatch {
+impl BatchReader for SharedBatch {
     type Time = Tick;
     fn len(&self) -> usize {
-        self.times.len()
+        self.0.times.len()
     }
     fn description(&self) -> &Description<Tick> {
-        &self.description
+        &self.0.description
     }
 }
 
-impl Batch for TimelineBatch {
+impl Batch for SharedBatch {
     type Merger = TimelineMerger;
     fn empty(lower: Antichain<Tick>, upper: Antichain<Tick>) -> Self {
+        let since = Antichain::from_elem(Tick::minimum());
+        SharedBatch(Arc::new(TimelineBatch::empty(Description::new(lower, upper, since))))
+    }
+}
+
+impl TimelineBatch {
+    fn empty(description: Description<Tick>) -> TimelineBatch {
         TimelineBatch {
             layout: None,
             keys: Vec::new(),
+            identifiers: Vec::new(),
             starts: vec![0],
             times: Vec::new(),
             ticks: Vec::new(),
             sums: Vec::new(),
             tick_last: Tick::ZERO,
-            description: Description::new(lower, upper, Antichain::from_elem(Tick::minimum())),
+            description,
         }
     }
 }
@@ -201,23 +222,21 @@ pub struct TimelineMerger {
     keys_done: (usize, usize),
 }
 
-impl Merger<TimelineBatch> for TimelineMerger {
-    fn new(earlier: &TimelineBatch, later: &TimelineBatch, since: AntichainRef<'_, Tick>) -> Self {
+impl Merger<SharedBatch> for TimelineMerger {
+    fn new(earlier: &SharedBatch, later: &SharedBatch, since: AntichainRef<'_, Tick>) -> Self {
         assert_eq!(earlier.upper(), later.lower(), "batches leave a gap or overlap");
         let since = since.to_owned();
         let description = Description::new(earlier.lower().clone(), later.upper().clone(), since.clone());
-        let mut result = match earlier.layout.as_ref().or(later.layout.as_ref()) {
+        let mut result = match earlier.0.layout.as_ref().or(later.0.layout.as_ref()) {
             Some(layout) => TimelineBatch::with_capacity(layout, earlier.len() + later.len(), description),
-            None => TimelineBatch {
-                description,
-                ..TimelineBatch::empty(earlier.lower().clone(), later.upper().clone())
-            },
+            None => TimelineBatch::empty(description),
         };
-        result.tick_last = earlier.tick_last.max(later.tick_last);
+        result.tick_last = earlier.0.tick_last.max(later.0.tick_last);
         TimelineMerger { result, since, keys_done: (0, 0) }
     }
 
-    fn work(&mut self, earlier: &TimelineBatch, later: &TimelineBatch, fuel: &mut isize) {
+    fn work(&mut self, earlier: &SharedBatch, later: &SharedBatch, fuel: &mut isize) {
+        let (earlier, later) = (earlier.0.as_ref(), later.0.as_ref());
         let (mut a, mut b) = self.keys_done;
         while *fuel > 0 && (a < earlier.keys.len() || b < later.keys.len()) {
             let key = match (earlier.keys.get(a), later.keys.get(b)) {
@@ -233,15 +252,17 @@ impl Merger<TimelineBatch> for TimelineMerger {
                     0..0
                 }
             };
+            let identifier =
+                if earlier.keys.get(a) == Some(&key) { earlier.identifier(a) } else { later.identifier(b) };
             let (left, right) = (rows_of(earlier, &mut a), rows_of(later, &mut b));
             *fuel -= (left.len() + right.len()) as isize;
-            self.merge_key(key, (earlier, left), (later, right));
+            self.merge_key(key, identifier, (earlier, left), (later, right));
         }
         self.keys_done = (a, b);
     }
 
-    fn done(self) -> TimelineBatch {
-        self.result
+    fn done(self) -> SharedBatch {
+        SharedBatch(Arc::new(self.result))
     }
 }
 
@@ -249,6 +270,7 @@ impl TimelineMerger {
     fn merge_key(
         &mut self,
         key: KeyHash,
+        identifier: Option<&Arc<[u8]>>,
         left: (&TimelineBatch, Range<usize>),
         right: (&TimelineBatch, Range<usize>),
     ) {
@@ -262,6 +284,7 @@ impl TimelineMerger {
             return;
         }
         self.result.keys.push(key);
+        self.result.identifiers.extend(identifier.cloned());
         self.result.starts.push(self.result.times.len());
         while !others.is_empty() {
             // The run of rows that stand before the other batch's next one; then the two change places.

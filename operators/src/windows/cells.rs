@@ -128,8 +128,8 @@ impl Cells {
             }
             Cells::Before(before) => {
                 for seen in seen {
-                    let own = asks.ticks[seen.ask()];
-                    let found = seen.rows().rev().find(|row| batch.ticks()[*row] != own);
+                    let own = (!asks.from_outside).then_some(asks.ticks[seen.ask()]);
+                    let found = seen.rows().rev().find(|row| Some(batch.ticks()[*row]) != own);
                     before[seen.ask()] = before[seen.ask()].max(found.map(|row| batch.times()[row]));
                 }
             }

@@ -7,6 +7,7 @@ mod ask;
 mod console;
 mod decisions;
 mod facts;
+mod features;
 mod status;
 
 use std::path::PathBuf;
@@ -128,6 +129,7 @@ fn router(service: Arc<Service>) -> axum::Router {
         .routes(routes!(ask::sql))
         .routes(routes!(ask::tail))
         .routes(routes!(decisions::decision))
+        .routes(routes!(features::features))
         .layer(from_fn(|request, next| allowed(Role::Reader, request, next)));
     let writes = OpenApiRouter::new()
         .routes(routes!(facts::facts))

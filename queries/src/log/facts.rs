@@ -50,16 +50,20 @@ pub(super) fn schema() -> SchemaRef {
     ]))
 }
 
-/// The facts of a group, with the columns of `schema`.
+/// The facts of a group before a tick, with the columns of `schema`.
 pub(super) fn batches(
     group: &Group,
     schema: &SchemaRef,
     rows_max: usize,
+    before: Option<Tick>,
 ) -> Result<Vec<RecordBatch>, String> {
     let mut batches = Vec::new();
     for frame in group.frames.iter().filter(|frame| is_facts(frame)) {
         let contexts = contexts(frame)?;
-        for rows in slices(&frame.rows, rows_max) {
+        let ticks = frame.rows.column_by_name(columns::TICK).expect("facts have ticks");
+        let ticks = ticks.as_primitive::<UInt64Type>().values();
+        let seen = before.map_or(ticks.len(), |before| ticks.partition_point(|tick| Tick(*tick) < before));
+        for rows in slices(&frame.rows.slice(0, seen), rows_max) {
             let part = Part { frame, contexts: &contexts, rows: &rows };
             batches.push(batch_of(schema, rows.num_rows(), |name| part.column(name))?);
         }

@@ -35,12 +35,17 @@ pub(super) fn schema() -> SchemaRef {
     ]))
 }
 
-/// The steps of a group, with the columns of `schema`.
-pub(super) fn batches(group: &Group, schema: &SchemaRef) -> Result<Vec<RecordBatch>, String> {
+/// The steps of a group before a tick, with the columns of `schema`.
+pub(super) fn batches(
+    group: &Group,
+    schema: &SchemaRef,
+    before: Option<Tick>,
+) -> Result<Vec<RecordBatch>, String> {
     let frames = group.frames.iter().filter(|frame| frame.name == EVENT_TYPE);
     frames
         .map(|frame| {
-            let steps = StepRecord::read(&frame.rows)?;
+            let mut steps = StepRecord::read(&frame.rows)?;
+            steps.retain(|(tick, _)| before.is_none_or(|before| *tick < before));
             batch_of(schema, steps.len(), |name| Ok(column(&steps, name)))
         })
         .collect()

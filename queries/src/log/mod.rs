@@ -2,6 +2,10 @@
 //!
 //! A thread of its own reads and decodes, a few batches ahead of the query. It ends with the query,
 //! so that a `LIMIT` reads no further than it must.
+//!
+//! Where a topology runs, a statement sees the facts before its tick, as in every other table, and of the receipts those of
+//! these facts. Receipts of records that became no fact have no tick: they are all there, up to the end of the log; asked as of a
+//! tick, those of the groups of the log that end there or before.
 
 mod facts;
 mod governance;
@@ -20,11 +24,12 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use tidegate_facts::Verdict;
+use tidegate_facts::{Tick, Verdict};
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
 use tidegate_sinks::store::{Store, StoreError};
 
 use self::receipts::Receipts;
+use crate::live::{Dated, Running};
 
 /// How many batches the reading thread may be ahead of the query.
 const BATCHES_AHEAD: usize = 2;
@@ -82,20 +87,49 @@ impl LogTable {
     }
 }
 
+/// How far a log is read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// The facts before this tick, and their receipts; all without.
+    before: Option<Tick>,
+    /// Of the other receipts those in groups that end here or before; all without.
+    others: Option<Tick>,
+}
+
 /// A [`LogTable`] of one log, as DataFusion knows it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct LogProvider {
     folder: PathBuf,
     store: Option<PathBuf>,
     table: LogTable,
     schema: SchemaRef,
+    /// The topology that runs on the log, if one does.
+    running: Option<Arc<Running>>,
+    /// The tick that is asked for, when it is not the statement's.
+    as_of: Option<Tick>,
 }
 
 impl LogProvider {
     /// The table of the log in `folder` and of the archive in `store`.
     pub(crate) fn new(folder: &Path, store: Option<&Path>, table: LogTable) -> LogProvider {
         let store = store.map(Path::to_owned);
-        LogProvider { folder: folder.to_owned(), store, table, schema: table.schema() }
+        let (folder, schema) = (folder.to_owned(), table.schema());
+        LogProvider { folder, store, table, schema, running: None, as_of: None }
+    }
+
+    /// The same table, seen up to the ticks of statements that are asked of a running topology.
+    pub(crate) fn of_running(self, running: &Arc<Running>) -> LogProvider {
+        LogProvider { running: Some(Arc::clone(running)), ..self }
+    }
+}
+
+impl Dated for LogProvider {
+    fn name(&self) -> &str {
+        self.table.name()
+    }
+
+    fn as_of(&self, before: Tick) -> Arc<dyn TableProvider> {
+        Arc::new(LogProvider { as_of: Some(before), ..self.clone() })
     }
 }
 
@@ -111,7 +145,7 @@ impl TableProvider for LogProvider {
 
     async fn scan(
         &self,
-        _state: &dyn Session,
+        state: &dyn Session,
         projection: Option<&Vec<usize>>,
         _filters: &[Expr],
         limit: Option<usize>,
@@ -121,7 +155,9 @@ impl TableProvider for LogProvider {
             None => Arc::clone(&self.schema),
         };
         let (folder, store) = (self.folder.clone(), self.store.clone());
-        let scan = Scan { folder, store, table: self.table, schema: Arc::clone(&schema) };
+        let before = self.running.as_ref().map(|running| running.before(state, self.as_of));
+        let seen = Seen { before, others: self.as_of.and(before) };
+        let scan = Scan { folder, store, table: self.table, schema: Arc::clone(&schema), seen };
         // The scan makes the projected columns itself, so the plan around it projects nothing.
         Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(scan)], None, [], false, limit)?))
     }
@@ -134,6 +170,7 @@ struct Scan {
     store: Option<PathBuf>,
     table: LogTable,
     schema: SchemaRef,
+    seen: Seen,
 }
 
 impl PartitionStream for Scan {
@@ -161,13 +198,22 @@ impl Scan {
         let store = self.store.as_deref().map(Store::open).transpose()?;
         let mut groups = read_range(&self.folder, store.as_ref(), Bound::Group(0), None, Preference::Log)?;
         while let Some(group) = groups.next().transpose()? {
+            let seen = &self.seen;
+            // Behind the facts that are seen there may be receipts of records that are none.
+            let end = match self.table {
+                LogTable::Facts | LogTable::Governance => seen.before,
+                LogTable::Receipts | LogTable::Quarantine => seen.others,
+            };
+            if end.is_some_and(|end| group.lower >= end && group.upper > end) {
+                return Ok(());
+            }
             let batches = match self.table {
-                LogTable::Facts => facts::batches(&group, &self.schema, rows_max),
-                LogTable::Receipts => receipts.batches(&group, &self.schema, rows_max, None),
+                LogTable::Facts => facts::batches(&group, &self.schema, rows_max, seen.before),
+                LogTable::Receipts => receipts.batches(&group, &self.schema, rows_max, None, seen),
                 LogTable::Quarantine => {
-                    receipts.batches(&group, &self.schema, rows_max, Some(Verdict::Quarantine))
+                    receipts.batches(&group, &self.schema, rows_max, Some(Verdict::Quarantine), seen)
                 }
-                LogTable::Governance => governance::batches(&group, &self.schema),
+                LogTable::Governance => governance::batches(&group, &self.schema, seen.before),
             };
             let number = groups.next_group().map_or(0, |next| next - 1);
             let batches = batches.map_err(|what| ReadError::Foreign { group: number, what })?;

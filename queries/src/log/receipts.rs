@@ -14,7 +14,7 @@ use tidegate_facts::{Context, Digest, PolicyRev, Reason, Tick, Topic, Verdict, c
 use tidegate_sinks::log::{Frame, Group};
 
 use super::facts::{context_column, contexts, is_facts};
-use super::{batch_of, digests, slices};
+use super::{Seen, batch_of, digests, slices};
 
 /// Audit frames of receipts.
 const RECEIPTS: &str = "receipts";
@@ -92,13 +92,14 @@ struct RunRecord {
 }
 
 impl Receipts {
-    /// The receipts of the next group, or only those of one verdict, with the columns of `schema`.
+    /// The receipts of the next group that are seen, or only those of one verdict, with the columns of `schema`.
     pub(super) fn batches(
         &mut self,
         group: &Group,
         schema: &SchemaRef,
         rows_max: usize,
         only: Option<Verdict>,
+        seen: &Seen,
     ) -> Result<Vec<RecordBatch>, String> {
         for frame in group.frames.iter().filter(|frame| is_facts(frame)) {
             if !self.topics.contains_key(&frame.name) {
@@ -121,6 +122,7 @@ impl Receipts {
                         Some(verdict) => of_verdict(&rows, verdict),
                         None => rows,
                     };
+                    let rows = seen_of(&rows, group, seen);
                     for rows in slices(&rows, rows_max) {
                         let part = Part { past: self, facts: &facts, rows: &rows };
                         batches.push(batch_of(schema, rows.num_rows(), |name| part.column(name))?);
@@ -159,6 +161,26 @@ fn policy_of(frame: &Frame) -> Result<PolicyRev, String> {
 fn of_verdict(receipts: &RecordBatch, verdict: Verdict) -> RecordBatch {
     let verdicts = receipts.column_by_name("verdict").expect("it was restored").as_primitive::<UInt8Type>();
     let mask: BooleanArray = verdicts.values().iter().map(|number| Some(*number == verdict as u8)).collect();
+    filter_record_batch(receipts, &mask).expect("the mask has an item for each row")
+}
+
+/// The receipts of facts that are seen, and the others if the group is.
+fn seen_of(receipts: &RecordBatch, group: &Group, seen: &Seen) -> RecordBatch {
+    let others = seen.others.is_none_or(|end| group.upper <= end);
+    if others && seen.before.is_none_or(|before| group.upper <= before) {
+        return receipts.clone();
+    }
+    let stored = |name| receipts.column_by_name(name).expect("it was restored");
+    let verdicts = stored("verdict").as_primitive::<UInt8Type>().values();
+    let ticks = stored("tick").as_primitive::<UInt64Type>().values();
+    let is_seen = |(verdict, tick): (&u8, &u64)| {
+        if *verdict == Verdict::Admit as u8 {
+            seen.before.is_none_or(|before| Tick(*tick) < before)
+        } else {
+            others
+        }
+    };
+    let mask: BooleanArray = verdicts.iter().zip(ticks).map(is_seen).map(Some).collect();
     filter_record_batch(receipts, &mask).expect("the mask has an item for each row")
 }
 

@@ -1,0 +1,296 @@
+//! What a running topology keeps, asked as tables and as features of a key, while facts arrive.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tidegate_facts::Digest;
+
+use crate::harness;
+use crate::service::{Service, payment, payment_at};
+
+/// Waits until a statement gives a row.
+fn wait_for(service: &Service, sql: &str, row: &Value) -> Value {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let answer = service.sql(sql);
+        if answer["rows"][0] == *row {
+            return answer;
+        }
+        assert!(Instant::now() < until, "{sql}: {answer}");
+    }
+}
+
+fn send(service: &Service, lines: &[String]) {
+    let answered = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
+    assert_eq!(answered.status, 200, "{}", answered.body);
+}
+
+#[test]
+fn the_features_of_a_key_are_what_its_next_event_is_given() {
+    let scratch = tempfile::tempdir().unwrap();
+    let service = Service::start(&scratch.path().join("data"), &["-w", "2"]);
+    for (number, (second, card, amount)) in
+        [(10, 5, "12.50"), (20, 6, "1.00"), (30, 5, "7.25"), (4000, 5, "0.25")].into_iter().enumerate()
+    {
+        let id = format!("p-{number}");
+        let decided = service.post("/v1/decide", "application/json", &payment(&id, second, card, amount));
+        assert_eq!(decided.status, 200, "{}", decided.body);
+    }
+    let four = "SELECT count(*) FROM features";
+    wait_for(&service, four, &json!(["4"]));
+    let told = service.get("/v1/features/features/5");
+    assert_eq!(told.status, 200, "{}", told.body);
+    let told = told.json();
+    // Within the hour before the last payment there is only that one, and within the day there are three of the card.
+    let wanted = json!({
+        "payments_1h": "1", "spent_1h": "0.25", "usual_1h": 0.25, "terminals_1h": "1",
+        "payments_1d": "3", "spent_1d": "20.00", "usual_1d": 20.0 / 3.0, "terminals_1d": "1",
+    });
+    assert_eq!(told["features"], wanted, "{told}");
+    assert_eq!((&told["key_column"], &told["reason"]), (&json!("customer_id"), &Value::Null));
+    let basis: Vec<u64> =
+        told["basis"].as_array().unwrap().iter().map(|n| n.as_str().unwrap().parse().unwrap()).collect();
+    assert_eq!((basis.len(), basis.iter().sum::<u64>()), (2, 4), "{told}");
+    assert_eq!(told["freshness"]["age_us"], "0", "the newest fact is the key's: {told}");
+
+    // It was given to the last payment, which was seen then too.
+    let row = "SELECT payments_1h, spent_1h, usual_1h, terminals_1h, payments_1d, spent_1d, usual_1d, terminals_1d, _tick \
+               FROM features WHERE event_id = 'p-3'";
+    let row = service.sql(row)["rows"][0].clone();
+    let names = ["payments_1h", "spent_1h", "usual_1h", "terminals_1h"];
+    let names: Vec<&str> =
+        names.into_iter().chain(["payments_1d", "spent_1d", "usual_1d", "terminals_1d"]).collect();
+    for (place, name) in names.iter().enumerate() {
+        assert_eq!(told["features"][name], row[place], "{name}: {told}");
+    }
+    assert_eq!(told["as_of"], row[8]);
+
+    // Whoever has the answer can recompute its digests.
+    let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    let names_digest = Digest::of(format!("[{}]", quoted.join(",")).as_bytes());
+    let basis = told["basis"].to_string();
+    let values: Vec<String> = names.iter().map(|name| told["features"][name].to_string()).collect();
+    let text = format!(
+        r#"["tidegate.snapshot.v2","{names_digest}",{},"features/5",{basis},{}]"#,
+        told["as_of"],
+        values.join(",")
+    );
+    assert_eq!(told["snapshot_digest"], Digest::of(text.as_bytes()).to_hex(), "{text}");
+    let version = format!(r#"["tidegate.graph.v1",{},{basis}]"#, told["plan"]);
+    assert_eq!(told["graph_version"], Digest::of(version.as_bytes()).to_hex());
+
+    // A later time, before it comes: the next payment is given the same, and itself.
+    let at = tidegate_facts::time::to_rfc3339(1_767_225_600_000_000 + 4010 * 1_000_000);
+    let next = service.get(&format!("/v1/features/features/5?at={at}")).json();
+    let decided = service.post("/v1/decide", "application/json", &payment("p-9", 4010, 5, "2.00"));
+    assert_eq!(decided.status, 200, "{}", decided.body);
+    wait_for(&service, four, &json!(["5"]));
+    let row = "SELECT payments_1h, spent_1h, payments_1d, spent_1d FROM features WHERE event_id = 'p-9'";
+    let row = service.sql(row)["rows"][0].clone();
+    assert_eq!(row, json!(["2", "2.25", "4", "22.00"]));
+    assert_eq!(
+        (&next["features"]["payments_1h"], &next["features"]["spent_1d"]),
+        (&json!("1"), &json!("20.00"))
+    );
+
+    let unknown = service.get("/v1/features/features/77").json();
+    assert_eq!(
+        (&unknown["reason"], &unknown["features"]["payments_1d"]),
+        (&json!("UNKNOWN_KEY"), &Value::Null)
+    );
+    assert_eq!(unknown["freshness"], Value::Null);
+    let early = service.get("/v1/features/features/5?at=2025-12-31T00:00:00Z").json();
+    assert_eq!(early["reason"], "BEYOND_RETENTION", "{early}");
+    let nothing = service.get("/v1/features/featurs/5");
+    assert_eq!(nothing.status, 404);
+    assert!(nothing.body.contains("there are features"), "{}", nothing.body);
+    let text = service.get("/v1/features/features/five");
+    assert_eq!(text.status, 400, "{}", text.body);
+    assert!(text.body.contains("customer_id"), "{}", text.body);
+}
+
+/// The payments topology with a timeline whose keys are texts, and one of what is latest.
+fn with_more_timelines(folder: &Path) -> PathBuf {
+    let policies = harness::file("tests/topologies/policies").display().to_string();
+    let text = std::fs::read_to_string(harness::file("tests/topologies/live.toml")).unwrap();
+    let more = r#"
+[[node]]
+name = "carded"
+kind = "project"
+input = "admitted"
+keep = ["*"]
+[node.columns]
+card = "concat('card-', cast(customer_id as text))"
+
+[[node]]
+name = "by_card"
+kind = "windows"
+input = "carded"
+key = "card"
+lateness_max = "1m"
+windows = ["1d"]
+aggregates = { seen = "count(*)", spent_by_card = "sum(amount)" }
+
+[[node]]
+name = "at_terminal"
+kind = "as_of"
+input = "by_card"
+timeline = "admitted"
+key = "terminal_id"
+effective = "ts_utc"
+values = { last_amount = "amount" }
+
+[[node]]
+name = "seen_table"
+kind = "sink.parquet"
+input = "at_terminal"
+"#;
+    let file = folder.join("timelines.toml");
+    std::fs::write(&file, text.replace("\"policies/", &format!("\"{policies}/")) + more).unwrap();
+    file
+}
+
+#[test]
+fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (topology, data) = (with_more_timelines(scratch.path()), scratch.path().join("data"));
+    let service = Service::run(&topology, &data, &["-w", "2"]);
+    let lines = |from: u64, to: u64| -> Vec<String> {
+        (from..to).map(|i| payment(&format!("p-{i}"), i, i % 7, &format!("{i}.00"))).collect()
+    };
+    send(&service, &lines(0, 700));
+    let counts = "SELECT (SELECT count(*) FROM features_rows), (SELECT count(*) FROM by_card_rows), \
+                  (SELECT count(*) FROM seen_table), (SELECT count(*) FROM facts WHERE event_type = 'payment.v1'), tick FROM frontier";
+    let until = Instant::now() + Duration::from_secs(30);
+    let early = loop {
+        let answer = service.sql(counts);
+        let row = &answer["rows"][0];
+        // Whenever it is asked, all tables have come equally far.
+        assert!((0..3).all(|place| row[place] == row[place + 1]), "{answer}");
+        if row[0] == "700" {
+            break row[4].as_str().unwrap().parse::<u64>().unwrap() - 1;
+        }
+        assert!(Instant::now() < until, "{answer}");
+    };
+    let listed = service.get("/v1/tables").body;
+    for table in ["features_rows", "by_card_rows", "at_terminal_rows"] {
+        assert!(listed.contains(table), "{listed}");
+    }
+    // A key that is a text is found by equality, and shown.
+    let one = "SELECT card, count(*), min(amount), max(amount) FROM by_card_rows WHERE card = 'card-3' GROUP BY card";
+    assert_eq!(service.sql(one)["rows"], json!([["card-3", "100", "3.00", "696.00"]]));
+    let all = "SELECT card, count(*) FROM by_card_rows WHERE card LIKE 'card-%' GROUP BY card ORDER BY card";
+    let wanted: Value = (0..7).map(|card| json!([format!("card-{card}"), "100"])).collect();
+    assert_eq!(service.sql(all)["rows"], wanted);
+    let two = "SELECT count(*) FROM features_rows WHERE customer_id IN (3, 4, 99)";
+    assert_eq!(service.sql(two)["rows"], json!([["200"]]));
+    for (sought, filtered) in [("customer_id = 3", false), ("customer_id > 5", true)] {
+        let plan = service.sql(&format!("EXPLAIN SELECT * FROM features_rows WHERE {sought}")).to_string();
+        assert_eq!(plan.contains("FilterExec"), filtered, "{sought}: {plan}");
+    }
+    // Of what is latest, only that.
+    let latest = "SELECT terminal_id, last_amount FROM at_terminal_rows";
+    assert_eq!(service.sql(latest)["rows"], json!([["3", "699.00"]]));
+
+    send(&service, &lines(700, 1400));
+    wait_for(&service, "SELECT count(*) FROM seen_table", &json!(["1400"]));
+    let then = |table: &str| format!("SELECT count(*) FROM as_of('{table}', {early})");
+    for table in ["features_rows", "by_card_rows", "seen_table", "decisions", "facts", "receipts"] {
+        assert_eq!(service.sql(&then(table))["rows"], json!([["700"]]), "{table}");
+    }
+    let latest = format!("SELECT terminal_id, last_amount FROM as_of('at_terminal_rows', {early})");
+    assert_eq!(service.sql(&latest)["rows"], json!([["3", "699.00"]]));
+    let early_quarantine = format!("SELECT count(*) FROM as_of('quarantine', {early})");
+    send(&service, &["no JSON".to_owned()]);
+    assert_eq!(service.sql("SELECT count(*) FROM quarantine")["rows"], json!([["1"]]));
+    assert_eq!(service.sql(&early_quarantine)["rows"], json!([["0"]]));
+
+    // Once merges may have dropped what was then, that is said, and from when on there are answers.
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut next = 1400;
+    let refused = loop {
+        send(&service, &lines(next, next + 700));
+        next += 700;
+        let body = json!({ "sql": then("at_terminal_rows") }).to_string();
+        let answered = service.post("/v1/sql", "application/json", &body);
+        if answered.status != 200 {
+            break answered;
+        }
+        assert!(Instant::now() < until, "{}", answered.body);
+    };
+    assert!(refused.body.contains("can be asked as of"), "{}", refused.body);
+    wait_for(&service, "SELECT count(*) FROM seen_table", &json!([next.to_string()]));
+    let whole = service.sql(counts)["rows"][0].clone();
+    service.stop();
+
+    let service = Service::run(&topology, &data, &["-w", "1"]);
+    wait_for(&service, counts, &whole);
+    assert_eq!(service.sql(one)["rows"][0][1], (0..next).filter(|i| i % 7 == 3).count().to_string());
+}
+
+#[test]
+fn two_reads_at_one_tick_are_equal_while_facts_arrive_as_fast_as_they_are_taken() {
+    const RATE: u64 = 50_000;
+    const CALL: u64 = 5_000;
+    let scratch = tempfile::tempdir().unwrap();
+    let commits = ["--set", "commit_rows=100000", "-w", "2"];
+    let service = Service::start(&scratch.path().join("data"), &commits);
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    // Made before, so that the sender only sends.
+    let calls: Vec<String> = (0..80)
+        .map(|call| {
+            let lines = (call * CALL..(call + 1) * CALL)
+                .map(|i| payment_at(&format!("p-{i}"), i as i64 * 20, i % 5000, "3.00"));
+            lines.collect::<Vec<_>>().join("\n")
+        })
+        .collect();
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (number, call) in calls.iter().enumerate() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let due = began + Duration::from_secs_f64((number as u64 * CALL) as f64 / RATE as f64);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                let answered = service.post("/v1/facts", "application/x-ndjson", call);
+                assert!([200, 429].contains(&answered.status), "{}", answered.body);
+                if answered.status == 200 {
+                    sent.fetch_add(CALL, Ordering::Relaxed);
+                }
+            }
+        });
+        let ask = "SELECT tick, (SELECT count(*) FROM decisions), (SELECT count(*) FROM features_rows), \
+                   (SELECT count(*) FROM features_rows WHERE customer_id = 7), \
+                   (SELECT count(*) FROM facts WHERE event_type = 'payment.v1') FROM frontier";
+        let mut reads = 0;
+        let until = Instant::now() + Duration::from_secs(60);
+        while reads < 5 {
+            assert!(Instant::now() < until, "no facts arrive");
+            let first = service.sql(ask)["rows"][0].clone();
+            assert!(first[1] == first[2] && first[1] == first[4], "tables as of one tick: {first}");
+            if first[1] == "0" {
+                continue;
+            }
+            reads += 1;
+            let before = sent.load(Ordering::Relaxed);
+            let tick: u64 = first[0].as_str().unwrap().parse().unwrap();
+            let again = ask.replace("FROM frontier", "");
+            let tables = ["decisions", "features_rows", "facts"];
+            let again = tables.iter().fold(again.replace("tick, ", ""), |sql, table| {
+                sql.replace(&format!("FROM {table}"), &format!("FROM as_of('{table}', {})", tick - 1))
+            });
+            for _ in 0..2 {
+                let second = service.sql(&again)["rows"][0].clone();
+                assert_eq!(second.as_array().unwrap()[..], first.as_array().unwrap()[1..], "as of {tick}");
+            }
+            let arrived = sent.load(Ordering::Relaxed) - before;
+            println!("as of {tick}: {} decisions, twice, while {arrived} facts arrived", first[1]);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let rate = sent.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
+        println!("{rate:.0} facts/s were taken beside the reads; {RATE} were offered");
+    });
+}
