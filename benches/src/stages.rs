@@ -229,6 +229,7 @@ pub fn windows_stage(groups: &WindowGroups, workers: usize) -> Result<u64, Strin
                 plan: window_plan(measure, delay),
                 measures: vec![Kept { squares: false, nullable: false }],
                 names: (0..6).map(|place| format!("{name}_{place}")).collect(),
+                held: Arc::default(),
             };
             let customer = group(
                 mapped(asking.clone(), narrow([0, 2, 1, 4])),

@@ -11,6 +11,7 @@ pub mod declaration;
 pub mod feed;
 pub mod governance;
 pub mod graph;
+pub mod histogram;
 pub mod live;
 mod memory;
 pub mod output;

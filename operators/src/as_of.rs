@@ -15,7 +15,9 @@ use tidegate_facts::columns;
 use crate::keys::keys_of;
 use crate::lookup::{Asks, Group, look_up, micros_of, with_columns};
 use crate::rows::RowStream;
-use crate::timeline::{Keep, Layout, Measure, Texts, TimelineBatch, arrange_timeline, entries_of, first_not};
+use crate::timeline::{
+    Held, Keep, Layout, Measure, Texts, TimelineBatch, arrange_timeline, entries_of, first_not,
+};
 use crate::windows::values_of;
 
 /// What the timeline says of a key, in the order of [`STATUS`].
@@ -44,6 +46,8 @@ pub struct AsOf<'scope> {
     pub tick: String,
     /// The names and types of the values.
     pub values: Vec<(String, DataType)>,
+    /// Where what the timeline holds is counted.
+    pub held: Arc<Held>,
 }
 
 impl AsOf<'_> {
@@ -61,11 +65,11 @@ impl AsOf<'_> {
 /// * Output: each row once, at home, at the time of its message.
 /// * State: of each key the facts of its latest effective time, and those above the asking ticks.
 pub fn as_of<'scope>(rows: RowStream<'scope>, settings: AsOf<'scope>, name: &str) -> RowStream<'scope> {
-    let AsOf { timeline, key, time, status, tick, values } = settings;
+    let AsOf { timeline, key, time, status, tick, values, held } = settings;
     let fields = AsOf::fields(&status, &tick, &values);
     let types: Vec<DataType> = values.into_iter().map(|(_, data_type)| data_type).collect();
     let measures = vec![Measure { squares: false, nullable: true }; types.len() + 1];
-    let layout = Arc::new(Layout { measures, keep: Keep::Latest });
+    let layout = Arc::new(Layout { measures, keep: Keep::Latest, held });
     let timeline = arrange_timeline(entries_of(timeline, name), &layout, name);
     let texts = timeline.texts;
     let group = Group {
@@ -217,6 +221,7 @@ mod tests {
                     ("said_text".to_owned(), DataType::Utf8),
                     ("said_number".to_owned(), DataType::Int64),
                 ],
+                held: Arc::default(),
             };
             as_of(rows, settings, "as of")
         });

@@ -25,7 +25,7 @@ use self::cells::{Cells, Seen};
 use crate::keys::keys_of;
 use crate::lookup::{Asks, Group, look_up, micros_of, with_columns};
 use crate::rows::{RowStream, ticks_of};
-use crate::timeline::{Keep, Layout, Measure, TimelineBatch, arrange_timeline, entries_of, first_not};
+use crate::timeline::{Held, Keep, Layout, Measure, TimelineBatch, arrange_timeline, entries_of, first_not};
 
 /// One function over the rows of a window; a measure is a column of the timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +198,8 @@ pub struct WindowGroup<'scope> {
     pub measures: Vec<Measure>,
     /// The names of the answers: for each window in order, for each aggregate in order.
     pub names: Vec<String>,
+    /// Where what its timeline holds is counted.
+    pub held: Arc<Held>,
 }
 
 /// The column that follows the answers: `BEYOND_RETENTION` where the event came too late to be answered.
@@ -219,13 +221,13 @@ pub fn windows<'scope>(
     let mut lateness = Vec::new();
     let groups = groups
         .into_iter()
-        .map(|WindowGroup { over, key, time, plan, measures, names }| {
+        .map(|WindowGroup { over, key, time, plan, measures, names, held }| {
             let fields = plan.windows.iter().flat_map(|_| &plan.aggregates).zip(&names);
             answered.push(
                 fields.map(|(a, name)| Field::new(name, plan.answer_type(*a), true)).collect::<Vec<_>>(),
             );
             lateness.push((time, plan.clone()));
-            let layout = Arc::new(Layout { measures, keep: Keep::Span(plan.retention()) });
+            let layout = Arc::new(Layout { measures, keep: Keep::Span(plan.retention()), held });
             Group {
                 ask: Box::new(move |batch| (keys_of(batch.column(key)), micros_of(batch.column(time)))),
                 timeline: arrange_timeline(entries_of(over, name), &layout, name).arranged,
@@ -417,6 +419,7 @@ mod tests {
                     plan: group.plan.clone(),
                     measures: measures(),
                     names: group.names(place),
+                    held: Arc::default(),
                 }
             });
             windows(rows.clone(), groups.collect(), "windows")

@@ -204,7 +204,7 @@ pub(super) async fn decide(
             arrived: Instant::now(),
         },
     )?;
-    let Receipted { mut receipts, queued, logged } = durable(receipts).await?;
+    let Receipted { mut receipts, queued, logged, .. } = durable(receipts).await?;
     let durable_at = Instant::now();
     let receipt = receipts.pop().expect("one record has one receipt");
     let row = match (receipt.verdict, receipt.tick) {
