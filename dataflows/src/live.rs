@@ -368,10 +368,11 @@ impl Live {
 
     pub(crate) fn committed(&self, commits: Arc<Commits>) {
         let upper = commits.upper();
+        *self.commits.lock().expect("no panic") = Arc::clone(&commits);
+        // Later, so that who asks for the commits after having begun to wait misses none.
         for told in &*self.on_commit.lock().expect("no panic") {
             told(&commits);
         }
-        *self.commits.lock().expect("no panic") = commits;
         for shelf in self.shelves().values().flatten() {
             shelf.forget(upper);
         }

@@ -16,6 +16,8 @@ mod live;
 mod log;
 mod names;
 pub mod postgres;
+pub mod telemetry;
+pub mod traces;
 
 pub use catalogue::{Answer, Catalogue, Table};
 pub use error::QueryError;
