@@ -11,4 +11,5 @@ mod handbook;
 mod hostile;
 mod policy;
 mod service;
+mod telemetry;
 mod verify;
