@@ -21,6 +21,7 @@ mod account;
 mod archive;
 mod backfill;
 mod keys;
+mod log;
 mod policy;
 mod progress;
 mod replay;
@@ -31,6 +32,9 @@ mod verify;
 #[derive(Parser)]
 #[command(version, about, max_term_width = 100)]
 struct Arguments {
+    /// How the log on standard error is written. `RUST_LOG` says how much.
+    #[arg(long, global = true, env = "TIDEGATE_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: log::LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -168,13 +172,9 @@ mod exit {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()),
-        )
-        .with_writer(std::io::stderr)
-        .init();
-    match Arguments::parse().command {
+    let Arguments { log_format, command } = Arguments::parse();
+    log::begin(log_format);
+    match command {
         Command::Check { topology, set, format } => check(&topology, &set, format),
         Command::Graph { topology, format } => graph(&topology, format),
         Command::Replay(arguments) => replay::run(&arguments),
@@ -244,6 +244,7 @@ fn plan(file: &std::path::Path, set: &[String]) -> Result<Plan, Vec<Fault>> {
 fn refuse(faults: &[Fault], format: Answer) -> ExitCode {
     for fault in faults {
         match format {
+            Answer::Text if log::is_json() => tracing::error!("{fault}"),
             Answer::Text => eprintln!("{fault}"),
             Answer::Json => println!(
                 "{}",
@@ -251,7 +252,7 @@ fn refuse(faults: &[Fault], format: Answer) -> ExitCode {
             ),
         }
     }
-    if format == Answer::Text {
+    if format == Answer::Text && !log::is_json() {
         let count = faults.len();
         eprintln!("\n{count} fault{}; nothing was started", if count == 1 { "" } else { "s" });
     }
@@ -291,7 +292,7 @@ fn run_plan(plan: Plan, options: &Options, format: Answer) -> ExitCode {
     let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
     let nodes: Vec<String> = plan.steps.iter().map(|s| s.name.clone()).collect();
     let watch = Watch::new(&sources, &nodes);
-    let shown = progress::show(&watch, format == Answer::Text);
+    let shown = progress::show(&watch, format == Answer::Text && !log::is_json());
     let outcome = run(&plan, options, &watch);
     shown.stop();
     match outcome {
@@ -329,13 +330,8 @@ fn bench(stage: Option<&str>, topology: &std::path::Path, format: Answer, divide
     }
 }
 
-/// Prints an error and its causes.
+/// Says an error and its causes.
 fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("tidegate: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        eprintln!("  because: {error}");
-        cause = error.source();
-    }
+    log::error(error);
     ExitCode::from(exit::FAILED)
 }

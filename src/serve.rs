@@ -14,11 +14,13 @@ use tidegate_dataflows::topology::TableFormat;
 use tidegate_dataflows::watch::Watch;
 use tidegate_queries::access::Keys;
 use tidegate_queries::http::Service;
+use tidegate_queries::telemetry::Telemetry;
+use tidegate_queries::traces::{Settings, SettingsError, Traces};
 use tidegate_queries::{Catalogue, http, postgres};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::{Answer, account, exit, fail, progress};
+use crate::{Answer, account, exit, fail, log, progress};
 
 /// Where a service is reached.
 #[derive(clap::Args)]
@@ -47,6 +49,10 @@ enum Refused {
         "cannot serve {what} on {address}; another program may hold the port: choose another with --{what}"
     )]
     Port { what: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("the system gives no random numbers ({0}); traces need some for their ids")]
+    Chance(String),
+    #[error(transparent)]
+    Traces(#[from] SettingsError),
     #[error("the threads that serve cannot be started")]
     Runtime(#[from] std::io::Error),
     #[error(transparent)]
@@ -64,12 +70,12 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
         Err(error) => return refuse(&error.into()),
     };
     let started = runtime.block_on(start(&plan, options, ports, &watched));
-    let (live, servers, stop) = match started {
+    let Started { live, servers, traces, stop, stop_traces } = match started {
         Ok(started) => started,
         Err(refused) => return refuse(&refused),
     };
     runtime.spawn(stop_on_signal(Arc::clone(&live)));
-    let shown = progress::show(&watched, format == Answer::Text && is_terminal());
+    let shown = progress::show(&watched, format == Answer::Text && is_terminal() && !log::is_json());
     let outcome: Result<Report, RunError> = serve(&plan, options, &watched, &live);
     shown.stop();
     let _ = stop.send(true);
@@ -77,7 +83,16 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
         for server in servers {
             let _ = server.await;
         }
+        // Last, for the last commit has seals to tell, and the last calls theirs.
+        let _ = stop_traces.send(true);
+        if let Some(exporter) = traces {
+            let _ = exporter.await;
+        }
     });
+    if let Ok(report) = &outcome {
+        let (commits, upper) = (report.commits.list.len(), report.commits.upper().0);
+        tracing::info!(facts = report.facts, commits, upper, "stopped");
+    }
     match outcome {
         Ok(report) => match account::print(&plan, options, &watched, &report, format == Answer::Json) {
             Ok(()) => ExitCode::SUCCESS,
@@ -97,7 +112,14 @@ fn refuse(refused: &Refused) -> ExitCode {
     ExitCode::from(exit::REFUSED)
 }
 
-type Started = (Arc<Live>, Vec<tokio::task::JoinHandle<()>>, watch::Sender<bool>);
+/// What serves, and how it is told to stop.
+struct Started {
+    live: Arc<Live>,
+    servers: Vec<tokio::task::JoinHandle<()>>,
+    traces: Option<tokio::task::JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+    stop_traces: watch::Sender<bool>,
+}
 
 /// Opens the ports before anything else, so that a port that is taken is told at once.
 async fn start(
@@ -115,6 +137,7 @@ async fn start(
             return Err(Refused::Open { address });
         }
     }
+    let settings = Settings::read(|name| std::env::var(name).ok())?;
     let http_port = bind("http", ports.http).await?;
     let postgres_port = bind("postgres", ports.postgres).await?;
     let live = Arc::new(Live::new(Limits::default()));
@@ -122,6 +145,10 @@ async fn start(
     let timelines = TimelineTable::of_plan(plan);
     let catalogue = Catalogue::live(&options.data, &store, &live_tables(plan), timelines, &live)?;
     let catalogue = Arc::new(catalogue);
+    let (stop_traces, traces_stop) = watch::channel(false);
+    let traced = settings.map(|settings| follow(settings, plan, &live, traces_stop)).transpose()?;
+    let (traces, exporter) = traced.unzip();
+    let telemetry = Arc::new(Telemetry::new(traces));
     let service = Arc::new(Service {
         plan: Arc::clone(plan),
         live: Arc::clone(&live),
@@ -131,10 +158,33 @@ async fn start(
         data: options.data.clone(),
         store,
         workers: options.workers,
+        telemetry: Arc::clone(&telemetry),
     });
-    eprintln!("http on {}", http_port.local_addr()?);
-    eprintln!("postgres on {}", postgres_port.local_addr()?);
-    if keys.is_empty() {
+    let (http_at, postgres_at) = (http_port.local_addr()?, postgres_port.local_addr()?);
+    if log::is_json() {
+        let topology = &plan.topology;
+        tracing::info!(
+            topology = topology.name,
+            plan = %plan.digest,
+            version = env!("CARGO_PKG_VERSION"),
+            partitions = topology.partitions,
+            workers = options.workers,
+            platform_run_id = topology.run.platform_run_id.as_deref(),
+            scenario_run_id = topology.run.scenario_run_id.as_deref(),
+            run_id = topology.run.run_id.as_deref(),
+            manifest_fingerprint = topology.run.manifest_fingerprint,
+            parameter_hash = topology.run.parameter_hash.as_deref(),
+            http = %http_at,
+            postgres = %postgres_at,
+            keys = !keys.is_empty(),
+            traces = exporter.is_some(),
+            "started"
+        );
+    } else {
+        eprintln!("http on {http_at}");
+        eprintln!("postgres on {postgres_at}");
+    }
+    if keys.is_empty() && !log::is_json() {
         eprintln!(
             "no API keys: programs of this machine may read and send facts (psql user `tidegate`, no password)"
         );
@@ -142,11 +192,30 @@ async fn start(
     let (stop, stopped) = watch::channel(false);
     let http = tokio::spawn(http::serve(service, http_port, stopped.clone()));
     let postgres = tokio::spawn(async move {
-        if let Err(error) = postgres::serve(catalogue, keys, postgres_port, stopped).await {
-            eprintln!("tidegate: postgres is not served: {error}");
+        if let Err(error) = postgres::serve(catalogue, keys, telemetry, postgres_port, stopped).await {
+            log::error(&error);
         }
     });
-    Ok((live, vec![http, postgres], stop))
+    Ok(Started { live, servers: vec![http, postgres], traces: exporter, stop, stop_traces })
+}
+
+type Followed = (Arc<Traces>, tokio::task::JoinHandle<()>);
+
+/// Begins to send traces.
+fn follow(
+    settings: Settings,
+    plan: &Plan,
+    live: &Live,
+    stop: watch::Receiver<bool>,
+) -> Result<Followed, Refused> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| Refused::Chance(error.to_string()))?;
+    let describe =
+        vec![("tidegate.topology", plan.topology.name.clone()), ("tidegate.plan", plan.digest.to_hex())];
+    let (traces, exporter) = Traces::start(settings, describe, seed, std::time::SystemTime::now, stop);
+    let told = Arc::clone(&traces);
+    live.on_commit(Box::new(move |commits| told.committed(commits)));
+    Ok((traces, exporter))
 }
 
 async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, Refused> {
@@ -178,7 +247,11 @@ async fn stop_on_signal(live: Arc<Live>) {
         if live.is_stopping() {
             std::process::exit(i32::from(exit::FAILED)); // Asked twice: whatever is not durable is done again.
         }
-        eprintln!("stopping: what was taken is finished and committed; ask again to stop at once");
+        if log::is_json() {
+            tracing::info!("stopping");
+        } else {
+            eprintln!("stopping: what was taken is finished and committed; ask again to stop at once");
+        }
         live.stop();
     }
 }

@@ -12,4 +12,5 @@ mod hostile;
 mod live_tables;
 mod policy;
 mod service;
+mod telemetry;
 mod verify;

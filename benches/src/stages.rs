@@ -230,6 +230,7 @@ pub fn windows_stage(groups: &WindowGroups, workers: usize) -> Result<u64, Strin
                 measures: vec![Kept { squares: false, nullable: false }],
                 names: (0..6).map(|place| format!("{name}_{place}")).collect(),
                 shown: None,
+                held: Arc::default(),
             };
             let customer = group(
                 mapped(asking.clone(), narrow([0, 2, 1, 4])),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use arrow::compute::concat_batches;
 use tidegate_facts::Tick;
 use tidegate_operators::as_of::{AsOf, as_of};
@@ -12,7 +12,7 @@ use tidegate_operators::rows::RowStream;
 use tidegate_operators::seal::Sealer;
 use tidegate_operators::snapshot::with_snapshot;
 use tidegate_operators::streams::map_rows;
-use tidegate_operators::windows::{WindowGroup, windows};
+use tidegate_operators::windows::{WindowGroup, reason_field, windows};
 use tidegate_sinks::table::{Format, Unsealed};
 use timely::dataflow::Scope;
 use timely::dataflow::operators::{Concatenate, InspectCore, Probe, probe};
@@ -69,7 +69,7 @@ pub fn build<'scope>(
                 let decided =
                     checked(map_rows(input, &step.name, move |batch| deciders.decide(&batch)), &mut errors);
                 match &output.live {
-                    Some(live) => told(decided, &step.name, live),
+                    Some(live) => told(decided, &step.name, live, watch),
                     None => decided,
                 }
             }
@@ -87,6 +87,7 @@ pub fn build<'scope>(
                         measures: group.measures.clone(),
                         names: group.names.clone(),
                         shown: shown(&name),
+                        held: watch.timeline(&name),
                     }
                 });
                 let groups: Vec<_> = groups.collect();
@@ -111,6 +112,7 @@ pub fn build<'scope>(
                     tick: plan.tick.clone(),
                     values: plan.values.clone(),
                     shown: shown(&name),
+                    held: watch.timeline(&name),
                 };
                 as_of(input, settings, &step.name)
             }
@@ -147,7 +149,7 @@ pub fn build<'scope>(
         };
         streams.insert(step.name.clone(), counted(rows, step, watch));
     }
-    let errors = scope.concatenate(errors).probe_with(&computed);
+    let errors = watched_errors(scope.concatenate(errors), watch).probe_with(&computed);
     if output.outlet.wants(TableFormat::Parquet) {
         let unsealed = Unsealed::new(ERRORS_TABLE, error_schema(), Format::Parquet, output.lower);
         files.push(keep_files(errors, &boundaries, unsealed, writing, ERRORS_TABLE));
@@ -156,12 +158,13 @@ pub fn build<'scope>(
     Probes { computed, committed }
 }
 
-/// The same decisions, of which those hear who wait for one.
-fn told<'scope>(rows: RowStream<'scope>, node: &str, live: &Arc<Live>) -> RowStream<'scope> {
-    let (node, live): (Arc<str>, _) = (node.into(), Arc::clone(live));
+/// The same decisions, counted by action; and those hear of them who wait for one.
+fn told<'scope>(rows: RowStream<'scope>, node: &str, live: &Arc<Live>, watch: &Watch) -> RowStream<'scope> {
+    let (node, live, counter): (Arc<str>, _, _) = (node.into(), Arc::clone(live), watch.rows_of(node));
     rows.inspect_container(move |event| {
         if let Ok((_, rows)) = event {
             live.decided(&node, &rows.0);
+            counter.add_decisions(&rows.0);
         }
     })
 }
@@ -175,11 +178,37 @@ fn checked<'scope>(
     passed
 }
 
+/// The same rows, counted; and how far they are is told.
 fn counted<'scope>(rows: RowStream<'scope>, step: &Step, watch: &Watch) -> RowStream<'scope> {
-    let counter = watch.rows_of(&step.name);
-    rows.inspect_container(move |event| {
-        if let Ok((_, rows)) = event {
+    let (counter, watch) = (watch.rows_of(&step.name), watch.clone());
+    let place = counter.place();
+    let reason = match &step.kind {
+        StepKind::Windows(_) => step.schema.index_of(reason_field().name()).ok(),
+        _ => None,
+    };
+    rows.inspect_container(move |event| match event {
+        Ok((_, rows)) => {
             counter.add(rows.0.num_rows() as u64);
+            if let Some(reason) = reason {
+                let answered = rows.0.column(reason).null_count();
+                counter.add_late((rows.0.num_rows() - answered) as u64);
+            }
+        }
+        // A frontier that is empty is that of a graph which is taken down.
+        Err(frontier) => {
+            if let Some(upper) = frontier.iter().min() {
+                watch.passed(&counter, &place, *upper);
+            }
+        }
+    })
+}
+
+/// The same errors, counted at their nodes.
+fn watched_errors<'scope>(errors: RowStream<'scope>, watch: &Watch) -> RowStream<'scope> {
+    let watch = watch.clone();
+    errors.inspect_container(move |event| {
+        if let Ok((_, rows)) = event {
+            watch.add_errors(&rows.0);
         }
     })
 }

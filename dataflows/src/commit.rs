@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::max;
@@ -24,6 +25,7 @@ use timely::scheduling::SyncActivator;
 
 use crate::live::Live;
 use crate::output::{Boundary, Made, Output};
+use crate::watch::{Times, Watch};
 
 /// A stream of commit boundaries, the same on every worker.
 pub type BoundaryStream<'scope> = Stream<'scope, Tick, Vec<Boundary>>;
@@ -43,17 +45,18 @@ const CRUMB_ROWS: usize = 1024;
 pub struct Writing {
     output: Output,
     jobs: Sender<Job>,
+    times: Arc<Times>,
 }
 
 impl Writing {
     /// Starts the thread; it ends with what it was given, once the last operator that writes is gone.
-    pub fn start(output: &Output, worker: usize) -> (Writing, JoinHandle<()>) {
+    pub fn start(output: &Output, worker: usize, watch: &Watch) -> (Writing, JoinHandle<()>) {
         let (jobs, taken) = channel::<Job>();
         let thread = std::thread::Builder::new()
             .name(format!("writer-{worker}"))
             .spawn(move || taken.into_iter().for_each(|job| job()))
             .expect("a thread can be started");
-        (Writing { output: output.clone(), jobs }, thread)
+        (Writing { output: output.clone(), jobs, times: Arc::clone(&watch.times) }, thread)
     }
 
     /// Where it writes to.
@@ -186,6 +189,7 @@ fn keep<'scope>(
     name: &str,
 ) -> MadeStream<'scope> {
     let scope = rows.scope();
+    let times = Arc::clone(&writing.times);
     let mut due: VecDeque<Tick> = VecDeque::new();
     let unsealed = Arc::new(Mutex::new(unsealed));
     let take = Arc::new(take);
@@ -221,9 +225,13 @@ fn keep<'scope>(
                     hand_over(&mut crumbs, &desk, &unsealed);
                 }
                 let (unsealed, take) = (Arc::clone(&unsealed), Arc::clone(&take));
+                let times = Arc::clone(&times);
                 desk.ask(move || {
+                    let from = Instant::now();
                     let cuts = unsealed.lock().expect("no panic").cut_before(upper);
-                    cuts.iter().filter_map(|cut| take(cut).transpose()).collect()
+                    let made = cuts.iter().filter_map(|cut| take(cut).transpose()).collect();
+                    times.write.time(from.elapsed());
+                    made
                 });
                 cutting.push_back((upper, open.clone()));
                 open.downgrade(&upper);
@@ -243,7 +251,7 @@ pub fn publish<'scope>(
     writing: &Writing,
 ) -> probe::Handle<Tick> {
     let scope = files.scope();
-    let output = writing.output.clone();
+    let (output, times) = (writing.output.clone(), Arc::clone(&writing.times));
     let mut due: VecDeque<(Boundary, Capability<Tick>)> = VecDeque::new();
     let mut waiting: BTreeMap<Tick, Vec<Made>> = BTreeMap::new();
     let is_publisher = scope.index() == 0;
@@ -276,7 +284,8 @@ pub fn publish<'scope>(
                     }
                     let (boundary, capability) = due.pop_front().expect("it was just seen");
                     let (output, made) = (output.clone(), waiting.remove(&upper).unwrap_or_default());
-                    desk.ask(move || close(&output, &boundary, made));
+                    let times = Arc::clone(&times);
+                    desk.ask(move || close(&output, &boundary, made, &times));
                     closing.push_back((upper, capability));
                 }
                 for () in desk.answers() {
@@ -291,7 +300,8 @@ pub fn publish<'scope>(
 }
 
 /// Closes the interval that ends at a boundary, unless that was done before, and keeps the state there.
-fn close(output: &Output, boundary: &Boundary, made: Vec<Made>) -> Result<(), TableError> {
+fn close(output: &Output, boundary: &Boundary, made: Vec<Made>, times: &Times) -> Result<(), TableError> {
+    let from = Instant::now();
     let (mut files, mut pieces) = (Vec::new(), Vec::new());
     for made in made {
         match made {
@@ -302,11 +312,17 @@ fn close(output: &Output, boundary: &Boundary, made: Vec<Made>) -> Result<(), Ta
     if boundary.upper > output.lower {
         let log = (*boundary.log).clone();
         output.outlet.close(Interval { upper: boundary.upper, plan: output.plan, log, files })?;
+        times.commit.time(from.elapsed());
         if let Some(live) = &output.live
             && let Some(commits) = output.outlet.commits()
         {
             live.committed(Arc::new(commits));
         }
     }
-    output.outlet.checkpoint(boundary, pieces)
+    let from = Instant::now();
+    output.outlet.checkpoint(boundary, pieces)?;
+    if output.outlet.state().is_some() {
+        times.checkpoint.time(from.elapsed());
+    }
+    Ok(())
 }

@@ -24,6 +24,7 @@ use tidegate_sinks::log::{Frame, Group, LogMark};
 
 use crate::output::{Boundary, Standing};
 use crate::plan::{Plan, context_columns, payload_column};
+use crate::watch::Partition;
 
 /// What the workers are told of one group: its rows, then how far they may go.
 #[derive(Clone, Debug)]
@@ -56,6 +57,8 @@ pub struct Feed {
     group: u64,
     upper: Tick,
     ends: BTreeMap<(Topic, u16), u64>,
+    /// The newest fact of each partition.
+    newest: Vec<Option<Tick>>,
     /// In front of the group from which on a start would have to read.
     resume: LogMark,
     /// How the newest frame of each event type was laid out.
@@ -77,6 +80,7 @@ impl Feed {
             group: 0,
             upper: Tick::ZERO,
             ends: BTreeMap::new(),
+            newest: vec![None; usize::from(plan.topology.partitions)],
             resume: LogMark::default(),
             layouts: BTreeMap::new(),
         }
@@ -85,6 +89,14 @@ impl Feed {
     /// The same, of nothing but the facts before `to`, with a commit boundary there.
     pub fn up_to(self, to: Tick) -> Feed {
         Feed { to, ..self }
+    }
+
+    /// How the partitions stand behind the last group.
+    pub fn partitions(&self) -> impl Iterator<Item = Partition> {
+        (0..).zip(&self.newest).map(|(partition, newest)| {
+            let end = |topic| self.ends.get(&(topic, partition)).copied().unwrap_or(0);
+            Partition { facts: end(Topic::Traffic) + end(Topic::Control), newest: *newest }
+        })
     }
 
     /// How many workers are fed.
@@ -193,8 +205,10 @@ impl Feed {
                     *self.ends.entry((Topic::Audit, 0)).or_default() += frame.rows.num_rows() as u64
                 }
                 topic => {
-                    for tick in ticks_of(&frame.rows) {
-                        *self.ends.entry((topic, Tick(*tick).partition())).or_default() += 1;
+                    for tick in ticks_of(&frame.rows).iter().map(|tick| Tick(*tick)) {
+                        *self.ends.entry((topic, tick.partition())).or_default() += 1;
+                        let newest = &mut self.newest[usize::from(tick.partition())];
+                        *newest = (*newest).max(Some(tick));
                     }
                 }
             }

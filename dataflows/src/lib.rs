@@ -12,6 +12,7 @@ pub mod features;
 pub mod feed;
 pub mod governance;
 pub mod graph;
+pub mod histogram;
 pub mod live;
 mod memory;
 pub mod output;

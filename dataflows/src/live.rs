@@ -53,6 +53,19 @@ pub struct Receipted {
     pub queued: Duration,
     /// How long it took to judge and stamp its records with those that came with it, and to make all of them durable.
     pub logged: Duration,
+    /// When they were appended.
+    pub appended: Appended,
+}
+
+/// When a group was appended to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// When appending it began.
+    pub began: Instant,
+    /// When it was durable.
+    pub durable: Instant,
+    /// How long, of this, the sync took.
+    pub synced: Duration,
 }
 
 /// Takes the receipts of a submission; or why there are none.
@@ -140,8 +153,12 @@ pub struct Live {
     commits: Mutex<Arc<Commits>>,
     waiting: Mutex<BTreeMap<Tick, OnRow>>,
     tails: Mutex<Vec<Tail>>,
+    on_commit: Mutex<Vec<OnCommit>>,
     counts: Mutex<Counts>,
 }
+
+/// Is told of the commits there are after each that is published.
+pub type OnCommit = Box<dyn Fn(&Arc<Commits>) + Send>;
 
 struct Queue {
     phase: Phase,
@@ -234,6 +251,7 @@ impl Live {
             commits: Mutex::default(),
             waiting: Mutex::default(),
             tails: Mutex::default(),
+            on_commit: Mutex::default(),
             counts: Mutex::default(),
         }
     }
@@ -320,6 +338,16 @@ impl Live {
         self.queue().bytes
     }
 
+    /// How many submissions wait for the log, and how many callers for what is decided.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.queue().submissions.len(), self.waiting.lock().expect("no panic").len())
+    }
+
+    /// How much may wait.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     pub(crate) fn enter(&self, phase: Phase) {
         let mut queue = self.queue();
         // A run that is told to stop while it catches up does not begin to serve.
@@ -332,6 +360,7 @@ impl Live {
             // Nothing more comes for those who follow or wait.
             self.tails.lock().expect("no panic").clear();
             self.waiting.lock().expect("no panic").clear();
+            self.on_commit.lock().expect("no panic").clear();
         }
     }
 
@@ -410,6 +439,18 @@ impl Live {
         (rows, self.commits())
     }
 
+    /// How many rows of each table are kept because no commit has them.
+    pub fn uncommitted(&self) -> BTreeMap<String, u64> {
+        let rows_of = |shelf: &Arc<Shelf>| -> usize {
+            shelf.lock().batches.iter().map(|(_, rows)| rows.num_rows()).sum()
+        };
+        let shelves = self.shelves();
+        shelves
+            .iter()
+            .map(|(table, shelves)| (table.clone(), shelves.iter().map(rows_of).sum::<usize>() as u64))
+            .collect()
+    }
+
     /// The commits that there are.
     pub fn commits(&self) -> Arc<Commits> {
         Arc::clone(&self.commits.lock().expect("no panic"))
@@ -420,10 +461,19 @@ impl Live {
         // One commit behind, so that a statement that has its tick is not overtaken while it begins to read.
         let floor = commits.list.iter().rev().nth(1).map_or(Tick::ZERO, |commit| commit.upper);
         self.floor.store(floor.0, Ordering::Relaxed);
-        *self.commits.lock().expect("no panic") = commits;
+        *self.commits.lock().expect("no panic") = Arc::clone(&commits);
+        // Later, so that who asks for the commits after having begun to wait misses none.
+        for told in &*self.on_commit.lock().expect("no panic") {
+            told(&commits);
+        }
         for shelf in self.shelves().values().flatten() {
             shelf.forget(upper);
         }
+    }
+
+    /// Has `told` hear of every commit from now on, on the thread that publishes, until the run has stopped.
+    pub fn on_commit(&self, told: OnCommit) {
+        self.on_commit.lock().expect("no panic").push(told);
     }
 
     /// Has every batch of a table's new rows shown to `take`, until it wants no more.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
@@ -34,7 +34,7 @@ use crate::admission::{
 };
 use crate::feed::{Fed, Feed};
 use crate::governance::{self, GovernanceError};
-use crate::live::{INGRESS, Live, Phase};
+use crate::live::{Appended, INGRESS, Live, Phase};
 use crate::memory::Memory;
 use crate::output::{Output, Standing};
 use crate::plan::{Plan, judge_of};
@@ -384,6 +384,7 @@ impl Gate<'_> {
             let fed = self.fed(&group, feed)?;
             self.send(fed)?;
         }
+        self.watch.set_partitions(feed.partitions());
         Ok(())
     }
 
@@ -460,7 +461,7 @@ impl Gate<'_> {
             partitions: self.plan.topology.partitions,
         };
         let group = admission.group(vec![audit_record(RUN, &record)], false).expect("it has a frame");
-        self.append(&group, admission, feed)
+        self.append(&group, admission, feed).map(|_| ())
     }
 
     /// Starts the thread of one source, at the first record that has no receipt.
@@ -568,9 +569,21 @@ impl Gate<'_> {
     }
 
     /// Makes a group durable, then hands it to the workers.
-    fn append(&mut self, group: &Group, admission: &mut Admission, feed: &mut Feed) -> Result<(), RunError> {
+    fn append(
+        &mut self,
+        group: &Group,
+        admission: &mut Admission,
+        feed: &mut Feed,
+    ) -> Result<Appended, RunError> {
         let log = self.watch.stage(&Stage::Log);
+        let began = Instant::now();
         log.time(|| self.log.append(group))?;
+        let appended = Appended { began, durable: Instant::now(), synced: self.log.synced() };
+        let times = &self.watch.times;
+        times.append.time(appended.durable - began);
+        times.sync.time(appended.synced);
+        let receipts = group.frames.iter().filter(|f| f.topic == Topic::Audit && f.name == RECEIPTS);
+        times.group_records.add(receipts.map(|f| f.rows.num_rows() as u64).sum());
         log.add(
             group.frames.iter().filter(|f| f.topic != Topic::Audit).map(|f| f.rows.num_rows() as u64).sum(),
         );
@@ -580,7 +593,9 @@ impl Gate<'_> {
             self.fed(group, feed)
         })?;
         counter.add(fed.facts as u64);
-        self.send(fed)
+        self.watch.set_partitions(feed.partitions());
+        self.send(fed)?;
+        Ok(appended)
     }
 
     fn send(&self, fed: Fed) -> Result<(), RunError> {

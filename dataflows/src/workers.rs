@@ -1,6 +1,7 @@
 //! Timely's workers: each builds the graph, takes what is fed, and steps until everything is committed.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
@@ -104,7 +105,7 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
     if output.outlet.state().is_some() {
         before = plan.timelines().into_keys().map(|name| (name, InputHandle::new_with_builder())).collect();
     }
-    let (writing, writer) = Writing::start(output, worker.index());
+    let (writing, writer) = Writing::start(output, worker.index(), watch);
     let probes = worker.dataflow::<Tick, _, _>(|scope| {
         let facts = rows.to_stream(scope);
         let cuts = boundaries.to_stream(scope);
@@ -123,6 +124,7 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
     }
     drop(before); // Nothing more comes from there.
     drop(writing); // The operators have what they need of it.
+    let load = watch.load();
     let mut under_way: VecDeque<(Tick, usize)> = VecDeque::new();
     let mut ended = false;
     // Rows behind the last boundary stay out: a run that was cut short has some.
@@ -143,8 +145,10 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
         while uncommitted.front().is_some_and(|upper| !probes.committed.less_than(upper)) {
             uncommitted.pop_front();
         }
-        let room = under_way.iter().map(|(_, rows)| rows).sum::<usize>() < ROWS_IN_FLIGHT_MAX
-            && uncommitted.len() <= BOUNDARIES_IN_FLIGHT_MAX;
+        let rows_in_flight = under_way.iter().map(|(_, rows)| rows).sum::<usize>();
+        let room = rows_in_flight < ROWS_IN_FLIGHT_MAX && uncommitted.len() <= BOUNDARIES_IN_FLIGHT_MAX;
+        load.rows.store(rows_in_flight as u64, Ordering::Relaxed);
+        load.boundaries.store(uncommitted.len() as u64, Ordering::Relaxed);
         // While the graph has work, only what is there is taken; when it rests, the worker parks.
         match if ended || !room { Err(TryRecvError::Empty) } else { receiver.try_recv() } {
             Ok(part) => {

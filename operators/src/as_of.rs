@@ -14,7 +14,7 @@ use crate::keys::keys_of;
 use crate::lookup::{Asks, Group, look_up, micros_of, with_columns};
 use crate::rows::RowStream;
 use crate::timeline::{
-    Keep, Layout, Measure, Shown, Texts, TimelineBatch, arrange_timeline, entries_of, first_not,
+    Held, Keep, Layout, Measure, Shown, Texts, TimelineBatch, arrange_timeline, entries_of, first_not,
 };
 use crate::windows::values_of;
 
@@ -46,6 +46,8 @@ pub struct AsOf<'scope> {
     pub values: Vec<(String, DataType)>,
     /// Where the timeline is shown to those who read beside the graph.
     pub shown: Option<Arc<Shown>>,
+    /// Where what the timeline holds is counted.
+    pub held: Arc<Held>,
 }
 
 impl AsOf<'_> {
@@ -63,11 +65,11 @@ impl AsOf<'_> {
 /// * Output: each row once, at home, at the time of its message.
 /// * State: of each key the facts of its latest effective time, and those above the asking ticks.
 pub fn as_of<'scope>(rows: RowStream<'scope>, settings: AsOf<'scope>, name: &str) -> RowStream<'scope> {
-    let AsOf { timeline, key, time, status, tick, values, shown } = settings;
+    let AsOf { timeline, key, time, status, tick, values, shown, held } = settings;
     let fields = AsOf::fields(&status, &tick, &values);
     let types: Vec<DataType> = values.into_iter().map(|(_, data_type)| data_type).collect();
     let measures = vec![Measure { squares: false, nullable: true }; types.len() + 1];
-    let layout = Arc::new(Layout { measures, keep: Keep::Latest });
+    let layout = Arc::new(Layout { measures, keep: Keep::Latest, held });
     let timeline = arrange_timeline(entries_of(timeline, shown.is_some(), name), &layout, shown, name);
     let texts = timeline.texts;
     let group = Group {
@@ -220,6 +222,7 @@ mod tests {
                     ("said_number".to_owned(), DataType::Int64),
                 ],
                 shown: None,
+                held: Arc::default(),
             };
             as_of(rows, settings, "as of")
         });

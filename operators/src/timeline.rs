@@ -13,6 +13,7 @@
 //! [`Spine`]: differential_dataflow::trace::implementations::spine_fueled::Spine
 
 mod batch;
+mod held;
 mod shown;
 mod sums;
 
@@ -45,18 +46,21 @@ use timely::progress::{Antichain, Timestamp};
 
 pub(crate) use self::batch::first_not;
 pub use self::batch::{SharedBatch, TimelineBatch, TimelineMerger, timeline_order};
+pub use self::held::{Amounts, Held};
 use self::shown::Showing;
 pub use self::shown::{Column, Reading, Shown, View, Wanted};
 use crate::keys::{NULL_KEY, identifiers_of, keys_of, owner};
 use crate::rows::{RowStream, from_ipc, ticks_of, to_ipc};
 
 /// What the rows of one timeline hold, and how long they are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Layout {
     /// For each measured column, what is kept of it.
     pub measures: Vec<Measure>,
     /// Which rows a merge may drop.
     pub keep: Keep,
+    /// Where its batches are counted.
+    pub held: Arc<Held>,
 }
 
 /// What is kept of one measured column.
@@ -516,11 +520,14 @@ mod tests {
         keep: Keep,
         mut check: impl FnMut(&[Row], &[Row], Tick) + Send + Sync + 'static,
     ) {
+        let held_in_all = Arc::<Held>::default();
+        let counted = Arc::clone(&held_in_all);
         timely::execute_directly(move |worker| {
             let mut chance = Chance(seed);
             let probe = probe::Handle::new();
             let mut input = InputHandle::<Tick, NoopBuilder<Entries>>::new_with_builder();
-            let layout = Arc::new(Layout { measures: vec![Measure { squares: true, nullable: true }], keep });
+            let measures = vec![Measure { squares: true, nullable: true }];
+            let layout = Arc::new(Layout { measures, keep, held: Arc::clone(&counted) });
             let mut trace = worker.dataflow(|scope| {
                 let timeline = arrange_timeline(input.to_stream(scope), &layout, None, "timeline");
                 timeline.arranged.stream.probe_with(&probe);
@@ -541,8 +548,17 @@ mod tests {
                 trace.set_physical_compaction(since.borrow());
                 let since = trace.get_logical_compaction().first().copied().expect("not at the end");
                 check(&fed[..to], &held(&trace), since);
+                // The spine keeps what a finished merge came from until it needs the place.
+                let (amounts, batches) = (counted.amounts(), batches(&trace));
+                let rows: usize = batches.iter().map(|batch| batch.times().len()).sum();
+                assert!(amounts.rows >= rows as u64, "seed {seed}: {amounts:?} counted, {rows} rows held");
+                assert!(
+                    amounts.bytes >= 32 * amounts.rows,
+                    "seed {seed}: a row has a time, a tick and two sums"
+                );
             }
         });
+        assert_eq!(held_in_all.amounts(), Amounts::default(), "seed {seed}: what is dropped is counted out");
     }
 
     fn history(seed: u64, rows: usize) -> Vec<Row> {

@@ -24,7 +24,9 @@ use self::cells::{Cells, Seen};
 use crate::keys::keys_of;
 use crate::lookup::{Asks, Group, look_up, micros_of, with_columns};
 use crate::rows::{RowStream, ticks_of};
-use crate::timeline::{Keep, Layout, Measure, Shown, TimelineBatch, arrange_timeline, entries_of, first_not};
+use crate::timeline::{
+    Held, Keep, Layout, Measure, Shown, TimelineBatch, arrange_timeline, entries_of, first_not,
+};
 
 /// One function over the rows of a window; a measure is a column of the timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +206,8 @@ pub struct WindowGroup<'scope> {
     pub names: Vec<String>,
     /// Where the timeline is shown to those who read beside the graph.
     pub shown: Option<Arc<Shown>>,
+    /// Where what its timeline holds is counted.
+    pub held: Arc<Held>,
 }
 
 /// The column that follows the answers: `BEYOND_RETENTION` where the event came too late to be answered.
@@ -225,13 +229,13 @@ pub fn windows<'scope>(
     let mut lateness = Vec::new();
     let groups = groups
         .into_iter()
-        .map(|WindowGroup { over, key, time, plan, measures, names, shown }| {
+        .map(|WindowGroup { over, key, time, plan, measures, names, shown, held }| {
             let fields = plan.windows.iter().flat_map(|_| &plan.aggregates).zip(&names);
             answered.push(
                 fields.map(|(a, name)| Field::new(name, plan.answer_type(*a), true)).collect::<Vec<_>>(),
             );
             lateness.push((time, plan.clone()));
-            let layout = Arc::new(Layout { measures, keep: Keep::Span(plan.retention()) });
+            let layout = Arc::new(Layout { measures, keep: Keep::Span(plan.retention()), held });
             let entries = entries_of(over, shown.is_some(), name);
             Group {
                 ask: Box::new(move |batch| (keys_of(batch.column(key)), micros_of(batch.column(time)))),
@@ -425,6 +429,7 @@ mod tests {
                     measures: measures(),
                     names: group.names(place),
                     shown: None,
+                    held: Arc::default(),
                 }
             });
             windows(rows.clone(), groups.collect(), "windows")

@@ -16,7 +16,9 @@ mod live;
 mod log;
 mod names;
 pub mod postgres;
+pub mod telemetry;
 mod timelines;
+pub mod traces;
 
 pub use catalogue::{Answer, Catalogue, Table};
 pub use error::QueryError;

@@ -47,6 +47,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::access::{Keys, Role};
 use crate::http::told_to_stop;
+use crate::telemetry::{self, End, Port, Telemetry};
 use crate::{Catalogue, QueryError};
 
 /// How many connections may be open.
@@ -63,10 +64,11 @@ const ROWS_MAX: u64 = 10_000_000;
 pub async fn serve(
     catalogue: Arc<Catalogue>,
     keys: Keys,
+    telemetry: Arc<Telemetry>,
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), QueryError> {
-    let handlers = Arc::new(Handlers::new(&catalogue, keys)?);
+    let handlers = Arc::new(Handlers::new(&catalogue, keys, &telemetry)?);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let stream = tokio::select! {
@@ -83,6 +85,7 @@ pub async fn serve(
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let _ = stream.set_nodelay(true);
         let (handlers, mut stop) = (Arc::clone(&handlers), stop.clone());
+        let open = telemetry.connections[Port::Postgres as usize].enter();
         tokio::spawn(async move {
             tokio::select! {
                 served = process_socket(stream, None, handlers) => {
@@ -92,7 +95,7 @@ pub async fn serve(
                 }
                 () = told_to_stop(&mut stop) => {}
             }
-            drop(place);
+            drop((place, open));
         });
     }
 }
@@ -104,7 +107,11 @@ struct Handlers {
 }
 
 impl Handlers {
-    fn new(catalogue: &Arc<Catalogue>, keys: Keys) -> Result<Handlers, QueryError> {
+    fn new(
+        catalogue: &Arc<Catalogue>,
+        keys: Keys,
+        telemetry: &Arc<Telemetry>,
+    ) -> Result<Handlers, QueryError> {
         let context = catalogue.context();
         setup_pg_catalog(context, crate::catalogue::CATALOGUE, EmptyContextProvider)
             .map_err(|error| QueryError::of_plan(&error))?;
@@ -126,7 +133,7 @@ impl Handlers {
             Startup::Keyed(Box::new(startup.with_connection_manager(Arc::clone(&connections))))
         };
         Ok(Handlers {
-            queries: Arc::new(Bounded(service)),
+            queries: Arc::new(Bounded { service, telemetry: Arc::clone(telemetry) }),
             cancel: Arc::new(DefaultCancelHandler::new(connections)),
             startup: Arc::new(startup),
         })
@@ -283,18 +290,24 @@ impl QueryHook for Reads {
     }
 }
 
-/// Statements bounded in time and rows.
-struct Bounded(DfSessionService);
+/// Statements bounded in time and rows, and counted.
+struct Bounded {
+    service: DfSessionService,
+    telemetry: Arc<Telemetry>,
+}
 
 impl Bounded {
-    fn bound(response: Response, until: Instant) -> Response {
+    fn bound(response: Response, until: Instant, statement: telemetry::Statement) -> Response {
         match response {
             Response::Query(mut answer) => {
                 let rows = std::mem::replace(answer.data_rows(), Box::pin(stream::empty()));
-                *answer.data_rows() = Box::pin(bounded(rows, until));
+                *answer.data_rows() = Box::pin(bounded(rows, until, statement));
                 Response::Query(answer)
             }
-            other => other,
+            other => {
+                statement.end(End::Answered);
+                other
+            }
         }
     }
 }
@@ -302,21 +315,29 @@ impl Bounded {
 fn bounded<T: Send + 'static>(
     rows: impl Stream<Item = PgWireResult<T>> + Send + Unpin + 'static,
     until: Instant,
+    statement: telemetry::Statement,
 ) -> impl Stream<Item = PgWireResult<T>> + Send {
-    stream::unfold(Some((rows, 0)), move |rows| async move {
-        let (mut rows, count) = rows?;
-        match timeout_at(until, rows.next()).await {
-            Ok(None) => None,
-            Ok(Some(_)) if count == ROWS_MAX => {
+    stream::unfold(Some((rows, 0, statement)), move |rows| async move {
+        let (mut rows, count, statement) = rows?;
+        let failure = match timeout_at(until, rows.next()).await {
+            Ok(Some(Ok(row))) if count < ROWS_MAX => {
+                return Some((Ok(row), Some((rows, count + 1, statement))));
+            }
+            Ok(None) => {
+                statement.end(End::Answered);
+                return None;
+            }
+            Ok(Some(Ok(_))) => {
                 let what = format!(
                     "the statement gives more than {ROWS_MAX} rows; ask for fewer, or write them with `tidegate sql --format parquet`"
                 );
-                Some((Err(failed("54000", what)), None))
+                failed("54000", what)
             }
-            Ok(Some(Ok(row))) => Some((Ok(row), Some((rows, count + 1)))),
-            Ok(Some(Err(error))) => Some((Err(error), None)),
-            Err(_) => Some((Err(too_long()), None)),
-        }
+            Ok(Some(Err(error))) => error,
+            Err(_) => too_long(),
+        };
+        statement.end(End::Failed);
+        Some((Err(failure), None))
     })
 }
 
@@ -337,9 +358,19 @@ impl SimpleQueryHandler for Bounded {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let until = Instant::now() + STATEMENT_WITHIN;
-        let asked = SimpleQueryHandler::do_query(&self.0, client, query);
-        let responses = timeout_at(until, asked).await.map_err(|_| too_long())??;
-        Ok(responses.into_iter().map(|response| Bounded::bound(response, until)).collect())
+        let statement = self.telemetry.statement(Port::Postgres, query);
+        let asked = SimpleQueryHandler::do_query(&self.service, client, query);
+        let responses = match timeout_at(until, asked).await.unwrap_or_else(|_| Err(too_long())) {
+            Ok(responses) => responses,
+            Err(error) => {
+                statement.end(End::Failed);
+                return Err(error);
+            }
+        };
+        // Several statements may come in one text.
+        let mut first = Some(statement);
+        let mut next = || first.take().unwrap_or_else(|| self.telemetry.statement(Port::Postgres, query));
+        Ok(responses.into_iter().map(|response| Bounded::bound(response, until, next())).collect())
     }
 }
 
@@ -349,7 +380,7 @@ impl ExtendedQueryHandler for Bounded {
     type QueryParser = Parser;
 
     fn query_parser(&self) -> Arc<Parser> {
-        self.0.query_parser()
+        self.service.query_parser()
     }
 
     async fn do_query<C>(
@@ -365,8 +396,14 @@ impl ExtendedQueryHandler for Bounded {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let until = Instant::now() + STATEMENT_WITHIN;
-        let asked = ExtendedQueryHandler::do_query(&self.0, client, portal, max_rows);
-        let response = timeout_at(until, asked).await.map_err(|_| too_long())??;
-        Ok(Bounded::bound(response, until))
+        let statement = self.telemetry.statement(Port::Postgres, &portal.statement.statement.0);
+        let asked = ExtendedQueryHandler::do_query(&self.service, client, portal, max_rows);
+        match timeout_at(until, asked).await.unwrap_or_else(|_| Err(too_long())) {
+            Ok(response) => Ok(Bounded::bound(response, until, statement)),
+            Err(error) => {
+                statement.end(End::Failed);
+                Err(error)
+            }
+        }
     }
 }

@@ -547,8 +547,22 @@ impl Commits {
         store.create(&name, text.as_bytes())?;
         store.confirm(&name, text.as_bytes())?;
         self.head = Digest::of(text.as_bytes());
+        tracing::info!(
+            commit = commit.number,
+            upper = commit.upper.0,
+            plan = %commit.plan,
+            manifest = %self.head,
+            files = commit.files.len(),
+            rows = commit.files.iter().map(|file| file.rows).sum::<u64>(),
+            "commit published"
+        );
         self.list.push(Arc::new(commit));
         Ok(())
+    }
+
+    /// The digest of the newest commit, by which the next one names it; zeros before the first.
+    pub fn head(&self) -> Digest {
+        self.head
     }
 
     /// The heads of the log's chains at [`Self::upper`].

@@ -45,13 +45,14 @@ impl Gate<'_> {
         let mut uncommitted: Option<Instant> = None;
         live.count(&admission.counts);
         live.enter(Phase::Serving);
+        tracing::info!(facts = feed.facts(), upper = self.log.upper().0, "serving");
         while let Some(submissions) = live.take(self.plan.topology.batch_rows, PATIENCE) {
             if self.failed.lock().expect("no panic").is_some() {
                 break; // The sinks failed; their error is the run's.
             }
             let taken = Instant::now();
             files.look(self, prefixes);
-            files.hand_over(admission, prefixes);
+            files.hand_over(self, admission, prefixes);
             if moved.elapsed() > BOUND_MOVES_EVERY {
                 (judge, moved) = (self.ingress_judge(), Instant::now());
             }
@@ -105,13 +106,21 @@ impl Gate<'_> {
         let logged = taken.elapsed();
         for (told, receipts, queued) in answers {
             told(match &appended {
-                Ok(()) => Ok(Receipted { receipts, queued, logged }),
+                Ok(appended) => Ok(Receipted { receipts, queued, logged, appended: *appended }),
                 Err(error) => Err(format!("the log could not take them: {error}")),
             });
         }
         appended?;
         live.count(&admission.counts);
         Ok(())
+    }
+
+    /// Says that a source cannot be read.
+    fn warn(&self, place: usize, error: &dyn std::error::Error) {
+        let source = &self.plan.sources[place].name;
+        self.watch.stage(&Stage::Source(place, source.clone())).add_errors(1);
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        tracing::error!(source, "the source is not followed until its files change again: {error}{cause}");
     }
 
     fn ingress_judge(&self) -> Judge {
@@ -202,7 +211,7 @@ impl Files {
             }
             match gate.open_source(source.place, plan, &past) {
                 Ok(receiver) => source.reading = Some(receiver),
-                Err(error) => warn(&plan.name, &error),
+                Err(error) => gate.warn(source.place, &error),
             }
             // Also of a source that cannot be read: it is tried again when it has changed again.
             source.seen = seen;
@@ -210,7 +219,12 @@ impl Files {
     }
 
     /// Hands over what was read meanwhile.
-    fn hand_over(&mut self, admission: &mut Admission, prefixes: &mut BTreeMap<usize, Prefix>) {
+    fn hand_over(
+        &mut self,
+        gate: &Gate<'_>,
+        admission: &mut Admission,
+        prefixes: &mut BTreeMap<usize, Prefix>,
+    ) {
         for source in &mut self.sources {
             let Some(reading) = &source.reading else { continue };
             match reading.try_recv() {
@@ -223,7 +237,7 @@ impl Files {
                     source.reading = None;
                 }
                 Ok(FromSource::Failed(error)) => {
-                    warn(&source.path.display().to_string(), &error);
+                    gate.warn(source.place, &error);
                     source.reading = None;
                 }
                 Err(TryRecvError::Empty) => {}
@@ -231,11 +245,6 @@ impl Files {
             }
         }
     }
-}
-
-fn warn(source: &str, error: &dyn std::error::Error) {
-    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-    tracing::error!("source `{source}` is not followed until its files change again: {error}{cause}");
 }
 
 /// The files at a path: their names, lengths and times of change.

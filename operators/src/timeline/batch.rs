@@ -12,6 +12,7 @@ use tidegate_facts::{KeyHash, Tick};
 use timely::progress::frontier::AntichainRef;
 use timely::progress::{Antichain, Timestamp};
 
+use super::held::{Amounts, Tally};
 use super::sums::Sums;
 use super::{Entries, Keep, Layout};
 
@@ -34,6 +35,8 @@ pub struct TimelineBatch {
     sums: Vec<Sums>,
     tick_last: Tick,
     description: Description<Tick>,
+    /// Present in a whole batch that holds rows.
+    tally: Option<Tally>,
 }
 
 impl TimelineBatch {
@@ -59,7 +62,7 @@ impl TimelineBatch {
         for (sums, values) in batch.sums.iter_mut().zip(&entries.values) {
             order.iter().for_each(|row| sums.push(values[*row as usize]));
         }
-        batch
+        batch.counted()
     }
 
     fn with_capacity(layout: &Arc<Layout>, rows: usize, description: Description<Tick>) -> TimelineBatch {
@@ -73,7 +76,20 @@ impl TimelineBatch {
             sums: layout.measures.iter().map(|m| Sums::with_capacity(*m, rows)).collect(),
             tick_last: Tick::ZERO,
             description,
+            tally: None,
         }
+    }
+
+    /// The same, counted for those who watch: it is whole.
+    fn counted(mut self) -> TimelineBatch {
+        let rows = self.times.len();
+        if let Some(layout) = self.layout.as_ref().filter(|_| rows > 0) {
+            let sums: usize = self.sums.iter().map(Sums::bytes).sum();
+            let bytes = 24 * self.keys.len() + 16 * rows + sums;
+            let (keys, rows, bytes) = (self.keys.len() as u64, rows as u64, bytes as u64);
+            self.tally = Some(Tally::new(&layout.held, Amounts { batches: 1, keys, rows, bytes }));
+        }
+        self
     }
 
     /// Appends rows of another batch to the last key.
@@ -211,6 +227,7 @@ impl TimelineBatch {
             sums: Vec::new(),
             tick_last: Tick::ZERO,
             description,
+            tally: None,
         }
     }
 }
@@ -262,7 +279,7 @@ impl Merger<SharedBatch> for TimelineMerger {
     }
 
     fn done(self) -> SharedBatch {
-        SharedBatch(Arc::new(self.result))
+        SharedBatch(Arc::new(self.result.counted()))
     }
 }
 

@@ -323,8 +323,11 @@ mod tests {
             let fed = history(&mut chance, 1_500);
             let probe = probe::Handle::new();
             let mut input = InputHandle::<Tick, NoopBuilder<Entries>>::new_with_builder();
-            let layout =
-                Arc::new(Layout { measures: vec![Measure { squares: false, nullable: true }], keep });
+            let layout = Arc::new(Layout {
+                measures: vec![Measure { squares: false, nullable: true }],
+                keep,
+                held: Arc::default(),
+            });
             let floor: Arc<AtomicU64> = Arc::default();
             let shown = Arc::new(Shown::new(Tick::ZERO, Arc::clone(&floor)));
             let place = Some(Arc::clone(&shown));
@@ -382,7 +385,11 @@ mod tests {
     fn a_view_stays_as_it_was_while_the_timeline_goes_on() {
         timely::execute_directly(|worker| {
             let mut input = InputHandle::<Tick, NoopBuilder<Entries>>::new_with_builder();
-            let layout = Arc::new(Layout { measures: vec![Measure::default()], keep: Keep::Span(i64::MAX) });
+            let layout = Arc::new(Layout {
+                measures: vec![Measure::default()],
+                keep: Keep::Span(i64::MAX),
+                held: Arc::default(),
+            });
             let shown = Arc::new(Shown::new(Tick::ZERO, Arc::default()));
             let place = Some(Arc::clone(&shown));
             let probe = worker.dataflow(|scope| {
@@ -408,7 +415,11 @@ mod tests {
     fn only_the_rows_of_the_asked_key_are_touched() {
         timely::execute_directly(|worker| {
             let mut input = InputHandle::<Tick, NoopBuilder<Entries>>::new_with_builder();
-            let layout = Arc::new(Layout { measures: vec![Measure::default()], keep: Keep::Span(i64::MAX) });
+            let layout = Arc::new(Layout {
+                measures: vec![Measure::default()],
+                keep: Keep::Span(i64::MAX),
+                held: Arc::default(),
+            });
             let shown = Arc::new(Shown::new(Tick::ZERO, Arc::default()));
             let place = Some(Arc::clone(&shown));
             let probe = worker.dataflow(|scope| {

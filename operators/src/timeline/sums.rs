@@ -54,6 +54,12 @@ impl Sums {
         }
     }
 
+    /// The bytes of its places.
+    pub(super) fn bytes(&self) -> usize {
+        let squares = self.squares.as_ref().map_or(0, Running::bytes);
+        self.sum.bytes() + squares + self.present.as_ref().map_or(0, |present| 4 * present.len())
+    }
+
     pub(super) fn sum(&self, rows: Range<usize>) -> i128 {
         self.sum.between(rows)
     }
@@ -90,6 +96,13 @@ impl Running {
         let mut places = Vec::with_capacity(numbers + 1);
         places.push(0);
         Running::Narrow(places)
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Running::Narrow(places) => 8 * places.len(),
+            Running::Wide(places) => 16 * places.len(),
+        }
     }
 
     fn push(&mut self, number: i128) {

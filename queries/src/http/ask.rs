@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use super::{Problem, ProblemBody, Shared, body_of};
+use crate::telemetry::{End, Port};
 use crate::{Answer, Format, QueryError, json, write};
 
 /// How many rows an answer holds at most.
@@ -74,6 +75,7 @@ pub(super) async fn sql(State(service): Shared, request: Request) -> Result<Resp
     let question: Question = serde_json::from_slice(&body).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not {{\"sql\": \"SELECT ..\"}}: {error}"))
     })?;
+    let statement = service.telemetry.statement(Port::Http, &question.sql);
     let answered = async {
         let Answer { tick, rows } = service.catalogue.ask(&question.sql).await?;
         let schema = rows.schema();
@@ -89,7 +91,9 @@ pub(super) async fn sql(State(service): Shared, request: Request) -> Result<Resp
         }
         Ok::<_, QueryError>((tick, schema, batches, held))
     };
-    let (tick, schema, mut batches, held) = match tokio::time::timeout(STATEMENT_WITHIN, answered).await {
+    let answered = tokio::time::timeout(STATEMENT_WITHIN, answered).await;
+    statement.end(if matches!(answered, Ok(Ok(_))) { End::Answered } else { End::Failed });
+    let (tick, schema, mut batches, held) = match answered {
         Ok(answered) => answered.map_err(refused)?,
         Err(_) => {
             let what =
@@ -226,13 +230,15 @@ pub(super) async fn tail(
     let (sender, receiver) = mpsc::channel(TAIL_BATCHES_MAX);
     // The graph hands over references; they are written out here.
     service.live.tail(&table, Box::new(move |rows| sender.try_send(rows.clone()).is_ok()));
-    let rows = futures::stream::unfold((receiver, VecDeque::new()), |(mut receiver, mut rows)| async {
-        while rows.is_empty() {
-            let batch: RecordBatch = receiver.recv().await?;
-            rows.extend(json::objects(&batch).unwrap_or_default());
-        }
-        let row = rows.pop_front().expect("there is one");
-        Some((Ok(Event::default().data(row)), (receiver, rows)))
-    });
+    let open = service.telemetry.tails.enter();
+    let rows =
+        futures::stream::unfold((receiver, VecDeque::new(), open), |(mut receiver, mut rows, open)| async {
+            while rows.is_empty() {
+                let batch: RecordBatch = receiver.recv().await?;
+                rows.extend(json::objects(&batch).unwrap_or_default());
+            }
+            let row = rows.pop_front().expect("there is one");
+            Some((Ok(Event::default().data(row)), (receiver, rows, open)))
+        });
     Ok(Sse::new(rows).keep_alive(KeepAlive::default()))
 }

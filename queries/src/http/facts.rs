@@ -1,6 +1,7 @@
 //! Facts in: one or many at once, answered by their receipts when these are durable; and the decision on one, in the same call.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::Json;
@@ -18,6 +19,7 @@ use super::decisions::decided_at;
 use super::{Problem, ProblemBody, Service, Shared, body_of};
 use crate::access::Caller;
 use crate::json;
+use crate::traces::{Call, Origin};
 
 /// How many records one call may bring.
 const RECORDS_MAX: usize = 10_000;
@@ -109,10 +111,11 @@ impl ReceiptBody {
     )
 )]
 pub(super) async fn facts(State(service): Shared, request: Request) -> Result<Json<impl Serialize>, Problem> {
+    let arrived = Instant::now();
     let caller = caller_of(&request);
     let lines = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let lines = lines.is_some_and(|kind| kind.to_ascii_lowercase().starts_with("application/x-ndjson"));
-    let (_, body) = body_of(request).await?;
+    let (parts, body) = body_of(request).await?;
     let records: Vec<Vec<u8>> = if lines {
         let lines = body.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         lines.filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
@@ -125,19 +128,47 @@ pub(super) async fn facts(State(service): Shared, request: Request) -> Result<Js
     }
     let heads: Vec<Head> = records.iter().map(|record| Head::of(record)).collect();
     may_send(&caller, &heads)?;
-    let (told, receipts) = oneshot::channel();
-    submit(
-        &service,
-        Submission {
-            records,
-            on_receipts: Box::new(|receipts| drop(told.send(receipts))),
-            on_decision: None,
-            arrived: Instant::now(),
-        },
-    )?;
-    let receipts = durable(receipts).await?.receipts;
+    let mut followed = service.telemetry.traces().map(|traces| {
+        let origins: Vec<Origin> = records.iter().map(|record| Origin::of(record)).collect();
+        let only = if let [only] = origins.as_slice() { Some(only) } else { None };
+        (Call::begin(traces, "POST /v1/facts", &parts.headers, only, arrived), origins)
+    });
+    let submitted = Instant::now();
+    let outcome = admitted(&service, records, submitted).await;
+    if let (Some((call, origins)), Ok(receipted)) = (&mut followed, &outcome) {
+        call.logged(submitted, receipted);
+        match receipted.receipts.as_slice() {
+            [receipt] => {
+                call.received(receipt);
+                if let (Verdict::Admit, Some(tick)) = (receipt.verdict, receipt.tick) {
+                    call.admitted(&service.live, tick);
+                }
+            }
+            receipts => {
+                for (origin, receipt) in origins.drain(..).zip(receipts) {
+                    call.record(&service.live, origin, receipt, (submitted, receipted));
+                }
+            }
+        }
+    }
+    if let Some((call, _)) = followed {
+        call.answered(outcome.as_ref().map_or_else(|problem| problem.status, |_| StatusCode::OK));
+    }
+    let receipts = outcome?.receipts;
     let receipts = receipts.iter().zip(&heads).map(|(receipt, head)| ReceiptBody::new(receipt, head));
     Ok(Json(Receipts { receipts: receipts.collect() }))
+}
+
+/// Hands over records, and waits until they are durable.
+async fn admitted(
+    service: &Arc<Service>,
+    records: Vec<Vec<u8>>,
+    arrived: Instant,
+) -> Result<Receipted, Problem> {
+    let (told, receipts) = oneshot::channel();
+    let on_receipts = Box::new(|receipts| drop(told.send(receipts)));
+    submit(service, Submission { records, on_receipts, on_decision: None, arrived })?;
+    durable(receipts).await
 }
 
 /// How long to wait for a decision.
@@ -188,41 +219,83 @@ pub(super) async fn decide(
     if within.within_ms > 30_000 {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "within_ms is at most 30000"));
     }
-    let until = tokio::time::Instant::now() + Duration::from_millis(within.within_ms);
+    let arrived = Instant::now();
+    let until = tokio::time::Instant::from_std(arrived) + Duration::from_millis(within.within_ms);
     let caller = caller_of(&request);
-    let (_, body) = body_of(request).await?;
+    let (parts, body) = body_of(request).await?;
     let head = Head::of(&body);
     may_send(&caller, std::slice::from_ref(&head))?;
+    let mut call = service.telemetry.traces().map(|traces| {
+        Call::begin(traces, "POST /v1/decide", &parts.headers, Some(&Origin::of(&body)), arrived)
+    });
+    let decided = decide_on(&service, body, &head, until, &mut call).await;
+    if let Some(call) = call {
+        call.answered(decided.as_ref().map_or_else(|problem| problem.status, Response::status));
+    }
+    decided
+}
+
+/// Has a record made durable, and waits for what is decided on it.
+async fn decide_on(
+    service: &Arc<Service>,
+    body: Vec<u8>,
+    head: &Head,
+    until: tokio::time::Instant,
+    call: &mut Option<Call>,
+) -> Result<Response, Problem> {
+    let submitted = Instant::now();
     let (told, receipts) = oneshot::channel();
     let (decided, decision) = oneshot::channel();
     submit(
-        &service,
+        service,
         Submission {
             records: vec![body],
             on_receipts: Box::new(|receipts| drop(told.send(receipts))),
-            on_decision: Some(Box::new(move |row| drop(decided.send(row)))),
-            arrived: Instant::now(),
+            on_decision: Some(Box::new(move |decision| {
+                drop(decided.send((Instant::now(), decision)));
+            })),
+            arrived: submitted,
         },
     )?;
-    let Receipted { mut receipts, queued, logged } = durable(receipts).await?;
+    let receipted = durable(receipts).await?;
     let durable_at = Instant::now();
-    let receipt = receipts.pop().expect("one record has one receipt");
+    let receipt = receipted.receipts.first().expect("one record has one receipt");
+    if let Some(call) = call {
+        call.logged(submitted, &receipted);
+        call.received(receipt);
+    }
     let row = match (receipt.verdict, receipt.tick) {
         (Verdict::Admit, Some(tick)) => {
             let row = tokio::time::timeout_at(until, decision).await.ok().and_then(Result::ok);
             if row.is_none() {
                 service.live.forget_decision(tick);
+                service.telemetry.decisions.late.fetch_add(1, Ordering::Relaxed);
             }
-            row.map(|decided| {
+            match (call, &row) {
+                (Some(call), Some((told, decision))) => {
+                    let times = (receipted.appended.durable, *told);
+                    call.decided(&service.live, times, tick, decision);
+                }
+                (Some(call), None) => call.admitted(&service.live, tick),
+                (None, _) => {}
+            }
+            row.map(|(_, decided)| {
                 let text = json::object(&decided.rows, decided.row);
                 text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error))
             })
         }
-        (Verdict::Duplicate, Some(tick)) => decided_at(&service, tick).await?.map(|(_, row)| Ok(row)),
+        (Verdict::Duplicate, Some(tick)) => decided_at(service, tick).await?.map(|(_, row)| Ok(row)),
         _ => None,
     };
-    let graph = durable_at.elapsed();
     let decision = row.transpose()?.map(|row| RawValue::from_string(row).expect("it was just written"));
+    let (Receipted { queued, logged, .. }, graph) = (&receipted, durable_at.elapsed());
+    if decision.is_some() && receipt.verdict == Verdict::Admit {
+        let parts = &service.telemetry.decisions;
+        parts.whole.time(submitted.elapsed());
+        parts.queue.time(*queued);
+        parts.log.time(*logged);
+        parts.graph.time(graph);
+    }
     let is_quarantined = receipt.verdict == Verdict::Quarantine;
     let look = (decision.is_none() && !is_quarantined).then(|| {
         let id = head.event_id.as_deref().unwrap_or_default();
@@ -233,10 +306,10 @@ pub(super) async fn decide(
         (None, true) => StatusCode::UNPROCESSABLE_ENTITY,
         (None, false) => StatusCode::ACCEPTED,
     };
-    let receipt = ReceiptBody::new(&receipt, &head);
+    let receipt = ReceiptBody::new(receipt, head);
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let timing =
-        format!("queue;dur={:.3}, log;dur={:.3}, graph;dur={:.3}", ms(queued), ms(logged), ms(graph));
+        format!("queue;dur={:.3}, log;dur={:.3}, graph;dur={:.3}", ms(*queued), ms(*logged), ms(graph));
     let timing = [(HeaderName::from_static("server-timing"), timing)];
     Ok((status, timing, Json(Decided { receipt, decision, look })).into_response())
 }

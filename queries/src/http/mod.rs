@@ -8,6 +8,8 @@ mod console;
 mod decisions;
 mod facts;
 mod features;
+mod measured;
+mod metrics;
 mod status;
 
 use std::path::PathBuf;
@@ -33,8 +35,10 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::measured::{Routes, measured};
 use crate::Catalogue;
 use crate::access::{Caller, Denied, Keys, Role};
+use crate::telemetry::{Port, Telemetry};
 
 /// How many connections may be open.
 const CONNECTIONS_MAX: usize = 8192;
@@ -64,6 +68,8 @@ pub struct Service {
     pub store: PathBuf,
     /// How many workers it has.
     pub workers: usize,
+    /// What the ports measure.
+    pub telemetry: Arc<Telemetry>,
 }
 
 /// Shared by all calls.
@@ -136,7 +142,7 @@ fn router(service: Arc<Service>) -> axum::Router {
         .routes(routes!(facts::decide))
         .layer(from_fn(|request, next| allowed(Role::Producer, request, next)));
     let operates = OpenApiRouter::new()
-        .routes(routes!(status::metrics))
+        .routes(routes!(metrics::metrics))
         .layer(from_fn(|request, next| allowed(Role::Operator, request, next)));
     let calls = OpenApiRouter::with_openapi(Api::openapi())
         .merge(reads)
@@ -146,6 +152,8 @@ fn router(service: Arc<Service>) -> axum::Router {
         .routes(routes!(status::healthz))
         .routes(routes!(status::readyz));
     let (calls, api) = calls.split_for_parts();
+    let routes = api.paths.paths.keys().cloned().chain(["/openapi.json".to_owned()]);
+    let measuring = (Arc::clone(&service), Arc::new(Routes::new(routes)));
     let api = Arc::new(api);
     calls
         .route("/openapi.json", get(move || async move { Json(Arc::clone(&api)) }))
@@ -153,6 +161,7 @@ fn router(service: Arc<Service>) -> axum::Router {
         .fallback(|| async {
             Problem::new(StatusCode::NOT_FOUND, "there is nothing here; GET /openapi.json lists every call")
         })
+        .layer(from_fn_with_state(measuring, measured))
         .with_state(service)
 }
 
@@ -161,8 +170,12 @@ async fn known(State(service): Shared, mut request: Request, next: Next) -> Resu
     let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let caller =
         service.keys.caller(bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim))?;
-    request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    request.extensions_mut().insert(caller.clone());
+    let mut response = next.run(request).await;
+    if !response.status().is_success() {
+        response.extensions_mut().insert(caller); // For who logs it.
+    }
+    Ok(response)
 }
 
 async fn allowed(role: Role, request: Request, next: Next) -> Result<Response, Problem> {
@@ -209,6 +222,7 @@ pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 
 /// Serves until `stop` turns true, then lets the calls under way end.
 pub async fn serve(service: Arc<Service>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    let telemetry = Arc::clone(&service.telemetry);
     let router = router(service);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
@@ -228,6 +242,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, mut stop: watch
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             continue; // Closed without a word: to say more would need what is short.
         };
+        let open = telemetry.connections[Port::Http as usize].enter();
         let _ = stream.set_nodelay(true);
         let mut server = hyper::server::conn::http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(64 << 10);
@@ -236,7 +251,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, mut stop: watch
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             let _ = connection.await; // A caller that goes away is no fault of the service.
-            drop(place);
+            drop((place, open));
         });
     }
     let _ = tokio::time::timeout(Duration::from_secs(5), graceful.shutdown()).await;

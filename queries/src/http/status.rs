@@ -1,18 +1,17 @@
-//! What the service says of itself: whether it lives, whether it is ready, how far it is, and its metrics.
+//! What the service says of itself: whether it lives, whether it is ready, and how far it is.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tidegate_dataflows::graph::{inputs_of, kind_name};
 use tidegate_dataflows::live::{INGRESS, Phase};
+use tidegate_dataflows::plan::StepKind;
 use tidegate_dataflows::topology::{Clock, NodeKind};
 use tidegate_dataflows::watch::StageReport;
-use tidegate_facts::Tick;
 use utoipa::ToSchema;
 
 use super::ask::time_of;
@@ -29,8 +28,8 @@ pub(super) async fn healthz() -> &'static str {
 
 /// Whether records are taken, and computed without delay.
 #[derive(Serialize, ToSchema)]
-struct Ready {
-    ready: bool,
+pub(super) struct Ready {
+    pub(super) ready: bool,
     /// How far the tables are behind the log, in microseconds of tick time.
     lag_us: u64,
     /// Why it is not ready.
@@ -48,7 +47,7 @@ pub(super) async fn readyz(State(service): Shared) -> Response {
     (status, Json(ready)).into_response()
 }
 
-fn readiness(service: &Service) -> Ready {
+pub(super) fn readiness(service: &Service) -> Ready {
     let lag_us = lag_us(service);
     let why = match service.live.phase() {
         Phase::CatchingUp => Some("the log is replayed, or files are read"),
@@ -59,7 +58,7 @@ fn readiness(service: &Service) -> Ready {
     Ready { ready: why.is_none(), lag_us, why }
 }
 
-fn lag_us(service: &Service) -> u64 {
+pub(super) fn lag_us(service: &Service) -> u64 {
     let (fed, complete) = (service.watch.fed_upper(), service.live.complete());
     u64::try_from(fed.micros().saturating_sub(complete.micros())).unwrap_or(0)
 }
@@ -106,12 +105,31 @@ struct Counted {
 
 /// A node, and what went through it since the start.
 #[derive(Serialize, ToSchema)]
-struct NodeBody {
-    name: String,
-    kind: &'static str,
-    inputs: Vec<String>,
-    rows: u64,
-    busy_us: u64,
+pub(super) struct NodeBody {
+    pub(super) name: String,
+    pub(super) kind: &'static str,
+    pub(super) inputs: Vec<String>,
+    pub(super) rows: u64,
+    pub(super) busy_us: u64,
+    /// What failed there: rows whose expressions did, or readings of a source.
+    pub(super) errors: u64,
+    /// How far it is behind what was fed to the graph, in microseconds of tick time; null in front of the graph.
+    pub(super) lag_us: Option<u64>,
+    /// What it holds; null when it holds nothing.
+    pub(super) state: Option<StateBody>,
+}
+
+/// What a node holds.
+#[derive(Serialize, ToSchema)]
+pub(super) struct StateBody {
+    /// Rows: of timelines, or of a table because no commit has them.
+    pub(super) rows: u64,
+    /// Keys in the batches of timelines.
+    pub(super) keys: Option<u64>,
+    /// Batches of timelines.
+    pub(super) batches: Option<u64>,
+    /// Bytes of timelines, without texts.
+    pub(super) bytes: Option<u64>,
 }
 
 /// Says how the service stands: how far it is, and what each node has done.
@@ -150,101 +168,59 @@ pub(super) async fn status(State(service): Shared) -> Json<impl Serialize> {
 }
 
 /// The nodes in the order of the file, and the way in over HTTP before them.
-fn nodes(service: &Service) -> Vec<NodeBody> {
+pub(super) fn nodes(service: &Service) -> Vec<NodeBody> {
     let stages: BTreeMap<String, StageReport> =
         service.watch.report().into_iter().map(|stage| (stage.name.clone(), stage)).collect();
-    let counted = |stage: &str| {
+    let uncommitted = service.live.uncommitted();
+    let fed = service.watch.fed_upper();
+    let counted = |name: &str, kind: &'static str, inputs: Vec<String>, stage: &str| {
         let stage = stages.get(stage);
-        let busy = stage.map_or(0, |stage| u64::try_from(stage.busy.as_micros()).unwrap_or(u64::MAX));
-        (stage.map_or(0, |stage| stage.rows), busy)
-    };
-    let (rows, busy_us) = counted(&format!("source {INGRESS}"));
-    let mut nodes =
-        vec![NodeBody { name: INGRESS.to_owned(), kind: "source.http", inputs: Vec::new(), rows, busy_us }];
-    for node in &service.plan.topology.nodes {
-        let (rows, busy_us) = match node.kind {
-            NodeKind::Source(_) => counted(&format!("source {}", node.name)),
-            NodeKind::Gate { .. } => {
-                let (admission, log) = (counted("gate: admission"), counted("gate: log"));
-                (admission.0, admission.1 + log.1)
-            }
-            _ => counted(&node.name),
-        };
-        let mut inputs = inputs_of(&service.plan.topology, &node.name);
-        if matches!(node.kind, NodeKind::Gate { .. }) {
-            inputs.push(INGRESS.to_owned());
+        let lag_us = stage
+            .and_then(|stage| stage.reached)
+            .map(|reached| u64::try_from(fed.micros().saturating_sub(reached.micros())).unwrap_or(0));
+        let state = stage.and_then(|stage| stage.held).map(|held| StateBody {
+            rows: held.rows,
+            keys: Some(held.keys),
+            batches: Some(held.batches),
+            bytes: Some(held.bytes),
+        });
+        NodeBody {
+            name: name.to_owned(),
+            kind,
+            inputs,
+            rows: stage.map_or(0, |stage| stage.rows),
+            busy_us: stage.map_or(0, |stage| u64::try_from(stage.busy.as_micros()).unwrap_or(u64::MAX)),
+            errors: stage.map_or(0, |stage| stage.errors),
+            lag_us,
+            state,
         }
-        nodes.push(NodeBody { name: node.name.clone(), kind: kind_name(&node.kind), inputs, rows, busy_us });
+    };
+    let mut nodes = vec![counted(INGRESS, "source.http", Vec::new(), &format!("source {INGRESS}"))];
+    for node in &service.plan.topology.nodes {
+        let (kind, mut inputs) = (kind_name(&node.kind), inputs_of(&service.plan.topology, &node.name));
+        nodes.push(match node.kind {
+            NodeKind::Source(_) => counted(&node.name, kind, inputs, &format!("source {}", node.name)),
+            NodeKind::Gate { .. } => {
+                inputs.push(INGRESS.to_owned());
+                let log = counted(&node.name, kind, Vec::new(), "gate: log");
+                let admission = counted(&node.name, kind, inputs, "gate: admission");
+                NodeBody { busy_us: admission.busy_us + log.busy_us, ..admission }
+            }
+            _ => {
+                let rows = table_of(service, &node.name).and_then(|table| uncommitted.get(table));
+                let body = counted(&node.name, kind, inputs, &node.name);
+                let kept = rows.map(|rows| StateBody { rows: *rows, keys: None, batches: None, bytes: None });
+                NodeBody { state: body.state.or(kept), ..body }
+            }
+        });
     }
     nodes
 }
 
-/// The metrics, as Prometheus reads them.
-#[utoipa::path(
-    get, path = "/metrics", tag = "service",
-    responses((status = 200, description = "Prometheus text", body = String, content_type = "text/plain"))
-)]
-pub(super) async fn metrics(State(service): Shared) -> ([(HeaderName, &'static str); 1], String) {
-    let mut text = String::new();
-    let counts = service.live.counts();
-    let commits = service.live.commits();
-    let mut family = |name: &str, kind: &str, help: &str, values: &[(String, f64)]| {
-        let _ = writeln!(text, "# HELP tidegate_{name} {help}\n# TYPE tidegate_{name} {kind}");
-        for (labels, value) in values {
-            let _ = writeln!(text, "tidegate_{name}{labels} {value}");
-        }
-    };
-    let plain = |value: f64| vec![(String::new(), value)];
-    let nodes = nodes(&service);
-    let node = |node: &NodeBody| format!("{{node=\"{}\",kind=\"{}\"}}", escaped(&node.name), node.kind);
-    let rows: Vec<_> = nodes.iter().map(|n| (node(n), n.rows as f64)).collect();
-    family("rows_total", "counter", "Rows that passed a node since the start.", &rows);
-    let busy: Vec<_> = nodes.iter().map(|n| (node(n), n.busy_us as f64 / 1e6)).collect();
-    family("busy_seconds_total", "counter", "How long a node was busy, over all workers.", &busy);
-    let mut receipts = vec![
-        ("{verdict=\"admitted\",reason=\"\"}".to_owned(), counts.admitted as f64),
-        ("{verdict=\"duplicate\",reason=\"\"}".to_owned(), counts.duplicate as f64),
-    ];
-    receipts.extend(counts.quarantined.iter().map(|(reason, count)| {
-        (format!("{{verdict=\"quarantined\",reason=\"{}\"}}", reason.code()), *count as f64)
-    }));
-    family("receipts_total", "counter", "Records by what the gate said of them, since the start.", &receipts);
-    family(
-        "queued_bytes",
-        "gauge",
-        "Bytes of records that wait for the log.",
-        &plain(service.live.queued_bytes() as f64),
-    );
-    family(
-        "ready",
-        "gauge",
-        "1 when the service has caught up.",
-        &plain(f64::from(u8::from(readiness(&service).ready))),
-    );
-    family(
-        "lag_seconds",
-        "gauge",
-        "How far the tables are behind the log, in tick time.",
-        &plain(lag_us(&service) as f64 / 1e6),
-    );
-    // Who scrapes has the clock: `time() - tidegate_watermark_timestamp_seconds` is its age.
-    let seconds = |tick: Tick| plain(tick.micros() as f64 / 1e6);
-    let (complete, committed) = (service.live.complete(), commits.upper());
-    let help = "Before this time every table is known.";
-    family("watermark_timestamp_seconds", "gauge", help, &seconds(complete));
-    family("commits_total", "counter", "Commits there are.", &plain(commits.list.len() as f64));
-    let help = "Before this time everything is committed.";
-    family("committed_timestamp_seconds", "gauge", help, &seconds(committed));
-    family(
-        "uptime_seconds",
-        "gauge",
-        "How long the service has run.",
-        &plain(service.watch.elapsed().as_secs_f64()),
-    );
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
-}
-
-/// A label's value.
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+/// The table that a node commits.
+fn table_of<'a>(service: &'a Service, node: &str) -> Option<&'a str> {
+    service.plan.steps.iter().find(|step| step.name == node).and_then(|step| match &step.kind {
+        StepKind::Table(table) => Some(table.table.as_str()),
+        _ => None,
+    })
 }

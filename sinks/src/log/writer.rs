@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidegate_facts::{Tick, Topic};
 
@@ -79,6 +79,8 @@ struct Segment {
     at: u64,
     /// Where the space ends that was reserved.
     end: u64,
+    /// How long the last sync took.
+    synced: Duration,
 }
 
 impl EmbeddedLog {
@@ -216,6 +218,11 @@ impl EmbeddedLog {
         Ok(number)
     }
 
+    /// How long the last group waited for the disk to have it. Telemetry only.
+    pub fn synced(&self) -> Duration {
+        self.segment.synced
+    }
+
     /// Where the last group ended, and the next one begins.
     pub fn upper(&self) -> Tick {
         self.upper
@@ -276,12 +283,14 @@ impl Segment {
             Err(error) if error.kind() == io::ErrorKind::NotFound => segment::create(folder, first, end)?,
             Err(error) => return Err(error),
         };
-        Ok(Segment { first, file, at, end })
+        Ok(Segment { first, file, at, end, synced: Duration::ZERO })
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, self.at)?;
+        let from = Instant::now();
         self.file.sync_data()?;
+        self.synced = from.elapsed();
         self.at += bytes.len() as u64;
         Ok(())
     }
@@ -305,7 +314,7 @@ fn roll(
         Some(file) => file,
         None => segment::create(folder, first, end)?,
     };
-    Ok(Segment { first, file, at: 0, end })
+    Ok(Segment { first, file, at: 0, end, synced: Duration::ZERO })
 }
 
 /// A torn group: what of it was written, and in how many bytes.
