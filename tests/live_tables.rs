@@ -147,6 +147,7 @@ name = "seen_table"
 kind = "sink.parquet"
 input = "at_terminal"
 "#;
+    std::fs::write(folder.join("nothing.jsonl"), "").unwrap();
     let file = folder.join("timelines.toml");
     std::fs::write(&file, text.replace("\"policies/", &format!("\"{policies}/")) + more).unwrap();
     file
@@ -161,8 +162,9 @@ fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
         (from..to).map(|i| payment(&format!("p-{i}"), i, i % 7, &format!("{i}.00"))).collect()
     };
     send(&service, &lines(0, 700));
-    let counts = "SELECT (SELECT count(*) FROM features_rows), (SELECT count(*) FROM by_card_rows), \
-                  (SELECT count(*) FROM seen_table), (SELECT count(*) FROM facts WHERE event_type = 'payment.v1'), tick FROM frontier";
+    let counts = "SELECT (SELECT count(*) FROM features_rows) AS a, (SELECT count(*) FROM by_card_rows) AS b, \
+                  (SELECT count(*) FROM at_terminal) AS c, \
+                  (SELECT count(*) FROM facts WHERE event_type = 'payment.v1') AS d, tick FROM frontier";
     let until = Instant::now() + Duration::from_secs(30);
     let early = loop {
         let answer = service.sql(counts);
@@ -195,9 +197,9 @@ fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
     assert_eq!(service.sql(latest)["rows"], json!([["3", "699.00"]]));
 
     send(&service, &lines(700, 1400));
-    wait_for(&service, "SELECT count(*) FROM seen_table", &json!(["1400"]));
+    wait_for(&service, "SELECT count(*) FROM at_terminal", &json!(["1400"]));
     let then = |table: &str| format!("SELECT count(*) FROM as_of('{table}', {early})");
-    for table in ["features_rows", "by_card_rows", "seen_table", "decisions", "facts", "receipts"] {
+    for table in ["features_rows", "by_card_rows", "at_terminal", "decisions", "facts", "receipts"] {
         assert_eq!(service.sql(&then(table))["rows"], json!([["700"]]), "{table}");
     }
     let latest = format!("SELECT terminal_id, last_amount FROM as_of('at_terminal_rows', {early})");
@@ -221,7 +223,7 @@ fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
         assert!(Instant::now() < until, "{}", answered.body);
     };
     assert!(refused.body.contains("can be asked as of"), "{}", refused.body);
-    wait_for(&service, "SELECT count(*) FROM seen_table", &json!([next.to_string()]));
+    wait_for(&service, "SELECT count(*) FROM at_terminal", &json!([next.to_string()]));
     let whole = service.sql(counts)["rows"][0].clone();
     service.stop();
 
@@ -262,9 +264,9 @@ fn two_reads_at_one_tick_are_equal_while_facts_arrive_as_fast_as_they_are_taken(
                 }
             }
         });
-        let ask = "SELECT tick, (SELECT count(*) FROM decisions), (SELECT count(*) FROM features_rows), \
-                   (SELECT count(*) FROM features_rows WHERE customer_id = 7), \
-                   (SELECT count(*) FROM facts WHERE event_type = 'payment.v1') FROM frontier";
+        let ask = "SELECT tick, (SELECT count(*) FROM decisions) AS a, (SELECT count(*) FROM features_rows) AS b, \
+                   (SELECT count(*) FROM features_rows WHERE customer_id = 7) AS c, \
+                   (SELECT count(*) FROM facts WHERE event_type = 'payment.v1') AS d FROM frontier";
         let mut reads = 0;
         let until = Instant::now() + Duration::from_secs(60);
         while reads < 5 {
