@@ -6,6 +6,7 @@
 //!   [`Live::complete`] is the tick up to which every shelf of every worker is: what is read below it is the same
 //!   whenever it is read again, from shelves or from commits.
 //! * Who waits for what is computed of one fact is told by the worker that computes it.
+//! * Steps of revisions wait in a queue of their own; how they stand is [`Live::governed`].
 //!
 //! Nothing here holds back the graph: readers copy references under short locks.
 
@@ -20,6 +21,7 @@ use tidegate_facts::{Reason, Tick, Verdict, columns};
 use tidegate_sinks::table::Commits;
 
 use crate::admission::Counts;
+use crate::governance::{Asked, GovernanceError, Governed, Taken};
 
 /// The source that records submitted over HTTP have in their receipts.
 pub const INGRESS: &str = "http";
@@ -70,10 +72,21 @@ pub struct Submission {
     pub arrived: Instant,
 }
 
+/// Takes what became of a step.
+pub type OnTaken = Box<dyn FnOnce(Result<Taken, GovernanceError>) + Send>;
+
+/// A step of a revision that somebody asks for.
+pub struct StepAsked {
+    /// The step.
+    pub asked: Asked,
+    /// Told once it is durable, or refused; dropped when the run fails on it.
+    pub on_taken: OnTaken,
+}
+
 /// Why a submission was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Busy {
-    /// The files of the topology are being read, or the log replayed.
+    /// The files of the topology are being read, the log replayed, or a revision brought into force.
     #[error("the topology is still catching up with its log and its files; ask /readyz, and try again")]
     CatchingUp,
     /// As much waits as may wait.
@@ -87,7 +100,7 @@ pub enum Busy {
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The log is replayed, and files are read.
+    /// The log is replayed, and files are read; or the graph is planned anew, with another revision in force.
     CatchingUp,
     /// Submissions are taken.
     Serving,
@@ -104,11 +117,13 @@ pub struct Limits {
     pub queue_bytes_max: usize,
     /// Submissions that wait for the log or for a decision; a further one that wants a decision is refused.
     pub decisions_waiting_max: usize,
+    /// Steps of revisions that wait for their turn.
+    pub steps_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { queue_bytes_max: 32 << 20, decisions_waiting_max: 1024 }
+        Limits { queue_bytes_max: 32 << 20, decisions_waiting_max: 1024, steps_max: 64 }
     }
 }
 
@@ -122,12 +137,29 @@ pub struct Live {
     waiting: Mutex<BTreeMap<Tick, OnRow>>,
     tails: Mutex<Vec<Tail>>,
     counts: Mutex<Counts>,
+    governed: Mutex<Option<Arc<Governed>>>,
 }
 
 struct Queue {
     phase: Phase,
     submissions: VecDeque<Submission>,
     bytes: usize,
+    steps: VecDeque<StepAsked>,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.submissions.is_empty() && self.steps.is_empty()
+    }
+
+    /// Whether something may be added.
+    fn is_open(&self) -> Result<(), Busy> {
+        match self.phase {
+            Phase::Serving => Ok(()),
+            Phase::CatchingUp => Err(Busy::CatchingUp),
+            Phase::Stopping | Phase::Stopped => Err(Busy::Stopping),
+        }
+    }
 }
 
 struct Tail {
@@ -191,13 +223,19 @@ impl Live {
     pub fn new(limits: Limits) -> Live {
         Live {
             limits,
-            queue: Mutex::new(Queue { phase: Phase::CatchingUp, submissions: VecDeque::new(), bytes: 0 }),
+            queue: Mutex::new(Queue {
+                phase: Phase::CatchingUp,
+                submissions: VecDeque::new(),
+                bytes: 0,
+                steps: VecDeque::new(),
+            }),
             arrived: Condvar::new(),
             shelves: Mutex::default(),
             commits: Mutex::default(),
             waiting: Mutex::default(),
             tails: Mutex::default(),
             counts: Mutex::default(),
+            governed: Mutex::default(),
         }
     }
 
@@ -208,11 +246,7 @@ impl Live {
     pub fn submit(&self, submission: Submission) -> Result<(), Busy> {
         let bytes = submission.bytes();
         let mut queue = self.queue();
-        match queue.phase {
-            Phase::Serving => {}
-            Phase::CatchingUp => return Err(Busy::CatchingUp),
-            Phase::Stopping | Phase::Stopped => return Err(Busy::Stopping),
-        }
+        queue.is_open()?;
         // A single submission is as large as the service lets it be; it waits alone then.
         if queue.bytes > 0 && queue.bytes + bytes > self.limits.queue_bytes_max {
             return Err(Busy::Full);
@@ -228,12 +262,32 @@ impl Live {
         Ok(())
     }
 
-    /// Submissions of about `records` records; waits for the first for as long as `patience`. `None` once the run is to
-    /// stop and nothing waits any more.
+    /// Asks for a step of a revision, to be answered later.
+    ///
+    /// # Errors
+    /// When it cannot be taken now; then nobody is told anything.
+    pub fn ask_step(&self, step: StepAsked) -> Result<(), Busy> {
+        let mut queue = self.queue();
+        queue.is_open()?;
+        if queue.steps.len() >= self.limits.steps_max {
+            return Err(Busy::Full);
+        }
+        queue.steps.push_back(step);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// The step that waits longest.
+    pub(crate) fn take_step(&self) -> Option<StepAsked> {
+        self.queue().steps.pop_front()
+    }
+
+    /// Submissions of about `records` records, none when a step comes first; waits for the first for as long as
+    /// `patience`. `None` once the run is to stop and nothing waits any more.
     pub(crate) fn take(&self, records: usize, patience: Duration) -> Option<Vec<Submission>> {
         let until = Instant::now() + patience;
         let mut queue = self.queue();
-        while queue.submissions.is_empty() {
+        while queue.is_empty() {
             if queue.phase == Phase::Stopping {
                 return None;
             }
@@ -266,8 +320,13 @@ impl Live {
 
     pub(crate) fn enter(&self, phase: Phase) {
         let mut queue = self.queue();
-        // A run that is told to stop while it catches up does not begin to serve.
-        if phase != Phase::Serving || queue.phase == Phase::CatchingUp {
+        // A run that is told to stop while it catches up does not begin to serve, nor to catch up while it serves.
+        let goes = match phase {
+            Phase::Serving => queue.phase == Phase::CatchingUp,
+            Phase::CatchingUp => queue.phase == Phase::Serving,
+            Phase::Stopping | Phase::Stopped => true,
+        };
+        if goes {
             queue.phase = phase;
         }
         self.arrived.notify_all();
@@ -276,7 +335,23 @@ impl Live {
             // Nothing more comes for those who follow or wait.
             self.tails.lock().expect("no panic").clear();
             self.waiting.lock().expect("no panic").clear();
+            self.queue().steps.clear();
         }
+    }
+
+    /// Another graph begins: what is on the shelves is committed, and it will have its own.
+    pub(crate) fn begin(&self, governed: Governed) {
+        self.shelves().clear();
+        *self.governed.lock().expect("no panic") = Some(Arc::new(governed));
+    }
+
+    /// How the topology is governed; `None` until the log was opened.
+    pub fn governed(&self) -> Option<Arc<Governed>> {
+        self.governed.lock().expect("no panic").clone()
+    }
+
+    pub(crate) fn govern(&self, governed: Governed) {
+        *self.governed.lock().expect("no panic") = Some(Arc::new(governed));
     }
 
     /// Asks the run to finish what it has taken, commit, and end.
@@ -284,6 +359,12 @@ impl Live {
         if self.phase() != Phase::Stopped {
             self.enter(Phase::Stopping);
         }
+    }
+
+    /// Whether the run was asked to end, and nobody waits for what was taken.
+    pub(crate) fn may_stop(&self) -> bool {
+        let queue = self.queue();
+        matches!(queue.phase, Phase::Stopping | Phase::Stopped) && queue.is_empty()
     }
 
     /// Whether the run was asked to end.
@@ -298,9 +379,10 @@ impl Live {
         shelf
     }
 
-    /// The tick before which every table is known on every worker.
+    /// The tick before which every table is known on every worker, or committed.
     pub fn complete(&self) -> Tick {
-        self.shelves().values().flatten().map(|shelf| shelf.lock().complete).min().unwrap_or(Tick::ZERO)
+        let computed = self.shelves().values().flatten().map(|shelf| shelf.lock().complete).min();
+        computed.unwrap_or(Tick::ZERO).max(self.commits().upper())
     }
 
     /// The tables that have shelves.
@@ -446,7 +528,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_and_what_was_taken_is_answered_even_while_stopping() {
-        let live = Live::new(Limits { queue_bytes_max: 1000, decisions_waiting_max: 2 });
+        let live = Live::new(Limits { queue_bytes_max: 1000, decisions_waiting_max: 2, ..Limits::default() });
         assert_eq!(live.submit(submission(10)), Err(Busy::CatchingUp));
         live.enter(Phase::Serving);
         assert_eq!(live.submit(submission(5000)), Ok(()), "alone, even a large one is taken");

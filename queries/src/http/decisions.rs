@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tidegate_facts::{Digest, Tick, columns};
 use tidegate_replay::fact::row_at;
-use tidegate_replay::proof::{ProofError, prove_at};
+use tidegate_replay::proof::{ProofError, prove_at, story_of};
 use tidegate_sinks::store::Store;
 use utoipa::ToSchema;
 
@@ -78,14 +78,26 @@ pub(super) async fn decision(
         return Err(Problem::new(StatusCode::NOT_FOUND, what));
     };
     let told = Arc::clone(&service);
+    let decision = RawValue::from_string(row).expect("it was just written");
+    let values = values_of(&service, &decision);
     let told = tokio::task::spawn_blocking(move || tell(&told, tick, &id)).await;
     let (why, proof, fact) =
         told.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error))??;
-    let decision = RawValue::from_string(row).expect("it was just written");
+    let why = why.unwrap_or_else(|| story_of(&values));
     Ok(Json(Why { decision, sealed: proof.is_some(), why, proof, fact }))
 }
 
-type Told = (Vec<String>, Option<ProofBody>, Option<serde_json::Value>);
+/// The columns of a decision that no episode holds yet, as [`story_of`] reads them.
+fn values_of(service: &Service, decision: &RawValue) -> Vec<(String, String)> {
+    let values: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(decision.get()).expect("it was just written");
+    let plan = ("plan_digest".to_owned(), serde_json::json!(service.plan.digest).to_string());
+    let known = values.into_iter().map(|(name, value)| (name, value.to_string()));
+    known.chain([plan]).collect()
+}
+
+/// What is told from a seal alone, where there is one.
+type Told = (Option<Vec<String>>, Option<ProofBody>, Option<serde_json::Value>);
 
 fn tell(service: &Service, tick: Tick, id: &str) -> Result<Told, Problem> {
     let failed = |error: &dyn std::error::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error);
@@ -101,12 +113,12 @@ fn tell(service: &Service, tick: Tick, id: &str) -> Result<Told, Problem> {
     });
     let commits = service.live.commits();
     if tick >= commits.upper() {
-        return Ok((Vec::new(), None, fact));
+        return Ok((None, None, fact));
     }
     let store = Store::open(&service.store).map_err(|error| failed(&error))?;
     let proof = match prove_at(&store, &commits, id, Some(tick)) {
         Ok(proof) => proof,
-        Err(ProofError::Unknown { .. }) => return Ok((Vec::new(), None, fact)), // Its table is not sealed.
+        Err(ProofError::Unknown { .. }) => return Ok((None, None, fact)), // Its table is not sealed.
         Err(error) => return Err(failed(&error)),
     };
     let checked = proof.check(&[]);
@@ -132,7 +144,7 @@ fn tell(service: &Service, tick: Tick, id: &str) -> Result<Told, Problem> {
             key: None,
         },
     };
-    Ok((proof.story(), Some(body), fact))
+    Ok((Some(proof.story()), Some(body), fact))
 }
 
 /// What was decided on the fact of a tick, as a JSON object.
