@@ -10,7 +10,7 @@ use tidegate_dataflows::Plan;
 use tidegate_dataflows::governance::{
     Asked, Change, GovernanceError, Lifecycle, Proposal, Taken, Wish, changes, standing, take,
 };
-use tidegate_facts::governance::{Revision, Step, Subject, short};
+use tidegate_facts::governance::{Step, short};
 use tidegate_facts::time::to_rfc3339;
 use tidegate_facts::{Digest, Tick};
 

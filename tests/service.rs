@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::harness;
 
 /// A running service, killed at the end of its test.
-struct Service {
+pub struct Service {
     child: Child,
     http: SocketAddr,
     postgres: SocketAddr,
@@ -24,22 +24,26 @@ impl Drop for Service {
     }
 }
 
-struct Answered {
-    status: u16,
-    head: String,
-    body: String,
+pub struct Answered {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
 }
 
 impl Answered {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {} {}", self.status, self.body))
     }
 }
 
 impl Service {
     fn start(data: &Path, more: &[&str]) -> Service {
+        Service::start_of(&harness::file("tests/topologies/live.toml"), data, more)
+    }
+
+    pub fn start_of(topology: &Path, data: &Path, more: &[&str]) -> Service {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        command.arg("run").arg(harness::file("tests/topologies/live.toml")).arg("--data").arg(data);
+        command.arg("run").arg(topology).arg("--data").arg(data);
         command.args(["--http", "127.0.0.1:0", "--postgres", "127.0.0.1:0"]).args(more);
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -51,15 +55,19 @@ impl Service {
         // What it says later must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
         let service = Service { child, http, postgres };
-        let until = Instant::now() + Duration::from_secs(30);
-        while service.get("/readyz").status != 200 {
-            assert!(Instant::now() < until, "the service does not become ready");
-            std::thread::yield_now();
-        }
+        service.until_ready();
         service
     }
 
-    fn ask(&self, request: &str, body: &[u8]) -> Answered {
+    pub fn until_ready(&self) {
+        let until = Instant::now() + Duration::from_secs(30);
+        while self.get("/readyz").status != 200 {
+            assert!(Instant::now() < until, "the service does not become ready");
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn ask(&self, request: &str, body: &[u8]) -> Answered {
         let mut stream = TcpStream::connect(self.http).unwrap();
         let request =
             format!("{request}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
@@ -68,7 +76,7 @@ impl Service {
         answered(stream)
     }
 
-    fn get(&self, path: &str) -> Answered {
+    pub fn get(&self, path: &str) -> Answered {
         self.ask(&format!("GET {path} HTTP/1.1"), b"")
     }
 
@@ -83,7 +91,7 @@ impl Service {
     }
 
     /// Asks the process to end, and waits until it has.
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         assert!(self.child.wait().unwrap().success(), "a service that is asked to stop ends well");
@@ -103,7 +111,7 @@ fn answered(mut stream: TcpStream) -> Answered {
     Answered { status, head: head.to_owned(), body }
 }
 
-fn payment(id: &str, second: u64, card: u64, amount: &str) -> String {
+pub fn payment(id: &str, second: u64, card: u64, amount: &str) -> String {
     let (a, b) = ("a".repeat(64), "b".repeat(64));
     let time = tidegate_facts::time::to_rfc3339(1_767_225_600_000_000 + second as i64 * 1_000_000);
     json!({

@@ -10,5 +10,6 @@ mod faults;
 mod handbook;
 mod hostile;
 mod policy;
+mod revisions;
 mod service;
 mod verify;
