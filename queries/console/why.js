@@ -3,9 +3,9 @@
 // Commands to copy name the decision by its id, which is hexadecimal: an event's id is a stranger's text, and what is
 // pasted into a shell must not be.
 
-import { call } from "./api.js";
+import { call, objects, sql } from "./api.js";
 import { action, badge, breakable, button, card, code, command, copier, digest, el, empty, facts, failure, fill, note, prose, scored, value } from "./dom.js";
-import { isDigest, isFeature, time } from "./format.js";
+import { count, isDigest, isFeature, time } from "./format.js";
 import * as status from "./status.js";
 
 export async function showWhy(main, { argument: id }, signal) {
@@ -18,9 +18,14 @@ export async function showWhy(main, { argument: id }, signal) {
   const { decision, fact } = answer;
   const seal = el("div.stack");
   const told = el("div");
+  const links = el("div");
+  let receipt = null;
+  let newest = answer;
   const tell = (of, checked) => {
+    newest = of;
     fill(seal, sealOf(of, checked));
     fill(told, story(of.why ?? []));
+    fill(links, chain(of, receipt));
   };
   const reload = async (asked) => {
     try {
@@ -38,6 +43,7 @@ export async function showWhy(main, { argument: id }, signal) {
     el("p.crumb", el("a", { href: "#/decisions" }, "Decisions"), " / ", decision.event_id),
     el("div.head", action(String(decision.action)), el("h1", decision.event_id),
       note("score ", scored(decision.score), ` · happened ${time(decision.ts_utc)}`)),
+    card("From the record to the seal", links),
     el("div.beside",
       el("div.stack", rulesCard(decision), card("How it came about", told), featuresCard(decision)),
       el("div.stack",
@@ -46,6 +52,34 @@ export async function showWhy(main, { argument: id }, signal) {
           command(`tidegate verify --episode ${isDigest(decision.decision_id) ? decision.decision_id : "ID"}`)),
         basedOn(decision), factCard(fact, decision))));
   if (!answer.sealed) sealLater(reload, signal);
+  receipt = await receiptOf(decision, signal);
+  if (!signal.aborted) fill(links, chain(newest, receipt));
+}
+
+/** Where the record of a fact came from; null where the log does not tell any more. */
+async function receiptOf({ _tick }, signal) {
+  try {
+    const found = await sql(`SELECT source, position, receipt_id FROM receipts WHERE _tick = ${BigInt(_tick)} AND decision = 'ADMIT' LIMIT 1`, signal);
+    return objects(found)[0] ?? null;
+  } catch {
+    return null;
+  }
+}
+
+/** Each link vouches for the one before it by its digest: the record, the fact, what was seen, what was decided, the seal. */
+function chain({ decision, fact, sealed, proof }, receipt) {
+  const link = (tone, title, ...lines) => el("li", { class: tone }, el("strong", title), lines.filter(Boolean).map((line) => el("div", line)));
+  const facts = decision.basis?.reduce((sum, each) => sum + BigInt(each), 0n);
+  const place = fact && `partition ${Number(BigInt(decision._tick) & 4095n)}, offset ${fact._offset ?? decision._offset ?? "–"}`;
+  return el("ol.chain",
+    link("good", "Received", receipt ? `from ${receipt.source}, position ${count(receipt.position)}` : "by the gate", receipt && ["receipt ", digest(receipt.receipt_id, "receipt id")]),
+    link(fact ? "good" : "mind", fact ? "Admitted as a fact" : "Its fact was pruned", place, decision.payload_hash && ["payload ", digest(decision.payload_hash, "payload digest")],
+      [`under ${decision.policy_id} ${decision.policy_revision}`]),
+    link("good", "Seen", facts !== undefined && `as of ${count(facts)} facts`, decision.snapshot_digest && ["snapshot ", digest(decision.snapshot_digest, "snapshot digest")]),
+    link("good", "Decided", [action(String(decision.action)), ` by ${decision.bundle_id} ${decision.bundle_version}`], ["decision ", digest(decision.decision_id, "decision id")]),
+    sealed && proof
+      ? link(proof.verified ? "good" : "bad", proof.verified ? "Sealed, and proven" : "The seal does not hold", `commit #${proof.commit}, number ${proof.number} of its chain`, proof.seal && ["seal ", digest(proof.seal, "seal")])
+      : link("mind", "Not yet sealed", "the next commit does"));
 }
 
 /** Looks again at every commit, until the decision is sealed. */
@@ -98,7 +132,7 @@ function story(lines) {
     if (/^\s/.test(line) && told.length) told.at(-1).under.push(line.trim());
     else told.push({ line, under: [] });
   }
-  if (!told.length) return note("It is told from the sealed record, which is written with the next commit.");
+  if (!told.length) return note("The service tells nothing of it.");
   return el("ol.story", told.map(({ line, under }) => el("li",
     under.length ? el("details", el("summary", prose(line), ` ${under.length} values`), el("ul", under.map((each) => el("li", code(prose(each))))))
       : prose(line))));
