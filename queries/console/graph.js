@@ -4,7 +4,7 @@
 // in it, so that none runs behind a node.
 
 import { card, el, empty, facts, fill, note, refresh, svg, table } from "./dom.js";
-import { bytes, compact, count, quantity, rate, share, span, time } from "./format.js";
+import { compact, count, quantity, rate, share, span, time } from "./format.js";
 import * as status from "./status.js";
 
 const WIDTH = 176, HEIGHT = 50, LANE = 16, GAP_X = 18, GAP_Y = 30;
@@ -112,23 +112,25 @@ function stateOf({ state }) {
   return Object.fromEntries(Object.entries(state ?? {}).filter(([, held]) => Number.isFinite(held)));
 }
 
-/** What a node holds, in a few letters. */
+/** How many rows a node holds, in a few letters. */
 function held(node) {
-  const { rows, bytes: of } = stateOf(node);
-  if (rows === undefined) return null;
-  return of ? `${compact(rows)} · ${bytes(of)}` : compact(rows);
+  const { rows } = stateOf(node);
+  return rows ? compact(rows) : null;
 }
 
 function showList(place, nodes, choose, chosen) {
+  const lags = nodes.some((node) => lagOf(node) !== null);
+  const holds = nodes.some((node) => held(node) !== null);
   const columns = [
     { name: "node", cell: ({ name }) => name },
-    { name: "kind", cell: ({ kind }) => note(kind) },
+    // The picture shows it too, and there is no room for everything.
+    !lags && { name: "kind", cell: ({ kind }) => note(kind) },
     { name: "rows", numeric: true, cell: ({ rows }) => count(rows) },
     { name: "rate", numeric: true, cell: (node) => rate(node.rate) },
     { name: "last minute", cell: ({ line }) => spark(line) },
     { name: "busy", numeric: true, cell: ({ busy }) => share(busy) },
-    nodes.some((node) => lagOf(node) !== null) && { name: "lag", numeric: true, cell: (node) => (lagOf(node) === null ? "" : span(lagOf(node))) },
-    nodes.some((node) => held(node) !== null) && { name: "rows held", numeric: true, cell: (node) => held(node) ?? "" },
+    lags && { name: "lag", numeric: true, cell: (node) => (lagOf(node) === null ? "" : span(lagOf(node))) },
+    holds && { name: "holds", numeric: true, cell: (node) => held(node) ?? "" },
   ].filter(Boolean);
   const rows = place.querySelectorAll("tbody tr");
   const same = rows.length === nodes.length && nodes.every(({ name }, at) => rows[at].dataset.key === name);
@@ -190,8 +192,9 @@ function box({ name, kind }, { x, y }, choose) {
     svg("text.name", { x: 12, y: 19 }, cut(name, 18)),
     svg("text.kind", { x: WIDTH - 10, y: 19, "text-anchor": "end" }, name.length + short.length <= 20 ? short : ""), flow, load, bar);
   const show = (node, isChosen) => {
-    flow.textContent = [rate(node.rate), held(node) && `holds ${compact(stateOf(node).rows)}`].filter(Boolean).join(" · ");
-    load.textContent = node.committed ? `#${node.committed.number} · ${share(node.busy)}` : `${share(node.busy)} busy`;
+    const says = node.committed ? `#${node.committed.number}` : held(node) && `holds ${held(node)}`;
+    flow.textContent = says ? `${rate(node.rate)} · ${share(node.busy)}` : rate(node.rate);
+    load.textContent = says || `${share(node.busy)} busy`;
     title.textContent = `${name} (${kind}): ${count(node.rows)} rows${node.committed ? `, committed to ${time(node.committed.time)}` : ""}${lagOf(node) === null ? "" : `, ${span(lagOf(node))} behind`}`;
     bar.setAttribute("width", Math.min(1, node.busy ?? 0) * (WIDTH - 22));
     group.classList.toggle("hot", (node.busy ?? 0) > 0.8);

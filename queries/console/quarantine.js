@@ -19,7 +19,7 @@ export async function showQuarantine(main, { filters }, signal) {
   const counted = objects(await sql(`SELECT ${reason} AS reason, count(*) AS records FROM quarantine GROUP BY ${reason} ORDER BY 2 DESC, 1`, signal));
   const editor = el("div");
   const list = el("div");
-  const heading = el("div.head", el("h1", "Quarantine"),
+  const heading = el("div.head", el("h1", "Quarantine"), el("span.spring"),
     button("Look again", () => showQuarantine(main, { filters }, signal)));
   if (!counted.length) {
     fill(main, heading, empty("Nothing is in quarantine: every record that came was admitted, or had been before."));
@@ -31,13 +31,10 @@ export async function showQuarantine(main, { filters }, signal) {
   }, name || "all", el("b", count(records)));
   const columns = [
     { name: "reason", cell: (row) => badge(row[reason] ?? "–", "mind") },
-    { name: "what is wrong", cell: (row) => el("span.detail", row.detail ?? "") },
-    { name: "event", cell: (row) => row.event_id ?? el("span.null", "unread") },
-    { name: "type", less: true, cell: (row) => row.event_type ?? "" },
+    { name: "what is wrong", cell: (row) => el("div.detail", row.detail ?? "", el("code.bytes", textOf(row).slice(0, 160))) },
+    { name: "event", cell: (row) => [row.event_id ?? el("span.null", "unread"), row.event_type && el("div.note.wide", row.event_type)] },
     { name: "after (UTC)", less: true, cell: (row) => el("span.time", { title: row.after_tick ? `The newest fact was that of tick ${row.after_tick}` : null }, time(row.after_utc)) },
-    { name: "source", less: true, cell: (row) => row.source },
-    { name: "position", numeric: true, less: true, cell: (row) => count(row.position) },
-    { name: "record", less: true, cell: (row) => el("code.bytes", textOf(row).slice(0, 80)) },
+    { name: "from", less: true, cell: (row) => [row.source, el("div.note", `position ${count(row.position)}`)] },
     { name: "", cell: (row) => mended.get(row.receipt_id) ?? el("span.row", button("Mend", () => open(row)), button("Send again", (event) => resubmitAsIs(row, event.target), { title: "As it is, after a fix elsewhere" })) },
   ];
   const open = (row) => {

@@ -6,7 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt16Array, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt16Array,
+    UInt64Array,
+};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, UInt8Type, UInt64Type};
 use tidegate_facts::governance::{Kind, StepRecord};
@@ -46,7 +49,8 @@ pub(super) fn schema() -> SchemaRef {
 pub(super) fn quarantine_schema() -> SchemaRef {
     let head = [digest("receipt_id", false), text("decision", false), text("reason_code", true)];
     let bytes = [Field::new("bytes", DataType::Binary, true), text("bytes_text", true)];
-    let after = [Field::new("after_tick", DataType::UInt64, true), Field::new("after_utc", timestamp(), true)];
+    let after =
+        [Field::new("after_tick", DataType::UInt64, true), Field::new("after_utc", timestamp(), true)];
     let columns = head.into_iter().chain(record_fields()).chain(after).chain(judgement_fields()).chain(bytes);
     Arc::new(Schema::new(columns.collect::<Vec<_>>()))
 }
