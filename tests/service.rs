@@ -146,6 +146,9 @@ fn a_fact_is_decided_in_the_call_that_brings_it_and_again_when_it_is_sent_again(
         (&json!(false), &json!("12.50")),
         "{why}"
     );
+    assert_eq!(why["received"], json!({"source": "http", "position": "0"}), "{why}");
+    let told: Vec<&str> = why["why"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    assert!(told[0].starts_with("Event p-1 happened at"), "it is told before it is sealed: {told:?}");
     assert_eq!(service.get("/v1/decisions/p-9").status, 404);
     service.stop();
 
@@ -188,6 +191,10 @@ fn every_record_of_a_call_has_its_receipt_in_order() {
         ("quarantined", "p-3"),
     ];
     assert_eq!(said, wanted, "{}", answered.body);
+    assert_eq!(service.post("/v1/facts", "application/json", "neither").status, 200);
+    let after = "SELECT q.after_tick, (SELECT max(_tick) FROM facts) FROM quarantine q ORDER BY position DESC LIMIT 1";
+    let after = service.sql(after)["rows"][0].clone();
+    assert!(after[0].is_string() && after[0] == after[1], "behind the newest fact of then: {after}");
     let rows = service.sql("SELECT reason_code, bytes_text FROM quarantine ORDER BY position");
     assert_eq!(rows["rows"][0][1], "no JSON", "{rows}");
     assert_eq!(rows["rows"][1][0], "PAYLOAD_HASH_MISMATCH", "{rows}");

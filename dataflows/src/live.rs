@@ -566,4 +566,29 @@ mod tests {
         live.decided("d", &rows(&[7]));
         assert!(told.recv().is_err(), "its sender is gone with it");
     }
+
+    #[test]
+    fn a_step_keeps_a_run_from_ending_and_a_stop_is_not_undone_by_one() {
+        let live = Live::new(Limits { steps_max: 1, ..Limits::default() });
+        let step = || {
+            let asked = Asked {
+                actor: "ann".to_owned(),
+                reason: "test".to_owned(),
+                what: crate::governance::Wish::RollBack("decisions".to_owned()),
+            };
+            StepAsked { asked, on_taken: Box::new(|_| {}) }
+        };
+        assert_eq!(live.ask_step(step()), Err(Busy::CatchingUp));
+        live.enter(Phase::Serving);
+        assert_eq!((live.ask_step(step()), live.ask_step(step())), (Ok(()), Err(Busy::Full)));
+        live.stop();
+        live.enter(Phase::CatchingUp);
+        assert_eq!(live.phase(), Phase::Stopping);
+        assert!(
+            !live.may_stop() && live.take(10, Duration::from_secs(60)).is_some_and(|taken| taken.is_empty())
+        );
+        assert!(live.take_step().is_some() && live.may_stop());
+        assert!(live.take(10, Duration::from_secs(60)).is_none());
+        assert_eq!(live.ask_step(step()), Err(Busy::Stopping));
+    }
 }

@@ -3,7 +3,7 @@
 // Commands to copy name the decision by its id, which is hexadecimal: an event's id is a stranger's text, and what is
 // pasted into a shell must not be.
 
-import { call, objects, sql } from "./api.js";
+import { call } from "./api.js";
 import { action, badge, breakable, button, card, code, command, copier, digest, el, empty, facts, failure, fill, note, prose, scored, value } from "./dom.js";
 import { count, isDigest, isFeature, time } from "./format.js";
 import * as status from "./status.js";
@@ -19,13 +19,10 @@ export async function showWhy(main, { argument: id }, signal) {
   const seal = el("div.stack");
   const told = el("div");
   const links = el("div");
-  let receipt = null;
-  let newest = answer;
   const tell = (of, checked) => {
-    newest = of;
     fill(seal, sealOf(of, checked));
     fill(told, story(of.why ?? []));
-    fill(links, chain(of, receipt));
+    fill(links, chain(of));
   };
   const reload = async (asked) => {
     try {
@@ -52,27 +49,15 @@ export async function showWhy(main, { argument: id }, signal) {
           command(`tidegate verify --episode ${isDigest(decision.decision_id) ? decision.decision_id : "ID"}`)),
         basedOn(decision), factCard(fact, decision))));
   if (!answer.sealed) sealLater(reload, signal);
-  receipt = await receiptOf(decision, signal);
-  if (!signal.aborted) fill(links, chain(newest, receipt));
-}
-
-/** Where the record of a fact came from; null where the log does not tell any more. */
-async function receiptOf({ _tick }, signal) {
-  try {
-    const found = await sql(`SELECT source, position, receipt_id FROM receipts WHERE _tick = ${BigInt(_tick)} AND decision = 'ADMIT' LIMIT 1`, signal);
-    return objects(found)[0] ?? null;
-  } catch {
-    return null;
-  }
 }
 
 /** Each link vouches for the one before it by its digest: the record, the fact, what was seen, what was decided, the seal. */
-function chain({ decision, fact, sealed, proof }, receipt) {
+function chain({ decision, fact, received, sealed, proof }) {
   const link = (tone, title, ...lines) => el("li", { class: tone }, el("strong", title), lines.filter(Boolean).map((line) => el("div", line)));
   const facts = decision.basis?.reduce((sum, each) => sum + BigInt(each), 0n);
   const place = fact && `partition ${Number(BigInt(decision._tick) & 4095n)}, offset ${fact._offset ?? decision._offset ?? "–"}`;
   return el("ol.chain",
-    link("good", "Received", receipt ? `from ${receipt.source}, position ${count(receipt.position)}` : "by the gate", receipt && ["receipt ", digest(receipt.receipt_id, "receipt id")]),
+    link("good", "Received", received ? ["from ", el("b", received.source)] : "by the gate", received && `position ${count(received.position)}`),
     link(fact ? "good" : "mind", fact ? "Admitted as a fact" : "Its fact was pruned", place, decision.payload_hash && ["payload ", digest(decision.payload_hash, "payload digest")],
       [`under ${decision.policy_id} ${decision.policy_revision}`]),
     link("good", "Seen", facts !== undefined && `as of ${count(facts)} facts`, decision.snapshot_digest && ["snapshot ", digest(decision.snapshot_digest, "snapshot digest")]),

@@ -312,6 +312,7 @@ class World {
         commit: this.committed.number, file: "tables/decisions/p=2/000007-6298.parquet", record: decision.record_digest, seal: hex("seal", decision.event_id), number: fact.offset, verified: true,
         key: "c554d26b59257c7c",
       } : null,
+      received: { source: fact.trace_id ? "http" : "transactions", position: fact.offset },
       fact: { ...envelope, payload: JSON.parse(payload) },
     };
   }
