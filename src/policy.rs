@@ -297,7 +297,7 @@ fn show(plan: &Plan, lifecycle: &Lifecycle, on: &On, id: &str) -> Result<(), Gov
     let proposal = lifecycle.proposal(id)?;
     let steps = lifecycle.steps().iter().filter(|(_, step)| step.proposal_id == proposal.id);
     let steps: Vec<_> = steps.collect();
-    let changes = changes(plan, lifecycle, &steps[0].1)?;
+    let changes = changes(plan, lifecycle, &steps[0].1);
     if on.format == Answer::Json {
         let mut said = proposal_json(lifecycle, proposal);
         said["text"] = json!(proposal.text);

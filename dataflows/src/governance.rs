@@ -522,63 +522,41 @@ pub fn prepare(
     if let Some(text) = text.filter(|_| verdict == Verdict::New) {
         plan_with(plan, lifecycle, &record.subject, text)?;
     }
-    let changes = changes(plan, lifecycle, &record)?;
+    let changes = changes(plan, lifecycle, &record);
     Ok((record, verdict, changes))
 }
 
 /// What a revision would change against the one that it was proposed on.
-///
-/// # Errors
-/// When the topology's own file can no longer be read.
-pub fn changes(
-    plan: &Plan,
-    lifecycle: &Lifecycle,
-    record: &StepRecord,
-) -> Result<Vec<Change>, GovernanceError> {
+pub fn changes(plan: &Plan, lifecycle: &Lifecycle, record: &StepRecord) -> Vec<Change> {
     let known = |digest: &Digest| match &record.text {
-        Some(text) if record.after.digest == *digest => Ok(text.as_str().into()),
-        _ => text_known(plan, lifecycle, &record.subject, digest),
+        Some(text) if record.after.digest == *digest => text.as_str().into(),
+        _ => text_said(plan, lifecycle, &record.subject, digest),
     };
-    let (before, after) = (known(&record.before)?, known(&record.after.digest)?);
-    Ok(match record.subject.kind {
-        Kind::Bundle => match (BundleText::parse(&before), BundleText::parse(&after)) {
-            (Ok(before), Ok(after)) => of_bundles(&before, &after),
-            _ => Vec::new(), // It was read before; a file that changed under us is the next run's fault to tell.
-        },
-        Kind::GatePolicy => match (GatePolicy::parse(&before), GatePolicy::parse(&after)) {
-            (Ok(before), Ok(after)) => of_policies(&before, &after),
-            _ => Vec::new(),
-        },
-    })
+    let (before, after) = (known(&record.before), known(&record.after.digest));
+    const READ: &str = "it was read when it was proposed, or planned";
+    match record.subject.kind {
+        Kind::Bundle => {
+            let [before, after] = [before, after].map(|text| BundleText::parse(&text).expect(READ));
+            of_bundles(&before, &after)
+        }
+        Kind::GatePolicy => {
+            let [before, after] = [before, after].map(|text| GatePolicy::parse(&text).expect(READ));
+            of_policies(&before, &after)
+        }
+    }
 }
 
-/// The text of a revision that was in force or proposed; `None` when it is the topology's own and its file is gone, or
-/// another now.
-pub fn text_said(plan: &Plan, lifecycle: &Lifecycle, subject: &Subject, digest: &Digest) -> Option<Arc<str>> {
-    let text = text_known(plan, lifecycle, subject, digest).ok()?;
-    let revision = RevisionText { file: PathBuf::new(), text: Arc::clone(&text) };
-    let said = revision_of(subject.kind, &revision).ok()?;
-    (said.digest == *digest).then_some(text)
-}
-
-/// The text of a revision of a subject: that of its proposal, else of the file which the topology names.
-fn text_known(
-    plan: &Plan,
-    lifecycle: &Lifecycle,
-    subject: &Subject,
-    digest: &Digest,
-) -> Result<Arc<str>, GovernanceError> {
+/// The text of a revision that was in force or proposed: that of its proposal, else of the file which the topology names.
+pub fn text_said(plan: &Plan, lifecycle: &Lifecycle, subject: &Subject, digest: &Digest) -> Arc<str> {
     let mut proposed = lifecycle.in_order().into_iter().filter(|p| p.subject == *subject);
     if let Some(proposal) = proposed.find(|p| p.after.digest == *digest) {
-        return Ok(proposal.text.as_str().into());
+        return proposal.text.as_str().into();
     }
     let node = plan.topology.node(&subject.node).expect("the plan has the node");
     let (NodeKind::Gate { policy: file } | NodeKind::Decide { bundle: file }) = &node.kind else {
         unreachable!("only these are revised")
     };
-    let path = plan.topology.path_of(&file.value);
-    let text = std::fs::read_to_string(&path);
-    Ok(text.map_err(|source| GovernanceError::File { path, source })?.into())
+    Arc::clone(&plan.topology.files[&plan.topology.path_of(&file.value)])
 }
 
 /// The name and digest of a revision.

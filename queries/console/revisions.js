@@ -61,7 +61,7 @@ function inForce({ in_force }, revise) {
     { name: "since (UTC)", cell: ({ since_utc }) => (since_utc ? el("span.time", time(since_utc)) : note("the beginning")) },
     { name: "by", less: true, cell: ({ proposal_id }) => (proposal_id ? digest(proposal_id, "proposal id") : note("the topology")) },
     { name: "digest", less: true, cell: (row) => digest(row.digest) },
-    revise && { name: "", cell: (row) => button("Revise", () => revise(row), { disabled: row.text === null }) },
+    revise && { name: "", cell: (row) => button("Revise", () => revise(row)) },
   ].filter(Boolean), in_force, { label: "In force", cards: true });
 }
 
@@ -82,11 +82,11 @@ function editorFor(standing, of, again, close) {
   const reason = el("input", { name: "reason", required: true, "aria-label": "Why", placeholder: "why it should change", autocomplete: "off" });
   const changes = el("div");
   const trouble = el("div");
-  const show = () => fill(changes, showDiff(subject.text ?? "", field.value));
+  const show = () => fill(changes, showDiff(subject.text, field.value));
   const choose = (each) => {
     subject = each;
     fill(against, "against what is in force: ", el("b", `${each.revision_id} ${each.revision_version}`));
-    field.value = withNextVersion(each.text ?? "", standing.proposals, each.node);
+    field.value = withNextVersion(each.text, standing.proposals, each.node);
     fill(trouble);
     show();
   };
@@ -125,7 +125,7 @@ function proposalCard(proposal, isOpen, again, signal) {
     try {
       const all = await call(`/v1/revisions/${proposal.proposal_id}`, { signal });
       fill(whole,
-        all.before_text === null ? [note("The file that the topology names has changed since; this is the whole text."), el("pre", all.text)] : showDiff(all.before_text, all.text),
+        showDiff(all.before_text, all.text),
         el("details", el("summary", "The whole text"), el("pre", all.text)),
         stepsOf(all.steps));
     } catch (error) {

@@ -1,5 +1,6 @@
 //! One decision and why: its row, the fact, the episode in words, its seal and whether that is proven.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -98,10 +99,10 @@ pub(super) async fn decision(
 
 /// The columns of a decision that no episode holds yet, as [`story_of`] reads them.
 fn values_of(service: &Service, decision: &RawValue) -> Vec<(String, String)> {
-    let values: serde_json::Map<String, serde_json::Value> =
+    let values: BTreeMap<String, &RawValue> =
         serde_json::from_str(decision.get()).expect("it was just written");
     let plan = ("plan_digest".to_owned(), serde_json::json!(service.plan.digest).to_string());
-    let known = values.into_iter().map(|(name, value)| (name, value.to_string()));
+    let known = values.into_iter().map(|(name, value)| (name, value.get().to_owned()));
     known.chain([plan]).collect()
 }
 

@@ -14,7 +14,7 @@ use tidegate_dataflows::governance::{
     Asked, GovernanceError, Governed, Lifecycle, Proposal, Refusal, Taken, Verdict, Wish, changes, text_said,
 };
 use tidegate_dataflows::live::StepAsked;
-use tidegate_facts::governance::{Step, StepRecord, Subject};
+use tidegate_facts::governance::{Step, StepRecord};
 use tidegate_facts::{Digest, Tick};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
@@ -51,8 +51,8 @@ struct InForceBody {
     since_utc: Option<String>,
     /// The proposal that brought it; null when the topology did.
     proposal_id: Option<String>,
-    /// Its text; null when the topology's file cannot be read any more.
-    text: Option<String>,
+    /// Its text.
+    text: String,
 }
 
 /// A proposal.
@@ -109,8 +109,8 @@ struct Revision {
     proposal: ProposalBody,
     /// The text of the revision.
     text: String,
-    /// The text that it was proposed on; null when the topology's file cannot be read any more.
-    before_text: Option<String>,
+    /// The text that it was proposed on.
+    before_text: String,
     /// What it changes, thing by thing.
     #[schema(value_type = Vec<Object>)]
     changes: serde_json::Value,
@@ -179,7 +179,7 @@ pub(super) async fn revisions(
             since_tick: since.map(|tick| tick.0.to_string()),
             since_utc: since.map(time_of),
             proposal_id: by.map(|id| id.to_hex()),
-            text: text(&service, lifecycle, subject, &revision.digest),
+            text: text_said(&service.plan, lifecycle, subject, &revision.digest).to_string(),
         }
     });
     let proposals = lifecycle.in_order().into_iter().rev();
@@ -207,11 +207,11 @@ pub(super) async fn revision(
     let proposal = lifecycle.proposal(&id).map_err(|refusal| refused(&refusal.into()))?;
     let steps = lifecycle.steps().iter().filter(|(_, step)| step.proposal_id == proposal.id);
     let steps: Vec<&(Tick, StepRecord)> = steps.collect();
-    let changed = changes(&service.plan, lifecycle, &steps[0].1).unwrap_or_default();
+    let changed = changes(&service.plan, lifecycle, &steps[0].1);
     Ok(Json(Revision {
         proposal: proposal_body(&service, lifecycle, proposal, &caller),
         text: proposal.text.clone(),
-        before_text: text(&service, lifecycle, &proposal.subject, &proposal.before),
+        before_text: text_said(&service.plan, lifecycle, &proposal.subject, &proposal.before).to_string(),
         changes: serde_json::to_value(changed).expect("changes are plain data"),
         steps: steps.into_iter().map(|(tick, step)| step_body(*tick, step)).collect(),
     }))
@@ -332,11 +332,6 @@ fn refused(error: &GovernanceError) -> Problem {
         _ => error.to_string(),
     };
     Problem::new(status, said)
-}
-
-/// The text of a revision, unless it is the topology's own and its file is another now.
-fn text(service: &Service, lifecycle: &Lifecycle, subject: &Subject, digest: &Digest) -> Option<String> {
-    text_said(&service.plan, lifecycle, subject, digest).map(|text| text.to_string())
 }
 
 fn proposal_body(
