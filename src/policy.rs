@@ -10,7 +10,7 @@ use tidegate_dataflows::Plan;
 use tidegate_dataflows::governance::{
     Asked, Change, GovernanceError, Lifecycle, Proposal, Taken, Wish, changes, standing, take,
 };
-use tidegate_facts::governance::{Revision, Step, Subject, short};
+use tidegate_facts::governance::{Step, short};
 use tidegate_facts::time::to_rfc3339;
 use tidegate_facts::{Digest, Tick};
 
@@ -236,29 +236,10 @@ fn time(tick: Tick) -> String {
     to_rfc3339(tick.micros())
 }
 
-/// What is in force of a subject, since which tick, and by which proposal.
-fn now<'l>(lifecycle: &'l Lifecycle, subject: &Subject) -> (&'l Revision, Option<Tick>, Option<Digest>) {
-    let revision = lifecycle.active(subject).expect("it is one of the lifecycle's");
-    let last = lifecycle.history(subject).last();
-    (revision, last.map(|(tick, _)| *tick), last.and_then(|(_, id)| *id))
-}
-
-/// How a proposal stands, in a word.
-fn state(lifecycle: &Lifecycle, proposal: &Proposal) -> &'static str {
-    let (active, _, by) = now(lifecycle, &proposal.subject);
-    match proposal.state {
-        Step::Proposed | Step::Approved if proposal.before != active.digest => "outdated",
-        Step::Activated if by == Some(proposal.id) => "in force",
-        Step::Activated => "replaced",
-        Step::RolledBack => "rolled back",
-        other => other.name(),
-    }
-}
-
 fn list(_: &Plan, lifecycle: &Lifecycle, on: &On) -> Result<(), GovernanceError> {
     if on.format == Answer::Json {
         for (subject, _) in lifecycle.subjects() {
-            let (revision, since, by) = now(lifecycle, subject);
+            let (revision, since, by) = lifecycle.in_force(subject).expect("it is one of the lifecycle's");
             let said = json!({
                 "node": subject.node, "kind": subject.kind, "revision_id": revision.id,
                 "revision_version": revision.version, "digest": revision.digest,
@@ -278,7 +259,7 @@ fn list(_: &Plan, lifecycle: &Lifecycle, on: &On) -> Result<(), GovernanceError>
         return Ok(());
     }
     let in_force = lifecycle.subjects().map(|(subject, _)| {
-        let (revision, since, by) = now(lifecycle, subject);
+        let (revision, since, by) = lifecycle.in_force(subject).expect("it is one of the lifecycle's");
         vec![
             subject.node.clone(),
             revision.to_string(),
@@ -292,7 +273,7 @@ fn list(_: &Plan, lifecycle: &Lifecycle, on: &On) -> Result<(), GovernanceError>
             short(&proposal.id),
             proposal.subject.node.clone(),
             proposal.after.to_string(),
-            state(lifecycle, proposal).to_owned(),
+            lifecycle.word_for(proposal).to_owned(),
         ]
     });
     print!("\n{}", table(["proposal", "node", "revision", "state"], proposals.collect()));
@@ -308,7 +289,7 @@ fn proposal_json(lifecycle: &Lifecycle, proposal: &Proposal) -> Value {
     json!({
         "proposal_id": proposal.id, "node": proposal.subject.node, "kind": proposal.subject.kind,
         "before": proposal.before, "after": proposal.after.digest, "revision_id": proposal.after.id,
-        "revision_version": proposal.after.version, "state": state(lifecycle, proposal),
+        "revision_version": proposal.after.version, "state": lifecycle.word_for(proposal),
     })
 }
 
@@ -316,7 +297,7 @@ fn show(plan: &Plan, lifecycle: &Lifecycle, on: &On, id: &str) -> Result<(), Gov
     let proposal = lifecycle.proposal(id)?;
     let steps = lifecycle.steps().iter().filter(|(_, step)| step.proposal_id == proposal.id);
     let steps: Vec<_> = steps.collect();
-    let changes = changes(plan, lifecycle, &steps[0].1)?;
+    let changes = changes(plan, lifecycle, &steps[0].1);
     if on.format == Answer::Json {
         let mut said = proposal_json(lifecycle, proposal);
         said["text"] = json!(proposal.text);
@@ -331,7 +312,7 @@ fn show(plan: &Plan, lifecycle: &Lifecycle, on: &On, id: &str) -> Result<(), Gov
         proposal.id,
         proposal.after,
         proposal.subject.node,
-        state(lifecycle, proposal)
+        lifecycle.word_for(proposal)
     );
     let rows = steps.iter().map(|(tick, step)| {
         vec![time(*tick), step.step.to_string(), step.actor.clone(), step.reason.clone()]

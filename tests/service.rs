@@ -26,7 +26,7 @@ impl Drop for Service {
 
 pub(crate) struct Answered {
     pub(crate) status: u16,
-    head: String,
+    pub(crate) head: String,
     pub(crate) body: String,
 }
 
@@ -55,15 +55,19 @@ impl Service {
         // What it says later must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
         let service = Service { child, http, postgres };
-        let until = Instant::now() + Duration::from_secs(30);
-        while service.get("/readyz").status != 200 {
-            assert!(Instant::now() < until, "the service does not become ready");
-            std::thread::yield_now();
-        }
+        service.until_ready();
         service
     }
 
-    fn ask(&self, request: &str, body: &[u8]) -> Answered {
+    pub fn until_ready(&self) {
+        let until = Instant::now() + Duration::from_secs(30);
+        while self.get("/readyz").status != 200 {
+            assert!(Instant::now() < until, "the service does not become ready");
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn ask(&self, request: &str, body: &[u8]) -> Answered {
         let mut stream = TcpStream::connect(self.http).unwrap();
         let request =
             format!("{request}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
@@ -164,6 +168,9 @@ fn a_fact_is_decided_in_the_call_that_brings_it_and_again_when_it_is_sent_again(
         (&json!(false), &json!("12.50")),
         "{why}"
     );
+    assert_eq!(why["received"], json!({"source": "http", "position": "0"}), "{why}");
+    let told: Vec<&str> = why["why"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    assert!(told[0].starts_with("Event p-1 happened at"), "it is told before it is sealed: {told:?}");
     assert_eq!(service.get("/v1/decisions/p-9").status, 404);
     service.stop();
 
@@ -206,6 +213,10 @@ fn every_record_of_a_call_has_its_receipt_in_order() {
         ("quarantined", "p-3"),
     ];
     assert_eq!(said, wanted, "{}", answered.body);
+    assert_eq!(service.post("/v1/facts", "application/json", "neither").status, 200);
+    let after = "SELECT q.after_tick, (SELECT max(_tick) FROM facts) FROM quarantine q ORDER BY position DESC LIMIT 1";
+    let after = service.sql(after)["rows"][0].clone();
+    assert!(after[0].is_string() && after[0] == after[1], "behind the newest fact of then: {after}");
     let rows = service.sql("SELECT reason_code, bytes_text FROM quarantine ORDER BY position");
     assert_eq!(rows["rows"][0][1], "no JSON", "{rows}");
     assert_eq!(rows["rows"][1][0], "PAYLOAD_HASH_MISMATCH", "{rows}");

@@ -11,6 +11,7 @@ mod handbook;
 mod hostile;
 mod live_tables;
 mod policy;
+mod revisions;
 mod service;
 mod telemetry;
 mod verify;

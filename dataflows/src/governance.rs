@@ -19,7 +19,7 @@ use tidegate_facts::time::to_rfc3339;
 use tidegate_facts::{Context, Digest, EventClass, Tick, Topic, Verdict as GateVerdict};
 use tidegate_operators::changes::{of_bundles, of_policies};
 use tidegate_operators::decide::BundleText;
-use tidegate_operators::gate::{GatePolicy, Judge};
+use tidegate_operators::gate::{GatePolicy, Judge, Judged, Refused};
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range, read_topic};
 use tidegate_sinks::dedupe::{DedupeError, DedupeIndex};
 use tidegate_sinks::log::{EmbeddedLog, Frame, Group, LogError, LogOptions};
@@ -337,17 +337,40 @@ fn revised(
     archive: &Store,
     replaced: &BTreeSet<String>,
 ) -> Result<Arc<Plan>, GovernanceError> {
-    let steps = steps_of(&read_topic(folder, archive, Topic::Control)?)?;
-    if steps.is_empty() {
-        return Ok(Arc::clone(plan));
-    }
+    governed(plan, folder, archive, replaced).map(|(plan, _)| plan)
+}
+
+/// How a running topology is governed.
+#[derive(Clone, Debug)]
+pub struct Governed {
+    /// Its revisions.
+    pub lifecycle: Lifecycle,
+    /// Every step of every backfill of its log, in their order.
+    pub backfills: Vec<(Tick, BackfillRecord)>,
+}
+
+/// As [`in_force`], and how everything stands; `replaced` nodes keep what they have.
+pub(crate) fn governed(
+    plan: &Arc<Plan>,
+    folder: &Path,
+    archive: &Store,
+    replaced: &BTreeSet<String>,
+) -> Result<(Arc<Plan>, Governed), GovernanceError> {
+    let frames = read_topic(folder, archive, Topic::Control)?;
+    let backfills = backfills_of(&frames)?;
+    let steps = steps_of(&frames)?;
+    let unchanged = steps.is_empty();
     let governed = lifecycle(plan, steps, replaced).and_then(|lifecycle| {
-        Plan::with_revisions(plan.topology.clone(), &revisions(&lifecycle)).map_err(GovernanceError::Faults)
+        if unchanged {
+            return Ok((Arc::clone(plan), lifecycle));
+        }
+        let revised = Plan::with_revisions(plan.topology.clone(), &revisions(&lifecycle));
+        Ok((Arc::new(revised.map_err(GovernanceError::Faults)?), lifecycle))
     });
     match governed {
-        Ok(governed) => {
+        Ok((governed, lifecycle)) => {
             assert_eq!(governed.digest, plan.digest, "revisions do not move the digest of a plan");
-            Ok(Arc::new(governed))
+            Ok((governed, Governed { lifecycle, backfills }))
         }
         // What does not follow, or cannot be planned, most often is another topology's.
         Err(error) => {
@@ -499,48 +522,41 @@ pub fn prepare(
     if let Some(text) = text.filter(|_| verdict == Verdict::New) {
         plan_with(plan, lifecycle, &record.subject, text)?;
     }
-    let changes = changes(plan, lifecycle, &record)?;
+    let changes = changes(plan, lifecycle, &record);
     Ok((record, verdict, changes))
 }
 
 /// What a revision would change against the one that it was proposed on.
-///
-/// # Errors
-/// When the topology's own file can no longer be read.
-pub fn changes(
-    plan: &Plan,
-    lifecycle: &Lifecycle,
-    record: &StepRecord,
-) -> Result<Vec<Change>, GovernanceError> {
-    let known = |digest: &Digest| -> Result<Arc<str>, GovernanceError> {
-        let of_subject = lifecycle.in_order().into_iter().filter(|p| p.subject == record.subject);
-        if let Some(proposal) = of_subject.into_iter().find(|p| p.after.digest == *digest) {
-            return Ok(proposal.text.as_str().into());
-        }
-        if record.after.digest == *digest
-            && let Some(text) = &record.text
-        {
-            return Ok(text.as_str().into());
-        }
-        let node = plan.topology.node(&record.subject.node).expect("the plan has the node");
-        let (NodeKind::Gate { policy: file } | NodeKind::Decide { bundle: file }) = &node.kind else {
-            unreachable!("only these are revised")
-        };
-        let path = plan.topology.path_of(&file.value);
-        let text = std::fs::read_to_string(&path);
-        Ok(text.map_err(|source| GovernanceError::File { path, source })?.into())
+pub fn changes(plan: &Plan, lifecycle: &Lifecycle, record: &StepRecord) -> Vec<Change> {
+    let known = |digest: &Digest| match &record.text {
+        Some(text) if record.after.digest == *digest => text.as_str().into(),
+        _ => text_said(plan, lifecycle, &record.subject, digest),
     };
-    let (before, after) = (known(&record.before)?, known(&record.after.digest)?);
-    Ok(match record.subject.kind {
-        Kind::Bundle => match (BundleText::parse(&before), BundleText::parse(&after)) {
-            (Ok(before), Ok(after)) => of_bundles(&before, &after),
-            _ => Vec::new(), // It was read before; a file that changed under us is the next run's fault to tell.
-        },
-        Kind::GatePolicy => match (GatePolicy::parse(&before), GatePolicy::parse(&after)) {
-            (Ok(before), Ok(after)) => of_policies(&before, &after),
-            _ => Vec::new(),
-        },
-    })
+    let (before, after) = (known(&record.before), known(&record.after.digest));
+    const READ: &str = "it was read when it was proposed, or planned";
+    match record.subject.kind {
+        Kind::Bundle => {
+            let [before, after] = [before, after].map(|text| BundleText::parse(&text).expect(READ));
+            of_bundles(&before, &after)
+        }
+        Kind::GatePolicy => {
+            let [before, after] = [before, after].map(|text| GatePolicy::parse(&text).expect(READ));
+            of_policies(&before, &after)
+        }
+    }
+}
+
+/// The text of a revision that was in force or proposed: that of its proposal, else of the file which the topology names.
+pub fn text_said(plan: &Plan, lifecycle: &Lifecycle, subject: &Subject, digest: &Digest) -> Arc<str> {
+    let mut proposed = lifecycle.in_order().into_iter().filter(|p| p.subject == *subject);
+    if let Some(proposal) = proposed.find(|p| p.after.digest == *digest) {
+        return proposal.text.as_str().into();
+    }
+    let node = plan.topology.node(&subject.node).expect("the plan has the node");
+    let (NodeKind::Gate { policy: file } | NodeKind::Decide { bundle: file }) = &node.kind else {
+        unreachable!("only these are revised")
+    };
+    Arc::clone(&plan.topology.files[&plan.topology.path_of(&file.value)])
 }
 
 /// The name and digest of a revision.
@@ -590,16 +606,9 @@ pub fn take(
 ) -> Result<Taken, GovernanceError> {
     let Held { plan, past, door } = hold(plan, data, store, dedupe_bytes, Kinship::Plan)?;
     let lifecycle = past.standing(&plan, data)?;
-    let (record, verdict, changes) = prepare(&plan, &lifecycle, asked)?;
-    let said =
-        Said { event_type: EVENT_TYPE, producer: PRODUCER, id: record.event_id(), payload: record.payload() };
-    let group = door.admit(&plan, said)?;
-    let admitted = steps_of(&group.frames)?.pop();
-    Ok(match (admitted, verdict) {
-        (Some((tick, record)), _) => Taken { record, tick, repeated: false, changes },
-        (None, Verdict::Repeated(tick)) => Taken { record, tick, repeated: true, changes },
-        (None, Verdict::New) => unreachable!("{} of a step that is new", GateVerdict::Duplicate),
-    })
+    let prepared = Prepared::new(&plan, &lifecycle, asked)?;
+    let group = door.admit(&plan, prepared.said())?;
+    prepared.taken(&group)
 }
 
 /// Records the next step of a backfill in a log that no run is active on, as [`take`] does with steps of revisions.
@@ -629,6 +638,75 @@ pub fn record_backfill<E: From<GovernanceError>>(
     };
     door.admit(&plan, said)?;
     Ok(())
+}
+
+/// Whether the plan has the pins that control facts carry.
+fn check_pins(plan: &Plan) -> Result<(), GovernanceError> {
+    let missing = plan.topology.run.missing_pins(EventClass::Control);
+    if missing.is_empty() { Ok(()) } else { Err(GovernanceError::Pins { missing }) }
+}
+
+/// A step that may be taken, before it goes through the gate.
+pub(crate) struct Prepared {
+    record: StepRecord,
+    verdict: Verdict,
+    changes: Vec<Change>,
+}
+
+impl Prepared {
+    /// What is asked for, if nothing speaks against it.
+    pub(crate) fn new(
+        plan: &Plan,
+        lifecycle: &Lifecycle,
+        asked: &Asked,
+    ) -> Result<Prepared, GovernanceError> {
+        check_pins(plan)?;
+        let (record, verdict, changes) = prepare(plan, lifecycle, asked)?;
+        Ok(Prepared { record, verdict, changes })
+    }
+
+    /// Whether something else will be in force behind it.
+    pub(crate) fn takes_effect(&self) -> bool {
+        self.verdict == Verdict::New && self.record.step.takes_effect()
+    }
+
+    fn said(&self) -> Said {
+        let (id, payload) = (self.record.event_id(), self.record.payload());
+        Said { event_type: EVENT_TYPE, producer: PRODUCER, id, payload }
+    }
+
+    /// The step as the gate judges it, for a log that ends before `upper`; its receipt has this position.
+    pub(crate) fn judged(&self, plan: &Plan, position: u64, upper: Tick) -> Result<Judged, GovernanceError> {
+        let judged = judged(plan, self.said(), position, time_of_step(plan, upper));
+        match judged.refused.first() {
+            None => Ok(judged),
+            Some(refused) => Err(gate_refused(refused)),
+        }
+    }
+
+    /// What is told of it once the group that holds it is durable.
+    pub(crate) fn taken(self, group: &Group) -> Result<Taken, GovernanceError> {
+        let Prepared { record, verdict, changes } = self;
+        Ok(match (steps_of(&group.frames)?.pop(), verdict) {
+            (Some((tick, record)), _) => Taken { record, tick, repeated: false, changes },
+            (None, Verdict::Repeated(tick)) => Taken { record, tick, repeated: true, changes },
+            (None, Verdict::New) => unreachable!("{} of a step that is new", GateVerdict::Duplicate),
+        })
+    }
+}
+
+/// With the event clock a step is stamped behind the last fact, with the wall clock now.
+fn time_of_step(plan: &Plan, upper: Tick) -> i64 {
+    match plan.topology.clock {
+        Clock::Wall => now(),
+        Clock::Event => Tick(upper.0.saturating_sub(1)).micros(),
+    }
+}
+
+/// One of the gate's own records, judged by the door's policy.
+fn judged(plan: &Plan, said: Said, position: u64, time: i64) -> Judged {
+    let line = envelope(&plan.topology.run, said, time);
+    door().lines([(position, line.as_bytes())])
 }
 
 /// A log that is held for one record, and what is in it.
@@ -666,10 +744,7 @@ fn hold(
     if !data.join("log").is_dir() {
         return Err(GovernanceError::NothingRan { data: data.to_owned() });
     }
-    let missing = plan.topology.run.missing_pins(EventClass::Control);
-    if !missing.is_empty() {
-        return Err(GovernanceError::Pins { missing });
-    }
+    check_pins(plan)?;
     let archive = Store::open(store)?;
     // Commits are made of what was durable, so a log that ends before them has lost something.
     let acknowledged = Commits::read(&archive)?.upper();
@@ -699,17 +774,13 @@ impl Door {
     fn admit(self, plan: &Plan, said: Said) -> Result<Group, GovernanceError> {
         let Door { mut log, dedupe, position, order } = self;
         let upper = log.upper();
-        let time = match plan.topology.clock {
-            Clock::Wall => now(),
-            Clock::Event => Tick(upper.0.saturating_sub(1)).micros(),
-        };
+        let time = time_of_step(plan, upper);
         let ends = [((Topic::Control, 0), log.end_offset(Topic::Control, 0))];
         let ends = ends.into_iter().filter(|(_, end)| *end > 0).collect();
         let sequencer = Sequencer::after(upper, ends);
         let mut admission =
             Admission::new(plan.topology.clock, vec![(SOURCE.to_owned(), order)], sequencer, dedupe, upper);
-        let line = envelope(&plan.topology.run, said, time);
-        let judged = door().lines([(position, line.as_bytes())]);
+        let judged = judged(plan, said, position, time);
         let refused = judged.refused.first().cloned();
         admission.hand_over(0, Some(judged));
         admission.take(1, time)?;
@@ -718,12 +789,13 @@ impl Door {
         admission.durable(group.upper)?;
         match refused {
             None => Ok(group),
-            Some(refused) => Err(GovernanceError::Gate {
-                reason: refused.reason.code().to_owned(),
-                detail: refused.detail,
-            }),
+            Some(refused) => Err(gate_refused(&refused)),
         }
     }
+}
+
+fn gate_refused(refused: &Refused) -> GovernanceError {
+    GovernanceError::Gate { reason: refused.reason.code().to_owned(), detail: refused.detail.clone() }
 }
 
 /// A record as its producer writes it.

@@ -7,6 +7,7 @@
 //!   whenever it is read again, from shelves or from commits.
 //! * Each timeline's current batches stand at a place for each worker, in the same way.
 //! * Who waits for what is computed of one fact is told by the worker that computes it.
+//! * Steps of revisions wait in a queue of their own; how they stand is [`Live::governed`].
 //!
 //! Nothing here holds back the graph: readers copy references under short locks.
 
@@ -23,6 +24,7 @@ use tidegate_operators::timeline::{Shown, View};
 use tidegate_sinks::table::Commits;
 
 use crate::admission::Counts;
+use crate::governance::{Asked, GovernanceError, Governed, Taken};
 
 /// The source that records submitted over HTTP have in their receipts.
 pub const INGRESS: &str = "http";
@@ -97,10 +99,21 @@ pub struct Submission {
     pub arrived: Instant,
 }
 
+/// Takes what became of a step.
+pub type OnTaken = Box<dyn FnOnce(Result<Taken, GovernanceError>) + Send>;
+
+/// A step of a revision that somebody asks for.
+pub struct StepAsked {
+    /// The step.
+    pub asked: Asked,
+    /// Told once it is durable, or refused; dropped when the run fails on it.
+    pub on_taken: OnTaken,
+}
+
 /// Why a submission was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Busy {
-    /// The files of the topology are being read, or the log replayed.
+    /// The files of the topology are being read, the log replayed, or a revision brought into force.
     #[error("the topology is still catching up with its log and its files; ask /readyz, and try again")]
     CatchingUp,
     /// As much waits as may wait.
@@ -114,7 +127,7 @@ pub enum Busy {
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The log is replayed, and files are read.
+    /// The log is replayed, and files are read; or the graph is planned anew, with another revision in force.
     CatchingUp,
     /// Submissions are taken.
     Serving,
@@ -131,11 +144,13 @@ pub struct Limits {
     pub queue_bytes_max: usize,
     /// Submissions that wait for the log or for a decision; a further one that wants a decision is refused.
     pub decisions_waiting_max: usize,
+    /// Steps of revisions that wait for their turn.
+    pub steps_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { queue_bytes_max: 32 << 20, decisions_waiting_max: 1024 }
+        Limits { queue_bytes_max: 32 << 20, decisions_waiting_max: 1024, steps_max: 64 }
     }
 }
 
@@ -155,6 +170,7 @@ pub struct Live {
     tails: Mutex<Vec<Tail>>,
     on_commit: Mutex<Vec<OnCommit>>,
     counts: Mutex<Counts>,
+    governed: Mutex<Option<Arc<Governed>>>,
 }
 
 /// Is told of the commits there are after each that is published.
@@ -167,6 +183,28 @@ struct Queue {
     records: usize,
     /// How many parts of groups the workers have been given and not computed yet.
     computing: usize,
+    steps: VecDeque<StepAsked>,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.submissions.is_empty() && self.steps.is_empty()
+    }
+
+    /// Whether something may be added.
+    fn is_open(&self) -> Result<(), Busy> {
+        match self.phase {
+            Phase::Serving => Ok(()),
+            Phase::CatchingUp => Err(Busy::CatchingUp),
+            Phase::Stopping | Phase::Stopped => Err(Busy::Stopping),
+        }
+    }
+
+    /// Whether a group of about `records` records is to be made now: a group costs the graph about as much as a hundred
+    /// rows do, so what comes while it computes waits for it to rest, unless it fills a batch.
+    fn is_due(&self, records: usize) -> bool {
+        !self.submissions.is_empty() && (self.computing == 0 || self.records >= records)
+    }
 }
 
 struct Tail {
@@ -242,6 +280,7 @@ impl Live {
                 bytes: 0,
                 records: 0,
                 computing: 0,
+                steps: VecDeque::new(),
             }),
             arrived: Condvar::new(),
             shelves: Mutex::default(),
@@ -253,6 +292,7 @@ impl Live {
             tails: Mutex::default(),
             on_commit: Mutex::default(),
             counts: Mutex::default(),
+            governed: Mutex::default(),
         }
     }
 
@@ -263,11 +303,7 @@ impl Live {
     pub fn submit(&self, submission: Submission) -> Result<(), Busy> {
         let bytes = submission.bytes();
         let mut queue = self.queue();
-        match queue.phase {
-            Phase::Serving => {}
-            Phase::CatchingUp => return Err(Busy::CatchingUp),
-            Phase::Stopping | Phase::Stopped => return Err(Busy::Stopping),
-        }
+        queue.is_open()?;
         // A single submission is as large as the service lets it be; it waits alone then.
         if queue.bytes > 0 && queue.bytes + bytes > self.limits.queue_bytes_max {
             return Err(Busy::Full);
@@ -284,16 +320,33 @@ impl Live {
         Ok(())
     }
 
-    /// Submissions of about `records` records; waits for them for as long as `patience`. `None` once the run is to
-    /// stop and nothing waits any more.
+    /// Asks for a step of a revision, to be answered later.
     ///
-    /// What comes while the graph computes waits for it to rest, unless it fills a batch: a group costs the graph about as
-    /// much as a hundred rows do, so groups of what came meanwhile are answered sooner than many small ones.
+    /// # Errors
+    /// When it cannot be taken now; then nobody is told anything.
+    pub fn ask_step(&self, step: StepAsked) -> Result<(), Busy> {
+        let mut queue = self.queue();
+        queue.is_open()?;
+        if queue.steps.len() >= self.limits.steps_max {
+            return Err(Busy::Full);
+        }
+        queue.steps.push_back(step);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// The step that waits longest.
+    pub(crate) fn take_step(&self) -> Option<StepAsked> {
+        self.queue().steps.pop_front()
+    }
+
+    /// Submissions of about `records` records, perhaps none when a step comes first; waits for as long as `patience`
+    /// until they make a group. `None` once the run is to stop and nothing waits any more.
     pub(crate) fn take(&self, records: usize, patience: Duration) -> Option<Vec<Submission>> {
         let until = Instant::now() + patience;
         let mut queue = self.queue();
-        while queue.submissions.is_empty() || (queue.computing > 0 && queue.records < records) {
-            if queue.phase == Phase::Stopping && queue.submissions.is_empty() {
+        while queue.steps.is_empty() && !queue.is_due(records) {
+            if queue.phase == Phase::Stopping && queue.is_empty() {
                 return None;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -350,8 +403,13 @@ impl Live {
 
     pub(crate) fn enter(&self, phase: Phase) {
         let mut queue = self.queue();
-        // A run that is told to stop while it catches up does not begin to serve.
-        if phase != Phase::Serving || queue.phase == Phase::CatchingUp {
+        // A run that is told to stop while it catches up does not begin to serve, nor to catch up while it serves.
+        let goes = match phase {
+            Phase::Serving => queue.phase == Phase::CatchingUp,
+            Phase::CatchingUp => queue.phase == Phase::Serving,
+            Phase::Stopping | Phase::Stopped => true,
+        };
+        if goes {
             queue.phase = phase;
         }
         self.arrived.notify_all();
@@ -361,7 +419,26 @@ impl Live {
             self.tails.lock().expect("no panic").clear();
             self.waiting.lock().expect("no panic").clear();
             self.on_commit.lock().expect("no panic").clear();
+            self.queue().steps.clear();
         }
+    }
+
+    /// Another graph begins: what is on the shelves is committed, and it will have its own, and its own timelines.
+    pub(crate) fn begin(&self, governed: Governed) {
+        self.shelves().clear();
+        self.timelines().clear();
+        self.bases.lock().expect("no panic").clear();
+        self.queue().computing = 0;
+        *self.governed.lock().expect("no panic") = Some(Arc::new(governed));
+    }
+
+    /// How the topology is governed; `None` until the log was opened.
+    pub fn governed(&self) -> Option<Arc<Governed>> {
+        self.governed.lock().expect("no panic").clone()
+    }
+
+    pub(crate) fn govern(&self, governed: Governed) {
+        *self.governed.lock().expect("no panic") = Some(Arc::new(governed));
     }
 
     /// Asks the run to finish what it has taken, commit, and end.
@@ -369,6 +446,12 @@ impl Live {
         if self.phase() != Phase::Stopped {
             self.enter(Phase::Stopping);
         }
+    }
+
+    /// Whether the run was asked to end, and nobody waits for what was taken.
+    pub(crate) fn may_stop(&self) -> bool {
+        let queue = self.queue();
+        matches!(queue.phase, Phase::Stopping | Phase::Stopped) && queue.is_empty()
     }
 
     /// Whether the run was asked to end.
@@ -390,8 +473,13 @@ impl Live {
         shown
     }
 
-    /// The tick before which every table and every timeline is known on every worker.
+    /// The tick before which every table is known on every worker, or committed.
     pub fn complete(&self) -> Tick {
+        self.computed_upper().max(self.commits().upper())
+    }
+
+    /// The tick before which every table and every timeline is known on every worker.
+    fn computed_upper(&self) -> Tick {
         let tables = self.shelves().values().flatten().map(|shelf| shelf.lock().complete).min();
         let timelines = self.timelines().values().flatten().map(|shown| shown.view().upper).min();
         tables.into_iter().chain(timelines).min().unwrap_or(Tick::ZERO)
@@ -405,8 +493,8 @@ impl Live {
     /// A group was fed: before its end are so many facts of each partition.
     pub(crate) fn fed(&self, upper: Tick, basis: Vec<u64>) {
         let mut bases = self.bases.lock().expect("no panic");
-        let complete = self.complete();
-        while bases.get(1).is_some_and(|(next, _)| *next <= complete) {
+        let computed = self.computed_upper();
+        while bases.get(1).is_some_and(|(next, _)| *next <= computed) {
             bases.pop_front();
         }
         bases.push_back((upper, basis));
@@ -417,8 +505,8 @@ impl Live {
     pub fn as_of(&self) -> Option<(Tick, Vec<u64>)> {
         // As long as the lock is held, the group that ends there is not forgotten.
         let bases = self.bases.lock().expect("no panic");
-        let complete = self.complete();
-        let known = bases.iter().rev().find(|(upper, _)| *upper <= complete && *upper > Tick::ZERO);
+        let computed = self.computed_upper();
+        let known = bases.iter().rev().find(|(upper, _)| *upper <= computed && *upper > Tick::ZERO);
         known.cloned()
     }
 
@@ -595,7 +683,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_and_what_was_taken_is_answered_even_while_stopping() {
-        let live = Live::new(Limits { queue_bytes_max: 1000, decisions_waiting_max: 2 });
+        let live = Live::new(Limits { queue_bytes_max: 1000, decisions_waiting_max: 2, ..Limits::default() });
         assert_eq!(live.submit(submission(10)), Err(Busy::CatchingUp));
         live.enter(Phase::Serving);
         assert_eq!(live.submit(submission(5000)), Ok(()), "alone, even a large one is taken");
@@ -651,5 +739,30 @@ mod tests {
         assert_eq!(told.recv(), Ok(Decided { node: Arc::clone(&node), rows: rows_at_once, row: 1 }));
         live.decided(&node, &rows(&[7]));
         assert!(told.recv().is_err(), "its sender is gone with it");
+    }
+
+    #[test]
+    fn a_step_keeps_a_run_from_ending_and_a_stop_is_not_undone_by_one() {
+        let live = Live::new(Limits { steps_max: 1, ..Limits::default() });
+        let step = || {
+            let asked = Asked {
+                actor: "ann".to_owned(),
+                reason: "test".to_owned(),
+                what: crate::governance::Wish::RollBack("decisions".to_owned()),
+            };
+            StepAsked { asked, on_taken: Box::new(|_| {}) }
+        };
+        assert_eq!(live.ask_step(step()), Err(Busy::CatchingUp));
+        live.enter(Phase::Serving);
+        assert_eq!((live.ask_step(step()), live.ask_step(step())), (Ok(()), Err(Busy::Full)));
+        live.stop();
+        live.enter(Phase::CatchingUp);
+        assert_eq!(live.phase(), Phase::Stopping);
+        assert!(
+            !live.may_stop() && live.take(10, Duration::from_secs(60)).is_some_and(|taken| taken.is_empty())
+        );
+        assert!(live.take_step().is_some() && live.may_stop());
+        assert!(live.take(10, Duration::from_secs(60)).is_none());
+        assert_eq!(live.ask_step(step()), Err(Busy::Stopping));
     }
 }

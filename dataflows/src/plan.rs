@@ -5,6 +5,7 @@
 //! all columns, which finds every fault and the columns that are read at all, and once against only
 //! those, so that nothing travels through the graph that nobody reads.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -180,9 +181,14 @@ impl Plan {
     }
 
     /// Plans what has no fault, not even among those that were gathered before.
-    fn of(topology: Topology, revisions: &Revisions, faults: Rc<Faults>) -> Result<Plan, Vec<Fault>> {
-        let planner =
-            Planner { topology: &topology, revisions, faults: Rc::clone(&faults), sql: Sql::default() };
+    fn of(mut topology: Topology, revisions: &Revisions, faults: Rc<Faults>) -> Result<Plan, Vec<Fault>> {
+        let planner = Planner {
+            topology: &topology,
+            revisions,
+            faults: Rc::clone(&faults),
+            sql: Sql::default(),
+            files: RefCell::new(topology.files.clone()),
+        };
         let whole = planner.plan(None);
         let found = faults.take();
         if !found.is_empty() {
@@ -196,6 +202,7 @@ impl Plan {
         let Draft { sources, gate, policies, schemas: _, steps } = draft;
         let policies = policies.expect("a missing policy is a fault");
         let digest = plan_digest(&topology, policies.first(), &steps);
+        topology.files = planner.files.into_inner();
         Ok(Plan { topology, sources, gate, policies, gate_schema, steps, digest })
     }
 
@@ -410,6 +417,8 @@ struct Planner<'t> {
     revisions: &'t Revisions,
     faults: Rc<Faults>,
     sql: Sql,
+    /// What was read of the files that the topology names.
+    files: RefCell<BTreeMap<PathBuf, Arc<str>>>,
 }
 
 impl Planner<'_> {
@@ -568,8 +577,15 @@ impl Planner<'_> {
             return None;
         }
         let file = self.topology.path_of(&named.value);
+        if let Some(text) = self.files.borrow().get(&file) {
+            return Some(RevisionText { file, text: Arc::clone(text) });
+        }
         match std::fs::read_to_string(&file) {
-            Ok(text) => Some(RevisionText { file, text: text.into() }),
+            Ok(text) => {
+                let text: Arc<str> = text.into();
+                self.files.borrow_mut().insert(file.clone(), Arc::clone(&text));
+                Some(RevisionText { file, text })
+            }
             Err(error) => {
                 let shown = file.display();
                 self.faults.add(named.line, format!("{what} file `{shown}` cannot be read ({error}); check the path, which is relative to the topology"));

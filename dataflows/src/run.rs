@@ -7,7 +7,7 @@
 //! When all sources are idle the run commits everything below the last tick and stops the workers
 //! without closing their inputs: the end of input is not the end of time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
+use tidegate_facts::governance::SOURCE;
 use tidegate_facts::{Digest, Tick, Topic};
 use tidegate_operators::gate::Judged;
 use tidegate_sinks::archive::{self, ArchiveError, Bound, Preference, Written, read_range};
@@ -33,7 +34,7 @@ use crate::admission::{
     Admission, AdmissionError, Counts, PROGRESS, ProgressRecord, RECEIPTS, RUN, RunRecord, audit_record,
 };
 use crate::feed::{Fed, Feed};
-use crate::governance::{self, GovernanceError};
+use crate::governance::{self, GovernanceError, Governed};
 use crate::live::{Appended, INGRESS, Live, Phase};
 use crate::memory::Memory;
 use crate::output::{Output, Standing};
@@ -44,6 +45,7 @@ use crate::watch::{Stage, Watch};
 use crate::workers::Workers;
 
 mod follow;
+mod steps;
 
 /// How a plan is run. None of this changes an answer.
 #[derive(Clone, Debug)]
@@ -182,10 +184,14 @@ pub fn run_into(
     store: &Store,
     watch: &Watch,
 ) -> Result<Report, RunError> {
-    go(plan, options, store, watch, None)
+    match go(plan, options, store, watch, None, Counts::default())? {
+        Ended::Idle(report) => Ok(*report),
+        Ended::Revised(_) => unreachable!("nobody takes a step of a run that serves nobody"),
+    }
 }
 
 /// Runs a plan until it is told to stop: reads its sources to their ends, then follows them, and takes what is submitted.
+/// When a revision takes effect, another graph goes on where the one before it ended.
 ///
 /// # Errors
 /// See [`RunError`]. What was durable stays, and a later run goes on from there.
@@ -195,9 +201,25 @@ pub fn serve(
     watch: &Watch,
     live: &Arc<Live>,
 ) -> Result<Report, RunError> {
-    let outcome = go(plan, options, &Store::open(&options.store_path())?, watch, Some(live));
+    let store = Store::open(&options.store_path())?;
+    let mut counts = Counts::default();
+    let outcome = loop {
+        match go(plan, options, &store, watch, Some(live), counts) {
+            Ok(Ended::Idle(report)) => break Ok(*report),
+            Ok(Ended::Revised(so_far)) => counts = so_far,
+            Err(error) => break Err(error),
+        }
+    };
     live.enter(Phase::Stopped);
     outcome
+}
+
+/// How a graph ended.
+enum Ended {
+    /// There is nothing more to do.
+    Idle(Box<Report>),
+    /// Another revision is in force than it was planned with; so many records were received until then.
+    Revised(Counts),
 }
 
 fn go(
@@ -206,7 +228,8 @@ fn go(
     store: &Store,
     watch: &Watch,
     live: Option<&Arc<Live>>,
-) -> Result<Report, RunError> {
+    counts: Counts,
+) -> Result<Ended, RunError> {
     let (mut output, mut checkpoint) = Output::with_checkpoints(store.clone(), plan, options.signer.clone())?;
     // Commits are made of what was durable, so a log that ends before them has lost something.
     let acknowledged = output.lower;
@@ -228,8 +251,9 @@ fn go(
         tracing::warn!("the log has lost the boundary of its newest checkpoint, which is passed over");
         output.forget_checkpoint();
     }
-    let plan = &governance::in_force(plan, log.folder(), store)?;
+    let (plan, governed) = &governance::governed(plan, log.folder(), store, &BTreeSet::new())?;
     if let Some(live) = live {
+        live.begin(governed.clone());
         output.live = Some(Arc::clone(live));
         live.committed(Arc::new(output.outlet.commits().unwrap_or_default()));
     }
@@ -250,14 +274,19 @@ fn go(
         checkpoint,
         live: live.map(Arc::as_ref),
         failed: &output.failed,
+        governed: governed.clone(),
+        read_before: plan.sources.iter().enumerate().map(|(place, s)| rows_read(watch, place, s)).collect(),
     };
-    let gated = gate.run();
+    let gated = gate.run(counts);
     let stopped = workers.finish();
     if let Some(error) = output.failed.lock().expect("no panic").take() {
         return Err(error.into());
     }
     stopped.map_err(RunError::Worker)?;
-    let (counts, facts) = gated?;
+    let Gated { counts, facts, revised } = gated?;
+    if revised {
+        return Ok(Ended::Revised(counts));
+    }
     let archived = if plan.topology.log.archive {
         let log = HeldLog::new(&options.data.join("log"))?;
         Some(archive::write(log.folder(), Until::Complete, store)?)
@@ -265,7 +294,13 @@ fn go(
         None
     };
     let commits = Commits::read(store)?;
-    Ok(Report { recovery, counts, facts, commits, archived, elapsed: watch.elapsed() })
+    let elapsed = watch.elapsed();
+    Ok(Ended::Idle(Box::new(Report { recovery, counts, facts, commits, archived, elapsed })))
+}
+
+/// How many records of a source were read since the watch began.
+fn rows_read(watch: &Watch, place: usize, source: &SourcePlan) -> u64 {
+    watch.stage(&Stage::Source(place, source.name.clone())).rows()
 }
 
 /// The gate's thread: everything between the sources and the workers.
@@ -286,6 +321,18 @@ struct Gate<'r> {
     /// Who submits and asks, when the run goes on behind the ends of its sources.
     live: Option<&'r Live>,
     failed: &'r Mutex<Option<TableError>>,
+    /// How revisions stand; steps are judged by it.
+    governed: Governed,
+    /// What had been read of each source when this gate began.
+    read_before: Vec<u64>,
+}
+
+/// What a gate has done.
+struct Gated {
+    counts: Counts,
+    facts: u64,
+    /// Whether a step took effect, and the plan is another now.
+    revised: bool,
 }
 
 /// What the log says of the past.
@@ -305,7 +352,8 @@ enum FromSource {
 }
 
 impl Gate<'_> {
-    fn run(mut self) -> Result<(Counts, u64), RunError> {
+    /// Goes on counting from `counts`.
+    fn run(mut self, counts: Counts) -> Result<Gated, RunError> {
         let index = self.options.data.join("index/dedupe");
         let (mut dedupe, covered) = DedupeIndex::open(&index, self.options.dedupe_bytes, self.log.upper())?;
         let mut feed = self.feed()?;
@@ -316,9 +364,12 @@ impl Gate<'_> {
             let resume = past.sources.get(&source.name).cloned().unwrap_or_default();
             (source.name.clone(), Reorder::new(source.late, resume))
         });
-        let ingress = Reorder::new(0, past.sources.get(INGRESS).cloned().unwrap_or_default());
-        let ingress = self.live.map(|_| (INGRESS.to_owned(), ingress));
-        let sources: Vec<(String, Reorder)> = sources.chain(ingress).collect();
+        let endless: &[&str] = if self.live.is_some() { &[INGRESS, SOURCE] } else { &[] };
+        let endless = endless.iter().map(|name| {
+            let resume = past.sources.get(*name).cloned().unwrap_or_default();
+            ((*name).to_owned(), Reorder::new(0, resume))
+        });
+        let sources: Vec<(String, Reorder)> = sources.chain(endless).collect();
         let ends = [Topic::Traffic, Topic::Control].into_iter().flat_map(|topic| {
             let log = &self.log;
             (0..self.plan.topology.partitions).map(move |p| ((topic, p), log.end_offset(topic, p)))
@@ -327,6 +378,7 @@ impl Gate<'_> {
         let upper = self.log.upper();
         let sequencer = Sequencer::after(upper, ends);
         let mut admission = Admission::new(self.plan.topology.clock, sources, sequencer, dedupe, upper);
+        admission.counts = counts;
         if self.recovered == 0 {
             self.append_run_record(&mut admission, &mut feed)?;
         }
@@ -338,17 +390,25 @@ impl Gate<'_> {
             .map(|(place, source)| self.open_source(place, source, &past))
             .collect::<Result<_, _>>()?;
         if self.live.is_some() {
-            admission.hand_over(self.plan.sources.len(), None); // It has no end, and nobody waits for it.
+            // They have no end, and nobody waits for them.
+            admission.hand_over(self.plan.sources.len(), None);
+            admission.hand_over(self.plan.sources.len() + 1, None);
         }
         let mut prefixes = self.admit(&mut admission, &mut feed, &sources)?;
-        if let Some(live) = self.live {
-            self.follow(live, &mut admission, &mut feed, &mut prefixes)?;
-        }
+        let effective = match self.live {
+            Some(live) => self.follow(live, &mut admission, &mut feed, &mut prefixes)?,
+            None => None,
+        };
         // A mark in the middle of the input would cut the tables where no undisturbed run does.
         if admission.is_finished() {
             self.finish(&mut admission, &mut feed, &past, &prefixes)?;
         }
-        Ok((admission.counts.clone(), feed.facts()))
+        let revised = effective.is_some();
+        if let (Some(live), Some(step)) = (self.live, effective) {
+            live.enter(Phase::CatchingUp);
+            self.take_effect(live, &mut admission, step)?;
+        }
+        Ok(Gated { counts: admission.counts.clone(), facts: feed.facts(), revised })
     }
 
     /// The feed of the groups that are not in the state yet.
@@ -533,7 +593,7 @@ impl Gate<'_> {
                 let group = counter.time(|| admission.group(Vec::new(), false)).expect("it holds records");
                 self.append(&group, admission, feed)?;
             }
-            if self.failed.lock().expect("no panic").is_some() || self.live.is_some_and(Live::is_stopping) {
+            if self.failed.lock().expect("no panic").is_some() || self.live.is_some_and(Live::may_stop) {
                 break; // The sinks failed, and their error is the run's; or it is to stop, and goes on another time.
             }
         }
@@ -553,7 +613,8 @@ impl Gate<'_> {
         }
         let progress = prefixes.iter().filter_map(|(place, prefix)| {
             let source = &self.plan.sources[*place].name;
-            let read = self.watch.stage(&Stage::Source(*place, source.clone())).rows();
+            let plan = &self.plan.sources[*place];
+            let read = rows_read(self.watch, *place, plan) - self.read_before[*place];
             let records = past.sources.get(source).map_or(0, Resume::next) + read;
             let record = ProgressRecord { source: source.clone(), records, prefix: prefix.clone() };
             let unchanged = past.prefixes.get(source).is_some_and(|known| known.records == records);

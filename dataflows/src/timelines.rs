@@ -43,17 +43,26 @@ enum Reach {
     Latest,
 }
 
-/// A timeline cannot be asked as of so early a tick.
+/// A timeline cannot be asked as of a tick.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{table}` can be asked as of {} (tick {from}) and later; rows that only earlier ticks reach are merged away, and the facts have them",
-    to_rfc3339(from.micros())
-)]
-pub struct Gone {
-    /// The table.
-    pub table: String,
-    /// From when on it can be asked.
-    pub from: Tick,
+pub enum NotAsOf {
+    /// It is too early.
+    #[error(
+        "`{table}` can be asked as of {} (tick {from}) and later; rows that only earlier ticks reach are merged away, and the facts have them",
+        to_rfc3339(from.micros())
+    )]
+    Gone {
+        /// The table.
+        table: String,
+        /// From when on it can be asked.
+        from: Tick,
+    },
+    /// The graph that has just begun has not come so far.
+    #[error("`{table}` is not restored yet; ask /readyz, and try again")]
+    NotYet {
+        /// The table.
+        table: String,
+    },
 }
 
 /// One worker's rows of a table, read as they are taken.
@@ -127,15 +136,18 @@ impl TimelineTable {
     /// the columns at the places of `projection`.
     ///
     /// # Errors
-    /// When that is too early.
+    /// When that is too early, or the timeline is still being restored.
     pub fn read(
         &self,
         live: &Live,
         before: Tick,
         keys: Option<&ArrayRef>,
         projection: &[usize],
-    ) -> Result<Vec<Rows>, Gone> {
+    ) -> Result<Vec<Rows>, NotAsOf> {
         let views = live.views(&self.timeline);
+        if views.is_empty() || views.iter().any(|view| view.upper < before) {
+            return Err(NotAsOf::NotYet { table: self.name.clone() });
+        }
         let since = views.iter().map(|view| view.since).max().unwrap_or_default();
         let from = match self.reach {
             Reach::Span { lateness_max, .. } => {
@@ -145,7 +157,7 @@ impl TimelineTable {
             Reach::Latest => since,
         };
         if before < from {
-            return Err(Gone { table: self.name.clone(), from });
+            return Err(NotAsOf::Gone { table: self.name.clone(), from });
         }
         let after = match self.reach {
             Reach::Span { reach, .. } => Some(before.micros().saturating_sub(reach)),

@@ -1,8 +1,9 @@
 //! A topology file as it is written: nodes, their settings, and nothing checked against data yet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tidegate_facts::names::choices;
 use tidegate_facts::{Context, Span};
@@ -44,6 +45,9 @@ pub struct Topology {
     pub nodes: Vec<Node>,
     /// The text of the file, for its digest.
     pub text: String,
+    /// The texts of the policy and the bundles, once it is planned: it is planned again with the same, whatever becomes of
+    /// their files.
+    pub files: BTreeMap<PathBuf, Arc<str>>,
 }
 
 /// What becomes of the log. None of this changes an answer.
@@ -464,6 +468,7 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
         replaced: BTreeSet::new(),
         nodes,
         text: text.to_owned(),
+        files: BTreeMap::new(),
     }
 }
 

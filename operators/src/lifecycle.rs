@@ -447,6 +447,27 @@ impl Lifecycle {
         self.subjects.get(subject).map_or(&[], |changes| &changes.history)
     }
 
+    /// What is in force of a subject, since which tick, and by which proposal; by none it was there at the beginning.
+    ///
+    /// # Errors
+    /// When nothing of it is known.
+    pub fn in_force(&self, subject: &Subject) -> Result<(&Revision, Option<Tick>, Option<Digest>), Refusal> {
+        let last = self.history(subject).last();
+        Ok((self.active(subject)?, last.map(|(tick, _)| *tick), last.and_then(|(_, id)| *id)))
+    }
+
+    /// How a proposal stands, in a word: its last step, and what others have made of it since.
+    pub fn word_for(&self, proposal: &Proposal) -> &'static str {
+        let (active, _, by) = self.in_force(&proposal.subject).expect("the proposal was checked");
+        match proposal.state {
+            Step::Proposed | Step::Approved if proposal.before != active.digest => "outdated",
+            Step::Activated if by == Some(proposal.id) => "in force",
+            Step::Activated => "replaced",
+            Step::RolledBack => "rolled back",
+            other => other.name(),
+        }
+    }
+
     /// The proposal whose id begins with `id`.
     ///
     /// # Errors

@@ -77,13 +77,6 @@ export function sql(text, signal) {
   return call("/v1/sql", { method: "POST", ...asked(text), signal });
 }
 
-export async function csv(text) {
-  const { body, headers } = asked(text);
-  const response = await request("/v1/sql", { method: "POST", body, headers: { ...headers, Accept: "text/csv" } });
-  if (!response.ok) throw await refusal(response);
-  return response.blob();
-}
-
 function asked(text) {
   return { body: JSON.stringify({ sql: text }), headers: { "Content-Type": "application/json" } };
 }

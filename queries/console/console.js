@@ -12,7 +12,8 @@ import { showDecisions } from "./decisions.js";
 import { showWhy } from "./why.js";
 import { showQuarantine } from "./quarantine.js";
 import { showSql } from "./sql.js";
-import { showBackfills, showPolicies } from "./governance.js";
+import { showRevisions } from "./revisions.js";
+import { showBackfills } from "./backfills.js";
 
 const VIEWS = [
   { name: "graph", title: "Graph", key: "g", show: showGraph },
@@ -21,7 +22,7 @@ const VIEWS = [
   { name: "quarantine", title: "Quarantine", key: "q", show: showQuarantine },
   { name: "sql", title: "SQL", key: "s", show: showSql },
   { name: "backfills", title: "Backfills", key: "b", show: showBackfills },
-  { name: "policies", title: "Policies", key: "p", show: showPolicies },
+  { name: "policies", title: "Policies", key: "p", show: showRevisions },
 ];
 
 const main = document.getElementById("main");

@@ -6,6 +6,13 @@ export function count(of) {
   return String(of).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 }
 
+/** A count in three digits, where there is no room for more. */
+export function compact(of) {
+  if (of < 10_000) return count(of);
+  const at = of < 1e6 ? ["k", 1e3] : of < 1e9 ? ["M", 1e6] : ["G", 1e9];
+  return `${(of / at[1]).toPrecision(3)} ${at[0]}`;
+}
+
 export function rate(of) {
   if (of === null) return "–";
   return `${of > 0 && of < 10 ? of.toFixed(1) : count(Math.round(of))}/s`;
@@ -91,6 +98,22 @@ export function sqlName(name) {
 
 export function shellWord(text) {
   return /^[\w.:/@=][\w.:/@=-]*$/.test(text) ? text : `'${visible(text).replaceAll("'", "'\\''")}'`;
+}
+
+/**
+ * Rows as CSV. A cell of text that a spreadsheet would take for a formula begins with an apostrophe: facts are written by
+ * strangers. Numbers stay what they are, negative ones too.
+ */
+export function csvOf({ columns, rows }) {
+  const quoted = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const harmless = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
+  const cell = (of, type) => {
+    if (of === null) return "";
+    const text = typeof of === "object" ? JSON.stringify(of) : String(of);
+    return quoted(isNumeric(type) ? text : harmless(text));
+  };
+  const lines = [columns.map(({ name }) => quoted(harmless(name))), ...rows.map((row) => row.map((of, at) => cell(of, columns[at].type)))];
+  return `${lines.map((cells) => cells.join(",")).join("\r\n")}\r\n`;
 }
 
 /**

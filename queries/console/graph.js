@@ -4,12 +4,14 @@
 // in it, so that none runs behind a node.
 
 import { card, el, empty, facts, fill, note, refresh, svg, table } from "./dom.js";
-import { count, quantity, rate, share, span, time } from "./format.js";
+import { compact, count, quantity, rate, share, span, time } from "./format.js";
 import * as status from "./status.js";
 
 const WIDTH = 176, HEIGHT = 50, LANE = 16, GAP_X = 18, GAP_Y = 30;
 /** What the page shows of a node in its own way; whatever else a service tells of one is shown by its name. */
-const KNOWN = ["name", "kind", "inputs", "rows", "busy_us"];
+const KNOWN = ["name", "kind", "inputs", "rows", "busy_us", "lag_us", "state"];
+/** A node that is farther behind what was fed to the graph is marked. */
+const LATE_US = 2_000_000;
 
 export async function showGraph(main, _, signal) {
   let chosen = null;
@@ -26,7 +28,7 @@ export async function showGraph(main, _, signal) {
     const now = status.latest();
     if (!now) return;
     if (!main.contains(picture)) {
-      fill(main, el("h1", "Graph"), tiles, el("div.beside", card("Flow", picture), el("div.stack", detail, card("Nodes", list))));
+      fill(main, el("div.head", el("h1", "Graph"), note(where(now))), tiles, el("div.beside", card("Flow", picture), el("div.stack", detail, card("Nodes", list))));
     }
     const nodes = now.nodes.map((node) => measured(node, now));
     refresh(tiles, tilesOf(now));
@@ -75,6 +77,9 @@ function tilesOf(now) {
   ];
 }
 
+/** The file of the topology and the folder of its log, as the service was given them. */
+const where = ({ file, data }) => (file ? [el("code", file), " on ", el("code", data)] : "");
+
 const many = (of, what) => `${of} ${what}${of === 1 ? "" : "s"}`;
 
 function detailOf(node, now) {
@@ -89,6 +94,8 @@ function detailOf(node, now) {
     ["rows", `${count(node.rows)} (${rate(node.rate)})`],
     ["busy", `${share(node.busy)} now, ${span(node.busy_us)} in all`],
     node.rows > 0 && ["cost", `${(node.busy_us / node.rows).toPrecision(3)} µs a row`],
+    lagOf(node) !== null && ["lag", `${span(lagOf(node))} behind what was fed`],
+    ...Object.entries(stateOf(node)).map(([key, held]) => [`held: ${key.replaceAll("_", " ")}`, quantity(key, held)]),
     committed && ["committed", `#${committed.number} to ${time(committed.time)}`],
     ...others.map((key) => [key.replace(/_(us|bytes)$/, "").replaceAll("_", " "), plain(key, node[key])]),
   ));
@@ -96,15 +103,35 @@ function detailOf(node, now) {
 
 const plain = (key, of) => (typeof of === "number" ? quantity(key, of) : typeof of === "object" ? JSON.stringify(of) : of);
 
+/** How far a node is behind, where the service tells. */
+const lagOf = ({ lag_us }) => (Number.isFinite(lag_us) ? lag_us : null);
+
+/** What a node holds, by quantity; a service that tells one number means rows. */
+function stateOf({ state }) {
+  if (Number.isFinite(state)) return { rows: state };
+  return Object.fromEntries(Object.entries(state ?? {}).filter(([, held]) => Number.isFinite(held)));
+}
+
+/** How many rows a node holds, in a few letters. */
+function held(node) {
+  const { rows } = stateOf(node);
+  return rows ? compact(rows) : null;
+}
+
 function showList(place, nodes, choose, chosen) {
+  const lags = nodes.some((node) => lagOf(node) !== null);
+  const holds = nodes.some((node) => held(node) !== null);
   const columns = [
     { name: "node", cell: ({ name }) => name },
-    { name: "kind", cell: ({ kind }) => note(kind) },
+    // The picture shows it too, and there is no room for everything.
+    !lags && { name: "kind", cell: ({ kind }) => note(kind) },
     { name: "rows", numeric: true, cell: ({ rows }) => count(rows) },
     { name: "rate", numeric: true, cell: (node) => rate(node.rate) },
     { name: "last minute", cell: ({ line }) => spark(line) },
     { name: "busy", numeric: true, cell: ({ busy }) => share(busy) },
-  ];
+    lags && { name: "lag", numeric: true, cell: (node) => (lagOf(node) === null ? "" : span(lagOf(node))) },
+    holds && { name: "holds", numeric: true, cell: (node) => held(node) ?? "" },
+  ].filter(Boolean);
   const rows = place.querySelectorAll("tbody tr");
   const same = rows.length === nodes.length && nodes.every(({ name }, at) => rows[at].dataset.key === name);
   // Rows stay, and with them the focus and a press that has begun; only what they say changes.
@@ -165,11 +192,13 @@ function box({ name, kind }, { x, y }, choose) {
     svg("text.name", { x: 12, y: 19 }, cut(name, 18)),
     svg("text.kind", { x: WIDTH - 10, y: 19, "text-anchor": "end" }, name.length + short.length <= 20 ? short : ""), flow, load, bar);
   const show = (node, isChosen) => {
-    flow.textContent = rate(node.rate);
-    load.textContent = node.committed ? `#${node.committed.number} · ${share(node.busy)}` : `${share(node.busy)} busy`;
-    title.textContent = `${name} (${kind}): ${count(node.rows)} rows${node.committed ? `, committed to ${time(node.committed.time)}` : ""}`;
+    const says = node.committed ? `#${node.committed.number}` : held(node) && `holds ${held(node)}`;
+    flow.textContent = says ? `${rate(node.rate)} · ${share(node.busy)}` : rate(node.rate);
+    load.textContent = says || `${share(node.busy)} busy`;
+    title.textContent = `${name} (${kind}): ${count(node.rows)} rows${node.committed ? `, committed to ${time(node.committed.time)}` : ""}${lagOf(node) === null ? "" : `, ${span(lagOf(node))} behind`}`;
     bar.setAttribute("width", Math.min(1, node.busy ?? 0) * (WIDTH - 22));
     group.classList.toggle("hot", (node.busy ?? 0) > 0.8);
+    group.classList.toggle("late", (lagOf(node) ?? 0) > LATE_US);
     group.classList.toggle("chosen", isChosen);
   };
   return { group, show };

@@ -3,8 +3,8 @@
 // The log keeps what was refused as it was refused. A mended record is another record; its receipt says what became of it.
 
 import { objects, sql, submit, tables } from "./api.js";
-import { badge, button, card, code, el, empty, facts, failure, fill, note, table } from "./dom.js";
-import { count, layOut, shorten, sqlName, sqlText } from "./format.js";
+import { badge, button, card, code, el, empty, facts, failure, fill, note, say, table } from "./dom.js";
+import { bytes, count, layOut, shorten, sqlName, sqlText, time } from "./format.js";
 
 const ROWS_MAX = 200;
 /** What became of records that were mended in this tab, by their receipt ids. */
@@ -14,12 +14,12 @@ export async function showQuarantine(main, { filters }, signal) {
   const known = (await tables(signal)).find(({ name }) => name === "quarantine")?.columns.map(({ name }) => name) ?? [];
   const reason = known.includes("reason_code") ? "reason_code" : "reason";
   // The newest first, where the table tells; else by their place in the source.
-  const newest = ["_tick", "at_utc", "position"].find((name) => known.includes(name));
+  const newest = ["after_tick", "position"].filter((name) => known.includes(name));
   const only = filters.get("reason");
   const counted = objects(await sql(`SELECT ${reason} AS reason, count(*) AS records FROM quarantine GROUP BY ${reason} ORDER BY 2 DESC, 1`, signal));
   const editor = el("div");
   const list = el("div");
-  const heading = el("div.head", el("h1", "Quarantine"),
+  const heading = el("div.head", el("h1", "Quarantine"), el("span.spring"),
     button("Look again", () => showQuarantine(main, { filters }, signal)));
   if (!counted.length) {
     fill(main, heading, empty("Nothing is in quarantine: every record that came was admitted, or had been before."));
@@ -31,13 +31,11 @@ export async function showQuarantine(main, { filters }, signal) {
   }, name || "all", el("b", count(records)));
   const columns = [
     { name: "reason", cell: (row) => badge(row[reason] ?? "–", "mind") },
-    { name: "what is wrong", cell: (row) => el("span.detail", row.detail ?? "") },
-    { name: "event", cell: (row) => row.event_id ?? el("span.null", "unread") },
-    { name: "type", less: true, cell: (row) => row.event_type ?? "" },
-    { name: "source", less: true, cell: (row) => row.source },
-    { name: "position", numeric: true, less: true, cell: (row) => count(row.position) },
-    { name: "record", less: true, cell: (row) => el("code.bytes", textOf(row).slice(0, 80)) },
-    { name: "", cell: (row) => mended.get(row.receipt_id) ?? button("Mend", () => open(row)) },
+    { name: "what is wrong", cell: (row) => el("div.detail", row.detail ?? "", el("code.bytes", textOf(row).slice(0, 160))) },
+    { name: "event", cell: (row) => [row.event_id ?? el("span.null", "unread"), row.event_type && el("div.note.wide", row.event_type)] },
+    { name: "after (UTC)", less: true, cell: (row) => el("span.time", { title: row.after_tick ? `The newest fact was that of tick ${row.after_tick}` : null }, time(row.after_utc)) },
+    { name: "from", less: true, cell: (row) => [row.source, el("div.note", `position ${count(row.position)}`)] },
+    { name: "", cell: (row) => mended.get(row.receipt_id) ?? el("span.row", button("Mend", () => open(row)), button("Send again", (event) => resubmitAsIs(row, event.target), { title: "As it is, after a fix elsewhere" })) },
   ];
   const open = (row) => {
     fill(editor, editorFor(row, row[reason], () => { fill(editor); show(); }));
@@ -46,10 +44,10 @@ export async function showQuarantine(main, { filters }, signal) {
   };
   const show = async () => {
     try {
-      const wanted = ["receipt_id", reason, "event_id", "event_type", "detail", "source", "position", "bytes_text", "bytes", "policy_id", "policy_revision", "policy_digest"];
+      const wanted = ["receipt_id", reason, "event_id", "event_type", "detail", "source", "position", "bytes_text", "bytes", "after_tick", "after_utc", "policy_id", "policy_revision", "policy_digest"];
       const named = wanted.filter((name) => known.includes(name) && !(name === "bytes" && known.includes("bytes_text"))).map(sqlName);
       const rows = objects(await sql(`SELECT ${named.join(", ")} FROM quarantine${only ? ` WHERE ${reason} = ${sqlText(only)}` : ""}`
-        + `${newest ? ` ORDER BY ${newest} DESC` : ""} LIMIT ${ROWS_MAX}`, signal));
+        + `${newest.length ? ` ORDER BY ${newest.map((name) => `${name} DESC`).join(", ")}` : ""} LIMIT ${ROWS_MAX}`, signal));
       fill(list, table(columns, rows, { label: "Refused records", open, cards: true }),
         rows.length === ROWS_MAX && note(`The first ${ROWS_MAX}; choose a reason, or ask with SQL.`));
     } catch (error) {
@@ -58,6 +56,22 @@ export async function showQuarantine(main, { filters }, signal) {
   };
   fill(main, heading, el("div.chips", chip("", total), counted.map((each) => chip(each.reason, each.records))), editor, list);
   await show();
+}
+
+/** One click: the same bytes again, judged by what is in force now. */
+async function resubmitAsIs(row, pressed) {
+  pressed.disabled = true;
+  const cell = pressed.closest("td");
+  try {
+    const said = await submit(textOf(row));
+    const shown = badge(said.verdict, said.verdict === "quarantined" ? "bad" : "good");
+    if (said.verdict !== "quarantined") mended.set(row.receipt_id, shown);
+    fill(cell, shown, said.verdict === "quarantined" && note(` ${said.reason ?? ""}`));
+    say(said.verdict === "quarantined" ? `Refused again: ${said.detail ?? said.reason}` : `${said.event_id ?? "The record"} is ${said.verdict}`);
+  } catch (error) {
+    pressed.disabled = false;
+    say(error.message);
+  }
 }
 
 /** The record as text, or what there is of it. */
@@ -102,6 +116,10 @@ function editorFor(row, reason, close) {
   check();
   return card("Mend a record",
     el("div.verdict.mind", el("strong", reason ?? "refused"), el("p", row.detail ?? "The gate gave no detail.")),
+    facts(
+      row.after_tick && ["refused", `after ${time(row.after_utc)}, tick ${row.after_tick}`],
+      ["from", `${row.source}, position ${count(row.position)}`],
+      ["bytes", bytes(new TextEncoder().encode(textOf(row)).length)]),
     field, syntax,
     el("div.row", resubmit, button("As it was", reset), button("Close", close)),
     receipt,

@@ -1,8 +1,8 @@
 // A box for questions: what can be asked stands beside it, the answer below it as table and as chart.
 
-import { csv, sql, tables } from "./api.js";
+import { sql, tables } from "./api.js";
 import { badge, button, code, columnsOf, el, empty, failure, fill, note, table } from "./dom.js";
-import { count, span, time } from "./format.js";
+import { count, csvOf, span, time } from "./format.js";
 import { chart, chartable } from "./chart.js";
 
 const HISTORY = "tidegate.sql.history";
@@ -28,7 +28,7 @@ export async function showSql(main, { filters }, signal) {
     showPast(past);
     fill(place, el("p.loading", "Asking…"));
     try {
-      fill(place, answerOf(await sql(text, mine.signal), text));
+      fill(place, answerOf(await sql(text, mine.signal)));
     } catch (error) {
       if (signal.aborted || running !== mine) return;
       fill(place, failure(error));
@@ -84,7 +84,7 @@ function showTables(place, all, box) {
     : empty("There are no tables yet."));
 }
 
-function answerOf(answer, text) {
+function answerOf(answer) {
   const shown = el("div");
   const drawable = chartable(answer);
   const asTable = () => fill(shown, answer.rows.length
@@ -107,22 +107,16 @@ function answerOf(answer, text) {
     },
   }, title));
   asTable();
-  const save = button("CSV", () => download(text, problem));
-  const problem = el("div");
+  const save = button("CSV", () => download(answer), { disabled: !answer.rows.length, title: "Download the rows" });
   return el("div", el("div.row.answer", tabs,
     note(`${count(answer.rows.length)} rows · ${span(answer.elapsed_us)}`,
       answer.tick && [` · as of ${time(answer.time)}`, el("span.wide", ` · tick ${answer.tick}`)]),
-    answer.truncated && badge("truncated: there are more rows than the service sends", "mind"), el("span.spring"), save), problem, shown);
+    answer.truncated && badge("truncated: there are more rows than the service sends", "mind"), el("span.spring"), save), shown);
 }
 
-/** The service writes the file, so that it holds what it would hold for any other client. */
-async function download(text, problem) {
-  try {
-    const address = URL.createObjectURL(await csv(text));
-    el("a", { href: address, download: "tidegate.csv" }).click();
-    setTimeout(() => URL.revokeObjectURL(address), 1000);
-    fill(problem);
-  } catch (error) {
-    fill(problem, failure(error));
-  }
+/** The rows that are shown, and the rest of the answer, as of the same tick. */
+function download(answer) {
+  const address = URL.createObjectURL(new Blob([csvOf(answer)], { type: "text/csv" }));
+  el("a", { href: address, download: "tidegate.csv" }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 1000);
 }

@@ -25,6 +25,22 @@ pub enum Role {
     Operator,
 }
 
+impl Role {
+    /// Every role.
+    pub const ALL: [Role; 5] = [Role::Producer, Role::Reader, Role::Author, Role::Approver, Role::Operator];
+
+    /// Its name in the file of keys.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Producer => "producer",
+            Role::Reader => "reader",
+            Role::Author => "author",
+            Role::Approver => "approver",
+            Role::Operator => "operator",
+        }
+    }
+}
+
 /// One key, as the file has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -99,11 +115,21 @@ pub enum Denied {
     #[error("the key is not one of this service; ask its operator for another")]
     UnknownKey,
     /// The key does not allow it.
-    #[error("key `{id}` lacks the role {role:?}, which this call needs")]
+    #[error("key `{id}` lacks the role `{}`, which this call needs", .role.name())]
     Role {
         /// The key.
         id: String,
         /// The role that it lacks.
+        role: Role,
+    },
+    /// There are no keys, and what is asked for takes a person with a name.
+    #[error(
+        "this service has no API keys, and who governs it must have a name; make keys with `tidegate keys api --role {role}`, \
+         and start it with --api-keys",
+        role = .role.name()
+    )]
+    Nobody {
+        /// The role that nobody has.
         role: Role,
     },
     /// The key is for other events.
@@ -229,7 +255,11 @@ impl Caller {
             Some(key) => key.roles.contains(&role),
             None => matches!(role, Role::Reader | Role::Producer | Role::Operator),
         };
-        if has { Ok(()) } else { Err(Denied::Role { id: self.id().to_owned(), role }) }
+        match &self.key {
+            _ if has => Ok(()),
+            Some(key) => Err(Denied::Role { id: key.id.clone(), role }),
+            None => Err(Denied::Nobody { role }),
+        }
     }
 
     /// Whether the caller names the event types that it sends.
@@ -276,7 +306,7 @@ mod tests {
         let till = keys.caller(Some(&secret)).expect("it is known");
         assert_eq!(till.needs(Role::Producer), Ok(()));
         let denied = till.needs(Role::Reader).unwrap_err().to_string();
-        assert_eq!(denied, "key `till` lacks the role Reader, which this call needs");
+        assert_eq!(denied, "key `till` lacks the role `reader`, which this call needs");
         assert_eq!(till.may_send("card.transaction.v1"), Ok(()));
         let denied = till.may_send("fraud.label.v1").unwrap_err().to_string();
         assert_eq!(
@@ -303,6 +333,7 @@ mod tests {
     fn without_keys_this_machine_reads_and_produces_and_approves_nothing() {
         let caller = Keys::default().caller(None).expect("nobody is asked");
         assert_eq!((caller.needs(Role::Reader), caller.needs(Role::Producer)), (Ok(()), Ok(())));
-        assert!(caller.needs(Role::Approver).is_err());
+        let denied = caller.needs(Role::Approver).unwrap_err().to_string();
+        assert!(denied.contains("keys api --role approver"), "{denied}");
     }
 }

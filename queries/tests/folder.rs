@@ -502,6 +502,8 @@ fn tables_are_listed_and_described() {
         | event_type      | Utf8                | YES         |
         | event_id        | Utf8                | YES         |
         | payload_hash    | FixedSizeBinary(32) | YES         |
+        | after_tick      | UInt64              | YES         |
+        | after_utc       | Timestamp           | YES         |
         | detail          | Utf8                | YES         |
         | policy_id       | Utf8                | YES         |
         | policy_revision | Utf8                | YES         |

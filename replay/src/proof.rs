@@ -226,78 +226,80 @@ impl EpisodeProof {
 
     /// The episode in words: what happened, what was seen, what was decided, and why.
     pub fn story(&self) -> Vec<String> {
-        let values = self.values();
-        let plain = |name: &str| -> Option<String> {
-            let (_, text) = values.iter().find(|(key, text)| key == name && text != "null")?;
-            Some(serde_json::from_str::<String>(text).unwrap_or_else(|_| text.clone()))
-        };
-        let of = |name: &str| plain(name).unwrap_or_else(|| "-".to_owned());
-        let tick = of(columns::TICK).parse().ok().map(Tick);
-        let learned = tick.map_or("-".to_owned(), |tick| tick.to_string());
-        let list = |name: &str| -> Vec<String> {
-            plain(name).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
-        };
-        let mut story = vec![
-            format!("Event {} happened at {}.", of(columns::EVENT_ID), of(columns::TS_UTC)),
-            format!(
-                "It was admitted as fact {learned}, offset {}, with payload {}, under policy {} revision {} ({}).",
-                of(columns::OFFSET),
-                of(columns::PAYLOAD_HASH),
-                of("policy_id"),
-                of("policy_revision"),
-                of("policy_digest")
-            ),
-            format!(
-                "By then these many facts of each partition had been applied: {}.",
-                list(columns::BASIS).join(", ")
-            ),
-        ];
-        const TOLD: [&str; 22] = [
-            "_tick",
-            "_offset",
-            "event_id",
-            "ts_utc",
-            "payload_hash",
-            "basis",
-            "snapshot_digest",
-            "decision_id",
-            "action",
-            "score",
-            "rules_fired",
-            "reason_codes",
-            "bundle_id",
-            "bundle_version",
-            "bundle_digest",
-            "policy_id",
-            "policy_revision",
-            "policy_digest",
-            "decided_at_utc",
-            "plan_digest",
-            "graph_version",
-            "posture",
-        ];
-        let seen = values.iter().filter(|(name, text)| !TOLD.contains(&name.as_str()) && text != "null");
-        story.push(format!("What was seen (snapshot {}):", of("snapshot_digest")));
-        story.extend(seen.map(|(name, text)| format!("    {name} = {text}")));
-        let rules: Vec<String> = list("rules_fired")
-            .into_iter()
-            .zip(list("reason_codes"))
-            .map(|(r, c)| format!("{r} ({c})"))
-            .collect();
-        let rules = if rules.is_empty() {
-            "no rule fired".to_owned()
-        } else {
-            format!("fired: {}", rules.join(", "))
-        };
-        story.push(format!(
-            "Under bundle {} version {} ({}) {rules}; score {}.",
-            of("bundle_id"),
-            of("bundle_version"),
-            of("bundle_digest"),
-            of("score")
-        ));
-        story.push(format!("So decision {} was {}.", of("decision_id"), of("action")));
-        story.push(format!("The plan that computed it: {}.", of("plan_digest")));
-        story
+        story_of(&self.values())
     }
+}
+
+/// A decision in words, from its columns and their values as JSON, sealed or not: what happened, what was seen, what was decided,
+/// and why.
+pub fn story_of(values: &[(String, String)]) -> Vec<String> {
+    let plain = |name: &str| -> Option<String> {
+        let (_, text) = values.iter().find(|(key, text)| key == name && text != "null")?;
+        Some(serde_json::from_str::<String>(text).unwrap_or_else(|_| text.clone()))
+    };
+    let of = |name: &str| plain(name).unwrap_or_else(|| "-".to_owned());
+    let tick = of(columns::TICK).parse().ok().map(Tick);
+    let learned = tick.map_or("-".to_owned(), |tick| tick.to_string());
+    let list = |name: &str| -> Vec<String> {
+        plain(name).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    };
+    let mut story = vec![
+        format!("Event {} happened at {}.", of(columns::EVENT_ID), of(columns::TS_UTC)),
+        format!(
+            "It was admitted as fact {learned}, offset {}, with payload {}, under policy {} revision {} ({}).",
+            of(columns::OFFSET),
+            of(columns::PAYLOAD_HASH),
+            of("policy_id"),
+            of("policy_revision"),
+            of("policy_digest")
+        ),
+        format!(
+            "By then these many facts of each partition had been applied: {}.",
+            list(columns::BASIS).join(", ")
+        ),
+    ];
+    const TOLD: [&str; 22] = [
+        "_tick",
+        "_offset",
+        "event_id",
+        "ts_utc",
+        "payload_hash",
+        "basis",
+        "snapshot_digest",
+        "decision_id",
+        "action",
+        "score",
+        "rules_fired",
+        "reason_codes",
+        "bundle_id",
+        "bundle_version",
+        "bundle_digest",
+        "policy_id",
+        "policy_revision",
+        "policy_digest",
+        "decided_at_utc",
+        "plan_digest",
+        "graph_version",
+        "posture",
+    ];
+    let seen = values.iter().filter(|(name, text)| !TOLD.contains(&name.as_str()) && text != "null");
+    story.push(format!("What was seen (snapshot {}):", of("snapshot_digest")));
+    story.extend(seen.map(|(name, text)| format!("    {name} = {text}")));
+    let rules: Vec<String> = list("rules_fired")
+        .into_iter()
+        .zip(list("reason_codes"))
+        .map(|(r, c)| format!("{r} ({c})"))
+        .collect();
+    let rules =
+        if rules.is_empty() { "no rule fired".to_owned() } else { format!("fired: {}", rules.join(", ")) };
+    story.push(format!(
+        "Under bundle {} version {} ({}) {rules}; score {}.",
+        of("bundle_id"),
+        of("bundle_version"),
+        of("bundle_digest"),
+        of("score")
+    ));
+    story.push(format!("So decision {} was {}.", of("decision_id"), of("action")));
+    story.push(format!("The plan that computed it: {}.", of("plan_digest")));
+    story
 }

@@ -25,11 +25,61 @@ const PAYLOAD = {
 
 const hex = (...parts) => createHash("sha256").update(parts.join("\0")).digest("hex");
 
+const PEOPLE = { ann: ["author"], bob: ["approver"] };
+const RULES = `id = "card-rules"
+version = "1"
+score = "coalesce(terminal_risk_7d, 0)"
+otherwise = "ALLOW"
+
+[[rule]]
+id = "amount-over-limit"
+when = "amount > 220"
+action = "BLOCK"
+reason = "AMOUNT_OVER_LIMIT"
+
+[[rule]]
+id = "terminal-suspicious"
+when = "terminal_risk_7d > 0.3"
+action = "QUEUE_REVIEW"
+reason = "TERMINAL_RISK_RAISED"
+
+[[rule]]
+id = "amount-unlike-card"
+when = "amount > 4 * customer_avg_amount_30d"
+action = "STEP_UP"
+reason = "AMOUNT_UNUSUAL_FOR_CARD"
+`;
+const STRICT = RULES.replace('version = "1"', 'version = "2"').replace("terminal_risk_7d > 0.3", "terminal_risk_7d > 0.2").replace("[[rule]]\nid = \"terminal-suspicious\"", `[[rule]]
+id = "terminal-compromised"
+when = "terminal_risk_7d > 0.5"
+action = "BLOCK"
+reason = "TERMINAL_RISK_HIGH"
+
+[[rule]]
+id = "terminal-suspicious"`);
+const GATE = `id = "card-gate"
+revision = "1"
+record_bytes_max = 16384
+
+[event."card.transaction.v1"]
+class = "traffic"
+versions = ["v1"]
+`;
+
+function backfill() {
+  const produced = ["decisions", "features"].map((table) => ({ table, files: 12, rows: 120331, digest: hex(table) }));
+  return {
+    backfill_id: "strict-january", state: "completed", purpose: "how many would have been blocked", actor: "ann", declared_at_utc: "2026-04-10T11:58:00.000000Z", completed_at_utc: "2026-04-10T11:59:00.000000Z",
+    from_tick: "7238556663808000000", from_utc: "2026-01-01T00:00:00.000000Z", to_tick: "7274000000000000000", to_utc: "2026-02-01T00:00:00.000000Z", partitions: [], outputs: ["decisions", "features"], declaration: hex("declaration"),
+    topology: "fraud", plan: hex("strict plan"), code: "0.1.0", facts: "391666", commits: "12", head: hex("head"), produced,
+  };
+}
+
 /** The world: facts, decisions, what was refused, and how far it is. */
 class World {
   constructor() {
     this.seed = 42;
-    this.tables = { facts: [], receipts: [], quarantine: [], governance: [], decisions: [], features: [], errors: [] };
+    this.tables = { facts: [], receipts: [], quarantine: [], decisions: [], features: [], errors: [] };
     this.committed = null;
     this.listeners = new Set();
     this.started = process.hrtime.bigint();
@@ -39,11 +89,15 @@ class World {
     this.ready = true;
     /** While set, nothing is committed. */
     this.holds = false;
-    this.step("bundle", "decisions", "proposed", "card-rules", "2", "ann", "Terminals were compromised in March; ask for the card earlier", "strict");
-    this.step("bundle", "decisions", "approved", "card-rules", "2", "bob", "Seen with the fraud desk", "strict");
-    this.step("bundle", "decisions", "activated", "card-rules", "2", "ann", "Agreed for the 10th of April", "strict");
-    this.step("gate_policy", "admitted", "proposed", "card-gate", "2", "carol", "Producers must name their schema version", "versions");
-    this.backfill();
+    const began = (node, kind, revision_id, text) => ({ node, kind, revision_id, revision_version: "1", digest: hex(text), since_tick: null, since_utc: null, proposal_id: null, text });
+    this.inForce = [began("decisions", "bundle", "card-rules", RULES), began("admitted", "gate_policy", "card-gate", GATE)];
+    this.proposals = [];
+    this.steps = [];
+    const [, { proposal_id: strict }] = this.step("propose", "ann", "Terminals were compromised in March; ask for the card earlier", { node: "decisions", text: STRICT });
+    this.step("approve", "bob", "Seen with the fraud desk", { id: strict });
+    this.step("activate", "bob", "Agreed for the 10th of April", { id: strict });
+    this.step("propose", "carol", "Producers must name their schema version", { node: "admitted", text: GATE.replace('revision = "1"', 'revision = "2"').replace('versions = ["v1"]', 'versions = ["v1", "v2"]') });
+    this.backfills = [backfill()];
     for (let at = 0; at < 260; at++) this.pay();
     this.commit();
     this.refuse('{"event_type":"card.transaction.v1","event_id":"tx-bad-1","ts_utc":"2026-04-10T12:00:01Z","payload":{"transaction_id":"900001","customer_id":138,"terminal_id":1032,"amount":"2x1.19"}}');
@@ -160,34 +214,55 @@ class World {
     const position = String(this.tables.quarantine.length);
     this.tables.quarantine.push({
       receipt_id: hex("refused", position), decision: "QUARANTINE", reason_code: fault.reason, source: "http", position, event_type: record.event_type ?? null,
-      event_id: record.event_id ?? null, detail: fault.detail, policy_id: "card-gate", policy_revision: "1", policy_digest: hex("policy 1"),
+      event_id: record.event_id ?? null, after_tick: this.tick(), after_utc: this.now(), detail: fault.detail, policy_id: "card-gate", policy_revision: "1", policy_digest: hex("policy 1"),
       bytes: Buffer.from(text).toString("hex"), bytes_text: text,
     });
     return { verdict: "quarantined", ...fault };
   }
 
-  step(kind, node, step, id, version, actor, reason, proposal) {
-    this.time += 60_000;
-    this.tables.governance.push({
-      _tick: this.tick(), taken_at_utc: this.now(), event_id: hex(proposal, step), scope: "fraud", kind, node, step, family: null, proposal_id: hex("proposal", proposal), actor, reason,
-      before_digest: hex(kind, "1"), after_digest: hex(kind, "2"), revision_id: id, revision_version: version,
-      revision_text: step === "proposed" ? `id = "${id}"\nversion = "${version}"\notherwise = "ALLOW"\n\n[[rule]]\nid = "amount-over-limit"\nwhen = "amount > 180"\naction = "BLOCK"\nreason = "AMOUNT_OVER_LIMIT"\n` : null,
-    });
+  /** A step of a revision that was taken, or words for why it is refused. */
+  step(step, actor, reason, { node, text, id }) {
+    if (!reason?.trim()) return [400, "say why: `reason` is empty"];
+    const proposal = this.proposals.find(({ proposal_id }) => id && proposal_id.startsWith(id));
+    if (step === "propose") {
+      const of = this.inForce.find((each) => each.node === node);
+      const named = (name) => new RegExp(`^${name}\\s*=\\s*"([^"]*)"`, "m").exec(text)?.[1];
+      const [revision_id, revision_version] = [named("id"), named("version") ?? named("revision")];
+      if (!revision_id || !revision_version) return [422, `the revision cannot come into force:\n  the revision of ${node}:1: it has no \`id\` and \`version\`; a bundle begins with both`];
+      if (text === of.text) return [409, `${of.revision_id} ${of.revision_version} is in force for the ${of.kind.replace("_", " ")} of \`${node}\` already; there is nothing to change`];
+      const made = { proposal_id: hex("proposal", node, text, actor, reason), node, kind: of.kind, before: of.digest, after: hex(text), revision_id, revision_version, state: "proposed", actor, reason, before_text: of.text, text };
+      this.proposals.unshift(made);
+      return this.took("proposed", made, actor, reason);
+    }
+    if (!proposal) return [404, `there is no proposal ${id}; there are ${this.proposals.map(({ proposal_id }) => proposal_id.slice(0, 12)).join(", ")}`];
+    const refused = this.following(proposal, actor, ["approver"]).find((each) => each.step === step);
+    if (!refused || refused.refused) return [409, refused?.refused ?? `proposal ${proposal.proposal_id.slice(0, 12)} is ${proposal.state}, so that cannot be done`];
+    proposal.state = { approve: "approved", activate: "in force", withdraw: "withdrawn", rollback: "rolled back" }[step];
+    const of = this.inForce.find((each) => each.node === proposal.node);
+    if (step === "activate") {
+      of.past = { ...of };
+      Object.assign(of, { revision_id: proposal.revision_id, revision_version: proposal.revision_version, digest: proposal.after, text: proposal.text, since_utc: this.now(), since_tick: this.tick(), proposal_id: proposal.proposal_id });
+    }
+    if (step === "rollback") Object.assign(of, of.past, { since_utc: this.now(), since_tick: this.tick() });
+    return this.took({ approve: "approved", activate: "activated", withdraw: "withdrawn", rollback: "rolled_back" }[step], proposal, actor, reason);
   }
 
-  backfill() {
-    const of = {
-      backfill_id: "strict-january", declaration: hex("declaration"), purpose: "how many would have been blocked", actor: "ann", topology: "fraud", plan: hex("strict plan"), code: "0.1.0",
-      from_tick: "7238556663808000000", to_tick: "7274000000000000000", partitions: "all", outputs: "decisions,features",
-    };
-    const done = { facts: "391666", commits: "12", head: hex("head"), produced: JSON.stringify([{ table: "decisions", files: 12, rows: 120331, digest: hex("d") }, { table: "features", files: 12, rows: 120331, digest: hex("f") }]) };
-    for (const [step, more] of [["declared", {}], ["completed", done]]) {
-      this.time += 60_000;
-      this.tables.facts.push({
-        _tick: this.tick(), partition: 0, offset: "0", topic: "control", event_type: "governance.backfill.v1", event_id: hex(step), ts_utc: this.now(), admitted_at_utc: this.now(),
-        payload_hash: hex(step), payload: JSON.stringify({ step, ...of, ...more }),
-      });
-    }
+  took(step, { proposal_id, node, before, after, revision_id, revision_version }, actor, reason) {
+    this.time += 1000;
+    const taken = { tick: this.tick(), at_utc: this.now(), proposal_id, node, step, actor, reason, before, after, revision_id, revision_version };
+    this.steps.unshift(taken);
+    return [200, { ...taken, repeated: false, changes: [] }];
+  }
+
+  following(proposal, actor, roles) {
+    const may = { proposed: ["approve", "withdraw"], approved: ["activate", "withdraw"], "in force": ["rollback"] }[proposal.state] ?? [];
+    const own = `${actor} proposed ${proposal.proposal_id.slice(0, 12)}, and another must approve it; ask a colleague, or set \`four_eyes = false\` in [governance] of a new topology`;
+    return may.map((step) => ({ step, refused: !roles.includes("approver") ? `key \`${actor}\` lacks the role \`approver\`, which this call needs` : step === "approve" && proposal.actor === actor ? own : null }));
+  }
+
+  revisions(caller) {
+    const proposals = this.proposals.map(({ text, before_text, ...proposal }) => ({ ...proposal, proposed_at_utc: this.steps.find((step) => step.proposal_id === proposal.proposal_id && step.step === "proposed").at_utc, next: this.following(proposal, caller.id, caller.roles) }));
+    return { four_eyes: true, in_force: this.inForce.map(({ past, ...of }) => of), proposals, steps: this.steps };
   }
 
   commit() {
@@ -198,16 +273,18 @@ class World {
     const decided = this.tables.decisions.length;
     const uptime_us = Number((process.hrtime.bigint() - this.started) / 1000n) + 93_000_000;
     const rows = decided * 731;
-    const node = (name, kind, inputs, cost, share = 1) => ({ name, kind, inputs, rows: Math.floor(rows * share), busy_us: Math.floor(rows * share * cost) });
+    const node = (name, kind, inputs, cost, share = 1, held = 0) => ({
+      name, kind, inputs, rows: Math.floor(rows * share), busy_us: Math.floor(rows * share * cost), lag_us: cost * 40, ...held && { state: { rows: Math.floor(rows * held), keys: 1000, bytes: Math.floor(rows * held * 41) } },
+    });
     const quarantined = {};
     for (const { reason_code } of this.tables.quarantine) quarantined[reason_code] = (quarantined[reason_code] ?? 0) + 1;
     return {
-      topology: "fraud", plan: hex("plan"), clock: "event", partitions: 4, workers: 1, version: "0.1.0", tick: this.tick(), time: this.now(), committed: this.committed, ready: this.ready,
+      topology: "fraud", file: "dataflows/fraud.toml", data: "/var/lib/tidegate/fraud", plan: hex("plan"), clock: "event", partitions: 4, workers: 1, version: "0.1.0", tick: this.tick(), time: this.now(), committed: this.committed, ready: this.ready,
       counts: { admitted: this.tables.facts.length, duplicate: this.twice, quarantined },
       nodes: [
         { name: "http", kind: "source.http", inputs: [], rows: 0, busy_us: 0 }, node("labels", "source.world", [], 6, 0.9), node("transactions", "source.world", [], 8), node("admitted", "gate", ["labels", "transactions", "http"], 270, 1.9),
-        node("payments", "filter", ["admitted"], 1), node("known_labels", "filter", ["admitted"], 1, 0.9), node("card_history", "as_of", ["payments", "known_labels"], 60),
-        node("windowed", "windows", ["card_history", "payments", "known_labels"], 480), node("features", "project", ["windowed"], 12), node("decisions", "decide", ["features"], 90),
+        node("payments", "filter", ["admitted"], 1), node("known_labels", "filter", ["admitted"], 1, 0.9), node("card_history", "as_of", ["payments", "known_labels"], 60, 1, 0.9),
+        node("windowed", "windows", ["card_history", "payments", "known_labels"], 480, 1, 1.9), node("features", "project", ["windowed"], 12), node("decisions", "decide", ["features"], 90),
         node("features_table", "sink.parquet", ["features"], 3), node("episodes", "seal", ["decisions"], 230), node("decisions_table", "sink.seal", ["episodes"], 5),
       ],
       uptime_us,
@@ -223,8 +300,7 @@ class World {
     const { _tick, payload, ...envelope } = fact;
     return {
       decision, sealed,
-      // Told from the sealed record, so there is nothing to tell before.
-      why: !sealed ? [] : [
+      why: [
         `Event ${decision.event_id} happened at ${decision.ts_utc}.`,
         `It was admitted as fact ${decision.decided_at_utc}/${fact.partition}, offset ${fact.offset}, with payload ${fact.payload_hash}, under policy card-gate revision 1 (${decision.policy_digest}).`,
         `By then these many facts of each partition had been applied: ${decision.basis.join(", ")}.`, `What was seen (snapshot ${decision.snapshot_digest}):`,
@@ -236,6 +312,7 @@ class World {
         commit: this.committed.number, file: "tables/decisions/p=2/000007-6298.parquet", record: decision.record_digest, seal: hex("seal", decision.event_id), number: fact.offset, verified: true,
         key: "c554d26b59257c7c",
       } : null,
+      received: { source: fact.trace_id ? "http" : "transactions", position: fact.offset },
       fact: { ...envelope, payload: JSON.parse(payload) },
     };
   }
@@ -244,7 +321,7 @@ class World {
   columns(name) {
     const rows = this.tables[name];
     const empty = {
-      receipts: ["receipt_id"], features: ["_tick", "event_id"], errors: ["_tick", "event_id", "node", "error"], governance: ["_tick", "step"],
+      receipts: ["receipt_id"], features: ["_tick", "event_id"], errors: ["_tick", "event_id", "node", "error"],
       facts: ["_tick", "event_type", "admitted_at_utc", "payload"], quarantine: ["receipt_id", "reason_code", "position", "bytes_text"],
       decisions: ["_tick", "event_id", "ts_utc", "action", "score", "rules_fired", "reason_codes", "customer_id"],
     }[name] ?? [];
@@ -255,7 +332,7 @@ class World {
 
 function typeOf(name, of) {
   if (name.endsWith("_utc")) return "time";
-  if (/^_tick$|^_?offset$|^position$|_nb_tx_|_us_|transaction_id/.test(name)) return "bigint";
+  if (/_tick$|^_?offset$|^position$|_nb_tx_|_us_|transaction_id/.test(name)) return "bigint";
   if (/amount$|max_amount/.test(name)) return "decimal(12,2)";
   if (Array.isArray(of)) return "list of text";
   if (/^[0-9a-f]{64}$/.test(of)) return "binary";
@@ -354,6 +431,12 @@ async function answer(world, key, request, response) {
   if (key && request.headers.authorization !== `Bearer ${key}`) return json(response, 401, { error: "this call needs a key; send `Authorization: Bearer KEY`" });
   if (path === "/readyz") return json(response, world.ready ? 200 : 503, { ready: world.ready, lag_us: 1200, why: world.ready ? null : "reading the log" });
   if (path === "/v1/status") return json(response, 200, world.status());
+  // Whoever comes without a key of the mock's own may do anything; these two keys are those of two people.
+  const given = request.headers.authorization?.slice("Bearer ".length);
+  const caller = { id: PEOPLE[given] ? given : "eve", roles: ["producer", "reader", ...PEOPLE[given] ?? ["author", "approver"]], keys: true };
+  if (path === "/v1/caller") return json(response, 200, caller);
+  if (path === "/v1/backfills") return json(response, 200, { backfills: world.backfills });
+  if (path.startsWith("/v1/revisions")) return revisions(world, caller, path.split("/").slice(3), request, response);
   if (path === "/v1/tables") return json(response, 200, { tables: Object.keys(world.tables).map((name) => ({ name, columns: world.columns(name) })) });
   if (path === "/v1/sql") return answerSql(world, request, response);
   if (path === "/v1/facts") {
@@ -377,13 +460,23 @@ async function answer(world, key, request, response) {
   json(response, 404, { error: `there is no \`${path}\`; see /openapi.json` });
 }
 
+async function revisions(world, caller, [id, step], request, response) {
+  if (request.method === "POST") {
+    const { reason, ...of } = JSON.parse(await textOf(request));
+    const [status, told] = world.step(step ?? "propose", caller.id, reason, { ...of, id });
+    return json(response, status, status === 200 ? told : { error: told });
+  }
+  const all = world.revisions(caller);
+  if (!id) return json(response, 200, all);
+  const found = all.proposals.find(({ proposal_id }) => proposal_id.startsWith(id));
+  if (!found) return json(response, 404, { error: `there is no proposal ${id}` });
+  const { text, before_text } = world.proposals.find(({ proposal_id }) => proposal_id === found.proposal_id);
+  json(response, 200, { ...found, text, before_text, changes: [], steps: all.steps.filter(({ proposal_id }) => proposal_id === found.proposal_id).reverse() });
+}
+
 async function answerSql(world, request, response) {
   try {
-    const found = ask(world, JSON.parse(await textOf(request)).sql);
-    if (!/csv/.test(request.headers.accept)) return json(response, 200, found);
-    const line = (cells) => cells.map((cell) => (/[",\n]/.test(cell) ? `"${String(cell).replaceAll('"', '""')}"` : cell ?? "")).join(",");
-    response.writeHead(200, { "Content-Type": "text/csv" });
-    response.end([found.columns.map(({ name }) => name), ...found.rows].map(line).join("\n"));
+    json(response, 200, ask(world, JSON.parse(await textOf(request)).sql));
   } catch (error) {
     json(response, 400, { error: error.message });
   }

@@ -14,6 +14,7 @@ use tidegate_operators::gate::{Judge, TimeBounds};
 
 use super::*;
 use crate::live::{Receipt, Receipted, Submission};
+use crate::run::steps::Effective;
 
 /// How long the gate waits for a submission before it looks at everything else.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -28,14 +29,15 @@ const AHEAD_MAX: Duration = Duration::from_secs(3600);
 const BOUND_MOVES_EVERY: Duration = Duration::from_secs(60);
 
 impl Gate<'_> {
-    /// Takes submissions, and what comes to the files of the sources, until the run is to stop.
+    /// Takes submissions, steps, and what comes to the files of the sources, until the run is to stop; or until a step
+    /// takes effect, which is returned.
     pub(super) fn follow(
         &mut self,
         live: &Live,
         admission: &mut Admission,
         feed: &mut Feed,
         prefixes: &mut BTreeMap<usize, Prefix>,
-    ) -> Result<(), RunError> {
+    ) -> Result<Option<Effective>, RunError> {
         let place = self.plan.sources.len();
         let counter = self.watch.stage(&Stage::Source(place, INGRESS.to_owned()));
         let mut next = self.past.sources.get(INGRESS).map_or(0, Resume::next);
@@ -74,8 +76,13 @@ impl Gate<'_> {
                 self.append(&mark, admission, feed)?;
                 uncommitted = None;
             }
+            if let Some(step) = live.take_step()
+                && let Some(effective) = self.step(live, admission, feed, step)?
+            {
+                return Ok(Some(effective));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Stamps everything that was handed over, makes it durable, and answers.

@@ -1,5 +1,6 @@
 //! One decision and why: its row, the fact, the episode in words, its seal and whether that is proven.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -11,8 +12,8 @@ use futures::TryStreamExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tidegate_facts::{Digest, Tick, columns};
-use tidegate_replay::fact::row_at;
-use tidegate_replay::proof::{ProofError, prove_at};
+use tidegate_replay::fact::{Found, row_at};
+use tidegate_replay::proof::{ProofError, prove_at, story_of};
 use tidegate_sinks::store::Store;
 use utoipa::ToSchema;
 
@@ -31,9 +32,18 @@ struct Why {
     /// What happened, what was seen and what was decided, in words.
     why: Vec<String>,
     proof: Option<ProofBody>,
+    /// The record that became that fact; null where the log does not tell any more.
+    received: Option<Received>,
     /// The fact that was decided on.
     #[schema(value_type = Option<Object>)]
     fact: Option<serde_json::Value>,
+}
+
+/// Where a record came from.
+#[derive(Serialize, ToSchema)]
+struct Received {
+    source: String,
+    position: String,
 }
 
 /// What shows that a decision is the one that was made.
@@ -78,19 +88,39 @@ pub(super) async fn decision(
         return Err(Problem::new(StatusCode::NOT_FOUND, what));
     };
     let told = Arc::clone(&service);
-    let told = tokio::task::spawn_blocking(move || tell(&told, tick, &id)).await;
-    let (why, proof, fact) =
-        told.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error))??;
     let decision = RawValue::from_string(row).expect("it was just written");
-    Ok(Json(Why { decision, sealed: proof.is_some(), why, proof, fact }))
+    let values = values_of(&service, &decision);
+    let told = tokio::task::spawn_blocking(move || tell(&told, tick, &id)).await;
+    let Told { why, proof, received, fact } =
+        told.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error))??;
+    let why = why.unwrap_or_else(|| story_of(&values));
+    Ok(Json(Why { decision, sealed: proof.is_some(), why, proof, received, fact }))
 }
 
-type Told = (Vec<String>, Option<ProofBody>, Option<serde_json::Value>);
+/// The columns of a decision that no episode holds yet, as [`story_of`] reads them.
+fn values_of(service: &Service, decision: &RawValue) -> Vec<(String, String)> {
+    let values: BTreeMap<String, &RawValue> =
+        serde_json::from_str(decision.get()).expect("it was just written");
+    let plan = ("plan_digest".to_owned(), serde_json::json!(service.plan.digest).to_string());
+    let known = values.into_iter().map(|(name, value)| (name, value.get().to_owned()));
+    known.chain([plan]).collect()
+}
+
+/// What is told of a decision beside its row.
+struct Told {
+    /// The story, where there is a seal.
+    why: Option<Vec<String>>,
+    proof: Option<ProofBody>,
+    received: Option<Received>,
+    fact: Option<serde_json::Value>,
+}
 
 fn tell(service: &Service, tick: Tick, id: &str) -> Result<Told, Problem> {
     let failed = |error: &dyn std::error::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error);
-    let fact = row_at(&service.data.join("log"), tick).map_err(|error| failed(&error))?;
-    let fact = fact.and_then(|(event_type, row)| {
+    let found = row_at(&service.data.join("log"), tick).map_err(|error| failed(&error))?;
+    let received = found.as_ref().and_then(|found| found.received.clone());
+    let received = received.map(|(source, position)| Received { source, position: position.to_string() });
+    let fact = found.and_then(|Found { event_type, row, .. }| {
         let mut fact: serde_json::Value = serde_json::from_str(&json::objects(&row).ok()?.pop()?).ok()?;
         fact["event_type"] = event_type.into();
         // No text that is JSON in truth.
@@ -99,14 +129,15 @@ fn tell(service: &Service, tick: Tick, id: &str) -> Result<Told, Problem> {
         }
         Some(fact)
     });
+    let mut told = Told { why: None, proof: None, received, fact };
     let commits = service.live.commits();
     if tick >= commits.upper() {
-        return Ok((Vec::new(), None, fact));
+        return Ok(told);
     }
     let store = Store::open(&service.store).map_err(|error| failed(&error))?;
     let proof = match prove_at(&store, &commits, id, Some(tick)) {
         Ok(proof) => proof,
-        Err(ProofError::Unknown { .. }) => return Ok((Vec::new(), None, fact)), // Its table is not sealed.
+        Err(ProofError::Unknown { .. }) => return Ok(told), // Its table is not sealed.
         Err(error) => return Err(failed(&error)),
     };
     let checked = proof.check(&[]);
@@ -132,7 +163,8 @@ fn tell(service: &Service, tick: Tick, id: &str) -> Result<Told, Problem> {
             key: None,
         },
     };
-    Ok((proof.story(), Some(body), fact))
+    (told.why, told.proof) = (Some(proof.story()), Some(body));
+    Ok(told)
 }
 
 /// What was decided on the fact of a tick, as a JSON object.

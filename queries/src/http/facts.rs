@@ -25,7 +25,7 @@ use crate::traces::{Call, Origin};
 const RECORDS_MAX: usize = 10_000;
 
 /// How long the log may take before a call is told that it is not known what became of its records.
-const DURABLE_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const DURABLE_WITHIN: Duration = Duration::from_secs(30);
 
 /// What became of the records of a call, in their order.
 #[derive(Serialize, ToSchema)]
@@ -329,11 +329,17 @@ fn may_send(caller: &Caller, heads: &[Head]) -> Result<(), Problem> {
 }
 
 fn submit(service: &Arc<Service>, submission: Submission) -> Result<(), Problem> {
-    service.live.submit(submission).map_err(|busy| match busy {
+    service.live.submit(submission).map_err(busy)
+}
+
+/// Why something is not taken now, and when to try again.
+pub(super) fn busy(busy: Busy) -> Problem {
+    match busy {
         Busy::Full => Problem::new(StatusCode::TOO_MANY_REQUESTS, busy).retry(1),
-        Busy::CatchingUp => Problem::new(StatusCode::SERVICE_UNAVAILABLE, busy).retry(5),
+        // Half a second when a revision comes into force; who starts it with a long log asks more often.
+        Busy::CatchingUp => Problem::new(StatusCode::SERVICE_UNAVAILABLE, busy).retry(1),
         Busy::Stopping => Problem::new(StatusCode::SERVICE_UNAVAILABLE, busy).retry(10),
-    })
+    }
 }
 
 async fn durable(receipts: oneshot::Receiver<Result<Receipted, String>>) -> Result<Receipted, Problem> {

@@ -4,12 +4,14 @@
 //! is wrong and how to mend it; what was taken is answered when it is durable.
 
 mod ask;
+mod caller;
 mod console;
 mod decisions;
 mod facts;
 mod features;
 mod measured;
 mod metrics;
+mod revisions;
 mod status;
 
 use std::path::PathBuf;
@@ -104,7 +106,7 @@ impl From<Denied> for Problem {
     fn from(denied: Denied) -> Problem {
         let status = match denied {
             Denied::NoKey | Denied::UnknownKey => StatusCode::UNAUTHORIZED,
-            Denied::Role { .. } | Denied::EventType { .. } => StatusCode::FORBIDDEN,
+            Denied::Role { .. } | Denied::Nobody { .. } | Denied::EventType { .. } => StatusCode::FORBIDDEN,
         };
         Problem::new(status, denied)
     }
@@ -136,17 +138,24 @@ fn router(service: Arc<Service>) -> axum::Router {
         .routes(routes!(ask::tail))
         .routes(routes!(decisions::decision))
         .routes(routes!(features::features))
+        .routes(routes!(revisions::revisions))
+        .routes(routes!(revisions::revision))
+        .routes(routes!(revisions::backfills))
         .layer(from_fn(|request, next| allowed(Role::Reader, request, next)));
     let writes = OpenApiRouter::new()
         .routes(routes!(facts::facts))
         .routes(routes!(facts::decide))
         .layer(from_fn(|request, next| allowed(Role::Producer, request, next)));
+    // Which of the two roles a step takes, each says itself.
+    let governs = OpenApiRouter::new().routes(routes!(revisions::propose)).routes(routes!(revisions::step));
     let operates = OpenApiRouter::new()
         .routes(routes!(metrics::metrics))
         .layer(from_fn(|request, next| allowed(Role::Operator, request, next)));
     let calls = OpenApiRouter::with_openapi(Api::openapi())
         .merge(reads)
         .merge(writes)
+        .merge(governs)
+        .routes(routes!(caller::caller))
         .merge(operates)
         .layer(from_fn_with_state(Arc::clone(&service), known))
         .routes(routes!(status::healthz))

@@ -50,7 +50,7 @@ pub(super) async fn readyz(State(service): Shared) -> Response {
 pub(super) fn readiness(service: &Service) -> Ready {
     let lag_us = lag_us(service);
     let why = match service.live.phase() {
-        Phase::CatchingUp => Some("the log is replayed, or files are read"),
+        Phase::CatchingUp => Some("the log is replayed, files are read, or a revision comes into force"),
         Phase::Stopping | Phase::Stopped => Some("the service is shutting down"),
         Phase::Serving if lag_us > READY_LAG_US => Some("the tables are behind the log"),
         Phase::Serving => None,
@@ -67,6 +67,9 @@ pub(super) fn lag_us(service: &Service) -> u64 {
 #[derive(Serialize, ToSchema)]
 struct Status {
     topology: String,
+    /// The file that the topology was read from, and the folder of its log.
+    file: String,
+    data: String,
     plan: String,
     clock: &'static str,
     partitions: u16,
@@ -139,6 +142,8 @@ pub(super) async fn status(State(service): Shared) -> Json<impl Serialize> {
     let (plan, ready) = (&service.plan, readiness(&service));
     Json(Status {
         topology: plan.topology.name.clone(),
+        file: plan.topology.file.display().to_string(),
+        data: service.data.display().to_string(),
         plan: plan.digest.to_hex(),
         clock: match plan.topology.clock {
             Clock::Event => "event",

@@ -6,10 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt16Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt16Array,
+    UInt64Array,
+};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, UInt8Type, UInt64Type};
 use tidegate_facts::governance::{Kind, StepRecord};
+use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Context, Digest, PolicyRev, Reason, Tick, Topic, Verdict, columns, governance};
 use tidegate_sinks::log::{Frame, Group};
 
@@ -40,11 +44,14 @@ pub(super) fn schema() -> SchemaRef {
     Arc::new(Schema::new(columns.collect::<Vec<_>>()))
 }
 
-/// The columns of `quarantine`: without the fact's place, as there is none, and with the record's bytes.
+/// The columns of `quarantine`: without the fact's place, as there is none, but with the end of the log before it, and with the
+/// record's bytes.
 pub(super) fn quarantine_schema() -> SchemaRef {
     let head = [digest("receipt_id", false), text("decision", false), text("reason_code", true)];
     let bytes = [Field::new("bytes", DataType::Binary, true), text("bytes_text", true)];
-    let columns = head.into_iter().chain(record_fields()).chain(judgement_fields()).chain(bytes);
+    let after =
+        [Field::new("after_tick", DataType::UInt64, true), Field::new("after_utc", timestamp(), true)];
+    let columns = head.into_iter().chain(record_fields()).chain(after).chain(judgement_fields()).chain(bytes);
     Arc::new(Schema::new(columns.collect::<Vec<_>>()))
 }
 
@@ -83,6 +90,8 @@ pub(super) struct Receipts {
     policy: Option<PolicyRev>,
     /// An event type has one topic; so the topic of a duplicate is known without its first fact.
     topics: BTreeMap<String, Topic>,
+    /// The last tick of the groups so far; `None` when they have no fact.
+    newest: Option<Tick>,
 }
 
 /// What is used of a `run` record.
@@ -131,12 +140,13 @@ impl Receipts {
                 _ => {}
             }
         }
-        self.learn_policy(group)?;
+        self.learn(group)?;
         Ok(batches)
     }
 
-    /// The policy that the receipts behind this group are given under, when the group brought another into force.
-    fn learn_policy(&mut self, group: &Group) -> Result<(), String> {
+    /// Where the log ends, and under which policy the receipts behind this group are given.
+    fn learn(&mut self, group: &Group) -> Result<(), String> {
+        self.newest = group.upper.0.checked_sub(1).map(Tick);
         for frame in group.frames.iter().filter(|frame| frame.name == governance::EVENT_TYPE) {
             let steps = StepRecord::read(&frame.rows)?.into_iter().map(|(_, step)| step);
             let changed =
@@ -285,6 +295,13 @@ impl Part<'_> {
             "source" => cast(self.stored(name), &DataType::Utf8).expect("a dictionary of texts holds texts"),
             "position" | "offset" | "detail" | "bytes" => Arc::clone(self.stored(name)),
             columns::TICK => Arc::clone(self.stored("tick")),
+            "after_tick" => {
+                Arc::new(self.rows().map(|_| self.past.newest.map(|tick| tick.0)).collect::<UInt64Array>())
+            }
+            "after_utc" => {
+                let times = self.rows().map(|_| self.past.newest.map(Tick::micros));
+                Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+            }
             "partition" => {
                 Arc::new(self.ticks().map(|tick| Some(tick?.partition())).collect::<UInt16Array>())
             }
