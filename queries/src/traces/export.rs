@@ -118,11 +118,15 @@ impl Exporter {
                     _ => break,
                 }
             }
-            self.deliver(&mut batch).await;
+            tokio::select! {
+                () = self.deliver(&mut batch) => {}
+                // What was under way is sent again below; a collector knows a span by its id.
+                () = crate::http::told_to_stop(&mut stop) => break,
+            }
         }
         waiting.close();
         let rest = async {
-            while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            while !batch.is_empty() || waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
                 self.deliver(&mut batch).await;
             }
         };
