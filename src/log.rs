@@ -32,6 +32,9 @@ pub fn begin(format: LogFormat) {
             log.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
         }
     }
+    if format == LogFormat::Json {
+        std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    }
     let _ = FORMAT.set(format);
 }
 

@@ -112,7 +112,7 @@ pub struct StageReport {
     pub actions: [(Action, u64); Action::ALL.len()],
     /// How long a piece of its work took; of a node, until it had passed a group that was fed.
     pub latency: Seen,
-    /// Before this tick a node has given all its rows; `None` when there is no graph.
+    /// Before this tick a node has given all its rows; `None` before it has come to any, and when there is no graph.
     pub reached: Option<Tick>,
     /// What its timelines hold.
     pub held: Option<Amounts>,
@@ -178,11 +178,11 @@ impl Counter {
         place
     }
 
-    /// How far the slowest worker is.
+    /// How far the slowest worker is, once every one has come to something.
     fn reached(&self) -> Option<Tick> {
         let reached = self.reached.lock().expect("no panic");
         let places = reached.iter().filter_map(Weak::upgrade);
-        places.map(|place| Tick(place.load(Ordering::Relaxed))).min()
+        places.map(|place| Tick(place.load(Ordering::Relaxed))).min().filter(|tick| *tick > Tick::ZERO)
     }
 }
 
@@ -304,9 +304,13 @@ impl Watch {
         let Some(nodes) = rows.column_by_name("node").and_then(|nodes| nodes.as_string_opt::<i32>()) else {
             return;
         };
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
         for node in nodes.iter().flatten() {
+            *counts.entry(node).or_default() += 1;
+        }
+        for (node, errors) in counts {
             if let Some(counter) = self.node(node) {
-                counter.add_errors(1);
+                counter.add_errors(errors);
             }
         }
     }
@@ -375,9 +379,9 @@ mod tests {
         }
         let timed = || node.latency.seen().count;
         watch.passed(&node, &here, Tick(9));
-        assert_eq!((timed(), node.reached()), (0, Some(Tick::ZERO)), "no group is whole yet");
+        assert_eq!((timed(), node.reached()), (0, None), "no group is whole yet");
         watch.passed(&node, &here, Tick(20));
-        assert_eq!((timed(), node.reached()), (2, Some(Tick::ZERO)), "the other worker has seen nothing");
+        assert_eq!((timed(), node.reached()), (2, None), "the other worker has seen nothing");
         watch.passed(&node, &there, Tick(30));
         assert_eq!((timed(), node.reached()), (5, Some(Tick(20))));
         drop((here, there));

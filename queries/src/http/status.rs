@@ -116,7 +116,8 @@ pub(super) struct NodeBody {
     pub(super) busy_us: u64,
     /// What failed there: rows whose expressions did, or readings of a source.
     pub(super) errors: u64,
-    /// How far it is behind what was fed to the graph, in microseconds of tick time; null in front of the graph.
+    /// How far it is behind what was fed to the graph, in microseconds of tick time; null in front of the
+    /// graph, and before anything has passed.
     pub(super) lag_us: Option<u64>,
     /// What it holds; null when it holds nothing.
     pub(super) state: Option<StateBody>,

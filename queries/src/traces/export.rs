@@ -118,11 +118,15 @@ impl Exporter {
                     _ => break,
                 }
             }
-            self.deliver(&mut batch).await;
+            tokio::select! {
+                () = self.deliver(&mut batch) => {}
+                // What was under way is sent again below; a collector knows a span by its id.
+                () = crate::http::told_to_stop(&mut stop) => break,
+            }
         }
         waiting.close();
         let rest = async {
-            while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            while !batch.is_empty() || waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
                 self.deliver(&mut batch).await;
             }
         };
@@ -211,4 +215,70 @@ impl Exporter {
 
 fn without_user(authority: &str) -> &str {
     authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::super::context::{SpanId, TraceId};
+    use super::super::otlp::{Kind, Status};
+    use super::*;
+
+    fn span() -> Span {
+        Span {
+            trace: TraceId([1; 16]),
+            id: SpanId([2; 8]),
+            parent: None,
+            name: "span".into(),
+            kind: Kind::Internal,
+            start: 1,
+            end: 2,
+            attributes: Vec::new(),
+            links: Vec::new(),
+            status: Status::default(),
+        }
+    }
+
+    /// Puts so many spans before a collector that gives this answer, then stops; how many were sent and dropped.
+    fn check(spans: usize, answer: &'static str) -> (u64, u64) {
+        let collector = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoint = format!("http://{}", collector.local_addr().expect("it is bound"));
+        std::thread::spawn(move || {
+            for mut stream in collector.incoming().map_while(Result::ok) {
+                let (mut text, mut part) = (Vec::new(), [0; 4096]);
+                while let Ok(read @ 1..) = stream.read(&mut part) {
+                    text.extend_from_slice(&part[..read]);
+                    if text.ends_with(b"}]}]}]}") {
+                        text.clear();
+                        let _ = write!(stream, "HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n");
+                    }
+                }
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let named = |name: &str| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| endpoint.clone());
+            let settings = Settings::read(named).expect("they are right").expect("an endpoint is named");
+            let (counts, (stop, stopped)) = (Arc::<Counts>::default(), watch::channel(false));
+            let resource = Resource { attributes: Vec::new() };
+            let (queue, task) = Queue::start(settings, resource, &counts, stopped);
+            // The task has its first turn when this one waits.
+            (0..spans).for_each(|_| queue.put(span()));
+            stop.send(true).expect("the task listens");
+            task.await.expect("no panic");
+            (counts.sent.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed))
+        })
+    }
+
+    #[test]
+    fn what_waits_at_the_end_is_sent_and_what_did_not_fit_is_counted() {
+        assert_eq!(check(1_000, "200 OK"), (1_000, 0));
+        assert_eq!(check(QUEUE_MAX + 7, "200 OK"), (QUEUE_MAX as u64, 7));
+    }
+
+    #[test]
+    fn what_a_collector_refuses_is_dropped_and_not_tried_again() {
+        assert_eq!(check(600, "400 Bad Request"), (0, 600));
+    }
 }
