@@ -341,7 +341,7 @@ fn quarantine_keeps_the_bytes_of_the_refused() {
         Format::Json,
         "select * from quarantine",
         expect![[r#"
-        {"receipt_id":"2918fa1e5b70ba154840434c3e631eb041df45c57287b8f45806714afb9a707b","decision":"QUARANTINE","reason_code":"ENVELOPE_INVALID","source":"tills","position":4,"event_type":null,"event_id":null,"payload_hash":null,"detail":"it is not JSON","policy_id":"gate","policy_revision":"2","policy_digest":"ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c","bytes":"7bff","bytes_text":"{�"}
+        {"receipt_id":"2918fa1e5b70ba154840434c3e631eb041df45c57287b8f45806714afb9a707b","decision":"QUARANTINE","reason_code":"ENVELOPE_INVALID","source":"tills","position":4,"event_type":null,"event_id":null,"payload_hash":null,"after_tick":6236327127040000000,"after_utc":"2018-04-01T00:00:02.500Z","detail":"it is not JSON","policy_id":"gate","policy_revision":"2","policy_digest":"ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c","bytes":"7bff","bytes_text":"{�"}
     "#]],
     );
     check(
@@ -491,26 +491,26 @@ fn tables_are_listed_and_described() {
     check(
         "describe Quarantine",
         expect![[r#"
-        +-----------------+---------------------+-------------+
-        | column_name     | data_type           | is_nullable |
-        +-----------------+---------------------+-------------+
-        | receipt_id      | FixedSizeBinary(32) | NO          |
-        | decision        | Utf8                | NO          |
-        | reason_code     | Utf8                | YES         |
-        | source          | Utf8                | NO          |
-        | position        | UInt64              | NO          |
-        | event_type      | Utf8                | YES         |
-        | event_id        | Utf8                | YES         |
-        | payload_hash    | FixedSizeBinary(32) | YES         |
-        | after_tick      | UInt64              | YES         |
-        | after_utc       | Timestamp           | YES         |
-        | detail          | Utf8                | YES         |
-        | policy_id       | Utf8                | YES         |
-        | policy_revision | Utf8                | YES         |
-        | policy_digest   | FixedSizeBinary(32) | YES         |
-        | bytes           | Binary              | YES         |
-        | bytes_text      | Utf8                | YES         |
-        +-----------------+---------------------+-------------+
+        +-----------------+----------------------+-------------+
+        | column_name     | data_type            | is_nullable |
+        +-----------------+----------------------+-------------+
+        | receipt_id      | FixedSizeBinary(32)  | NO          |
+        | decision        | Utf8                 | NO          |
+        | reason_code     | Utf8                 | YES         |
+        | source          | Utf8                 | NO          |
+        | position        | UInt64               | NO          |
+        | event_type      | Utf8                 | YES         |
+        | event_id        | Utf8                 | YES         |
+        | payload_hash    | FixedSizeBinary(32)  | YES         |
+        | after_tick      | UInt64               | YES         |
+        | after_utc       | Timestamp(µs, "UTC") | YES         |
+        | detail          | Utf8                 | YES         |
+        | policy_id       | Utf8                 | YES         |
+        | policy_revision | Utf8                 | YES         |
+        | policy_digest   | FixedSizeBinary(32)  | YES         |
+        | bytes           | Binary               | YES         |
+        | bytes_text      | Utf8                 | YES         |
+        +-----------------+----------------------+-------------+
     "#]],
     );
     check(
