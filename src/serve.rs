@@ -13,7 +13,7 @@ use tidegate_dataflows::topology::TableFormat;
 use tidegate_dataflows::watch::Watch;
 use tidegate_queries::access::Keys;
 use tidegate_queries::http::Service;
-use tidegate_queries::{Catalogue, http, postgres};
+use tidegate_queries::{Catalogue, Statements, http, postgres};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -31,6 +31,9 @@ pub struct Ports {
     /// The file of API keys, as `tidegate keys api` writes it. Without one only this machine is served.
     #[arg(long, env = "TIDEGATE_API_KEYS", value_name = "FILE")]
     api_keys: Option<PathBuf>,
+    /// MiB that the statements of all callers may take together for sorting, joining and grouping.
+    #[arg(long, default_value_t = Statements::MEMORY >> 20, value_name = "MIB")]
+    statement_memory: usize,
 }
 
 /// Why a service was not started.
@@ -62,7 +65,11 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
         Ok(runtime) => runtime,
         Err(error) => return refuse(&error.into()),
     };
-    let started = runtime.block_on(start(&plan, options, ports, &watched));
+    let statements = match Statements::start() {
+        Ok(statements) => statements,
+        Err(error) => return refuse(&error.into()),
+    };
+    let started = runtime.block_on(start(&plan, options, ports, &watched, &statements));
     let (live, servers, stop) = match started {
         Ok(started) => started,
         Err(refused) => return refuse(&refused),
@@ -77,6 +84,7 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
             let _ = server.await;
         }
     });
+    statements.end();
     match outcome {
         Ok(report) => match account::print(&plan, options, &watched, &report, format == Answer::Json) {
             Ok(()) => ExitCode::SUCCESS,
@@ -104,6 +112,7 @@ async fn start(
     options: &Options,
     ports: &Ports,
     watched: &Watch,
+    statements: &Statements,
 ) -> Result<Started, Refused> {
     let keys = match &ports.api_keys {
         Some(file) => Keys::read(file)?,
@@ -118,7 +127,9 @@ async fn start(
     let postgres_port = bind("postgres", ports.postgres).await?;
     let live = Arc::new(Live::new(Limits::default()));
     let store = options.store_path();
-    let catalogue = Arc::new(Catalogue::live(&options.data, &store, &live_tables(plan), &live)?);
+    let memory = ports.statement_memory.saturating_mul(1 << 20);
+    let catalogue = Catalogue::live(&options.data, &store, &live_tables(plan), &live, memory)?;
+    let catalogue = Arc::new(catalogue);
     let service = Arc::new(Service {
         plan: Arc::clone(plan),
         live: Arc::clone(&live),
@@ -128,6 +139,7 @@ async fn start(
         data: options.data.clone(),
         store,
         workers: options.workers,
+        statements: statements.handle(),
     });
     eprintln!("http on {}", http_port.local_addr()?);
     eprintln!("postgres on {}", postgres_port.local_addr()?);
@@ -138,7 +150,7 @@ async fn start(
     }
     let (stop, stopped) = watch::channel(false);
     let http = tokio::spawn(http::serve(service, http_port, stopped.clone()));
-    let postgres = tokio::spawn(async move {
+    let postgres = statements.handle().spawn(async move {
         if let Err(error) = postgres::serve(catalogue, keys, postgres_port, stopped).await {
             eprintln!("tidegate: postgres is not served: {error}");
         }

@@ -12,6 +12,7 @@ use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::SQLOptions;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
@@ -25,11 +26,14 @@ use tidegate_sinks::table::{Commits, TableFile};
 
 use crate::QueryError;
 use crate::blame::{Committed, with_blame};
+use crate::bounds;
 use crate::committed::{CommittedTable, STORE_URL};
 use crate::error::sentence;
+use crate::functions;
 use crate::live::{AS_OF, AsOf, FRONTIER, Frontier, LiveTable, Running};
 use crate::log::{LogProvider, LogTable};
 use crate::names::{self, Known};
+use crate::statements::bounded_memory;
 
 /// What the catalogue is called in SQL.
 pub(crate) const CATALOGUE: &str = "tidegate";
@@ -86,7 +90,7 @@ impl Catalogue {
         }
         let (tables, known) = (BTreeMap::new(), Known::new());
         let mut catalogue = Catalogue {
-            context: session(),
+            context: session(Arc::default()),
             tables,
             known,
             committed: None,
@@ -108,7 +112,8 @@ impl Catalogue {
     }
 
     /// The tables of a topology that runs on `data` and commits to `store`: those of its log, and `tables`, each with its
-    /// schema, as committed and as computed since. Also `frontier`, and the function `as_of`.
+    /// schema, as committed and as computed since. Also `frontier`, and the function `as_of`. Statements may take `memory_bytes`
+    /// together.
     ///
     /// # Errors
     /// When the store cannot be opened.
@@ -117,10 +122,11 @@ impl Catalogue {
         store: &Path,
         tables: &[(String, SchemaRef)],
         live: &Arc<Live>,
+        memory_bytes: usize,
     ) -> Result<Catalogue, QueryError> {
         let running = Arc::new(Running::new(Arc::clone(live), Store::open(store)?));
         let mut catalogue = Catalogue {
-            context: session(),
+            context: session(bounded_memory(memory_bytes)),
             tables: BTreeMap::new(),
             known: Known::new(),
             committed: None,
@@ -205,17 +211,24 @@ impl Catalogue {
         if statement.to_string() == "SHOW TABLES" {
             statement = parse(TABLES)?.pop_front().expect("it is one statement");
         }
-        names::resolve(&mut statement, &self.known).map_err(|table| {
-            let known: Vec<&str> = self.tables.keys().map(String::as_str).collect();
-            QueryError::UnknownTable { choices: choices(&table, &known), table }
-        })?;
+        bounds::statement(&statement)?;
+        self.settle_names(&mut statement)?;
         let plan = state.statement_to_plan(statement).await;
         let plan = plan.map_err(|error| QueryError::of_plan(&error))?;
+        bounds::plan(&plan)?;
         // A query may still hold what is no query, such as SELECT INTO.
         let options =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         options.verify_plan(&plan).map_err(|_| read_only())?;
         Ok(plan)
+    }
+
+    /// Writes the names of tables and columns as they are, where they differ in case.
+    pub(crate) fn settle_names(&self, statement: &mut Statement) -> Result<(), QueryError> {
+        names::resolve(statement, &self.known).map_err(|table| {
+            let known: Vec<&str> = self.tables.keys().map(String::as_str).collect();
+            QueryError::UnknownTable { choices: choices(&table, &known), table }
+        })
     }
 
     fn add_store(&mut self, store: &Path) -> Result<(), QueryError> {
@@ -248,16 +261,19 @@ impl Catalogue {
 }
 
 fn parse(sql: &str) -> Result<VecDeque<Statement>, QueryError> {
+    bounds::text(sql)?;
     DFParser::parse_sql(sql).map_err(|error| QueryError::Syntax { what: sentence(&error) })
 }
 
-fn session() -> SessionContext {
+fn session(runtime: Arc<RuntimeEnv>) -> SessionContext {
     let mut config = SessionConfig::new()
         .with_information_schema(true)
         .with_default_catalog_and_schema(CATALOGUE, "public");
     // Names are settled before planning.
     config.options_mut().sql_parser.enable_ident_normalization = false;
-    SessionContext::new_with_config(config)
+    let context = SessionContext::new_with_config_rt(config, runtime);
+    functions::bound(&context);
+    context
 }
 
 fn only_reads(statement: &Statement) -> bool {

@@ -1,18 +1,26 @@
 //! The catalogue over the Postgres wire protocol, for psql, drivers and notebooks; read-only.
 //!
 //! Protocol, types and the catalogue tables that clients look at (`pg_catalog`) are `datafusion-postgres`'s. What is ours is
-//! who may come in, that nothing but reading is planned, and how long a statement may take and how many rows it may give.
+//! who may come in, that nothing but reading is planned, how long a statement may take and how many rows it may give, that it
+//! can be stopped while it gives them, and how much of a message is read ([`connection`]).
 
+mod connection;
+
+use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use datafusion::common::ParamValues;
+use datafusion::common::{DataFusionError, ParamValues};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion::sql::parser::Statement as AnyStatement;
-use datafusion::sql::sqlparser::ast::Statement;
+use datafusion::sql::sqlparser::ast::{CloseCursor, FetchDirection, Statement};
 use datafusion_postgres::arrow_pg::datatypes::df::encode_dataframe;
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::setup_pg_catalog;
@@ -25,29 +33,32 @@ use datafusion_postgres::pgwire::api::auth::noop::NoopStartupHandler;
 use datafusion_postgres::pgwire::api::auth::{
     AuthSource, DefaultServerParameterProvider, LoginInfo, Password, StartupHandler,
 };
-use datafusion_postgres::pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
-use datafusion_postgres::pgwire::api::portal::{Format, Portal};
+use datafusion_postgres::pgwire::api::cancel::DefaultCancelHandler;
+use datafusion_postgres::pgwire::api::portal::{Format, Portal, PortalExecutionState};
 use datafusion_postgres::pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
-use datafusion_postgres::pgwire::api::results::Response;
-use datafusion_postgres::pgwire::api::store::PortalStore;
+use datafusion_postgres::pgwire::api::results::{FieldInfo, Response, Tag};
+use datafusion_postgres::pgwire::api::stmt::QueryParser;
+use datafusion_postgres::pgwire::api::store::{Entry, PortalStore};
 use datafusion_postgres::pgwire::api::{
-    ClientInfo, ClientPortalStore, ConnectionManager, ErrorHandler, PgWireServerHandlers,
+    ClientInfo, ClientPortalStore, ConnectionHandle, ConnectionManager, DEFAULT_NAME, Type,
 };
 use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
+use datafusion_postgres::pgwire::messages::extendedquery::Execute;
 use datafusion_postgres::pgwire::messages::startup::{Password as PasswordMessage, PasswordMessageFamily};
 use datafusion_postgres::pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
-use datafusion_postgres::pgwire::tokio::process_socket;
 use datafusion_postgres::pgwire::types::format::FormatOptions;
 use datafusion_postgres::{DfSessionService, Parser};
-use futures::{Sink, Stream, StreamExt, stream};
+use futures::future::Shared;
+use futures::{FutureExt, Sink, SinkExt, Stream, StreamExt, stream};
 use tidegate_facts::Digest;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::access::{Keys, Role};
 use crate::http::told_to_stop;
-use crate::{Catalogue, QueryError};
+use crate::{Catalogue, QueryError, bounds};
 
 /// How many connections may be open.
 const CONNECTIONS_MAX: usize = 256;
@@ -55,6 +66,10 @@ const CONNECTIONS_MAX: usize = 256;
 /// How long a statement may take, and how many rows it may give.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(300);
 const ROWS_MAX: u64 = 10_000_000;
+
+/// How many rows a client may fetch at once, and how many are put together for one that wants them all.
+const FETCH_ROWS_MAX: usize = 10_000;
+const FETCH_ROWS: usize = 256;
 
 /// Serves until `stop` turns true.
 ///
@@ -84,32 +99,35 @@ pub async fn serve(
         let _ = stream.set_nodelay(true);
         let (handlers, mut stop) = (Arc::clone(&handlers), stop.clone());
         tokio::spawn(async move {
-            tokio::select! {
-                served = process_socket(stream, None, handlers) => {
-                    if let Err(error) = served {
-                        tracing::debug!(%error, "a Postgres connection broke off");
-                    }
+            if let Ok(peer) = stream.peer_addr() {
+                tokio::select! {
+                    () = handlers.serve_one(stream, peer) => {}
+                    () = told_to_stop(&mut stop) => {}
                 }
-                () = told_to_stop(&mut stop) => {}
             }
             drop(place);
         });
     }
 }
 
-struct Handlers {
+/// What serves the clients of a catalogue.
+pub struct Handlers {
     queries: Arc<Bounded>,
     cancel: Arc<DefaultCancelHandler>,
     startup: Arc<Startup>,
 }
 
 impl Handlers {
-    fn new(catalogue: &Arc<Catalogue>, keys: Keys) -> Result<Handlers, QueryError> {
+    /// For who holds one of `keys`; with none, for whoever can connect.
+    ///
+    /// # Errors
+    /// When the tables that clients look at cannot be set up.
+    pub fn new(catalogue: &Arc<Catalogue>, keys: Keys) -> Result<Handlers, QueryError> {
         let context = catalogue.context();
         setup_pg_catalog(context, crate::catalogue::CATALOGUE, EmptyContextProvider)
             .map_err(|error| QueryError::of_plan(&error))?;
         let hooks: Vec<Arc<dyn QueryHook>> = vec![
-            Arc::new(CursorStatementHook),
+            Arc::new(Cursors { catalogue: Arc::clone(catalogue) }),
             Arc::new(SetShowHook),
             Arc::new(TransactionStatementHook),
             Arc::new(Reads { catalogue: Arc::clone(catalogue) }),
@@ -126,40 +144,18 @@ impl Handlers {
             Startup::Keyed(Box::new(startup.with_connection_manager(Arc::clone(&connections))))
         };
         Ok(Handlers {
-            queries: Arc::new(Bounded(service)),
+            queries: Arc::new(Bounded { parser: Arc::new(Bound(service.query_parser())), inner: service }),
             cancel: Arc::new(DefaultCancelHandler::new(connections)),
             startup: Arc::new(startup),
         })
     }
-}
 
-impl PgWireServerHandlers for Handlers {
-    fn simple_query_handler(&self) -> Arc<impl SimpleQueryHandler> {
-        Arc::clone(&self.queries)
-    }
-
-    fn extended_query_handler(&self) -> Arc<impl ExtendedQueryHandler> {
-        Arc::clone(&self.queries)
-    }
-
-    fn startup_handler(&self) -> Arc<impl StartupHandler> {
-        Arc::clone(&self.startup)
-    }
-
-    fn error_handler(&self) -> Arc<impl ErrorHandler> {
-        Arc::new(Logged)
-    }
-
-    fn cancel_handler(&self) -> Arc<impl CancelHandler> {
-        Arc::clone(&self.cancel)
-    }
-}
-
-struct Logged;
-
-impl ErrorHandler for Logged {
-    fn on_error<C: ClientInfo>(&self, _: &C, error: &mut PgWireError) {
-        tracing::debug!(%error, "a Postgres client was told of an error");
+    /// Serves one client over any stream, until it leaves or is sent away.
+    pub async fn serve_one<S>(&self, stream: S, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
+    {
+        connection::serve(stream, peer, self).await;
     }
 }
 
@@ -217,6 +213,125 @@ impl AuthSource for Known {
     }
 }
 
+/// Cursors, over what only reads.
+struct Cursors {
+    catalogue: Arc<Catalogue>,
+}
+
+/// How many cursors a client may have open.
+const CURSORS_MAX: usize = 64;
+
+/// The cursors of one client.
+#[derive(Default)]
+struct Opened(Mutex<BTreeSet<String>>);
+
+impl Cursors {
+    /// The statement with its names settled, if it may be taken. The hook of `datafusion-postgres` would plan whatever stands
+    /// behind `FOR`.
+    async fn checked(
+        &self,
+        statement: &Statement,
+        context: &SessionContext,
+        client: &dyn HookClient,
+    ) -> PgWireResult<Statement> {
+        let opened = client.session_extensions().get_or_insert_with(Opened::default);
+        let mut statement = statement.clone();
+        match &mut statement {
+            Statement::Declare { stmts } => {
+                for declared in stmts {
+                    if let Some(query) = &mut declared.for_query {
+                        let mut reads = AnyStatement::Statement(Box::new(Statement::Query(query.clone())));
+                        let state = context.state();
+                        self.catalogue.plan(&state, reads.clone()).await.map_err(refused)?;
+                        self.catalogue.settle_names(&mut reads).map_err(refused)?;
+                        if let AnyStatement::Statement(reads) = reads
+                            && let Statement::Query(reads) = *reads
+                        {
+                            *query = reads;
+                        }
+                    }
+                    let mut opened = opened.0.lock().expect("no panic");
+                    opened.extend(declared.names.iter().map(|name| name.value.clone()));
+                    if opened.len() > CURSORS_MAX {
+                        let what = format!("there are {CURSORS_MAX} cursors; close some first");
+                        return Err(failed("54000", what));
+                    }
+                }
+            }
+            Statement::Close { cursor } => {
+                let mut opened = opened.0.lock().expect("no panic");
+                match cursor {
+                    CloseCursor::All => opened.clear(),
+                    CloseCursor::Specific { name } => {
+                        opened.remove(&name.value);
+                    }
+                }
+            }
+            // Rows of a cursor are put into memory before they are sent.
+            Statement::Fetch { direction, .. } => bound_fetch(direction)?,
+            _ => {}
+        }
+        Ok(statement)
+    }
+}
+
+/// Refuses to fetch more rows at once than are put into memory.
+fn bound_fetch(direction: &FetchDirection) -> PgWireResult<()> {
+    let count = match direction {
+        FetchDirection::Count { limit } | FetchDirection::Forward { limit: Some(limit) } => limit.to_string(),
+        FetchDirection::All | FetchDirection::ForwardAll => "ALL".to_owned(),
+        _ => return Ok(()),
+    };
+    match count.parse::<usize>() {
+        Ok(count) if count <= FETCH_ROWS_MAX => Ok(()),
+        _ => Err(failed(
+            "54000",
+            format!("FETCH {count} is too many; fetch at most {FETCH_ROWS_MAX} rows at once"),
+        )),
+    }
+}
+
+#[async_trait]
+impl QueryHook for Cursors {
+    async fn handle_simple_query(
+        &self,
+        statement: &Statement,
+        context: &SessionContext,
+        client: &mut dyn HookClient,
+    ) -> Option<PgWireResult<Response>> {
+        match self.checked(statement, context, client).await {
+            Ok(statement) => CursorStatementHook.handle_simple_query(&statement, context, client).await,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    async fn handle_extended_parse_query(
+        &self,
+        statement: &Statement,
+        context: &SessionContext,
+        client: &(dyn ClientInfo + Send + Sync),
+    ) -> Option<PgWireResult<LogicalPlan>> {
+        CursorStatementHook.handle_extended_parse_query(statement, context, client).await
+    }
+
+    async fn handle_extended_query(
+        &self,
+        statement: &Statement,
+        plan: &LogicalPlan,
+        parameters: &ParamValues,
+        context: &SessionContext,
+        client: &mut dyn HookClient,
+    ) -> Option<PgWireResult<Response>> {
+        match self.checked(statement, context, client).await {
+            Ok(statement) => {
+                let cursor = &CursorStatementHook;
+                cursor.handle_extended_query(&statement, plan, parameters, context, client).await
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
 /// Plans what only reads, and refuses the rest.
 struct Reads {
     catalogue: Arc<Catalogue>,
@@ -237,6 +352,8 @@ fn refused(error: QueryError) -> PgWireError {
         QueryError::ReadOnly { .. } => "25006",
         QueryError::UnknownTable { .. } => "42P01",
         QueryError::UnknownColumn { .. } => "42703",
+        QueryError::TooLarge { .. } => "54000",
+        QueryError::Memory { .. } => "53200",
         _ => "42601",
     };
     failed(state, error.to_string())
@@ -284,14 +401,59 @@ impl QueryHook for Reads {
 }
 
 /// Statements bounded in time and rows.
-struct Bounded(DfSessionService);
+struct Bounded {
+    inner: DfSessionService,
+    parser: Arc<Bound<Parser>>,
+}
+
+/// Parses what is not too large.
+struct Bound<P>(Arc<P>);
+
+#[async_trait]
+impl<P: QueryParser + Send + Sync> QueryParser for Bound<P> {
+    type Statement = P::Statement;
+
+    async fn parse_sql<C>(
+        &self,
+        client: &C,
+        sql: &str,
+        types: &[Option<Type>],
+    ) -> PgWireResult<Option<Self::Statement>>
+    where
+        C: ClientInfo + Unpin + Send + Sync,
+    {
+        bounds::text(sql).map_err(refused)?;
+        caught(self.0.parse_sql(client, sql, types)).await
+    }
+
+    fn get_parameter_types(&self, statement: &Self::Statement) -> PgWireResult<Vec<Type>> {
+        self.0.get_parameter_types(statement)
+    }
+
+    fn get_result_schema(
+        &self,
+        statement: &Self::Statement,
+        format: Option<&Format>,
+    ) -> PgWireResult<Vec<FieldInfo>> {
+        self.0.get_result_schema(statement, format)
+    }
+}
+
+/// The answer, or an error if making it panics: the client hears of it, and goes on.
+async fn caught<T>(answer: impl Future<Output = PgWireResult<T>>) -> PgWireResult<T> {
+    let answer = AssertUnwindSafe(answer).catch_unwind().await;
+    answer.unwrap_or_else(|_| Err(refused(QueryError::Broken)))
+}
+
+/// Fires when the client asks to stop its statement.
+type Cancelled = Shared<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 impl Bounded {
-    fn bound(response: Response, until: Instant) -> Response {
+    fn bound(response: Response, until: Instant, cancelled: Cancelled) -> Response {
         match response {
             Response::Query(mut answer) => {
                 let rows = std::mem::replace(answer.data_rows(), Box::pin(stream::empty()));
-                *answer.data_rows() = Box::pin(bounded(rows, until));
+                *answer.data_rows() = Box::pin(bounded(rows, until, cancelled));
                 Response::Query(answer)
             }
             other => other,
@@ -299,13 +461,39 @@ impl Bounded {
     }
 }
 
+/// `pgwire` listens for a cancel until a statement is planned; its rows are made later.
+async fn cancelled<C: ClientInfo>(client: &C) -> Cancelled {
+    let asked: Pin<Box<dyn Future<Output = ()> + Send>> =
+        match client.session_extensions().get::<Arc<ConnectionHandle>>() {
+            Some(handle) => {
+                let asked = handle.start_query().await;
+                // When the next statement begins this one can be cancelled no longer.
+                Box::pin(async move {
+                    if asked.await.is_err() {
+                        pending().await
+                    }
+                })
+            }
+            None => Box::pin(pending()),
+        };
+    asked.shared()
+}
+
 fn bounded<T: Send + 'static>(
     rows: impl Stream<Item = PgWireResult<T>> + Send + Unpin + 'static,
     until: Instant,
+    cancelled: Cancelled,
 ) -> impl Stream<Item = PgWireResult<T>> + Send {
-    stream::unfold(Some((rows, 0)), move |rows| async move {
-        let (mut rows, count) = rows?;
-        match timeout_at(until, rows.next()).await {
+    stream::unfold(Some((rows, 0, cancelled)), move |rows| async move {
+        let (mut rows, count, cancelled) = rows?;
+        let next = caught(async {
+            tokio::select! {
+                biased;
+                () = cancelled.clone() => Err(PgWireError::QueryCanceled),
+                next = timeout_at(until, rows.next()) => next.map_err(|_| too_long())?.transpose(),
+            }
+        });
+        match next.await {
             Ok(None) => None,
             Ok(Some(_)) if count == ROWS_MAX => {
                 let what = format!(
@@ -313,11 +501,21 @@ fn bounded<T: Send + 'static>(
                 );
                 Some((Err(failed("54000", what)), None))
             }
-            Ok(Some(Ok(row))) => Some((Ok(row), Some((rows, count + 1)))),
-            Ok(Some(Err(error))) => Some((Err(error), None)),
-            Err(_) => Some((Err(too_long()), None)),
+            Ok(Some(row)) => Some((Ok(row), Some((rows, count + 1, cancelled)))),
+            Err(error) => Some((Err(said(error)), None)),
         }
     })
+}
+
+/// An error of DataFusion in our words.
+fn said(error: PgWireError) -> PgWireError {
+    match error {
+        PgWireError::ApiError(cause) => match cause.downcast::<DataFusionError>() {
+            Ok(error) => refused(QueryError::of_run(&error)),
+            Err(cause) => PgWireError::ApiError(cause),
+        },
+        other => other,
+    }
 }
 
 fn too_long() -> PgWireError {
@@ -336,20 +534,67 @@ impl SimpleQueryHandler for Bounded {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
+        bounds::text(query).map_err(refused)?;
         let until = Instant::now() + STATEMENT_WITHIN;
-        let asked = SimpleQueryHandler::do_query(&self.0, client, query);
-        let responses = timeout_at(until, asked).await.map_err(|_| too_long())??;
-        Ok(responses.into_iter().map(|response| Bounded::bound(response, until)).collect())
+        let asked = caught(SimpleQueryHandler::do_query(&self.inner, client, query));
+        let responses = timeout_at(until, asked).await.map_err(|_| too_long())?.map_err(said)?;
+        let cancelled = cancelled(client).await;
+        let responses = responses.into_iter();
+        Ok(responses.map(|response| Bounded::bound(response, until, cancelled.clone())).collect())
     }
 }
 
 #[async_trait]
 impl ExtendedQueryHandler for Bounded {
     type Statement = <DfSessionService as ExtendedQueryHandler>::Statement;
-    type QueryParser = Parser;
+    type QueryParser = Bound<Parser>;
 
-    fn query_parser(&self) -> Arc<Parser> {
-        self.0.query_parser()
+    fn query_parser(&self) -> Arc<Bound<Parser>> {
+        Arc::clone(&self.parser)
+    }
+
+    /// Rows are sent as they are made. `pgwire` would put into memory as many as the client says that it wants, before the first is
+    /// made.
+    async fn on_execute<C>(&self, client: &mut C, mut message: Execute) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Self::Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let name = message.name.as_deref().unwrap_or(DEFAULT_NAME);
+        let Some(Entry::Value(portal)) = client.portal_store().get_portal(name) else {
+            return self._on_execute(client, message).await;
+        };
+        let is_read = matches!(&portal.statement.statement.1, Some((Statement::Query(_), _)));
+        let wanted = usize::try_from(message.max_rows).unwrap_or(0);
+        if !is_read || wanted > 0 {
+            message.max_rows = wanted.min(FETCH_ROWS_MAX) as i32;
+            return self._on_execute(client, message).await;
+        }
+        // A first piece starts the statement, and tells in its end whether there is more.
+        let state = portal.state();
+        let is_new = matches!(*state.lock().await, PortalExecutionState::Initial);
+        if is_new {
+            let response = ExtendedQueryHandler::do_query(self, client, &portal, 0).await?;
+            if let Response::Query(answer) = response {
+                portal.start(answer).await;
+            }
+        }
+        let mut count = 0;
+        loop {
+            let piece = portal.fetch(FETCH_ROWS).await?;
+            let mut answer = piece.response;
+            while let Some(row) = answer.data_rows().next().await {
+                client.feed(PgWireBackendMessage::DataRow(row?)).await?;
+                count += 1;
+            }
+            if !piece.suspended {
+                let tag = Tag::new("SELECT").with_rows(count);
+                client.send(PgWireBackendMessage::CommandComplete(tag.into())).await?;
+                return Ok(());
+            }
+        }
     }
 
     async fn do_query<C>(
@@ -365,8 +610,9 @@ impl ExtendedQueryHandler for Bounded {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let until = Instant::now() + STATEMENT_WITHIN;
-        let asked = ExtendedQueryHandler::do_query(&self.0, client, portal, max_rows);
-        let response = timeout_at(until, asked).await.map_err(|_| too_long())??;
-        Ok(Bounded::bound(response, until))
+        let asked = caught(ExtendedQueryHandler::do_query(&self.inner, client, portal, max_rows));
+        let response = timeout_at(until, asked).await.map_err(|_| too_long())?.map_err(said)?;
+        let cancelled = cancelled(client).await;
+        Ok(Bounded::bound(response, until, cancelled))
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use arrow::ipc::writer::StreamWriter;
 use axum::Json;
 use axum::extract::{Path, Request, State};
@@ -20,10 +21,13 @@ use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use super::{Problem, ProblemBody, Shared, body_of};
-use crate::{Answer, Format, QueryError, json, write};
+use crate::{Answer, Catalogue, Format, QueryError, json, statements, write};
 
 /// How many rows an answer holds at most.
 const ROWS_MAX: usize = 100_000;
+
+/// How many bytes its rows have at most in memory.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// How long a statement may take.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(30);
@@ -74,36 +78,40 @@ pub(super) async fn sql(State(service): Shared, request: Request) -> Result<Resp
     let question: Question = serde_json::from_slice(&body).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not {{\"sql\": \"SELECT ..\"}}: {error}"))
     })?;
-    let answered = async {
-        let Answer { tick, rows } = service.catalogue.ask(&question.sql).await?;
-        let schema = rows.schema();
-        let mut held = 0;
-        let mut batches: Vec<RecordBatch> = Vec::new();
-        let mut rows = rows;
-        while held <= ROWS_MAX {
-            let Some(batch) = rows.try_next().await.map_err(|error| QueryError::of_run(&error))? else {
-                break;
-            };
-            held += batch.num_rows();
-            batches.push(batch);
+    let (catalogue, form) = (Arc::clone(&service.catalogue), wanted(&head.headers));
+    let answered = async move { answer(&catalogue, &question.sql, form, began).await };
+    let answered = statements::run(&service.statements, answered);
+    let answered = tokio::time::timeout(STATEMENT_WITHIN, answered).await.map_err(|_| {
+        let what = format!("the statement took longer than {} s; ask for less", STATEMENT_WITHIN.as_secs());
+        Problem::new(StatusCode::REQUEST_TIMEOUT, what)
+    })?;
+    answered.map_err(refused)?
+}
+
+/// Runs a statement and writes out its rows.
+async fn answer(catalogue: &Catalogue, sql: &str, form: Form, began: Instant) -> Result<Response, Problem> {
+    let Answer { tick, mut rows } = catalogue.ask(sql).await.map_err(refused)?;
+    let schema = rows.schema();
+    let (mut held, mut bytes) = (0, 0);
+    let mut batches: Vec<RecordBatch> = Vec::new();
+    while held <= ROWS_MAX {
+        let next = rows.try_next().await.map_err(|error| refused(QueryError::of_run(&error)))?;
+        let Some(batch) = next else { break };
+        held += batch.num_rows();
+        bytes += bytes_of(&batch);
+        if bytes > ANSWER_BYTES_MAX {
+            let what = format!("its answer has more than {ANSWER_BYTES_MAX} bytes");
+            return Err(refused(QueryError::TooLarge { what }));
         }
-        Ok::<_, QueryError>((tick, schema, batches, held))
-    };
-    let (tick, schema, mut batches, held) = match tokio::time::timeout(STATEMENT_WITHIN, answered).await {
-        Ok(answered) => answered.map_err(refused)?,
-        Err(_) => {
-            let what =
-                format!("the statement took longer than {} s; ask for less", STATEMENT_WITHIN.as_secs());
-            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, what));
-        }
-    };
+        batches.push(batch);
+    }
     let truncated = held > ROWS_MAX;
     if truncated && let Some(last) = batches.pop() {
         let more = held - ROWS_MAX;
         batches.push(last.slice(0, last.num_rows() - more));
     }
     let failed = |error: &dyn std::error::Error| Problem::new(StatusCode::BAD_REQUEST, error);
-    match wanted(&head.headers) {
+    match form {
         Form::Json => {
             let mut rows = Vec::with_capacity(held.min(ROWS_MAX));
             for batch in &batches {
@@ -138,6 +146,12 @@ pub(super) async fn sql(State(service): Shared, request: Request) -> Result<Resp
             Ok((heads(ARROW, tick, truncated), bytes).into_response())
         }
     }
+}
+
+/// What the rows of a batch take, without what else their buffers hold.
+fn bytes_of(batch: &RecordBatch) -> usize {
+    let columns = batch.columns().iter();
+    columns.map(|c| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size())).sum()
 }
 
 enum Form {
@@ -181,7 +195,11 @@ pub(super) fn refused(error: QueryError) -> Problem {
         what += &format!("; because {error}");
         cause = error.source();
     }
-    Problem::new(StatusCode::BAD_REQUEST, what)
+    let status = match error {
+        QueryError::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    Problem::new(status, what)
 }
 
 /// Every table.

@@ -195,12 +195,14 @@ pub(super) async fn decide(
     may_send(&caller, std::slice::from_ref(&head))?;
     let (told, receipts) = oneshot::channel();
     let (decided, decision) = oneshot::channel();
+    // Whenever this call ends, by an answer or because its caller went away, it waits no longer.
+    let (_place, waiter) = service.live.waiter(Box::new(move |_, row| drop(decided.send(row))));
     submit(
         &service,
         Submission {
             records: vec![body],
             on_receipts: Box::new(|receipts| drop(told.send(receipts))),
-            on_decision: Some(Box::new(move |_, row| drop(decided.send(row)))),
+            on_decision: Some(waiter),
             arrived: Instant::now(),
         },
     )?;
@@ -208,11 +210,8 @@ pub(super) async fn decide(
     let durable_at = Instant::now();
     let receipt = receipts.pop().expect("one record has one receipt");
     let row = match (receipt.verdict, receipt.tick) {
-        (Verdict::Admit, Some(tick)) => {
+        (Verdict::Admit, Some(_)) => {
             let row = tokio::time::timeout_at(until, decision).await.ok().and_then(Result::ok);
-            if row.is_none() {
-                service.live.forget_decision(tick);
-            }
             row.map(|row| one(json::objects(&row)))
         }
         (Verdict::Duplicate, Some(tick)) => decided_at(&service, tick).await?.map(|(_, row)| Ok(row)),
