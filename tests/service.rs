@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use crate::harness;
 
+mod clients;
+mod hostile;
+
 /// A running service, killed at the end of its test.
 struct Service {
     child: Child,
@@ -38,8 +41,17 @@ impl Answered {
 
 impl Service {
     fn start(data: &Path, more: &[&str]) -> Service {
+        Service::start_on(&harness::file("tests/topologies/live.toml"), data, more)
+    }
+
+    /// With a file of keys.
+    fn keyed(data: &Path, keys: &Path) -> Service {
+        Service::start(data, &["--api-keys", keys.to_str().unwrap()])
+    }
+
+    fn start_on(topology: &Path, data: &Path, more: &[&str]) -> Service {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        command.arg("run").arg(harness::file("tests/topologies/live.toml")).arg("--data").arg(data);
+        command.arg("run").arg(topology).arg("--data").arg(data);
         command.args(["--http", "127.0.0.1:0", "--postgres", "127.0.0.1:0"]).args(more);
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();

@@ -212,7 +212,10 @@ impl Catalogue {
             statement = parse(TABLES)?.pop_front().expect("it is one statement");
         }
         bounds::statement(&statement)?;
-        self.settle_names(&mut statement)?;
+        names::resolve(&mut statement, &self.known).map_err(|table| {
+            let known: Vec<&str> = self.tables.keys().map(String::as_str).collect();
+            QueryError::UnknownTable { choices: choices(&table, &known), table }
+        })?;
         let plan = state.statement_to_plan(statement).await;
         let plan = plan.map_err(|error| QueryError::of_plan(&error))?;
         bounds::plan(&plan)?;
@@ -221,14 +224,6 @@ impl Catalogue {
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         options.verify_plan(&plan).map_err(|_| read_only())?;
         Ok(plan)
-    }
-
-    /// Writes the names of tables and columns as they are, where they differ in case.
-    pub(crate) fn settle_names(&self, statement: &mut Statement) -> Result<(), QueryError> {
-        names::resolve(statement, &self.known).map_err(|table| {
-            let known: Vec<&str> = self.tables.keys().map(String::as_str).collect();
-            QueryError::UnknownTable { choices: choices(&table, &known), table }
-        })
     }
 
     fn add_store(&mut self, store: &Path) -> Result<(), QueryError> {

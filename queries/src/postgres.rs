@@ -6,21 +6,24 @@
 
 mod connection;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use arrow::datatypes::DataType;
 use async_trait::async_trait;
-use datafusion::common::{DataFusionError, ParamValues};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError, ParamValues, ScalarValue};
+use datafusion::logical_expr::{
+    ColumnarValue, EmptyRelation, LogicalPlan, Projection, Volatility, create_udf,
+};
 use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion::sql::parser::Statement as AnyStatement;
-use datafusion::sql::sqlparser::ast::{CloseCursor, FetchDirection, Statement};
+use datafusion::sql::sqlparser::ast::{CloseCursor, Declare, DeclareType, FetchDirection, Query, Statement};
 use datafusion_postgres::arrow_pg::datatypes::df::encode_dataframe;
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::setup_pg_catalog;
@@ -37,7 +40,7 @@ use datafusion_postgres::pgwire::api::cancel::DefaultCancelHandler;
 use datafusion_postgres::pgwire::api::portal::{Format, Portal, PortalExecutionState};
 use datafusion_postgres::pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
 use datafusion_postgres::pgwire::api::results::{FieldInfo, Response, Tag};
-use datafusion_postgres::pgwire::api::stmt::QueryParser;
+use datafusion_postgres::pgwire::api::stmt::{QueryParser, StoredStatement};
 use datafusion_postgres::pgwire::api::store::{Entry, PortalStore};
 use datafusion_postgres::pgwire::api::{
     ClientInfo, ClientPortalStore, ConnectionHandle, ConnectionManager, DEFAULT_NAME, Type,
@@ -66,6 +69,9 @@ const CONNECTIONS_MAX: usize = 256;
 /// How long a statement may take, and how many rows it may give.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(300);
 const ROWS_MAX: u64 = 10_000_000;
+
+/// What `version()` says: the protocol's version in the words of Postgres, and who speaks it.
+const VERSION: &str = concat!("PostgreSQL 16.6 (Tidegate ", env!("CARGO_PKG_VERSION"), ")");
 
 /// How many rows a client may fetch at once, and how many are put together for one that wants them all.
 const FETCH_ROWS_MAX: usize = 10_000;
@@ -126,6 +132,14 @@ impl Handlers {
         let context = catalogue.context();
         setup_pg_catalog(context, crate::catalogue::CATALOGUE, EmptyContextProvider)
             .map_err(|error| QueryError::of_plan(&error))?;
+        // Drivers read from it which dialect is spoken.
+        context.register_udf(create_udf(
+            "version",
+            Vec::new(),
+            DataType::Utf8,
+            Volatility::Immutable,
+            Arc::new(|_| Ok(ColumnarValue::Scalar(ScalarValue::from(VERSION)))),
+        ));
         let hooks: Vec<Arc<dyn QueryHook>> = vec![
             Arc::new(Cursors { catalogue: Arc::clone(catalogue) }),
             Arc::new(SetShowHook),
@@ -214,6 +228,9 @@ impl AuthSource for Known {
 }
 
 /// Cursors, over what only reads.
+///
+/// The hook of `datafusion-postgres` plans whatever stands behind `FOR`, knows no parameters there, and tells a client that
+/// prepares a `FETCH` that it gives no columns; so cursors are opened here, and only read by that hook.
 struct Cursors {
     catalogue: Arc<Catalogue>,
 }
@@ -221,57 +238,75 @@ struct Cursors {
 /// How many cursors a client may have open.
 const CURSORS_MAX: usize = 64;
 
-/// The cursors of one client.
+/// The cursors of one client, and the columns of each.
 #[derive(Default)]
-struct Opened(Mutex<BTreeSet<String>>);
+struct Opened(Mutex<BTreeMap<String, DFSchemaRef>>);
+
+impl Opened {
+    fn of(client: &(impl ClientInfo + ?Sized)) -> Arc<Opened> {
+        client.session_extensions().get_or_insert_with(Opened::default)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, DFSchemaRef>> {
+        self.0.lock().expect("no panic")
+    }
+}
+
+/// The name of a cursor and its query, of `DECLARE name CURSOR FOR query`.
+fn declared(statements: &[Declare]) -> PgWireResult<(&str, &Query)> {
+    match statements {
+        [Declare { names, declare_type: Some(DeclareType::Cursor), for_query: Some(query), .. }] => {
+            Ok((names.first().map_or("", |name| &name.value), query))
+        }
+        _ => Err(failed("42601", "write DECLARE name CURSOR FOR SELECT ..".to_owned())),
+    }
+}
 
 impl Cursors {
-    /// The statement with its names settled, if it may be taken. The hook of `datafusion-postgres` would plan whatever stands
-    /// behind `FOR`.
-    async fn checked(
+    async fn plan(&self, query: &Query, context: &SessionContext) -> PgWireResult<LogicalPlan> {
+        let query = AnyStatement::Statement(Box::new(Statement::Query(Box::new(query.clone()))));
+        self.catalogue.plan(&context.state(), query).await.map_err(refused)
+    }
+
+    async fn open(
         &self,
-        statement: &Statement,
+        name: &str,
+        plan: LogicalPlan,
         context: &SessionContext,
         client: &dyn HookClient,
-    ) -> PgWireResult<Statement> {
-        let opened = client.session_extensions().get_or_insert_with(Opened::default);
-        let mut statement = statement.clone();
-        match &mut statement {
-            Statement::Declare { stmts } => {
-                for declared in stmts {
-                    if let Some(query) = &mut declared.for_query {
-                        let mut reads = AnyStatement::Statement(Box::new(Statement::Query(query.clone())));
-                        let state = context.state();
-                        self.catalogue.plan(&state, reads.clone()).await.map_err(refused)?;
-                        self.catalogue.settle_names(&mut reads).map_err(refused)?;
-                        if let AnyStatement::Statement(reads) = reads
-                            && let Statement::Query(reads) = *reads
-                        {
-                            *query = reads;
-                        }
-                    }
-                    let mut opened = opened.0.lock().expect("no panic");
-                    opened.extend(declared.names.iter().map(|name| name.value.clone()));
-                    if opened.len() > CURSORS_MAX {
-                        let what = format!("there are {CURSORS_MAX} cursors; close some first");
-                        return Err(failed("54000", what));
-                    }
-                }
-            }
-            Statement::Close { cursor } => {
-                let mut opened = opened.0.lock().expect("no panic");
-                match cursor {
-                    CloseCursor::All => opened.clear(),
-                    CloseCursor::Specific { name } => {
-                        opened.remove(&name.value);
-                    }
-                }
+    ) -> PgWireResult<Response> {
+        let opened = Opened::of(client);
+        if opened.lock().len() >= CURSORS_MAX && !opened.lock().contains_key(name) {
+            let what = format!("{CURSORS_MAX} cursors are open; close some first");
+            return Err(failed("54000", what));
+        }
+        let columns = Arc::clone(plan.schema());
+        let options = Arc::new(FormatOptions::from_client_metadata(client.metadata()));
+        let frame = DataFrame::new(context.state(), plan);
+        let rows = encode_dataframe(frame, &Format::UnifiedText, Some(options)).await?;
+        let portal = Portal::new_cursor(
+            name.to_owned(),
+            Arc::new(StoredStatement::new(name.to_owned(), (String::new(), None), Vec::new())),
+        );
+        portal.start(rows).await;
+        client.portal_store().put_portal(Arc::new(portal));
+        opened.lock().insert(name.to_owned(), columns);
+        Ok(Response::Execution(Tag::new("DECLARE CURSOR")))
+    }
+
+    /// Whether a statement on a cursor may be taken, and what is known of its cursor then.
+    fn check(statement: &Statement, client: &(impl ClientInfo + ?Sized)) -> PgWireResult<()> {
+        let opened = Opened::of(client);
+        match statement {
+            Statement::Close { cursor: CloseCursor::All } => opened.lock().clear(),
+            Statement::Close { cursor: CloseCursor::Specific { name } } => {
+                opened.lock().remove(&name.value);
             }
             // Rows of a cursor are put into memory before they are sent.
             Statement::Fetch { direction, .. } => bound_fetch(direction)?,
             _ => {}
         }
-        Ok(statement)
+        Ok(())
     }
 }
 
@@ -299,10 +334,18 @@ impl QueryHook for Cursors {
         context: &SessionContext,
         client: &mut dyn HookClient,
     ) -> Option<PgWireResult<Response>> {
-        match self.checked(statement, context, client).await {
-            Ok(statement) => CursorStatementHook.handle_simple_query(&statement, context, client).await,
-            Err(error) => Some(Err(error)),
+        if let Statement::Declare { stmts } = statement {
+            let opened = async {
+                let (name, query) = declared(stmts)?;
+                let plan = self.plan(query, context).await?;
+                self.open(name, plan, context, client).await
+            };
+            return Some(opened.await);
         }
+        if let Err(error) = Cursors::check(statement, client) {
+            return Some(Err(error));
+        }
+        CursorStatementHook.handle_simple_query(statement, context, client).await
     }
 
     async fn handle_extended_parse_query(
@@ -311,7 +354,23 @@ impl QueryHook for Cursors {
         context: &SessionContext,
         client: &(dyn ClientInfo + Send + Sync),
     ) -> Option<PgWireResult<LogicalPlan>> {
-        CursorStatementHook.handle_extended_parse_query(statement, context, client).await
+        match statement {
+            // No columns, and the parameters of the query.
+            Statement::Declare { stmts } => {
+                let planned = async {
+                    let plan = self.plan(declared(stmts)?.1, context).await?;
+                    let nothing = Projection::try_new(Vec::new(), Arc::new(plan));
+                    nothing.map(LogicalPlan::Projection).map_err(|error| refused(QueryError::of_plan(&error)))
+                };
+                Some(planned.await)
+            }
+            Statement::Fetch { name, .. } => {
+                let schema = Opened::of(client).lock().get(&name.value).cloned();
+                let schema = schema.unwrap_or_else(|| Arc::new(DFSchema::empty()));
+                Some(Ok(LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema })))
+            }
+            _ => CursorStatementHook.handle_extended_parse_query(statement, context, client).await,
+        }
     }
 
     async fn handle_extended_query(
@@ -322,13 +381,20 @@ impl QueryHook for Cursors {
         context: &SessionContext,
         client: &mut dyn HookClient,
     ) -> Option<PgWireResult<Response>> {
-        match self.checked(statement, context, client).await {
-            Ok(statement) => {
-                let cursor = &CursorStatementHook;
-                cursor.handle_extended_query(&statement, plan, parameters, context, client).await
-            }
-            Err(error) => Some(Err(error)),
+        if let Statement::Declare { stmts } = statement {
+            let opened = async {
+                let (name, _) = declared(stmts)?;
+                let query = plan.inputs().first().map(|plan| (*plan).clone()).expect("it was put there");
+                let query = query.replace_params_with_values(parameters);
+                let query = query.map_err(|error| refused(QueryError::of_plan(&error)))?;
+                self.open(name, query, context, client).await
+            };
+            return Some(opened.await);
         }
+        if let Err(error) = Cursors::check(statement, client) {
+            return Some(Err(error));
+        }
+        CursorStatementHook.handle_extended_query(statement, plan, parameters, context, client).await
     }
 }
 
