@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidegate_facts::Tick;
 use tidegate_facts::time::to_rfc3339;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use utoipa::ToSchema;
 
 use super::{Problem, ProblemBody, Shared, body_of};
@@ -28,6 +28,12 @@ const ROWS_MAX: usize = 100_000;
 
 /// How many bytes its rows have at most in memory.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// How many MiB of large answers may be in memory until those who asked have taken them.
+const HELD_MIB_MAX: usize = 1024;
+
+/// How many there may be beside those that there are.
+static HELD: Semaphore = Semaphore::const_new(HELD_MIB_MAX);
 
 /// How long a statement may take.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(30);
@@ -70,6 +76,7 @@ struct AnswerBody {
         (status = 200, description = "The rows", body = AnswerBody),
         (status = 400, description = "The statement cannot be answered", body = ProblemBody),
         (status = 408, description = "It took too long", body = ProblemBody),
+        (status = 429, description = "Too many large answers wait for their readers", body = ProblemBody),
     )
 )]
 pub(super) async fn sql(State(service): Shared, request: Request) -> Result<Response, Problem> {
@@ -128,14 +135,14 @@ async fn answer(catalogue: &Catalogue, sql: &str, form: Form, began: Instant) ->
                 truncated,
                 elapsed_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
             };
-            Ok(Json(body).into_response())
+            held_until_taken(Json(body).into_response()).await
         }
         Form::Csv => {
             let mut text = Vec::new();
             let rows = futures::stream::iter(batches.into_iter().map(Ok));
             let rows = datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(schema, rows);
             write(Format::Csv, Box::pin(rows), &mut text).await.map_err(refused)?;
-            Ok((heads(CSV, tick, truncated), text).into_response())
+            held_until_taken((heads(CSV, tick, truncated), text).into_response()).await
         }
         Form::Arrow => {
             let mut writer = StreamWriter::try_new(Vec::new(), &schema).map_err(|error| failed(&error))?;
@@ -143,9 +150,30 @@ async fn answer(catalogue: &Catalogue, sql: &str, form: Form, began: Instant) ->
                 writer.write(batch).map_err(|error| failed(&error))?;
             }
             let bytes = writer.into_inner().map_err(|error| failed(&error))?;
-            Ok((heads(ARROW, tick, truncated), bytes).into_response())
+            held_until_taken((heads(ARROW, tick, truncated), bytes).into_response()).await
         }
     }
+}
+
+/// The response, counted among those that wait for their readers if it is large: who asks for much and reads slowly must not take
+/// the memory of all.
+async fn held_until_taken(response: Response) -> Result<Response, Problem> {
+    let (head, body) = response.into_parts();
+    let failed = |error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error);
+    let bytes = axum::body::to_bytes(body, usize::MAX).await.map_err(failed)?;
+    let mib = u32::try_from(bytes.len() >> 20).unwrap_or(u32::MAX);
+    if mib == 0 {
+        return Ok(Response::from_parts(head, bytes.into()));
+    }
+    let place = HELD.try_acquire_many(mib).map_err(|_| {
+        let what = "large answers wait for those who asked for them; ask again in a moment, or for less";
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, what).retry(1)
+    })?;
+    // The place is given back when more is asked for, which is when all of it is on its way.
+    let parts = futures::stream::unfold((Some(bytes), place), |(bytes, place)| async move {
+        bytes.map(|bytes| (Ok::<_, Infallible>(bytes), (None, place)))
+    });
+    Ok(Response::from_parts(head, axum::body::Body::from_stream(parts)))
 }
 
 /// What the rows of a batch take, without what else their buffers hold.
