@@ -16,7 +16,7 @@ use tidegate_queries::access::Keys;
 use tidegate_queries::http::Service;
 use tidegate_queries::telemetry::Telemetry;
 use tidegate_queries::traces::{Settings, SettingsError, Traces};
-use tidegate_queries::{Catalogue, http, postgres};
+use tidegate_queries::{Catalogue, Statements, http, postgres};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -34,6 +34,9 @@ pub struct Ports {
     /// The file of API keys, as `tidegate keys api` writes it. Without one only this machine is served.
     #[arg(long, env = "TIDEGATE_API_KEYS", value_name = "FILE")]
     api_keys: Option<PathBuf>,
+    /// MiB that the statements of all callers may take together for sorting, joining and grouping.
+    #[arg(long, default_value_t = Statements::MEMORY >> 20, value_name = "MIB")]
+    statement_memory: usize,
 }
 
 /// Why a service was not started.
@@ -69,7 +72,11 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
         Ok(runtime) => runtime,
         Err(error) => return refuse(&error.into()),
     };
-    let started = runtime.block_on(start(&plan, options, ports, &watched));
+    let statements = match Statements::start() {
+        Ok(statements) => statements,
+        Err(error) => return refuse(&error.into()),
+    };
+    let started = runtime.block_on(start(&plan, options, ports, &watched, &statements));
     let Started { live, servers, traces, stop, stop_traces } = match started {
         Ok(started) => started,
         Err(refused) => return refuse(&refused),
@@ -89,6 +96,7 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
             let _ = exporter.await;
         }
     });
+    statements.end();
     if let Ok(report) = &outcome {
         let (commits, upper) = (report.commits.list.len(), report.commits.upper().0);
         tracing::info!(facts = report.facts, commits, upper, "stopped");
@@ -127,6 +135,7 @@ async fn start(
     options: &Options,
     ports: &Ports,
     watched: &Watch,
+    statements: &Statements,
 ) -> Result<Started, Refused> {
     let keys = match &ports.api_keys {
         Some(file) => Keys::read(file)?,
@@ -143,7 +152,8 @@ async fn start(
     let live = Arc::new(Live::new(Limits::default()));
     let store = options.store_path();
     let timelines = TimelineTable::of_plan(plan);
-    let catalogue = Catalogue::live(&options.data, &store, &live_tables(plan), timelines, &live)?;
+    let memory = ports.statement_memory.saturating_mul(1 << 20);
+    let catalogue = Catalogue::live(&options.data, &store, &live_tables(plan), timelines, &live, memory)?;
     let catalogue = Arc::new(catalogue);
     let (stop_traces, traces_stop) = watch::channel(false);
     let traced = settings.map(|settings| follow(settings, plan, &live, traces_stop)).transpose()?;
@@ -159,6 +169,7 @@ async fn start(
         store,
         workers: options.workers,
         telemetry: Arc::clone(&telemetry),
+        statements: statements.handle(),
     });
     let (http_at, postgres_at) = (http_port.local_addr()?, postgres_port.local_addr()?);
     if log::is_json() {
@@ -191,7 +202,7 @@ async fn start(
     }
     let (stop, stopped) = watch::channel(false);
     let http = tokio::spawn(http::serve(service, http_port, stopped.clone()));
-    let postgres = tokio::spawn(async move {
+    let postgres = statements.handle().spawn(async move {
         if let Err(error) = postgres::serve(catalogue, keys, telemetry, postgres_port, stopped).await {
             log::error(&error);
         }

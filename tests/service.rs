@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use crate::harness;
 
+mod clients;
+mod hostile;
+
 /// A running service, killed at the end of its test.
 pub(crate) struct Service {
     child: Child,
@@ -39,6 +42,11 @@ impl Answered {
 impl Service {
     pub(crate) fn start(data: &Path, more: &[&str]) -> Service {
         Service::run(&harness::file("tests/topologies/live.toml"), data, more)
+    }
+
+    /// With a file of keys.
+    fn keyed(data: &Path, keys: &Path) -> Service {
+        Service::start(data, &["--api-keys", keys.to_str().unwrap()])
     }
 
     pub(crate) fn run(topology: &Path, data: &Path, more: &[&str]) -> Service {

@@ -5,6 +5,7 @@ mod harness;
 mod archive;
 mod backfill;
 mod check;
+mod corpora;
 mod determinism;
 mod faults;
 mod handbook;

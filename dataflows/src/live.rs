@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
@@ -94,7 +94,7 @@ pub struct Submission {
     /// Told once the receipts are durable.
     pub on_receipts: OnReceipts,
     /// Told what is decided on the first record, if it becomes a fact.
-    pub on_decision: Option<OnRow>,
+    pub on_decision: Option<Waiter>,
     /// When it came.
     pub arrived: Instant,
 }
@@ -108,6 +108,27 @@ pub struct StepAsked {
     pub asked: Asked,
     /// Told once it is durable, or refused; dropped when the run fails on it.
     pub on_taken: OnTaken,
+}
+
+/// Who is told of a decision, for as long as its [`Place`] is held.
+pub struct Waiter {
+    told: OnRow,
+    place: Weak<Place>,
+}
+
+/// Held by who waits for a decision. Once it is dropped nobody waits, whether or not the fact was logged by then.
+pub struct Place {
+    live: Arc<Live>,
+    /// The fact that is waited for, once it is one.
+    tick: OnceLock<Tick>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(tick) = self.tick.get() {
+            self.live.waiting.lock().expect("no panic").remove(tick);
+        }
+    }
 }
 
 /// Why a submission was not taken.
@@ -576,13 +597,18 @@ impl Live {
         }
     }
 
-    pub(crate) fn await_decision(&self, tick: Tick, told: OnRow) {
-        self.waiting.lock().expect("no panic").insert(tick, told);
+    /// Who is to be told of a decision, and the place that says that it still waits.
+    pub fn waiter(self: &Arc<Live>, told: OnRow) -> (Arc<Place>, Waiter) {
+        let place = Arc::new(Place { live: Arc::clone(self), tick: OnceLock::new() });
+        let waiter = Waiter { told, place: Arc::downgrade(&place) };
+        (place, waiter)
     }
 
-    /// Nobody waits any more for what is decided on the fact of this tick.
-    pub fn forget_decision(&self, tick: Tick) {
-        self.waiting.lock().expect("no panic").remove(&tick);
+    pub(crate) fn await_decision(&self, tick: Tick, waiter: Waiter) {
+        // Who has gone away meanwhile takes its entry along when the place is dropped here, behind the lock.
+        let Some(place) = waiter.place.upgrade() else { return };
+        place.tick.set(tick).expect("a submission waits for one fact");
+        self.waiting.lock().expect("no panic").insert(tick, waiter.told);
     }
 
     /// Tells who waits for the decisions in some rows.
@@ -714,23 +740,42 @@ mod tests {
 
     #[test]
     fn no_more_wait_for_decisions_than_may() {
-        let live = Live::new(Limits { decisions_waiting_max: 2, ..Limits::default() });
+        let live = Arc::new(Live::new(Limits { decisions_waiting_max: 2, ..Limits::default() }));
         live.enter(Phase::Serving);
-        let wanting = || Submission { on_decision: Some(Box::new(|_| {})), ..submission(1) };
-        live.await_decision(Tick(1), Box::new(|_| {}));
+        let wanting = || Submission { on_decision: Some(live.waiter(Box::new(|_| {})).1), ..submission(1) };
+        let (place, waiter) = live.waiter(Box::new(|_| {}));
+        live.await_decision(Tick(1), waiter);
         assert_eq!(live.submit(wanting()), Ok(()));
         assert_eq!(live.submit(wanting()), Err(Busy::Full));
         assert_eq!(live.submit(submission(1)), Ok(()), "who wants no decision is bounded by bytes alone");
-        live.forget_decision(Tick(1));
+        drop(place);
         live.take(10, Duration::ZERO);
         assert_eq!(live.submit(wanting()), Ok(()));
     }
 
     #[test]
+    fn who_goes_away_before_or_after_the_fact_is_logged_leaves_no_place_taken() {
+        let live = Arc::new(Live::new(Limits::default()));
+        for tick in 0..5000 {
+            let (place, waiter) = live.waiter(Box::new(|_| {}));
+            if tick % 2 == 0 {
+                drop(place);
+                live.await_decision(Tick(tick), waiter);
+            } else {
+                live.await_decision(Tick(tick), waiter);
+                assert_eq!(live.waiting().1, 1);
+                drop(place);
+            }
+            assert_eq!(live.waiting().1, 0, "tick {tick}");
+        }
+    }
+
+    #[test]
     fn who_waits_for_a_decision_is_told_once() {
-        let live = Live::new(Limits::default());
+        let live = Arc::new(Live::new(Limits::default()));
         let (sender, told) = channel();
-        live.await_decision(Tick(7), Box::new(move |decided| drop(sender.send(decided))));
+        let (_place, waiter) = live.waiter(Box::new(move |decided| drop(sender.send(decided))));
+        live.await_decision(Tick(7), waiter);
         let node: Arc<str> = "d".into();
         live.decided(&node, &rows(&[5, 6]));
         assert!(told.try_recv().is_err());

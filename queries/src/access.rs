@@ -178,8 +178,16 @@ impl Keys {
     pub fn read(path: &Path) -> Result<Keys, KeysError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| KeysError::Read { path: path.to_owned(), source })?;
+        Keys::parse(path, &text)
+    }
+
+    /// Reads the text of the file `path`.
+    ///
+    /// # Errors
+    /// See [`KeysError`].
+    pub fn parse(path: &Path, text: &str) -> Result<Keys, KeysError> {
         // The message of the parser would show the line, and with it what somebody may have pasted there.
-        let keys: Keys = toml::from_str(&text).map_err(|error: toml::de::Error| KeysError::Parse {
+        let keys: Keys = toml::from_str(text).map_err(|error: toml::de::Error| KeysError::Parse {
             path: path.to_owned(),
             what: error.message().to_owned(),
         })?;

@@ -12,6 +12,7 @@ use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::SQLOptions;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
@@ -26,11 +27,14 @@ use tidegate_sinks::table::{Commits, TableFile};
 
 use crate::QueryError;
 use crate::blame::{Committed, with_blame};
+use crate::bounds;
 use crate::committed::{CommittedTable, STORE_URL};
 use crate::error::sentence;
+use crate::functions;
 use crate::live::{AS_OF, AsOf, Dated, FRONTIER, Frontier, LiveTable, Running};
 use crate::log::{LogProvider, LogTable};
 use crate::names::{self, Known};
+use crate::statements::bounded_memory;
 use crate::timelines::TimelineProvider;
 
 /// What the catalogue is called in SQL.
@@ -88,7 +92,7 @@ impl Catalogue {
         }
         let (tables, known) = (BTreeMap::new(), Known::new());
         let mut catalogue = Catalogue {
-            context: session(),
+            context: session(Arc::default()),
             tables,
             known,
             committed: None,
@@ -110,7 +114,8 @@ impl Catalogue {
     }
 
     /// The tables of a topology that runs on `data` and commits to `store`: those of its log, its `timelines`, and `tables`, each
-    /// with its schema, as committed and as computed since. Also `frontier`, and the function `as_of`.
+    /// with its schema, as committed and as computed since. Also `frontier`, and the function `as_of`. Statements may take
+    /// `memory_bytes` together.
     ///
     /// # Errors
     /// When the store cannot be opened.
@@ -120,10 +125,11 @@ impl Catalogue {
         tables: &[(String, SchemaRef)],
         timelines: Vec<TimelineTable>,
         live: &Arc<Live>,
+        memory_bytes: usize,
     ) -> Result<Catalogue, QueryError> {
         let running = Arc::new(Running::new(Arc::clone(live), Store::open(store)?));
         let mut catalogue = Catalogue {
-            context: session(),
+            context: session(bounded_memory(memory_bytes)),
             tables: BTreeMap::new(),
             known: Known::new(),
             committed: None,
@@ -208,12 +214,14 @@ impl Catalogue {
         if statement.to_string() == "SHOW TABLES" {
             statement = parse(TABLES)?.pop_front().expect("it is one statement");
         }
+        bounds::statement(&statement)?;
         names::resolve(&mut statement, &self.known).map_err(|table| {
             let known: Vec<&str> = self.tables.keys().map(String::as_str).collect();
             QueryError::UnknownTable { choices: choices(&table, &known), table }
         })?;
         let plan = state.statement_to_plan(statement).await;
         let plan = plan.map_err(|error| QueryError::of_plan(&error))?;
+        bounds::plan(&plan)?;
         // A query may still hold what is no query, such as SELECT INTO.
         let options =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
@@ -251,16 +259,19 @@ impl Catalogue {
 }
 
 fn parse(sql: &str) -> Result<VecDeque<Statement>, QueryError> {
+    bounds::text(sql)?;
     DFParser::parse_sql(sql).map_err(|error| QueryError::Syntax { what: sentence(&error) })
 }
 
-fn session() -> SessionContext {
+fn session(runtime: Arc<RuntimeEnv>) -> SessionContext {
     let mut config = SessionConfig::new()
         .with_information_schema(true)
         .with_default_catalog_and_schema(CATALOGUE, "public");
     // Names are settled before planning.
     config.options_mut().sql_parser.enable_ident_normalization = false;
-    SessionContext::new_with_config(config)
+    let context = SessionContext::new_with_config_rt(config, runtime);
+    functions::bound(&context);
+    context
 }
 
 fn only_reads(statement: &Statement) -> bool {

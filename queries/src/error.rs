@@ -82,6 +82,24 @@ pub enum QueryError {
         /// How many there are.
         count: usize,
     },
+    /// The statement would cost too much before it runs.
+    #[error("the statement is too large: {what}; ask for less, or in parts")]
+    TooLarge {
+        /// What it has too much of.
+        what: String,
+    },
+    /// The statement needs more memory than there is for statements.
+    #[error(
+        "the statement needs more memory than is free for statements ({what}); ask for fewer rows or groups at once, or start \
+         the service with a greater --statement-memory"
+    )]
+    Memory {
+        /// What needed it.
+        what: String,
+    },
+    /// The program that answers it failed.
+    #[error("the statement met a fault of this program, which goes on; please report the statement")]
+    Broken,
     /// The text is not SQL.
     #[error("the query is not SQL: {what}")]
     Syntax {
@@ -167,6 +185,10 @@ impl QueryError {
             && let Some(cause) = cause.downcast_ref::<Arc<ReadError>>()
         {
             return QueryError::Log(Arc::clone(cause));
+        }
+        if let DataFusionError::ResourcesExhausted(what) = root {
+            let what = what.lines().next().unwrap_or_default().trim_end_matches('.');
+            return QueryError::Memory { what: what.to_owned() };
         }
         QueryError::Run { what: sentence(root) }
     }

@@ -6,21 +6,26 @@
 
 pub mod access;
 mod blame;
+mod bounds;
 mod catalogue;
 mod committed;
 mod error;
 mod format;
+mod functions;
 pub mod http;
 mod json;
 mod live;
 mod log;
 mod names;
 pub mod postgres;
+mod statements;
 pub mod telemetry;
 mod timelines;
 pub mod traces;
 
+pub use bounds::SQL_BYTES_MAX;
 pub use catalogue::{Answer, Catalogue, Table};
 pub use error::QueryError;
 pub use format::{Format, write};
 pub use log::ReadError;
+pub use statements::Statements;

@@ -252,15 +252,20 @@ impl TableFunctionImpl for AsOf {
 /// The first tick that is not seen: as of a tick that tick's fact is seen, and as of a time all facts stamped up to it.
 fn tick_asked(when: &ScalarValue) -> Option<Tick> {
     match when {
-        ScalarValue::Int64(Some(tick)) => u64::try_from(*tick).ok().map(|tick| Tick(tick).next()),
-        ScalarValue::UInt64(Some(tick)) => Some(Tick(*tick).next()),
+        ScalarValue::Int64(Some(tick)) => u64::try_from(*tick).ok().map(behind),
+        ScalarValue::UInt64(Some(tick)) => Some(behind(*tick)),
         text => {
             let text = text.try_as_str()??;
             let tick = Tick::parse(text).ok()?;
             let is_tick = text.bytes().all(|byte| byte.is_ascii_digit());
-            if is_tick { Some(tick.next()) } else { Tick::new(tick.micros() + 1, 0) }
+            if is_tick { Some(behind(tick.0)) } else { Tick::new(tick.micros() + 1, 0) }
         }
     }
+}
+
+/// The tick behind another, which may be any number that somebody wrote; no fact has the last one.
+fn behind(tick: u64) -> Tick {
+    Tick(tick.saturating_add(1))
 }
 
 /// The table `frontier`: one row that says what the statement is answered as of, and what is committed.

@@ -1,18 +1,29 @@
 //! The catalogue over the Postgres wire protocol, for psql, drivers and notebooks; read-only.
 //!
 //! Protocol, types and the catalogue tables that clients look at (`pg_catalog`) are `datafusion-postgres`'s. What is ours is
-//! who may come in, that nothing but reading is planned, and how long a statement may take and how many rows it may give.
+//! who may come in, that nothing but reading is planned, how long a statement may take and how many rows it may give, that it
+//! can be stopped while it gives them, and how much of a message is read ([`connection`]).
 
+mod connection;
+
+use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use arrow::datatypes::DataType;
 use async_trait::async_trait;
-use datafusion::common::ParamValues;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError, ParamValues, ScalarValue};
+use datafusion::logical_expr::{
+    ColumnarValue, EmptyRelation, LogicalPlan, Projection, Volatility, create_udf,
+};
 use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion::sql::parser::Statement as AnyStatement;
-use datafusion::sql::sqlparser::ast::Statement;
+use datafusion::sql::sqlparser::ast::{CloseCursor, Declare, DeclareType, FetchDirection, Query, Statement};
 use datafusion_postgres::arrow_pg::datatypes::df::encode_dataframe;
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::setup_pg_catalog;
@@ -25,30 +36,34 @@ use datafusion_postgres::pgwire::api::auth::noop::NoopStartupHandler;
 use datafusion_postgres::pgwire::api::auth::{
     AuthSource, DefaultServerParameterProvider, LoginInfo, Password, StartupHandler,
 };
-use datafusion_postgres::pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
-use datafusion_postgres::pgwire::api::portal::{Format, Portal};
+use datafusion_postgres::pgwire::api::cancel::DefaultCancelHandler;
+use datafusion_postgres::pgwire::api::portal::{Format, Portal, PortalExecutionState};
 use datafusion_postgres::pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
-use datafusion_postgres::pgwire::api::results::Response;
-use datafusion_postgres::pgwire::api::store::PortalStore;
+use datafusion_postgres::pgwire::api::results::{FieldInfo, Response, Tag};
+use datafusion_postgres::pgwire::api::stmt::{QueryParser, StoredStatement};
+use datafusion_postgres::pgwire::api::store::{Entry, PortalStore};
 use datafusion_postgres::pgwire::api::{
-    ClientInfo, ClientPortalStore, ConnectionManager, ErrorHandler, PgWireServerHandlers,
+    ClientInfo, ClientPortalStore, ConnectionHandle, ConnectionManager, DEFAULT_NAME, Type,
 };
 use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
+use datafusion_postgres::pgwire::messages::extendedquery::Execute;
 use datafusion_postgres::pgwire::messages::startup::{Password as PasswordMessage, PasswordMessageFamily};
 use datafusion_postgres::pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
-use datafusion_postgres::pgwire::tokio::process_socket;
 use datafusion_postgres::pgwire::types::format::FormatOptions;
 use datafusion_postgres::{DfSessionService, Parser};
-use futures::{Sink, Stream, StreamExt, stream};
+use futures::future::Shared;
+use futures::{FutureExt, Sink, SinkExt, Stream, StreamExt, stream};
 use tidegate_facts::Digest;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use crate::access::{Keys, Role};
 use crate::http::told_to_stop;
 use crate::telemetry::{self, End, Port, Telemetry};
-use crate::{Catalogue, QueryError};
+use crate::{Catalogue, QueryError, bounds};
 
 /// How many connections may be open.
 const CONNECTIONS_MAX: usize = 256;
@@ -56,6 +71,13 @@ const CONNECTIONS_MAX: usize = 256;
 /// How long a statement may take, and how many rows it may give.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(300);
 const ROWS_MAX: u64 = 10_000_000;
+
+/// What `version()` says: the protocol's version in the words of Postgres, and who speaks it.
+const VERSION: &str = concat!("PostgreSQL 16.6 (Tidegate ", env!("CARGO_PKG_VERSION"), ")");
+
+/// How many rows a client may fetch at once, and how many are put together for one that wants them all.
+const FETCH_ROWS_MAX: usize = 10_000;
+const FETCH_ROWS: usize = 256;
 
 /// Serves until `stop` turns true.
 ///
@@ -87,27 +109,30 @@ pub async fn serve(
         let (handlers, mut stop) = (Arc::clone(&handlers), stop.clone());
         let open = telemetry.connections[Port::Postgres as usize].enter();
         tokio::spawn(async move {
-            tokio::select! {
-                served = process_socket(stream, None, handlers) => {
-                    if let Err(error) = served {
-                        tracing::debug!(%error, "a Postgres connection broke off");
-                    }
+            if let Ok(peer) = stream.peer_addr() {
+                tokio::select! {
+                    () = handlers.serve_one(stream, peer) => {}
+                    () = told_to_stop(&mut stop) => {}
                 }
-                () = told_to_stop(&mut stop) => {}
             }
             drop((place, open));
         });
     }
 }
 
-struct Handlers {
+/// What serves the clients of a catalogue.
+pub struct Handlers {
     queries: Arc<Bounded>,
     cancel: Arc<DefaultCancelHandler>,
     startup: Arc<Startup>,
 }
 
 impl Handlers {
-    fn new(
+    /// For who holds one of `keys`; with none, for whoever can connect.
+    ///
+    /// # Errors
+    /// When the tables that clients look at cannot be set up.
+    pub fn new(
         catalogue: &Arc<Catalogue>,
         keys: Keys,
         telemetry: &Arc<Telemetry>,
@@ -115,8 +140,16 @@ impl Handlers {
         let context = catalogue.context();
         setup_pg_catalog(context, crate::catalogue::CATALOGUE, EmptyContextProvider)
             .map_err(|error| QueryError::of_plan(&error))?;
+        // Drivers read from it which dialect is spoken.
+        context.register_udf(create_udf(
+            "version",
+            Vec::new(),
+            DataType::Utf8,
+            Volatility::Immutable,
+            Arc::new(|_| Ok(ColumnarValue::Scalar(ScalarValue::from(VERSION)))),
+        ));
         let hooks: Vec<Arc<dyn QueryHook>> = vec![
-            Arc::new(CursorStatementHook),
+            Arc::new(Cursors { catalogue: Arc::clone(catalogue) }),
             Arc::new(SetShowHook),
             Arc::new(TransactionStatementHook),
             Arc::new(Reads { catalogue: Arc::clone(catalogue) }),
@@ -133,40 +166,22 @@ impl Handlers {
             Startup::Keyed(Box::new(startup.with_connection_manager(Arc::clone(&connections))))
         };
         Ok(Handlers {
-            queries: Arc::new(Bounded { service, telemetry: Arc::clone(telemetry) }),
+            queries: Arc::new(Bounded {
+                parser: Arc::new(Bound(service.query_parser())),
+                inner: service,
+                telemetry: Arc::clone(telemetry),
+            }),
             cancel: Arc::new(DefaultCancelHandler::new(connections)),
             startup: Arc::new(startup),
         })
     }
-}
 
-impl PgWireServerHandlers for Handlers {
-    fn simple_query_handler(&self) -> Arc<impl SimpleQueryHandler> {
-        Arc::clone(&self.queries)
-    }
-
-    fn extended_query_handler(&self) -> Arc<impl ExtendedQueryHandler> {
-        Arc::clone(&self.queries)
-    }
-
-    fn startup_handler(&self) -> Arc<impl StartupHandler> {
-        Arc::clone(&self.startup)
-    }
-
-    fn error_handler(&self) -> Arc<impl ErrorHandler> {
-        Arc::new(Logged)
-    }
-
-    fn cancel_handler(&self) -> Arc<impl CancelHandler> {
-        Arc::clone(&self.cancel)
-    }
-}
-
-struct Logged;
-
-impl ErrorHandler for Logged {
-    fn on_error<C: ClientInfo>(&self, _: &C, error: &mut PgWireError) {
-        tracing::debug!(%error, "a Postgres client was told of an error");
+    /// Serves one client over any stream, until it leaves or is sent away.
+    pub async fn serve_one<S>(&self, stream: S, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
+    {
+        connection::serve(stream, peer, self).await;
     }
 }
 
@@ -224,6 +239,177 @@ impl AuthSource for Known {
     }
 }
 
+/// Cursors, over what only reads.
+///
+/// The hook of `datafusion-postgres` plans whatever stands behind `FOR`, knows no parameters there, and tells a client that
+/// prepares a `FETCH` that it gives no columns; so cursors are opened here, and only read by that hook.
+struct Cursors {
+    catalogue: Arc<Catalogue>,
+}
+
+/// How many cursors a client may have open.
+const CURSORS_MAX: usize = 64;
+
+/// The cursors of one client, and the columns of each.
+#[derive(Default)]
+struct Opened(Mutex<BTreeMap<String, DFSchemaRef>>);
+
+impl Opened {
+    fn of(client: &(impl ClientInfo + ?Sized)) -> Arc<Opened> {
+        client.session_extensions().get_or_insert_with(Opened::default)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, DFSchemaRef>> {
+        self.0.lock().expect("no panic")
+    }
+}
+
+/// The name of a cursor and its query, of `DECLARE name CURSOR FOR query`.
+fn declared(statements: &[Declare]) -> PgWireResult<(&str, &Query)> {
+    match statements {
+        [Declare { names, declare_type: Some(DeclareType::Cursor), for_query: Some(query), .. }] => {
+            Ok((names.first().map_or("", |name| &name.value), query))
+        }
+        _ => Err(failed("42601", "write DECLARE name CURSOR FOR SELECT ..".to_owned())),
+    }
+}
+
+impl Cursors {
+    async fn plan(&self, query: &Query, context: &SessionContext) -> PgWireResult<LogicalPlan> {
+        let query = AnyStatement::Statement(Box::new(Statement::Query(Box::new(query.clone()))));
+        self.catalogue.plan(&context.state(), query).await.map_err(refused)
+    }
+
+    async fn open(
+        &self,
+        name: &str,
+        plan: LogicalPlan,
+        context: &SessionContext,
+        client: &dyn HookClient,
+    ) -> PgWireResult<Response> {
+        let opened = Opened::of(client);
+        if opened.lock().len() >= CURSORS_MAX && !opened.lock().contains_key(name) {
+            let what = format!("{CURSORS_MAX} cursors are open; close some first");
+            return Err(failed("54000", what));
+        }
+        let columns = Arc::clone(plan.schema());
+        let options = Arc::new(FormatOptions::from_client_metadata(client.metadata()));
+        let frame = DataFrame::new(context.state(), plan);
+        let rows = encode_dataframe(frame, &Format::UnifiedText, Some(options)).await?;
+        let portal = Portal::new_cursor(
+            name.to_owned(),
+            Arc::new(StoredStatement::new(name.to_owned(), (String::new(), None), Vec::new())),
+        );
+        portal.start(rows).await;
+        client.portal_store().put_portal(Arc::new(portal));
+        opened.lock().insert(name.to_owned(), columns);
+        Ok(Response::Execution(Tag::new("DECLARE CURSOR")))
+    }
+
+    /// Whether a statement on a cursor may be taken, and what is known of its cursor then.
+    fn check(statement: &Statement, client: &(impl ClientInfo + ?Sized)) -> PgWireResult<()> {
+        let opened = Opened::of(client);
+        match statement {
+            Statement::Close { cursor: CloseCursor::All } => opened.lock().clear(),
+            Statement::Close { cursor: CloseCursor::Specific { name } } => {
+                opened.lock().remove(&name.value);
+            }
+            // Rows of a cursor are put into memory before they are sent.
+            Statement::Fetch { direction, .. } => bound_fetch(direction)?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Refuses to fetch more rows at once than are put into memory.
+fn bound_fetch(direction: &FetchDirection) -> PgWireResult<()> {
+    let count = match direction {
+        FetchDirection::Count { limit } | FetchDirection::Forward { limit: Some(limit) } => limit.to_string(),
+        FetchDirection::All | FetchDirection::ForwardAll => "ALL".to_owned(),
+        _ => return Ok(()),
+    };
+    match count.parse::<usize>() {
+        Ok(count) if count <= FETCH_ROWS_MAX => Ok(()),
+        _ => Err(failed(
+            "54000",
+            format!("FETCH {count} is too many; fetch at most {FETCH_ROWS_MAX} rows at once"),
+        )),
+    }
+}
+
+#[async_trait]
+impl QueryHook for Cursors {
+    async fn handle_simple_query(
+        &self,
+        statement: &Statement,
+        context: &SessionContext,
+        client: &mut dyn HookClient,
+    ) -> Option<PgWireResult<Response>> {
+        if let Statement::Declare { stmts } = statement {
+            let opened = async {
+                let (name, query) = declared(stmts)?;
+                let plan = self.plan(query, context).await?;
+                self.open(name, plan, context, client).await
+            };
+            return Some(opened.await);
+        }
+        if let Err(error) = Cursors::check(statement, client) {
+            return Some(Err(error));
+        }
+        CursorStatementHook.handle_simple_query(statement, context, client).await
+    }
+
+    async fn handle_extended_parse_query(
+        &self,
+        statement: &Statement,
+        context: &SessionContext,
+        client: &(dyn ClientInfo + Send + Sync),
+    ) -> Option<PgWireResult<LogicalPlan>> {
+        match statement {
+            // No columns, and the parameters of the query.
+            Statement::Declare { stmts } => {
+                let planned = async {
+                    let plan = self.plan(declared(stmts)?.1, context).await?;
+                    let nothing = Projection::try_new(Vec::new(), Arc::new(plan));
+                    nothing.map(LogicalPlan::Projection).map_err(|error| refused(QueryError::of_plan(&error)))
+                };
+                Some(planned.await)
+            }
+            Statement::Fetch { name, .. } => {
+                let schema = Opened::of(client).lock().get(&name.value).cloned();
+                let schema = schema.unwrap_or_else(|| Arc::new(DFSchema::empty()));
+                Some(Ok(LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema })))
+            }
+            _ => CursorStatementHook.handle_extended_parse_query(statement, context, client).await,
+        }
+    }
+
+    async fn handle_extended_query(
+        &self,
+        statement: &Statement,
+        plan: &LogicalPlan,
+        parameters: &ParamValues,
+        context: &SessionContext,
+        client: &mut dyn HookClient,
+    ) -> Option<PgWireResult<Response>> {
+        if let Statement::Declare { stmts } = statement {
+            let opened = async {
+                let (name, _) = declared(stmts)?;
+                let query = plan.inputs().first().map(|plan| (*plan).clone()).expect("it was put there");
+                let query = query.replace_params_with_values(parameters);
+                let query = query.map_err(|error| refused(QueryError::of_plan(&error)))?;
+                self.open(name, query, context, client).await
+            };
+            return Some(opened.await);
+        }
+        if let Err(error) = Cursors::check(statement, client) {
+            return Some(Err(error));
+        }
+        CursorStatementHook.handle_extended_query(statement, plan, parameters, context, client).await
+    }
+}
+
 /// Plans what only reads, and refuses the rest.
 struct Reads {
     catalogue: Arc<Catalogue>,
@@ -244,6 +430,8 @@ fn refused(error: QueryError) -> PgWireError {
         QueryError::ReadOnly { .. } => "25006",
         QueryError::UnknownTable { .. } => "42P01",
         QueryError::UnknownColumn { .. } => "42703",
+        QueryError::TooLarge { .. } => "54000",
+        QueryError::Memory { .. } => "53200",
         _ => "42601",
     };
     failed(state, error.to_string())
@@ -292,16 +480,64 @@ impl QueryHook for Reads {
 
 /// Statements bounded in time and rows, and counted.
 struct Bounded {
-    service: DfSessionService,
+    inner: DfSessionService,
+    parser: Arc<Bound<Parser>>,
     telemetry: Arc<Telemetry>,
 }
 
+/// Parses what is not too large.
+struct Bound<P>(Arc<P>);
+
+#[async_trait]
+impl<P: QueryParser + Send + Sync> QueryParser for Bound<P> {
+    type Statement = P::Statement;
+
+    async fn parse_sql<C>(
+        &self,
+        client: &C,
+        sql: &str,
+        types: &[Option<Type>],
+    ) -> PgWireResult<Option<Self::Statement>>
+    where
+        C: ClientInfo + Unpin + Send + Sync,
+    {
+        bounds::text(sql).map_err(refused)?;
+        caught(self.0.parse_sql(client, sql, types)).await
+    }
+
+    fn get_parameter_types(&self, statement: &Self::Statement) -> PgWireResult<Vec<Type>> {
+        self.0.get_parameter_types(statement)
+    }
+
+    fn get_result_schema(
+        &self,
+        statement: &Self::Statement,
+        format: Option<&Format>,
+    ) -> PgWireResult<Vec<FieldInfo>> {
+        self.0.get_result_schema(statement, format)
+    }
+}
+
+/// The answer, or an error if making it panics: the client hears of it, and goes on.
+async fn caught<T>(answer: impl Future<Output = PgWireResult<T>>) -> PgWireResult<T> {
+    let answer = AssertUnwindSafe(answer).catch_unwind().await;
+    answer.unwrap_or_else(|_| Err(refused(QueryError::Broken)))
+}
+
+/// Fires when the client asks to stop its statement.
+type Cancelled = Shared<Pin<Box<dyn Future<Output = ()> + Send>>>;
+
 impl Bounded {
-    fn bound(response: Response, until: Instant, statement: telemetry::Statement) -> Response {
+    fn bound(
+        response: Response,
+        until: Instant,
+        cancelled: Cancelled,
+        statement: telemetry::Statement,
+    ) -> Response {
         match response {
             Response::Query(mut answer) => {
                 let rows = std::mem::replace(answer.data_rows(), Box::pin(stream::empty()));
-                *answer.data_rows() = Box::pin(bounded(rows, until, statement));
+                *answer.data_rows() = Box::pin(bounded(rows, until, cancelled, statement));
                 Response::Query(answer)
             }
             other => {
@@ -312,33 +548,81 @@ impl Bounded {
     }
 }
 
+/// `pgwire` listens for a cancel until a statement is planned; its rows are made later.
+async fn cancelled<C: ClientInfo>(client: &C) -> Cancelled {
+    let asked: Pin<Box<dyn Future<Output = ()> + Send>> =
+        match client.session_extensions().get::<Arc<ConnectionHandle>>() {
+            Some(handle) => {
+                let asked = handle.start_query().await;
+                // When the next statement begins this one can be cancelled no longer.
+                Box::pin(async move {
+                    if asked.await.is_err() {
+                        pending().await
+                    }
+                })
+            }
+            None => Box::pin(pending()),
+        };
+    asked.shared()
+}
+
+/// What was answered in time. A failure ends the statement.
+fn in_time<T>(
+    answered: Result<PgWireResult<T>, Elapsed>,
+    statement: telemetry::Statement,
+) -> PgWireResult<(T, telemetry::Statement)> {
+    let failure = match answered {
+        Ok(Ok(answer)) => return Ok((answer, statement)),
+        Ok(Err(error)) => said(error),
+        Err(_) => too_long(),
+    };
+    statement.end(End::Failed);
+    Err(failure)
+}
+
 fn bounded<T: Send + 'static>(
     rows: impl Stream<Item = PgWireResult<T>> + Send + Unpin + 'static,
     until: Instant,
+    cancelled: Cancelled,
     statement: telemetry::Statement,
 ) -> impl Stream<Item = PgWireResult<T>> + Send {
-    stream::unfold(Some((rows, 0, statement)), move |rows| async move {
-        let (mut rows, count, statement) = rows?;
-        let failure = match timeout_at(until, rows.next()).await {
-            Ok(Some(Ok(row))) if count < ROWS_MAX => {
-                return Some((Ok(row), Some((rows, count + 1, statement))));
+    stream::unfold(Some((rows, 0, cancelled, statement)), move |rows| async move {
+        let (mut rows, count, cancelled, statement) = rows?;
+        let next = caught(async {
+            tokio::select! {
+                biased;
+                () = cancelled.clone() => Err(PgWireError::QueryCanceled),
+                next = timeout_at(until, rows.next()) => next.map_err(|_| too_long())?.transpose(),
             }
+        });
+        let failure = match next.await {
             Ok(None) => {
                 statement.end(End::Answered);
                 return None;
             }
-            Ok(Some(Ok(_))) => {
+            Ok(Some(_)) if count == ROWS_MAX => {
                 let what = format!(
                     "the statement gives more than {ROWS_MAX} rows; ask for fewer, or write them with `tidegate sql --format parquet`"
                 );
                 failed("54000", what)
             }
-            Ok(Some(Err(error))) => error,
-            Err(_) => too_long(),
+            Ok(Some(row)) => return Some((Ok(row), Some((rows, count + 1, cancelled, statement)))),
+            Err(error) => said(error),
         };
         statement.end(End::Failed);
         Some((Err(failure), None))
     })
+}
+
+/// An error of DataFusion in our words.
+fn said(error: PgWireError) -> PgWireError {
+    match error {
+        PgWireError::ApiError(cause) => match cause.downcast::<DataFusionError>() {
+            Ok(error) => refused(QueryError::of_run(&error)),
+            Err(cause) => PgWireError::ApiError(cause),
+        },
+        other => other,
+    }
 }
 
 fn too_long() -> PgWireError {
@@ -357,30 +641,71 @@ impl SimpleQueryHandler for Bounded {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
+        bounds::text(query).map_err(refused)?;
         let until = Instant::now() + STATEMENT_WITHIN;
         let statement = self.telemetry.statement(Port::Postgres, query);
-        let asked = SimpleQueryHandler::do_query(&self.service, client, query);
-        let responses = match timeout_at(until, asked).await.unwrap_or_else(|_| Err(too_long())) {
-            Ok(responses) => responses,
-            Err(error) => {
-                statement.end(End::Failed);
-                return Err(error);
-            }
-        };
+        let asked = caught(SimpleQueryHandler::do_query(&self.inner, client, query));
+        let (responses, statement) = in_time(timeout_at(until, asked).await, statement)?;
+        let cancelled = cancelled(client).await;
         // Several statements may come in one text.
         let mut first = Some(statement);
         let mut next = || first.take().unwrap_or_else(|| self.telemetry.statement(Port::Postgres, query));
-        Ok(responses.into_iter().map(|response| Bounded::bound(response, until, next())).collect())
+        let responses = responses.into_iter();
+        Ok(responses.map(|response| Bounded::bound(response, until, cancelled.clone(), next())).collect())
     }
 }
 
 #[async_trait]
 impl ExtendedQueryHandler for Bounded {
     type Statement = <DfSessionService as ExtendedQueryHandler>::Statement;
-    type QueryParser = Parser;
+    type QueryParser = Bound<Parser>;
 
-    fn query_parser(&self) -> Arc<Parser> {
-        self.service.query_parser()
+    fn query_parser(&self) -> Arc<Bound<Parser>> {
+        Arc::clone(&self.parser)
+    }
+
+    /// Rows are sent as they are made. `pgwire` would put into memory as many as the client says that it wants, before the first is
+    /// made.
+    async fn on_execute<C>(&self, client: &mut C, mut message: Execute) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Self::Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let name = message.name.as_deref().unwrap_or(DEFAULT_NAME);
+        let Some(Entry::Value(portal)) = client.portal_store().get_portal(name) else {
+            return self._on_execute(client, message).await;
+        };
+        let is_read = matches!(&portal.statement.statement.1, Some((Statement::Query(_), _)));
+        let wanted = usize::try_from(message.max_rows).unwrap_or(0);
+        if !is_read || wanted > 0 {
+            message.max_rows = wanted.min(FETCH_ROWS_MAX) as i32;
+            return self._on_execute(client, message).await;
+        }
+        // A first piece starts the statement, and tells in its end whether there is more.
+        let state = portal.state();
+        let is_new = matches!(*state.lock().await, PortalExecutionState::Initial);
+        if is_new {
+            let response = ExtendedQueryHandler::do_query(self, client, &portal, 0).await?;
+            if let Response::Query(answer) = response {
+                portal.start(answer).await;
+            }
+        }
+        let mut count = 0;
+        loop {
+            let piece = portal.fetch(FETCH_ROWS).await?;
+            let mut answer = piece.response;
+            while let Some(row) = answer.data_rows().next().await {
+                client.feed(PgWireBackendMessage::DataRow(row?)).await?;
+                count += 1;
+            }
+            if !piece.suspended {
+                let tag = Tag::new("SELECT").with_rows(count);
+                client.send(PgWireBackendMessage::CommandComplete(tag.into())).await?;
+                return Ok(());
+            }
+        }
     }
 
     async fn do_query<C>(
@@ -397,13 +722,9 @@ impl ExtendedQueryHandler for Bounded {
     {
         let until = Instant::now() + STATEMENT_WITHIN;
         let statement = self.telemetry.statement(Port::Postgres, &portal.statement.statement.0);
-        let asked = ExtendedQueryHandler::do_query(&self.service, client, portal, max_rows);
-        match timeout_at(until, asked).await.unwrap_or_else(|_| Err(too_long())) {
-            Ok(response) => Ok(Bounded::bound(response, until, statement)),
-            Err(error) => {
-                statement.end(End::Failed);
-                Err(error)
-            }
-        }
+        let asked = caught(ExtendedQueryHandler::do_query(&self.inner, client, portal, max_rows));
+        let (response, statement) = in_time(timeout_at(until, asked).await, statement)?;
+        let cancelled = cancelled(client).await;
+        Ok(Bounded::bound(response, until, cancelled, statement))
     }
 }

@@ -103,9 +103,9 @@ impl Gate<'_> {
         for Submission { records, on_receipts, on_decision, arrived } in submissions {
             let own: Vec<Receipt> = receipts.by_ref().take(records.len()).collect();
             let fact = own.first().filter(|receipt| receipt.verdict == Verdict::Admit);
-            if let (Some(told), Some(tick)) = (on_decision, fact.and_then(|receipt| receipt.tick)) {
+            if let (Some(waiter), Some(tick)) = (on_decision, fact.and_then(|receipt| receipt.tick)) {
                 // Before the graph hears of the fact, or the decision could be there first.
-                live.await_decision(tick, told);
+                live.await_decision(tick, waiter);
             }
             answers.push((on_receipts, own, taken.saturating_duration_since(arrived)));
         }

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use arrow::ipc::writer::StreamWriter;
 use axum::Json;
 use axum::extract::{Path, Request, State};
@@ -16,15 +17,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidegate_facts::Tick;
 use tidegate_facts::time::to_rfc3339;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use utoipa::ToSchema;
 
 use super::{Problem, ProblemBody, Shared, body_of};
 use crate::telemetry::{End, Port};
-use crate::{Answer, Format, QueryError, json, write};
+use crate::{Answer, Catalogue, Format, QueryError, json, statements, write};
 
 /// How many rows an answer holds at most.
 const ROWS_MAX: usize = 100_000;
+
+/// How many bytes its rows have at most in memory.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// How many MiB of large answers may be in memory until those who asked have taken them.
+const HELD_MIB_MAX: usize = 1024;
+
+/// How many there may be beside those that there are.
+static HELD: Semaphore = Semaphore::const_new(HELD_MIB_MAX);
 
 /// How long a statement may take.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(30);
@@ -67,6 +77,7 @@ struct AnswerBody {
         (status = 200, description = "The rows", body = AnswerBody),
         (status = 400, description = "The statement cannot be answered", body = ProblemBody),
         (status = 408, description = "It took too long", body = ProblemBody),
+        (status = 429, description = "Too many large answers wait for their readers", body = ProblemBody),
     )
 )]
 pub(super) async fn sql(State(service): Shared, request: Request) -> Result<Response, Problem> {
@@ -76,38 +87,45 @@ pub(super) async fn sql(State(service): Shared, request: Request) -> Result<Resp
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not {{\"sql\": \"SELECT ..\"}}: {error}"))
     })?;
     let statement = service.telemetry.statement(Port::Http, &question.sql);
-    let answered = async {
-        let Answer { tick, rows } = service.catalogue.ask(&question.sql).await?;
-        let schema = rows.schema();
-        let mut held = 0;
-        let mut batches: Vec<RecordBatch> = Vec::new();
-        let mut rows = rows;
-        while held <= ROWS_MAX {
-            let Some(batch) = rows.try_next().await.map_err(|error| QueryError::of_run(&error))? else {
-                break;
-            };
-            held += batch.num_rows();
-            batches.push(batch);
-        }
-        Ok::<_, QueryError>((tick, schema, batches, held))
-    };
-    let answered = tokio::time::timeout(STATEMENT_WITHIN, answered).await;
-    statement.end(if matches!(answered, Ok(Ok(_))) { End::Answered } else { End::Failed });
-    let (tick, schema, mut batches, held) = match answered {
-        Ok(answered) => answered.map_err(refused)?,
+    let (catalogue, form) = (Arc::clone(&service.catalogue), wanted(&head.headers));
+    let answered = async move { answer(&catalogue, &question.sql, form, began).await };
+    let answered = statements::run(&service.statements, answered);
+    let answered = match tokio::time::timeout(STATEMENT_WITHIN, answered).await {
+        Ok(answered) => answered.map_err(refused).flatten(),
         Err(_) => {
             let what =
                 format!("the statement took longer than {} s; ask for less", STATEMENT_WITHIN.as_secs());
-            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, what));
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, what))
         }
     };
+    statement.end(if answered.is_ok() { End::Answered } else { End::Failed });
+    answered
+}
+
+/// Runs a statement and writes out its rows.
+async fn answer(catalogue: &Catalogue, sql: &str, form: Form, began: Instant) -> Result<Response, Problem> {
+    let Answer { tick, mut rows } = catalogue.ask(sql).await.map_err(refused)?;
+    let schema = rows.schema();
+    let (mut held, mut bytes) = (0, 0);
+    let mut batches: Vec<RecordBatch> = Vec::new();
+    while held <= ROWS_MAX {
+        let next = rows.try_next().await.map_err(|error| refused(QueryError::of_run(&error)))?;
+        let Some(batch) = next else { break };
+        held += batch.num_rows();
+        bytes += bytes_of(&batch);
+        if bytes > ANSWER_BYTES_MAX {
+            let what = format!("its answer has more than {ANSWER_BYTES_MAX} bytes");
+            return Err(refused(QueryError::TooLarge { what }));
+        }
+        batches.push(batch);
+    }
     let truncated = held > ROWS_MAX;
     if truncated && let Some(last) = batches.pop() {
         let more = held - ROWS_MAX;
         batches.push(last.slice(0, last.num_rows() - more));
     }
     let failed = |error: &dyn std::error::Error| Problem::new(StatusCode::BAD_REQUEST, error);
-    match wanted(&head.headers) {
+    match form {
         Form::Json => {
             let mut rows = Vec::with_capacity(held.min(ROWS_MAX));
             for batch in &batches {
@@ -124,14 +142,14 @@ pub(super) async fn sql(State(service): Shared, request: Request) -> Result<Resp
                 truncated,
                 elapsed_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
             };
-            Ok(Json(body).into_response())
+            held_until_taken(Json(body).into_response()).await
         }
         Form::Csv => {
             let mut text = Vec::new();
             let rows = futures::stream::iter(batches.into_iter().map(Ok));
             let rows = datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(schema, rows);
             write(Format::Csv, Box::pin(rows), &mut text).await.map_err(refused)?;
-            Ok((heads(CSV, tick, truncated), text).into_response())
+            held_until_taken((heads(CSV, tick, truncated), text).into_response()).await
         }
         Form::Arrow => {
             let mut writer = StreamWriter::try_new(Vec::new(), &schema).map_err(|error| failed(&error))?;
@@ -139,9 +157,36 @@ pub(super) async fn sql(State(service): Shared, request: Request) -> Result<Resp
                 writer.write(batch).map_err(|error| failed(&error))?;
             }
             let bytes = writer.into_inner().map_err(|error| failed(&error))?;
-            Ok((heads(ARROW, tick, truncated), bytes).into_response())
+            held_until_taken((heads(ARROW, tick, truncated), bytes).into_response()).await
         }
     }
+}
+
+/// The response, counted among those that wait for their readers if it is large: who asks for much and reads slowly must not take
+/// the memory of all.
+async fn held_until_taken(response: Response) -> Result<Response, Problem> {
+    let (head, body) = response.into_parts();
+    let failed = |error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error);
+    let bytes = axum::body::to_bytes(body, usize::MAX).await.map_err(failed)?;
+    let mib = u32::try_from(bytes.len() >> 20).unwrap_or(u32::MAX);
+    if mib == 0 {
+        return Ok(Response::from_parts(head, bytes.into()));
+    }
+    let place = HELD.try_acquire_many(mib).map_err(|_| {
+        let what = "large answers wait for those who asked for them; ask again in a moment, or for less";
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, what).retry(1)
+    })?;
+    // The place is given back when more is asked for, which is when all of it is on its way.
+    let parts = futures::stream::unfold((Some(bytes), place), |(bytes, place)| async move {
+        bytes.map(|bytes| (Ok::<_, Infallible>(bytes), (None, place)))
+    });
+    Ok(Response::from_parts(head, axum::body::Body::from_stream(parts)))
+}
+
+/// What the rows of a batch take, without what else their buffers hold.
+fn bytes_of(batch: &RecordBatch) -> usize {
+    let columns = batch.columns().iter();
+    columns.map(|c| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size())).sum()
 }
 
 enum Form {
@@ -185,7 +230,11 @@ pub(super) fn refused(error: QueryError) -> Problem {
         what += &format!("; because {error}");
         cause = error.source();
     }
-    Problem::new(StatusCode::BAD_REQUEST, what)
+    let status = match error {
+        QueryError::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    Problem::new(status, what)
 }
 
 /// Every table.

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use super::ask::refused;
 use super::{Problem, ProblemBody, Service, Shared};
-use crate::{QueryError, json};
+use crate::{QueryError, json, statements};
 
 /// A decision and why.
 #[derive(Serialize, ToSchema)]
@@ -182,9 +182,13 @@ async fn find(service: &Service, condition: &str) -> Result<Option<(Tick, String
     });
     for (table, _) in tables {
         let sql = format!("SELECT * FROM \"{}\" WHERE {condition} LIMIT 1", table.replace('"', "\"\""));
-        let answer = service.catalogue.ask(&sql).await.map_err(refused)?;
-        let rows: Vec<RecordBatch> =
-            answer.rows.try_collect().await.map_err(|error| refused(QueryError::of_run(&error)))?;
+        let catalogue = Arc::clone(&service.catalogue);
+        let asked = async move {
+            let answer = catalogue.ask(&sql).await?;
+            answer.rows.try_collect().await.map_err(|error| QueryError::of_run(&error))
+        };
+        let asked = statements::run(&service.statements, asked).await;
+        let rows: Vec<RecordBatch> = asked.and_then(|rows| rows).map_err(refused)?;
         let Some(rows) = rows.into_iter().find(|rows| rows.num_rows() > 0) else { continue };
         let tick = rows
             .column_by_name(columns::TICK)

@@ -246,14 +246,16 @@ async fn decide_on(
     let submitted = Instant::now();
     let (told, receipts) = oneshot::channel();
     let (decided, decision) = oneshot::channel();
+    // Whenever this call ends, by an answer or because its caller went away, it waits no longer.
+    let (_place, waiter) = service.live.waiter(Box::new(move |decision| {
+        drop(decided.send((Instant::now(), decision)));
+    }));
     submit(
         service,
         Submission {
             records: vec![body],
             on_receipts: Box::new(|receipts| drop(told.send(receipts))),
-            on_decision: Some(Box::new(move |decision| {
-                drop(decided.send((Instant::now(), decision)));
-            })),
+            on_decision: Some(waiter),
             arrived: submitted,
         },
     )?;
@@ -268,7 +270,6 @@ async fn decide_on(
         (Verdict::Admit, Some(tick)) => {
             let row = tokio::time::timeout_at(until, decision).await.ok().and_then(Result::ok);
             if row.is_none() {
-                service.live.forget_decision(tick);
                 service.telemetry.decisions.late.fetch_add(1, Ordering::Relaxed);
             }
             match (call, &row) {

@@ -31,6 +31,7 @@ use serde::Serialize;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::live::Live;
 use tidegate_dataflows::watch::Watch;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use utoipa::{OpenApi, ToSchema};
@@ -72,6 +73,8 @@ pub struct Service {
     pub workers: usize,
     /// What the ports measure.
     pub telemetry: Arc<Telemetry>,
+    /// Where statements are run.
+    pub statements: tokio::runtime::Handle,
 }
 
 /// Shared by all calls.
@@ -229,6 +232,29 @@ pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
+/// How every connection is read: its head in time, and not too long.
+fn server() -> hyper::server::conn::http1::Builder {
+    let mut server = hyper::server::conn::http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(64 << 10);
+    server
+}
+
+/// All calls, for those who bring connections of their own.
+pub struct Calls(axum::Router);
+
+impl Calls {
+    /// The calls of a service.
+    pub fn of(service: Arc<Service>) -> Calls {
+        Calls(router(service))
+    }
+
+    /// Serves one caller over any stream, as [`serve`] does over the network.
+    pub async fn serve_one(&self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+        let router = TowerToHyperService::new(self.0.clone());
+        let _ = server().serve_connection(TokioIo::new(stream), router).await;
+    }
+}
+
 /// Serves until `stop` turns true, then lets the calls under way end.
 pub async fn serve(service: Arc<Service>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
     let telemetry = Arc::clone(&service.telemetry);
@@ -253,10 +279,8 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, mut stop: watch
         };
         let open = telemetry.connections[Port::Http as usize].enter();
         let _ = stream.set_nodelay(true);
-        let mut server = hyper::server::conn::http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(64 << 10);
         let connection =
-            server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+            server().serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             let _ = connection.await; // A caller that goes away is no fault of the service.
