@@ -48,8 +48,9 @@ enum Reach {
 pub enum NotAsOf {
     /// It is too early.
     #[error(
-        "`{table}` can be asked as of {} (tick {from}) and later; rows that only earlier ticks reach are merged away, and the facts have them",
-        to_rfc3339(from.micros())
+        "`{table}` can be asked as of {} (tick {}) and later; rows that only earlier ticks reach are merged away, and the facts have them",
+        to_rfc3339(from.micros()),
+        from.0
     )]
     Gone {
         /// The table.
