@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,9 +14,9 @@ use arrow::error::ArrowError;
 use arrow::json::reader::{ValueIter, infer_json_schema_from_iterator};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Statistics;
 use datafusion::common::config::TableParquetOptions;
 use datafusion::common::stats::Precision;
+use datafusion::common::{ScalarValue, Statistics};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
@@ -24,8 +25,9 @@ use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use tidegate_facts::{Tick, columns};
 use tidegate_sinks::store::Store;
@@ -45,10 +47,10 @@ pub(crate) struct CommittedTable {
     files: Vec<Arc<[PlannedFile]>>,
 }
 
-/// A file, its rows, and the tick that none of them is before.
+/// A file, the ticks that its rows lie between, and how many these are.
 #[derive(Clone, Debug)]
 struct PlannedFile {
-    lower: Tick,
+    ticks: Range<Tick>,
     rows: u64,
     file: PartitionedFile,
 }
@@ -97,7 +99,7 @@ impl CommittedTable {
 
     /// The same table without the files whose rows are all at this tick or later.
     pub(crate) fn before(&self, before: Tick) -> CommittedTable {
-        let kept = self.planned().filter(|planned| planned.lower < before).cloned();
+        let kept = self.planned().filter(|planned| planned.ticks.start < before).cloned();
         CommittedTable { files: vec![kept.collect()], ..self.clone() }
     }
 
@@ -128,17 +130,51 @@ fn found(table: &str, files: &[&TableFile], store: &Store) -> Result<Vec<PathBuf
 
 fn planned(files: &[&TableFile]) -> Arc<[PlannedFile]> {
     let planned = |file: &&TableFile| PlannedFile {
-        lower: lower_of(&file.name),
+        ticks: interval_of(&file.name),
         rows: file.rows,
         file: PartitionedFile::new(file.name.clone(), file.bytes),
     };
     files.iter().map(planned).collect()
 }
 
-/// Where the interval of a file begins: its name says it. No row is before [`Tick::ZERO`].
-fn lower_of(name: &str) -> Tick {
-    let interval = name.rsplit('/').next().and_then(|file| file.split('-').next());
-    interval.and_then(|lower| lower.parse().ok()).map_or(Tick::ZERO, Tick)
+/// The interval of a file, which its name says; if it does not, all ticks.
+fn interval_of(name: &str) -> Range<Tick> {
+    let file = name.rsplit('/').next().and_then(|file| file.split('.').next());
+    let interval = file.and_then(|file| file.split_once('-'));
+    let ticks = interval.and_then(|(lower, upper)| Some(lower.parse().ok()?..upper.parse().ok()?));
+    ticks.map_or(Tick::ZERO..Tick(u64::MAX), |ticks: Range<u64>| Tick(ticks.start)..Tick(ticks.end))
+}
+
+/// The ticks that a condition on `_tick` leaves; `None` for any other condition.
+pub(crate) fn ticks_left(condition: &Expr) -> Option<Range<Tick>> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { return None };
+    let (column, op, value) = match (left.as_ref(), right.as_ref()) {
+        (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
+        (Expr::Literal(value, _), Expr::Column(column)) => (column, op.swap()?, value),
+        _ => return None,
+    };
+    let ScalarValue::UInt64(Some(tick)) = value else { return None };
+    if column.name != columns::TICK {
+        return None;
+    }
+    let (tick, next, last) = (Tick(*tick), Tick(tick.saturating_add(1)), Tick(u64::MAX));
+    match op {
+        Operator::Eq => Some(tick..next),
+        Operator::Lt => Some(Tick::ZERO..tick),
+        Operator::LtEq => Some(Tick::ZERO..next),
+        Operator::Gt => Some(next..last),
+        Operator::GtEq => Some(tick..last),
+        _ => None,
+    }
+}
+
+/// Which conditions a scan makes use of: those that tell which files can hold a row.
+pub(crate) fn pushed_down(conditions: &[&Expr]) -> Vec<TableProviderFilterPushDown> {
+    let pushed = |condition: &&Expr| match ticks_left(condition) {
+        Some(_) => TableProviderFilterPushDown::Inexact,
+        None => TableProviderFilterPushDown::Unsupported,
+    };
+    conditions.iter().map(pushed).collect()
 }
 
 fn unreadable(
@@ -191,19 +227,38 @@ impl TableProvider for CommittedTable {
         TableType::Base
     }
 
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        Ok(pushed_down(filters))
+    }
+
     async fn scan(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
+        filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        // Filters reach the files later, when the physical plan is optimised.
+        // Files are passed over by their ticks. Filters reach the others later, when the physical plan is optimised.
+        let ticks: Vec<Range<Tick>> = filters.iter().filter_map(ticks_left).collect();
+        let may_hold = |planned: &&PlannedFile| {
+            ticks.iter().all(|ticks| planned.ticks.start < ticks.end && ticks.start < planned.ticks.end)
+        };
+        let files = || self.planned().filter(may_hold);
+        if files().next().is_none() {
+            let schema = match projection {
+                Some(projection) => Arc::new(self.schema.project(projection)?),
+                None => Arc::clone(&self.schema),
+            };
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
         let source = self.format.file_source(TableSchema::from(Arc::clone(&self.schema)));
-        let files = self.planned().map(|planned| planned.file.clone());
-        let groups = FileGroup::new(files.collect()).split_files(state.config().target_partitions());
         let mut statistics = Statistics::new_unknown(&self.schema);
-        statistics.num_rows = Precision::Exact(self.rows() as usize);
+        statistics.num_rows = Precision::Exact(files().map(|planned| planned.rows as usize).sum());
+        let groups = FileGroup::new(files().map(|planned| planned.file.clone()).collect());
+        let groups = groups.split_files(state.config().target_partitions());
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, source)
             .with_file_groups(groups)
             .with_statistics(statistics)
@@ -256,6 +311,18 @@ mod tests {
         assert_eq!(table.before(Tick(71)).rows(), 8);
         let names: Vec<&str> = table.planned().map(|planned| planned.file.path().as_ref()).collect();
         assert!(names.is_sorted(), "files keep their order");
+        let kept = |condition: Expr| {
+            let ticks = ticks_left(&condition).expect("it is about ticks");
+            let may_hold = table
+                .planned()
+                .filter(|planned| planned.ticks.start < ticks.end && ticks.start < planned.ticks.end);
+            may_hold.count()
+        };
+        use datafusion::prelude::{ident, lit};
+        assert_eq!(kept(ident("_tick").eq(lit(70u64))), 1);
+        assert_eq!(kept(ident("_tick").gt_eq(lit(70u64))), 193);
+        assert_eq!(kept(lit(69u64).gt_eq(ident("_tick"))), 7);
+        assert!(ticks_left(&ident("amount").eq(lit(70u64))).is_none());
         let gone = TableFile { name: "tables/decisions/none.parquet".to_owned(), ..first[0].clone() };
         assert!(matches!(table.with("decisions", &[&gone], &store), Err(QueryError::FileUnreadable { .. })));
     }

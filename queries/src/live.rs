@@ -17,7 +17,7 @@ use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TablePr
 use datafusion::common::{ScalarValue, plan_err};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::{Expr, Operator, TableType};
+use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, binary, lit};
 use datafusion::physical_plan::ExecutionPlan;
@@ -31,7 +31,7 @@ use tidegate_sinks::store::Store;
 use tidegate_sinks::table::TableFile;
 
 use crate::QueryError;
-use crate::committed::CommittedTable;
+use crate::committed::{CommittedTable, pushed_down};
 
 /// How many statements at once may each have a tick of its own.
 const STATEMENTS: usize = 256;
@@ -162,6 +162,13 @@ impl TableProvider for LiveTable {
 
     fn table_type(&self) -> TableType {
         TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        Ok(pushed_down(filters))
     }
 
     async fn scan(
