@@ -68,7 +68,7 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
     let sources: Vec<String> = sources.collect();
     let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
     let (plan, watched) = (Arc::new(plan), Watch::new(&sources, &nodes));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&error.into()),
     };

@@ -4,7 +4,7 @@
 //! that it kept waiting. Beside it, in the same run, a bare log takes groups at the same rate, synced as often as it can.
 //! Prints quantiles in milliseconds, how many calls came to what, and the split that the service itself measured.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +31,8 @@ pub struct Load {
 pub struct Outcome {
     /// From the intended time of each call that was answered with 200, sorted.
     pub waited: Vec<Duration>,
+    /// When each of those was meant to be made, since the beginning, and how long it waited.
+    pub calls: Vec<(Duration, Duration)>,
     /// Calls by status; 0 for those that were not answered.
     pub statuses: BTreeMap<u16, usize>,
     /// What the service measured of each decision, in milliseconds: queue, log, graph; each sorted.
@@ -43,6 +45,17 @@ impl Outcome {
     /// A quantile of the waiting times, in milliseconds.
     pub fn quantile(&self, quantile: f64) -> f64 {
         at(&self.waited, quantile).map_or(f64::NAN, |waited| waited.as_secs_f64() * 1e3)
+    }
+}
+
+impl Outcome {
+    /// Of how many twentieths of a second some calls waited longer than `bound`, and of how many there were: a service
+    /// that is too busy is late in all, and one that stalls in few.
+    pub fn late_in(&self, bound: Duration) -> (usize, usize) {
+        let slot = |due: &Duration| due.as_millis() / 50;
+        let all: BTreeSet<u128> = self.calls.iter().map(|(due, _)| slot(due)).collect();
+        let late = self.calls.iter().filter(|(_, waited)| *waited > bound).map(|(due, _)| slot(due));
+        (late.collect::<BTreeSet<u128>>().len(), all.len())
     }
 }
 
@@ -122,6 +135,7 @@ fn calls(
         *own.statuses.entry(status).or_default() += 1;
         if status == 200 {
             own.waited.push(waited);
+            own.calls.push((due.saturating_duration_since(began), waited));
             own.acknowledged.push(id);
         }
         match answered {
@@ -134,6 +148,7 @@ fn calls(
     }
     let mut outcome = outcome.lock().expect("no panic");
     outcome.waited.append(&mut own.waited);
+    outcome.calls.append(&mut own.calls);
     outcome.acknowledged.append(&mut own.acknowledged);
     for (status, count) in own.statuses {
         *outcome.statuses.entry(status).or_default() += count;

@@ -500,7 +500,7 @@ impl Live {
     }
 
     /// The tick before which every table and every timeline is known on every worker.
-    fn computed_upper(&self) -> Tick {
+    pub fn computed_upper(&self) -> Tick {
         let tables = self.shelves().values().flatten().map(|shelf| shelf.lock().complete).min();
         let timelines = self.timelines().values().flatten().map(|shown| shown.view().upper).min();
         tables.into_iter().chain(timelines).min().unwrap_or(Tick::ZERO)

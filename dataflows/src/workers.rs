@@ -123,6 +123,9 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
         }
     }
     drop(before); // Nothing more comes from there.
+    // What is restored is known, whether or not anything follows it.
+    rows.advance_to(output.restored);
+    boundaries.advance_to(output.restored);
     drop(writing); // The operators have what they need of it.
     let load = watch.load();
     let mut under_way: VecDeque<(Tick, usize)> = VecDeque::new();
@@ -164,9 +167,11 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
                 }
                 // A group without facts does not move time, and what is buffered must go all the same.
                 boundaries.flush();
-                rows.advance_to(part.upper);
-                boundaries.advance_to(part.upper);
-                under_way.push_back((part.upper, count));
+                // The groups in front of the restored tick are read again only for what they say of the log.
+                let upper = part.upper.max(output.restored);
+                rows.advance_to(upper);
+                boundaries.advance_to(upper);
+                under_way.push_back((upper, count));
                 worker.step();
             }
             Err(TryRecvError::Disconnected) => ended = true,

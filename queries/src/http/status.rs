@@ -59,8 +59,8 @@ pub(super) fn readiness(service: &Service) -> Ready {
 }
 
 pub(super) fn lag_us(service: &Service) -> u64 {
-    let (fed, complete) = (service.watch.fed_upper(), service.live.complete());
-    u64::try_from(fed.micros().saturating_sub(complete.micros())).unwrap_or(0)
+    let (fed, computed) = (service.watch.fed_upper(), service.live.computed_upper());
+    u64::try_from(fed.micros().saturating_sub(computed.micros())).unwrap_or(0)
 }
 
 /// How the service stands.
