@@ -10,9 +10,9 @@ use datafusion::common::TableReference;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::object_store::ObjectStoreUrl;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::execution::SessionState;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
@@ -30,6 +30,7 @@ use crate::blame::{Committed, with_blame};
 use crate::bounds;
 use crate::committed::{CommittedTable, STORE_URL};
 use crate::error::sentence;
+use crate::fair::Fair;
 use crate::functions;
 use crate::live::{AS_OF, AsOf, Dated, FRONTIER, Frontier, LiveTable, Running};
 use crate::log::{LogProvider, LogTable};
@@ -269,7 +270,9 @@ fn session(runtime: Arc<RuntimeEnv>) -> SessionContext {
         .with_default_catalog_and_schema(CATALOGUE, "public");
     // Names are settled before planning.
     config.options_mut().sql_parser.enable_ident_normalization = false;
-    let context = SessionContext::new_with_config_rt(config, runtime);
+    let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime);
+    let state = state.with_default_features().with_physical_optimizer_rule(Arc::new(Fair)).build();
+    let context = SessionContext::new_with_state(state);
     functions::bound(&context);
     context
 }

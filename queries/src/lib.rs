@@ -10,6 +10,7 @@ mod bounds;
 mod catalogue;
 mod committed;
 mod error;
+mod fair;
 mod format;
 mod functions;
 pub mod http;

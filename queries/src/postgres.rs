@@ -5,6 +5,7 @@
 //! can be stopped while it gives them, and how much of a message is read ([`connection`]).
 
 mod connection;
+mod dialect;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -15,12 +16,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use arrow::datatypes::DataType;
 use async_trait::async_trait;
-use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError, ParamValues, ScalarValue};
-use datafusion::logical_expr::{
-    ColumnarValue, EmptyRelation, LogicalPlan, Projection, Volatility, create_udf,
-};
+use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError, ParamValues};
+use datafusion::logical_expr::{EmptyRelation, LogicalPlan, Projection};
 use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion::sql::parser::Statement as AnyStatement;
 use datafusion::sql::sqlparser::ast::{CloseCursor, Declare, DeclareType, FetchDirection, Query, Statement};
@@ -71,9 +69,6 @@ const CONNECTIONS_MAX: usize = 256;
 /// How long a statement may take, and how many rows it may give.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(300);
 const ROWS_MAX: u64 = 10_000_000;
-
-/// What `version()` says: the protocol's version in the words of Postgres, and who speaks it.
-const VERSION: &str = concat!("PostgreSQL 16.6 (Tidegate ", env!("CARGO_PKG_VERSION"), ")");
 
 /// How many rows a client may fetch at once, and how many are put together for one that wants them all.
 const FETCH_ROWS_MAX: usize = 10_000;
@@ -140,14 +135,7 @@ impl Handlers {
         let context = catalogue.context();
         setup_pg_catalog(context, crate::catalogue::CATALOGUE, EmptyContextProvider)
             .map_err(|error| QueryError::of_plan(&error))?;
-        // Drivers read from it which dialect is spoken.
-        context.register_udf(create_udf(
-            "version",
-            Vec::new(),
-            DataType::Utf8,
-            Volatility::Immutable,
-            Arc::new(|_| Ok(ColumnarValue::Scalar(ScalarValue::from(VERSION)))),
-        ));
+        dialect::add(context);
         let hooks: Vec<Arc<dyn QueryHook>> = vec![
             Arc::new(Cursors { catalogue: Arc::clone(catalogue) }),
             Arc::new(SetShowHook),
@@ -282,7 +270,7 @@ impl Cursors {
 
     async fn open(
         &self,
-        name: &str,
+        (name, query): (&str, &Query),
         plan: LogicalPlan,
         context: &SessionContext,
         client: &dyn HookClient,
@@ -294,12 +282,13 @@ impl Cursors {
         }
         let columns = Arc::clone(plan.schema());
         let options = Arc::new(FormatOptions::from_client_metadata(client.metadata()));
-        let frame = DataFrame::new(context.state(), plan);
+        let frame = DataFrame::new(context.state(), plan.clone());
         let rows = encode_dataframe(frame, &Format::UnifiedText, Some(options)).await?;
-        let portal = Portal::new_cursor(
-            name.to_owned(),
-            Arc::new(StoredStatement::new(name.to_owned(), (String::new(), None), Vec::new())),
-        );
+        // Described by its plan to who asks what it gives.
+        let statement = Statement::Query(Box::new(query.clone()));
+        let statement = (query.to_string(), Some((statement, plan)));
+        let statement = StoredStatement::new(name.to_owned(), statement, Vec::new());
+        let portal = Portal::new_cursor(name.to_owned(), Arc::new(statement));
         portal.start(rows).await;
         client.portal_store().put_portal(Arc::new(portal));
         opened.lock().insert(name.to_owned(), columns);
@@ -350,7 +339,7 @@ impl QueryHook for Cursors {
             let opened = async {
                 let (name, query) = declared(stmts)?;
                 let plan = self.plan(query, context).await?;
-                self.open(name, plan, context, client).await
+                self.open((name, query), plan, context, client).await
             };
             return Some(opened.await);
         }
@@ -395,11 +384,11 @@ impl QueryHook for Cursors {
     ) -> Option<PgWireResult<Response>> {
         if let Statement::Declare { stmts } = statement {
             let opened = async {
-                let (name, _) = declared(stmts)?;
-                let query = plan.inputs().first().map(|plan| (*plan).clone()).expect("it was put there");
-                let query = query.replace_params_with_values(parameters);
-                let query = query.map_err(|error| refused(QueryError::of_plan(&error)))?;
-                self.open(name, query, context, client).await
+                let (name, query) = declared(stmts)?;
+                let plan = plan.inputs().first().map(|plan| (*plan).clone()).expect("it was put there");
+                let plan = plan.replace_params_with_values(parameters);
+                let plan = plan.map_err(|error| refused(QueryError::of_plan(&error)))?;
+                self.open((name, query), plan, context, client).await
             };
             return Some(opened.await);
         }

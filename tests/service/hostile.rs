@@ -222,7 +222,7 @@ fn sql_that_writes_reads_files_or_explodes_is_refused_and_others_are_served() {
         (format!("SELECT 1 WHERE {}", chain("1=1", " OR ", 20_000)), "without a comma"),
         (chain("SELECT 1", " UNION ALL ", 5000), "too large"),
         (format!("SELECT {}", (0..20_000).map(|i| format!("1 a{i}")).collect::<Vec<_>>().join(", ")), "columns"),
-        (format!("SELECT 1 FROM {}", chain("decisions", ", ", 500)), "at most 100"),
+        (format!("SELECT 1 FROM {}", chain("decisions", ", ", 500)), "at most 64"),
         (format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000)), "too large"),
         (format!("SELECT {}1{}", "(".repeat(500), ")".repeat(500)), "nested too deeply"),
         (format!("SELECT {}{}", "[".repeat(500), "]".repeat(500)), "nested too deeply"),
