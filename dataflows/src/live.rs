@@ -167,11 +167,17 @@ pub struct Limits {
     pub decisions_waiting_max: usize,
     /// Steps of revisions that wait for their turn.
     pub steps_max: usize,
+    /// How long after one group of several callers the next is made, at the least. Larger groups leave more of the
+    /// machine to those who serve; one caller alone never waits.
+    pub linger: Duration,
 }
+
+/// How long to linger when nothing is said.
+pub const LINGER: Duration = Duration::from_micros(2000);
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { queue_bytes_max: 32 << 20, decisions_waiting_max: 1024, steps_max: 64 }
+        Limits { queue_bytes_max: 32 << 20, decisions_waiting_max: 1024, steps_max: 64, linger: LINGER }
     }
 }
 
@@ -204,6 +210,10 @@ struct Queue {
     records: usize,
     /// How many parts of groups the workers have been given and not computed yet.
     computing: usize,
+    /// How many records make a batch.
+    batch: usize,
+    /// When the last group was taken, and of how many submissions.
+    last: Option<(Instant, usize)>,
     steps: VecDeque<StepAsked>,
 }
 
@@ -221,10 +231,20 @@ impl Queue {
         }
     }
 
-    /// Whether a group of about `records` records is to be made now: a group costs the graph about as much as a hundred
-    /// rows do, so what comes while it computes waits for it to rest, unless it fills a batch.
-    fn is_due(&self, records: usize) -> bool {
-        !self.submissions.is_empty() && (self.computing == 0 || self.records >= records)
+    /// Whether a group is to be made now: a group costs the graph about as much as a hundred rows do, so what comes while
+    /// it computes waits for it to rest, unless it fills a batch.
+    fn is_due(&self) -> bool {
+        !self.submissions.is_empty() && (self.computing == 0 || self.records >= self.batch)
+    }
+
+    /// How much longer to wait for others, when the last group was of several callers.
+    fn lingers(&self, linger: Duration) -> Duration {
+        match self.last {
+            Some((taken, several)) if several > 1 && self.records < self.batch && self.steps.is_empty() => {
+                linger.saturating_sub(taken.elapsed())
+            }
+            _ => Duration::ZERO,
+        }
     }
 }
 
@@ -301,6 +321,8 @@ impl Live {
                 bytes: 0,
                 records: 0,
                 computing: 0,
+                batch: 1,
+                last: None,
                 steps: VecDeque::new(),
             }),
             arrived: Condvar::new(),
@@ -337,7 +359,9 @@ impl Live {
         queue.bytes += bytes;
         queue.records += submission.records.len();
         queue.submissions.push_back(submission);
-        self.arrived.notify_one();
+        if queue.is_due() {
+            self.arrived.notify_one();
+        }
         Ok(())
     }
 
@@ -366,7 +390,8 @@ impl Live {
     pub(crate) fn take(&self, records: usize, patience: Duration) -> Option<Vec<Submission>> {
         let until = Instant::now() + patience;
         let mut queue = self.queue();
-        while queue.steps.is_empty() && !queue.is_due(records) {
+        queue.batch = records;
+        while queue.steps.is_empty() && !queue.is_due() {
             if queue.phase == Phase::Stopping && queue.is_empty() {
                 return None;
             }
@@ -375,6 +400,12 @@ impl Live {
                 return Some(Vec::new());
             }
             queue = self.arrived.wait_timeout(queue, left).expect("no panic").0;
+        }
+        let lingers = queue.lingers(self.limits.linger);
+        if !lingers.is_zero() {
+            drop(queue);
+            std::thread::sleep(lingers); // Nobody wakes it for each that comes.
+            queue = self.queue();
         }
         let mut taken = Vec::new();
         let mut count = 0;
@@ -385,6 +416,7 @@ impl Live {
             count += submission.records.len();
             taken.push(submission);
         }
+        queue.last = Some((Instant::now(), taken.len()));
         Some(taken)
     }
 
@@ -736,6 +768,20 @@ mod tests {
         live.submit(submission(1)).expect("there is room");
         live.computed(1);
         assert_eq!(taken(2), Some(1));
+    }
+
+    #[test]
+    fn several_callers_wait_for_more_and_one_alone_does_not() {
+        let live = Live::new(Limits { linger: Duration::from_millis(200), ..Limits::default() });
+        live.enter(Phase::Serving);
+        let taken = |submissions: usize| {
+            (0..submissions).for_each(|_| live.submit(submission(1)).expect("there is room"));
+            let began = Instant::now();
+            let taken = live.take(8, Duration::ZERO).map_or(0, |taken| taken.len());
+            (taken, began.elapsed() >= Duration::from_millis(100))
+        };
+        assert_eq!([taken(1), taken(1), taken(2)], [(1, false), (1, false), (2, false)]);
+        assert_eq!([taken(3), taken(8)], [(3, true), (8, false)], "a full batch does not wait either");
     }
 
     #[test]
