@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::live::{INGRESS, Limits, Live};
@@ -13,7 +12,6 @@ use tidegate_dataflows::run::{Options, Report, RunError, serve};
 use tidegate_dataflows::timelines::TimelineTable;
 use tidegate_dataflows::topology::TableFormat;
 use tidegate_dataflows::watch::Watch;
-use tidegate_facts::Span;
 use tidegate_queries::access::Keys;
 use tidegate_queries::http::Service;
 use tidegate_queries::telemetry::Telemetry;
@@ -33,9 +31,6 @@ pub struct Ports {
     /// Where the Postgres wire protocol is served.
     #[arg(long, default_value = "127.0.0.1:5439", value_name = "ADDRESS:PORT")]
     postgres: SocketAddr,
-    /// While several callers send facts: how long after one group of them the next is made durable and computed, at the least.
-    #[arg(long, env = "TIDEGATE_LINGER", default_value = "2ms", value_parser = Span::parse, value_name = "SPAN")]
-    linger: Span,
     /// The file of API keys, as `tidegate keys api` writes it. Without one only this machine is served.
     #[arg(long, env = "TIDEGATE_API_KEYS", value_name = "FILE")]
     api_keys: Option<PathBuf>,
@@ -154,8 +149,7 @@ async fn start(
     let settings = Settings::read(|name| std::env::var(name).ok())?;
     let http_port = bind("http", ports.http).await?;
     let postgres_port = bind("postgres", ports.postgres).await?;
-    let linger = Duration::from_micros(ports.linger.micros().unsigned_abs());
-    let live = Arc::new(Live::new(Limits { linger, ..Limits::default() }));
+    let live = Arc::new(Live::new(Limits::default()));
     let store = options.store_path();
     let timelines = TimelineTable::of_plan(plan);
     let memory = ports.statement_memory.saturating_mul(1 << 20);

@@ -167,17 +167,11 @@ pub struct Limits {
     pub decisions_waiting_max: usize,
     /// Steps of revisions that wait for their turn.
     pub steps_max: usize,
-    /// How long after one group of several callers the next is made, at the least. Larger groups leave more of the
-    /// machine to those who serve; one caller alone never waits.
-    pub linger: Duration,
 }
-
-/// How long to linger when nothing is said.
-pub const LINGER: Duration = Duration::from_micros(2000);
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { queue_bytes_max: 32 << 20, decisions_waiting_max: 1024, steps_max: 64, linger: LINGER }
+        Limits { queue_bytes_max: 32 << 20, decisions_waiting_max: 1024, steps_max: 64 }
     }
 }
 
@@ -212,8 +206,6 @@ struct Queue {
     computing: usize,
     /// How many records make a batch.
     batch: usize,
-    /// When the last group was taken, and of how many submissions.
-    last: Option<(Instant, usize)>,
     steps: VecDeque<StepAsked>,
 }
 
@@ -235,16 +227,6 @@ impl Queue {
     /// it computes waits for it to rest, unless it fills a batch.
     fn is_due(&self) -> bool {
         !self.submissions.is_empty() && (self.computing == 0 || self.records >= self.batch)
-    }
-
-    /// How much longer to wait for others, when the last group was of several callers.
-    fn lingers(&self, linger: Duration) -> Duration {
-        match self.last {
-            Some((taken, several)) if several > 1 && self.records < self.batch && self.steps.is_empty() => {
-                linger.saturating_sub(taken.elapsed())
-            }
-            _ => Duration::ZERO,
-        }
     }
 }
 
@@ -322,7 +304,6 @@ impl Live {
                 records: 0,
                 computing: 0,
                 batch: 1,
-                last: None,
                 steps: VecDeque::new(),
             }),
             arrived: Condvar::new(),
@@ -401,12 +382,6 @@ impl Live {
             }
             queue = self.arrived.wait_timeout(queue, left).expect("no panic").0;
         }
-        let lingers = queue.lingers(self.limits.linger);
-        if !lingers.is_zero() {
-            drop(queue);
-            std::thread::sleep(lingers); // Nobody wakes it for each that comes.
-            queue = self.queue();
-        }
         let mut taken = Vec::new();
         let mut count = 0;
         while count < records {
@@ -416,7 +391,6 @@ impl Live {
             count += submission.records.len();
             taken.push(submission);
         }
-        queue.last = Some((Instant::now(), taken.len()));
         Some(taken)
     }
 
@@ -768,20 +742,6 @@ mod tests {
         live.submit(submission(1)).expect("there is room");
         live.computed(1);
         assert_eq!(taken(2), Some(1));
-    }
-
-    #[test]
-    fn several_callers_wait_for_more_and_one_alone_does_not() {
-        let live = Live::new(Limits { linger: Duration::from_millis(200), ..Limits::default() });
-        live.enter(Phase::Serving);
-        let taken = |submissions: usize| {
-            (0..submissions).for_each(|_| live.submit(submission(1)).expect("there is room"));
-            let began = Instant::now();
-            let taken = live.take(8, Duration::ZERO).map_or(0, |taken| taken.len());
-            (taken, began.elapsed() >= Duration::from_millis(100))
-        };
-        assert_eq!([taken(1), taken(1), taken(2)], [(1, false), (1, false), (2, false)]);
-        assert_eq!([taken(3), taken(8)], [(3, true), (8, false)], "a full batch does not wait either");
     }
 
     #[test]

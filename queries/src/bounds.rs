@@ -225,8 +225,8 @@ mod tests {
         };
         assert_eq!(says(&format!("{} SELECT * FROM c7", twice(8))), "");
         let unfolds = "unfold to more than 1000 tables";
-        assert!(says(&format!("{} SELECT * FROM c39", twice(40))).contains(unfolds));
-        assert!(says(&format!("EXPLAIN {} SELECT * FROM (SELECT * FROM c39)", twice(40))).contains(unfolds));
+        assert!(says(&format!("{} SELECT * FROM c24", twice(25))).contains(unfolds));
+        assert!(says(&format!("EXPLAIN {} SELECT * FROM (SELECT * FROM c24)", twice(25))).contains(unfolds));
         // Inside another part, and in a part of a part.
         let inner =
             format!("WITH o AS ({} SELECT x FROM c5), p AS (SELECT 1 FROM o, o a, o b, o c)", twice(6));
