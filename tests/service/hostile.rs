@@ -275,12 +275,17 @@ fn sql_that_writes_reads_files_or_explodes_is_refused_and_others_are_served() {
             }
             (calls, slowest)
         });
-        for asked in asked {
-            let (_, said) = asked.join().unwrap();
-            assert_eq!((said.status, said.body.contains("longer than 30 s")), (408, true), "{}", said.body);
-        }
+        // All are heard before anything is held against them: the other caller must end whatever they were told.
+        let said: Vec<_> = asked.into_iter().map(|asked| asked.join()).collect();
         done.store(true, Ordering::Relaxed);
         let (calls, slowest) = others.join().unwrap();
+        for said in said {
+            let (_, said) = said.unwrap();
+            let is_stopped = said.status == 408 && said.body.contains("longer than 30 s");
+            // Several of them together may want more memory than there is.
+            let is_refused = said.status == 400 && said.body.contains("memory");
+            assert!(is_stopped || is_refused, "{} {}", said.status, said.body);
+        }
         assert!(calls > 100 && slowest < Duration::from_secs(5), "{calls} calls, the slowest in {slowest:?}");
     });
     assert_eq!(service.sql("SELECT 1")["rows"][0][0], "1");
