@@ -41,6 +41,12 @@ pub trait Ordered: 'static {
     fn advance(&mut self, inputs: &[RecordBatch], upper: Tick) -> Vec<RecordBatch>;
 }
 
+impl Ordered for Box<dyn Ordered> {
+    fn advance(&mut self, inputs: &[RecordBatch], upper: Tick) -> Vec<RecordBatch> {
+        self.as_mut().advance(inputs, upper)
+    }
+}
+
 /// Which worker's state hears of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
