@@ -14,11 +14,15 @@
 //! wrong together, fail the first: they differ once in twenty or fifty times, in a minute or a digit, where a copy
 //! differs once in a thousand. A family is what is alike, directly or through others; it is called after its least stream.
 //!
+//! Two streams are kin when they may be alike: when chance would need `bits` or more, and the upper end of the interval is not
+//! below `alike`. To take a vote away, copying must be shown; to vouch for a claim together, it must be excluded. So a family votes
+//! once, and kin are of one correlation group.
+//!
 //! When asked, the share of right values of each family weighs its vote: log2 of 100 times the odds that it is right, as if each claim had
 //! a hundred wrong values. It starts at 8 right of 10.
 //!
 //! * Input: evidence, as facts. The newest of a stream for a claim in the period counts, by event time, then by tick.
-//! * Output: what is known of each stream, a changelog; `pairs`, those that are alike, a changelog.
+//! * Output: what is known of each stream, a changelog; `pairs`, those that are kin, a changelog.
 //! * Time: a round ends with the first fact of a later period, before it is heard, at its tick: by the log alone.
 //! * State: the votes of the period; for each pair of streams that ever met, three numbers. No value that was accepted is kept.
 //!
@@ -27,7 +31,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use tidegate_facts::{KeyHash, Span, Tick, columns};
 
@@ -65,18 +69,32 @@ pub struct Pair {
 const BIT: u64 = 1 << 16;
 
 impl Pair {
-    /// Whether they are alike.
-    pub fn is_alike(&self, learn: &Learn) -> bool {
+    /// How near they are.
+    pub fn nearness(&self, learn: &Learn) -> Nearness {
         const MILLION: i128 = 1_000_000;
         let (shared, all) = (i128::from(self.shared), i128::from(self.shared + self.differing));
         let alike = i128::from(learn.alike);
-        // The lower end of Wilson's interval is where the score test begins to refuse, so no root is needed.
+        // Wilson's interval ends where the score test begins to refuse, so no root is needed.
         let beyond = shared * MILLION - alike * all;
-        all > 0
-            && beyond >= 0
-            && beyond * beyond >= 9 * all * alike * (MILLION - alike)
-            && self.surprise / BIT >= u64::from(learn.bits)
+        let is_sure = beyond * beyond >= 9 * all * alike * (MILLION - alike);
+        match (self.surprise / BIT >= u64::from(learn.bits), is_sure, beyond >= 0) {
+            _ if all == 0 => Nearness::Apart,
+            (true, true, true) => Nearness::Family,
+            (true, false, _) => Nearness::Kin,
+            _ => Nearness::Apart,
+        }
     }
+}
+
+/// How near two streams are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nearness {
+    /// Nothing speaks for copying, or it is excluded.
+    Apart,
+    /// It is not excluded.
+    Kin,
+    /// It is shown.
+    Family,
 }
 
 /// What is known of one stream.
@@ -86,6 +104,8 @@ pub struct Known {
     pub family: Option<u32>,
     /// How many streams the family has.
     pub size: u32,
+    /// Its kin, the family among them.
+    pub kin: Option<u32>,
     /// The stream that is most like it, and what they have in common.
     pub likest: Option<(u32, Pair)>,
     /// How many of its values were accepted, of how many; only where votes are weighed.
@@ -104,7 +124,7 @@ pub struct Learner {
     records: BTreeMap<u32, (u64, u64)>,
     families: Families,
     known: BTreeMap<u32, Known>,
-    alike: BTreeMap<(u32, u32), Pair>,
+    near: BTreeMap<(u32, u32), (Pair, Nearness)>,
     count: Count,
 }
 
@@ -116,8 +136,8 @@ pub type Changes<K, V> = Vec<(K, Option<V>, Option<V>)>;
 pub struct Learned {
     /// What is known of streams.
     pub streams: Changes<u32, Known>,
-    /// The pairs that are alike.
-    pub pairs: Changes<(u32, u32), Pair>,
+    /// The pairs that are kin.
+    pub pairs: Changes<(u32, u32), (Pair, Nearness)>,
 }
 
 impl Learner {
@@ -131,7 +151,7 @@ impl Learner {
             records: BTreeMap::new(),
             families: Families::default(),
             known: BTreeMap::new(),
-            alike: BTreeMap::new(),
+            near: BTreeMap::new(),
             count: Count::default(),
         }
     }
@@ -161,19 +181,15 @@ impl Learner {
         for said in std::mem::take(&mut self.said).into_values() {
             self.learn_from(&said, streams, values);
         }
-        let alike: BTreeMap<(u32, u32), Pair> = self
-            .pairs
-            .iter()
-            .filter(|(_, pair)| pair.is_alike(&self.learn))
-            .map(|(streams, pair)| (*streams, *pair))
-            .collect();
-        let known = self.known_by(&alike, streams);
-        let learned = Learned { streams: changes(&self.known, &known), pairs: changes(&self.alike, &alike) };
+        let near = self.pairs.iter().map(|(streams, pair)| (*streams, (*pair, pair.nearness(&self.learn))));
+        let near = near.filter(|(_, (_, nearness))| *nearness > Nearness::Apart).collect();
+        let known = self.known_by(&near, streams);
+        let learned = Learned { streams: changes(&self.known, &known), pairs: changes(&self.near, &near) };
         for (stream, _, after) in &learned.streams {
-            let membership = after.map(|known| Membership { family: known.family, weight: known.weight });
-            self.families.set(*stream, membership.unwrap_or(Membership::ALONE));
+            let of = |known: Known| Membership { family: known.family, kin: known.kin, weight: known.weight };
+            self.families.set(*stream, after.map_or(Membership::ALONE, of));
         }
-        (self.known, self.alike) = (known, alike);
+        (self.known, self.near) = (known, near);
         learned
     }
 
@@ -221,51 +237,70 @@ impl Learner {
         }
     }
 
-    /// What is known of each stream when these are alike.
-    fn known_by(&self, alike: &BTreeMap<(u32, u32), Pair>, streams: &Names) -> BTreeMap<u32, Known> {
-        let mut links: BTreeMap<u32, Vec<(u32, Pair)>> = BTreeMap::new();
-        for ((a, b), pair) in alike {
-            links.entry(*a).or_default().push((*b, *pair));
-            links.entry(*b).or_default().push((*a, *pair));
-        }
-        let mut known = BTreeMap::new();
-        let mut seen = BTreeSet::new();
+    /// What is known of each stream when these pairs are near.
+    fn known_by(
+        &self,
+        near: &BTreeMap<(u32, u32), (Pair, Nearness)>,
+        streams: &Names,
+    ) -> BTreeMap<u32, Known> {
         let of_records = self.learn.weighs.then_some(&self.records).into_iter().flatten().map(|(s, _)| *s);
-        for stream in links.keys().copied().chain(of_records) {
-            if !seen.insert(stream) {
-                continue;
-            }
-            let mut members = vec![stream];
-            let mut next = 0;
-            while let Some(member) = members.get(next).copied() {
-                let more = links.get(&member).into_iter().flatten().map(|(other, _)| *other);
-                members.extend(more.filter(|other| seen.insert(*other)));
-                next += 1;
-            }
-            let record = |member: &u32| self.records.get(member).copied().unwrap_or_default();
-            let pooled = members.iter().map(record).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-            let family = members.iter().min_by_key(|member| streams.get(**member)).copied();
-            let more = |a: &(u32, Pair), b: &(u32, Pair)| {
-                a.1.shared.cmp(&b.1.shared).then_with(|| streams.get(b.0).cmp(streams.get(a.0)))
-            };
-            for member in &members {
-                let likest = links.get(member).and_then(|links| links.iter().copied().max_by(more));
-                known.insert(
-                    *member,
-                    Known {
-                        family: family.filter(|_| members.len() > 1),
-                        size: members.len() as u32,
-                        likest,
-                        right: self.learn.weighs.then(|| record(member)),
-                        weight: if self.learn.weighs { weight(pooled) } else { WEIGHT },
-                    },
-                );
+        let members: BTreeSet<u32> = near.keys().flat_map(|(a, b)| [*a, *b]).chain(of_records).collect();
+        let pairs = |least: Nearness| {
+            near.iter().filter(move |(_, (_, nearness))| *nearness >= least).map(|(pair, _)| *pair)
+        };
+        let families = components(&members, pairs(Nearness::Family), streams);
+        let kin = components(&members, pairs(Nearness::Kin), streams);
+        let record = |stream: u32| self.records.get(&stream).copied().unwrap_or_default();
+        let mut pooled: BTreeMap<u32, (u32, (u64, u64))> = BTreeMap::new();
+        let mut relatives: BTreeMap<u32, u32> = BTreeMap::new();
+        for stream in &members {
+            let (size, (right, all)) = pooled.entry(families[stream]).or_default();
+            let own = record(*stream);
+            (*size, *right, *all) = (*size + 1, *right + own.0, *all + own.1);
+            *relatives.entry(kin[stream]).or_default() += 1;
+        }
+        let mut likest: BTreeMap<u32, (u32, Pair)> = BTreeMap::new();
+        for ((a, b), (pair, _)) in near {
+            for (one, other) in [(*a, *b), (*b, *a)] {
+                let best = likest.entry(one).or_insert((other, *pair));
+                let names = || streams.get(best.0).cmp(streams.get(other));
+                if pair.shared.cmp(&best.1.shared).then_with(names).is_gt() {
+                    *best = (other, *pair);
+                }
             }
         }
-        known
+        let known = |stream: &u32| {
+            let (size, record_of_family) = pooled[&families[stream]];
+            let known = Known {
+                family: (size > 1).then_some(families[stream]),
+                size,
+                kin: (relatives[&kin[stream]] > 1).then_some(kin[stream]),
+                likest: likest.get(stream).copied(),
+                right: self.learn.weighs.then(|| record(*stream)),
+                weight: if self.learn.weighs { weight(record_of_family) } else { WEIGHT },
+            };
+            (*stream, known)
+        };
+        members.iter().map(known).collect()
     }
 }
 
+/// What is connected by pairs, each called after its least stream.
+fn components(
+    members: &BTreeSet<u32>,
+    pairs: impl Iterator<Item = (u32, u32)>,
+    streams: &Names,
+) -> BTreeMap<u32, u32> {
+    let mut of: BTreeMap<u32, u32> = members.iter().map(|stream| (*stream, *stream)).collect();
+    for (a, b) in pairs {
+        let (a, b) = (of[&a], of[&b]);
+        let (least, other) = if streams.get(a) <= streams.get(b) { (a, b) } else { (b, a) };
+        of.values_mut().filter(|name| **name == other).for_each(|name| *name = least);
+    }
+    of
+}
+
+/// What differs between two maps, by key.
 fn changes<K: Copy + Ord, V: Copy + PartialEq>(
     before: &BTreeMap<K, V>,
     after: &BTreeMap<K, V>,
@@ -336,6 +371,7 @@ impl Learning {
             stream("stream", false),
             stream("family", true),
             number("size", false),
+            stream("kin", true),
             stream("likest", true),
             number("shared_wrong", true),
             number("differing", true),
@@ -352,6 +388,7 @@ impl Learning {
             number("shared_wrong", false),
             number("differing", false),
             number("surprise_bits", false),
+            Field::new("is_family", DataType::Boolean, false),
             number(columns::DIFF, false),
         ];
         [families, pairs].map(|fields| Arc::new(Schema::new(fields)))
@@ -382,6 +419,7 @@ impl Learning {
             self.streams.column(said.iter().map(|(_, stream, ..)| *stream)),
             self.streams.column(known().map(|k| k.family.unwrap_or(Names::NULL))),
             numbers(known().map(|k| Some(u64::from(k.size)))),
+            self.streams.column(known().map(|k| k.kin.unwrap_or(Names::NULL))),
             self.streams.column(known().map(|k| k.likest.map_or(Names::NULL, |(other, _)| other))),
             pair(|pair| pair.shared),
             pair(|pair| pair.differing),
@@ -394,7 +432,7 @@ impl Learning {
         RecordBatch::try_new(Arc::clone(&self.schemas[0]), columns).expect("the columns are the schema's")
     }
 
-    fn pairs_batch(&self, said: &[(u64, (u32, u32), Pair, i64)]) -> RecordBatch {
+    fn pairs_batch(&self, said: &[(u64, (u32, u32), (Pair, Nearness), i64)]) -> RecordBatch {
         // The lesser name first, so that a pair stands in one place.
         let ordered: Vec<(u32, u32)> = said
             .iter()
@@ -404,7 +442,8 @@ impl Learning {
                 },
             )
             .collect();
-        let pair = |of: fn(&Pair) -> u64| numbers(said.iter().map(|(_, _, pair, _)| Some(of(pair))));
+        let pair = |of: fn(&Pair) -> u64| numbers(said.iter().map(|(_, _, (pair, _), _)| Some(of(pair))));
+        let is_family = said.iter().map(|(_, _, (_, nearness), _)| *nearness == Nearness::Family);
         let columns: Vec<ArrayRef> = vec![
             Arc::new(UInt64Array::from_iter_values(said.iter().map(|(tick, ..)| *tick))),
             self.streams.column(ordered.iter().map(|(stream, _)| *stream)),
@@ -412,6 +451,7 @@ impl Learning {
             pair(|pair| pair.shared),
             pair(|pair| pair.differing),
             pair(|pair| pair.surprise / BIT),
+            Arc::new(is_family.map(Some).collect::<BooleanArray>()),
             Arc::new(Int64Array::from_iter_values(said.iter().map(|(.., diff)| *diff))),
         ];
         RecordBatch::try_new(Arc::clone(&self.schemas[1]), columns).expect("the columns are the schema's")
@@ -469,14 +509,14 @@ mod tests {
     fn alike_is_a_matter_of_enough_and_of_rate() {
         let learn =
             Learn { period: Span::parse("1d").expect("a span"), alike: 990_000, bits: 100, weighs: false };
-        let is_alike = |shared, differing| Pair { shared, differing, surprise: 200 * BIT }.is_alike(&learn);
-        assert!(!is_alike(0, 0));
-        assert!(
-            !is_alike(890, 0) && is_alike(891, 0),
-            "so many without a difference exclude one in a hundred"
-        );
-        assert!(is_alike(8_856, 20) && !is_alike(8_856, 112), "once in eighty is another's own mistake");
+        let nearness = |shared, differing| Pair { shared, differing, surprise: 200 * BIT }.nearness(&learn);
+        assert_eq!(nearness(0, 0), Nearness::Apart);
+        assert_eq!(nearness(890, 0), Nearness::Kin, "one in a hundred is not excluded");
+        assert_eq!(nearness(891, 0), Nearness::Family, "so many without a difference exclude it");
+        assert_eq!(nearness(8_856, 20), Nearness::Family);
+        assert_eq!(nearness(8_856, 112), Nearness::Kin, "once in eighty may be its own mistake");
+        assert_eq!(nearness(8_856, 250), Nearness::Apart, "and once in thirty-five is");
         let popular = Pair { shared: 5_000, differing: 0, surprise: 99 * BIT };
-        assert!(!popular.is_alike(&learn), "what everyone says is not copied from anyone");
+        assert_eq!(popular.nearness(&learn), Nearness::Apart, "what everyone says is not copied from anyone");
     }
 }

@@ -4,7 +4,7 @@
 //! value with most votes leads; when two have as many, none is agreed on. With `n`, `k`, `groups` and `out_of_band` of the claim:
 //!
 //! * The quorum holds when the leading value has at least `k` votes, of at least `groups` correlation groups (a stream without a
-//!   group is one of its own), one of them out of band where that is required. A quorum that does not hold is UNKNOWN.
+//!   group is one of its own, and streams that may have copied from each other are of one), one of them out of band where that is required. A quorum that does not hold is UNKNOWN.
 //! * It is VERIFIED when it holds and at least `n` streams vote, and DEGRADED when it holds with fewer: "k of n" was agreed on
 //!   with a part of the n.
 //! * The margin is how many of the agreeing votes must go before it is broken: 0 is broken, 1 fragile, 2 acceptable, 3 and more
@@ -176,6 +176,8 @@ pub struct Vote {
     pub group: u32,
     /// Its learned family.
     pub family: Option<u32>,
+    /// Its learned kin.
+    pub kin: Option<u32>,
     /// Why it does not count for the leading value.
     pub loss: Option<Loss>,
 }
@@ -230,8 +232,7 @@ pub struct Claims {
     /// In which claims each stream has, or had, a vote.
     claims_of: Vec<Vec<u32>>,
     count: Count,
-    groups: Vec<u64>,
-    sizes: Vec<u32>,
+    groups: Groups,
 }
 
 impl Claims {
@@ -248,8 +249,7 @@ impl Claims {
             families: Families::default(),
             claims_of: Vec::new(),
             count: Count::default(),
-            groups: Vec::new(),
-            sizes: Vec::new(),
+            groups: Groups::default(),
         }
     }
 
@@ -388,7 +388,7 @@ impl Claims {
             let lead = self.count.count(ballots, &self.families, streams, values);
             let present = newest.count() as u32;
             let need = claim.declared.or(self.need);
-            let mut verdict = judged(&self.count, lead, need, present, &mut self.groups, &mut self.sizes);
+            let mut verdict = judged(&self.count, lead, need, present, &mut self.groups);
             verdict.row = claim.row;
             if let (false, Some(said)) = (is_heard, claim.said) {
                 verdict.heard = said.heard;
@@ -431,34 +431,64 @@ impl Evidence {
     }
 }
 
-/// What counted ballots make of a claim. `groups` and `sizes` are room to count in.
+/// The groups of agreeing votes; kept from one count to the next, so that counting asks for no memory.
+#[derive(Default)]
+struct Groups {
+    /// The declared group of each vote, and its kin.
+    votes: Vec<(u64, Option<u32>)>,
+    labels: Vec<usize>,
+    /// How many votes each group has, in order.
+    sizes: Vec<u32>,
+}
+
+impl Groups {
+    /// Counts the votes of each group. Those of one declared group are of one, those of kin, and whoever that brings together.
+    fn count(&mut self) {
+        let Groups { votes, labels, sizes } = self;
+        votes.sort_unstable();
+        labels.clear();
+        for (place, (group, kin)) in votes.iter().enumerate() {
+            let before = votes[..place].last().filter(|(other, _)| other == group);
+            labels.push(before.map_or(place, |_| labels[place - 1]));
+            let relative = kin.and_then(|_| votes[..place].iter().position(|(_, other)| other == kin));
+            if let Some(relative) = relative {
+                let (from, to) = (labels[place], labels[relative]);
+                labels.iter_mut().filter(|label| **label == from).for_each(|label| *label = to);
+            }
+        }
+        labels.sort_unstable();
+        sizes.clear();
+        sizes.extend(labels.chunk_by(|a, b| a == b).map(|group| group.len() as u32));
+        sizes.sort_unstable();
+    }
+}
+
+/// What counted ballots make of a claim.
 fn judged(
     count: &Count,
     lead: Option<Lead>,
     need: Option<Need>,
     streams: u32,
-    groups: &mut Vec<u64>,
-    sizes: &mut Vec<u32>,
+    groups: &mut Groups,
 ) -> Verdict {
     let value = lead.map_or(Names::NULL, |lead| lead.value);
-    groups.clear();
+    groups.votes.clear();
     let (mut votes, mut families, mut out_of_band) = (0, 0, 0);
     for counted in count.votes() {
         votes += 1;
         if counted.ballot.value == value {
             families += u32::from(counted.family.is_some());
             out_of_band += u32::from(counted.ballot.out_of_band);
-            groups.push(match counted.ballot.group {
+            let group = match counted.ballot.group {
                 Names::NULL => 1 << 32 | u64::from(counted.ballot.stream),
                 group => u64::from(group),
-            });
+            };
+            groups.votes.push((group, counted.kin));
         }
     }
-    groups.sort_unstable();
-    sizes.clear();
-    sizes.extend(groups.chunk_by(|a, b| a == b).map(|group| group.len() as u32));
-    sizes.sort_unstable();
-    let (agreeing, spanned) = (groups.len() as u32, sizes.len() as u32);
+    groups.count();
+    let sizes = &groups.sizes;
+    let (agreeing, spanned) = (groups.votes.len() as u32, sizes.len() as u32);
     let (status, reason, margin) = match (need, lead) {
         (None, _) => (Status::Unknown, Some(Reason::Undeclared), 0),
         (_, None) => (Status::Unknown, Some(Reason::NoEvidence), 0),
@@ -511,7 +541,8 @@ fn votes(claim: &Claim, count: &Count, lead: Option<Lead>, families: &Families) 
             _ => Some(Loss::Disagrees),
         };
         let Evidence { stream, value, group, .. } = *newest;
-        Vote { row: claim.row, stream, value, group, family: families.of(stream).family, loss }
+        let Membership { family, kin, .. } = families.of(stream);
+        Vote { row: claim.row, stream, value, group, family, kin, loss }
     });
     let gone = claim.gone.iter().map(|(stream, loss)| Vote {
         row: claim.row,
@@ -519,6 +550,7 @@ fn votes(claim: &Claim, count: &Count, lead: Option<Lead>, families: &Families) 
         value: Names::NULL,
         group: Names::NULL,
         family: families.of(*stream).family,
+        kin: families.of(*stream).kin,
         loss: Some(*loss),
     });
     let mut votes: Vec<Vote> = living.chain(gone).collect();

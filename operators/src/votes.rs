@@ -1,6 +1,7 @@
 //! One vote a stream, one vote a family: which value has most votes.
 //!
-//! A family speaks with one voice: for the value that most of its streams give, by the stream that stands for it. What is even is
+//! Streams that are shown to be copies are a family; those that may be, for all that is known, are kin, which takes no vote from
+//! anyone. A family speaks with one voice: for the value that most of its streams give, by the stream that stands for it. What is even is
 //! broken by the order of values and of streams, never by who came first, so that the same ballots have the same outcome.
 
 use std::cmp::Ordering;
@@ -31,6 +32,8 @@ pub struct Families {
 pub struct Membership {
     /// Its family, if it has one besides itself.
     pub family: Option<u32>,
+    /// Those it may have copied, or they it, directly or through others.
+    pub kin: Option<u32>,
     /// What its family's vote weighs, or its own.
     pub weight: u32,
 }
@@ -40,7 +43,7 @@ pub const WEIGHT: u32 = 1_000;
 
 impl Membership {
     /// Nothing is known.
-    pub const ALONE: Membership = Membership { family: None, weight: WEIGHT };
+    pub const ALONE: Membership = Membership { family: None, kin: None, weight: WEIGHT };
 }
 
 impl Families {
@@ -65,6 +68,8 @@ pub struct Counted {
     pub ballot: Ballot,
     /// The stream's family.
     pub family: Option<u32>,
+    /// Its kin.
+    pub kin: Option<u32>,
     /// What the vote weighs.
     pub weight: u32,
     /// Whether it is the vote of its family, or of a stream alone.
@@ -99,8 +104,8 @@ impl Count {
     ) -> Option<Lead> {
         self.ballots.clear();
         self.ballots.extend(ballots.into_iter().map(|ballot| {
-            let Membership { family, weight } = families.of(ballot.stream);
-            Counted { ballot, family, weight, counts: family.is_none() }
+            let Membership { family, kin, weight } = families.of(ballot.stream);
+            Counted { ballot, family, kin, weight, counts: family.is_none() }
         }));
         // Those of a family beside each other, by value, and of each value first who would speak for it.
         let speaks_first = |a: &Ballot, b: &Ballot| {

@@ -37,7 +37,8 @@ struct Evidence {
     expires: i64,
 }
 
-type Family = (String, Option<String>, i64);
+/// Stream, family, kin, weight.
+type Family = (String, Option<String>, Option<String>, i64);
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -75,7 +76,7 @@ fn shape(with_declarations: bool, is_changelog: bool) -> Shape {
             diff: Some(7),
             kept: vec![1, 6],
         }),
-        families: Some(Memberships { stream: 1, family: 2, weight: Some(3), diff: 4 }),
+        families: Some(Memberships { stream: 1, family: 2, kin: 3, weight: 4, diff: 5 }),
         need: (!with_declarations).then_some(Need { n: 3, k: 2, groups: 2, out_of_band: false }),
         tells_votes: true,
         claim: if with_declarations {
@@ -165,8 +166,8 @@ fn batches(log: &[(Tick, Event)], with_declarations: bool) -> Vec<RecordBatch> {
     let families = of(|event| matches!(event, Event::Family(..)));
     let each = || {
         families.iter().map(|(_, event)| match event {
-            Event::Family((stream, family, weight), diff) => {
-                (stream.as_str(), family.as_deref(), *weight, *diff)
+            Event::Family((stream, family, kin, weight), diff) => {
+                (stream.as_str(), family.as_deref(), kin.as_deref(), *weight, *diff)
             }
             _ => unreachable!("only families were taken"),
         })
@@ -174,6 +175,7 @@ fn batches(log: &[(Tick, Event)], with_declarations: bool) -> Vec<RecordBatch> {
     let fields = vec![
         ("stream", DataType::Utf8),
         ("family", DataType::Utf8),
+        ("kin", DataType::Utf8),
         ("weight", DataType::Int64),
         (columns::DIFF, DataType::Int64),
     ];
@@ -181,8 +183,9 @@ fn batches(log: &[(Tick, Event)], with_declarations: bool) -> Vec<RecordBatch> {
         ticks(&families),
         Arc::new(each().map(|f| Some(f.0)).collect::<StringArray>()),
         Arc::new(each().map(|f| f.1).collect::<StringArray>()),
-        Arc::new(each().map(|f| Some(f.2)).collect::<Int64Array>()),
+        Arc::new(each().map(|f| f.2).collect::<StringArray>()),
         Arc::new(each().map(|f| Some(f.3)).collect::<Int64Array>()),
+        Arc::new(each().map(|f| Some(f.4)).collect::<Int64Array>()),
     ];
     batches.push(RecordBatch::try_new(schema(fields), columns).expect("the columns are the schema's"));
     batches
@@ -221,7 +224,8 @@ fn log(seed: u64, with_declarations: bool, is_changelog: bool) -> Log {
                     }
                     if chance.below(4) > 0 {
                         let family = (chance.below(4) > 0).then(|| format!("stream {}", chance.below(2)));
-                        let new = (stream.clone(), family, 500 * (1 + chance.below(4) as i64));
+                        let kin = (chance.below(3) > 0).then(|| format!("stream {}", chance.below(3)));
+                        let new = (stream.clone(), family, kin, 500 * (1 + chance.below(4) as i64));
                         log.push((tick, Event::Family(new.clone(), 1)));
                         families.insert(stream, new);
                     }
@@ -347,8 +351,8 @@ fn scan(log: &Log, at: Tick, is_changelog: bool) -> Scan {
             Event::Declared(claim, ..) => {
                 scan.declared.remove(claim);
             }
-            Event::Family((stream, family, weight), 1) => {
-                scan.families.insert(stream.clone(), (stream.clone(), family.clone(), *weight));
+            Event::Family(family, 1) => {
+                scan.families.insert(family.0.clone(), family.clone());
             }
             Event::Family((stream, ..), _) => {
                 scan.families.remove(stream);
@@ -372,7 +376,7 @@ impl Scan {
             }
         }
         let newest: BTreeMap<&str, &Evidence> = newest.into_iter().map(|(s, (.., e))| (s, e)).collect();
-        let family_of = |stream: &str| self.families.get(stream).and_then(|(_, family, _)| family.clone());
+        let family_of = |stream: &str| self.families.get(stream).and_then(|(_, family, ..)| family.clone());
         let weight_of = |stream: &str| self.families.get(stream).map_or(1_000, |(.., weight)| *weight);
         let may = |e: &Evidence| e.is_fit && e.value.is_some();
         // One voice a family, or a stream alone.
@@ -399,13 +403,33 @@ impl Scan {
             sums.iter().max_by_key(|(value, sum)| (**sum, std::cmp::Reverse(**value))).map(|(v, _)| *v);
         let is_tied = lead.is_some_and(|lead| sums.values().filter(|sum| **sum == sums[&lead]).count() > 1);
         let agreeing: Vec<&&Evidence> = votes.iter().filter(|vote| vote.value == lead).collect();
+        let kin_of = |stream: &str| self.families.get(stream).and_then(|(_, _, kin, _)| kin.clone());
         let group = |e: &Evidence| e.group.clone().unwrap_or(format!("alone {}", e.stream));
+        // Whoever shares a declared group or kin is of one group: begin with one each, and join until nothing changes.
+        let groups_of = |of: &[&&Evidence]| {
+            let mut groups: Vec<Vec<&Evidence>> = of.iter().map(|e| vec![**e]).collect();
+            let near = |a: &Evidence, b: &Evidence| {
+                group(a) == group(b)
+                    || (kin_of(&a.stream).is_some() && kin_of(&a.stream) == kin_of(&b.stream))
+            };
+            'again: loop {
+                for one in 0..groups.len() {
+                    for other in 0..one {
+                        if groups[one].iter().any(|a| groups[other].iter().any(|b| near(a, b))) {
+                            let joined = groups.remove(one);
+                            groups[other].extend(joined);
+                            continue 'again;
+                        }
+                    }
+                }
+                return groups.len() as u32;
+            }
+        };
         let need = self.declared.get(&claim).map(|(need, _)| *need).or(all);
         // A quorum by its definition, and its margin by trying: how many of those who agree can go, whichever they are.
         let holds = |of: &[&&Evidence], need: Need| {
-            let groups: BTreeSet<String> = of.iter().map(|e| group(e)).collect();
             of.len() as u32 >= need.k.max(1)
-                && groups.len() as u32 >= need.groups
+                && groups_of(of) >= need.groups
                 && (!need.out_of_band || of.iter().any(|e| e.out_of_band))
         };
         let margin = need.filter(|need| !is_tied && holds(&agreeing, *need)).map_or(0, |need| {
@@ -421,13 +445,13 @@ impl Scan {
             });
             broken.min().expect("without anyone nothing holds")
         });
-        let groups: BTreeSet<String> = agreeing.iter().map(|e| group(e)).collect();
+        let groups = groups_of(&agreeing);
         let reason = match need {
             None => "UNDECLARED",
             Some(_) if votes.is_empty() => "NO_EVIDENCE",
             Some(_) if is_tied => "TIED",
             Some(need) if (agreeing.len() as u32) < need.k => "VOTES",
-            Some(need) if (groups.len() as u32) < need.groups => "GROUPS",
+            Some(need) if groups < need.groups => "GROUPS",
             Some(need) if need.out_of_band && !agreeing.iter().any(|e| e.out_of_band) => "OUT_OF_BAND",
             Some(need) if (votes.len() as u32) < need.n => "STREAMS",
             Some(_) => "-",
@@ -446,7 +470,7 @@ impl Scan {
         let in_families = agreeing.iter().filter(|e| family_of(&e.stream).is_some()).count();
         let mut row = head.clone();
         row.extend([text(lead), status.to_owned(), reason.to_owned(), margin.to_string()]);
-        let numbers = [newest.len(), votes.len(), agreeing.len(), groups.len(), in_families];
+        let numbers = [newest.len(), votes.len(), agreeing.len(), groups as usize, in_families];
         row.extend(numbers.map(|number| number.to_string()));
         let mut told = BTreeSet::new();
         for ((_, stream), (is_over, _)) in self.ever.iter().filter(|((of, _), _)| *of == claim) {
@@ -465,6 +489,7 @@ impl Scan {
             row.push(text(evidence.and_then(|e| e.value)));
             row.push(name(evidence.and_then(|e| e.group.clone())));
             row.push(name(family_of(stream)));
+            row.push(name(kin_of(stream)));
             row.push(loss.to_owned());
             told.insert(row);
         }

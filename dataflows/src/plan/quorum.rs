@@ -162,7 +162,8 @@ impl Planner<'_> {
         let shape = Memberships {
             stream: 1,
             family: narrow.keep(place("family")),
-            weight: Some(narrow.keep(place("weight"))),
+            kin: narrow.keep(place("kin")),
+            weight: narrow.keep(place("weight")),
             diff: narrow.diff().expect("a `families` gives a changelog"),
         };
         Some((narrow.heard(of, Route::All), shape))

@@ -14,7 +14,7 @@ use crate::kept::{Form, Names, plain, plain_field};
 use crate::keys::{NULL_KEY, keys_of};
 use crate::ordered::Ordered;
 use crate::rows::ticks_of;
-use crate::votes::{Membership, WEIGHT};
+use crate::votes::Membership;
 
 /// Where evidence has what.
 #[derive(Clone, Debug)]
@@ -63,8 +63,10 @@ pub struct Memberships {
     pub stream: usize,
     /// Its family.
     pub family: usize,
-    /// What its vote weighs; all weigh the same without it.
-    pub weight: Option<usize>,
+    /// Its kin.
+    pub kin: usize,
+    /// What its vote weighs, in thousandths.
+    pub weight: usize,
     /// The difference.
     pub diff: usize,
 }
@@ -127,7 +129,8 @@ impl Shape {
             Field::new("stream", stream.clone(), true),
             Field::new("vote", value, true),
             Field::new("vote_group", group, true),
-            Field::new("family", stream, true),
+            Field::new("family", stream.clone(), true),
+            Field::new("kin", stream, true),
             text("vote_loss", true),
             diff,
         ]);
@@ -193,15 +196,19 @@ impl Quorum {
         let rows = rows.slice(range.start, range.len());
         let streams = self.streams.numbers(&rows, shape.stream);
         let families = self.streams.numbers(&rows, shape.family);
-        let weights = shape.weight.map(|place| rows.column(place).as_primitive::<Int64Type>());
+        let kin = self.streams.numbers(&rows, shape.kin);
+        let weights = rows.column(shape.weight).as_primitive::<Int64Type>();
         // What is said again in the same tick was not taken back.
         let mut net = BTreeMap::new();
         for row in 0..rows.num_rows() {
-            let weight = weights.filter(|weights| weights.is_valid(row)).map(|weights| weights.value(row));
-            let weight = weight.map_or(WEIGHT, |weight| weight.clamp(0, i64::from(u32::MAX)) as u32);
-            let family = (families[row] != Names::NULL).then_some(families[row]);
+            let weight = weights.value(row).clamp(0, i64::from(u32::MAX)) as u32;
+            let known = |name: u32| (name != Names::NULL).then_some(name);
             let is_so = is_plus(&rows, Some(shape.diff), row);
-            let membership = if is_so { Membership { family, weight } } else { Membership::ALONE };
+            let membership = if is_so {
+                Membership { family: known(families[row]), kin: known(kin[row]), weight }
+            } else {
+                Membership::ALONE
+            };
             net.insert(streams[row], membership);
         }
         for (stream, membership) in net {
@@ -402,6 +409,7 @@ impl Quorum {
         columns.push(self.values.column(votes().map(|vote| vote.value)));
         columns.push(self.groups.column(votes().map(|vote| vote.group)));
         columns.push(self.streams.column(votes().map(|vote| vote.family.unwrap_or(Names::NULL))));
+        columns.push(self.streams.column(votes().map(|vote| vote.kin.unwrap_or(Names::NULL))));
         columns.push(texts(votes().map(|vote| vote.loss.map(Loss::name))));
         let diffs = changes.iter().map(|(_, change)| if change.is_so { 1 } else { -1 });
         columns.push(Arc::new(Int64Array::from_iter_values(diffs)));
