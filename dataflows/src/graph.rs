@@ -32,6 +32,9 @@ pub fn kind_name(kind: &NodeKind) -> &'static str {
         NodeKind::Unknown => "unknown",
         NodeKind::Windows(_) => "windows",
         NodeKind::AsOf(_) => "as_of",
+        NodeKind::Expire(_) => "expire",
+        NodeKind::Quorum(_) => "quorum",
+        NodeKind::Families(_) => "families",
         NodeKind::Decide { .. } => "decide",
         NodeKind::Seal { .. } => "seal",
         NodeKind::Table(table) => match table.format {
@@ -54,6 +57,7 @@ fn edges(topology: &Topology) -> Vec<(&str, &str, bool)> {
                 windows.groups.iter().filter_map(|g| Some(node_of(&g.over.as_ref()?.value))).collect()
             }
             NodeKind::AsOf(as_of) => vec![node_of(&as_of.timeline.value)],
+            NodeKind::Quorum(quorum) => quorum.also_reads().map(|name| node_of(&name.value)).collect(),
             _ => Vec::new(),
         };
         for from in looked_up {

@@ -14,6 +14,10 @@ use toml::de::{DeTable, DeValue};
 
 use crate::settings::{FROM_COMMAND_LINE, Fault, Faults, Section, Text};
 
+pub mod expire;
+pub mod families;
+pub mod quorum;
+
 /// A topology: where records come from, what is derived from them, and where it goes.
 #[derive(Clone, Debug)]
 pub struct Topology {
@@ -111,6 +115,12 @@ pub enum NodeKind {
     Windows(WindowsNode),
     /// `as_of`: the value of a keyed timeline.
     AsOf(AsOfNode),
+    /// `expire`: what is alive.
+    Expire(expire::ExpireNode),
+    /// `quorum`: what is known of each claim.
+    Quorum(quorum::QuorumNode),
+    /// `families`: streams that share wrong values.
+    Families(families::FamiliesNode),
     /// `decide`: rules over each row.
     Decide {
         /// The bundle file, relative to the topology.
@@ -242,7 +252,7 @@ pub enum TableFormat {
 }
 
 /// Every kind of node.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 18] = [
     "source.parquet",
     "source.csv",
     "source.jsonl",
@@ -253,6 +263,9 @@ pub const KINDS: [&str; 15] = [
     "union",
     "windows",
     "as_of",
+    "expire",
+    "quorum",
+    "families",
     "decide",
     "seal",
     "sink.parquet",
@@ -564,6 +577,9 @@ fn read_node(
                 .required_text("effective", "the timeline's column that says since when a row is true"),
             values: section.text_table("values"),
         }),
+        "expire" => NodeKind::Expire(expire::read(section, faults)),
+        "quorum" => NodeKind::Quorum(quorum::read(section)),
+        "families" => NodeKind::Families(families::read(section, faults)),
         "decide" => NodeKind::Decide { bundle: section.required_text("bundle", "the path of its rules") },
         "seal" => NodeKind::Seal { columns: section.texts("columns") },
         "sink.parquet" => NodeKind::Table(read_table(section, TableFormat::Parquet, &inputs)),
