@@ -15,7 +15,7 @@ use tidegate_facts::tick::MICROS_MAX;
 use tidegate_facts::{Digest, Span, Tick};
 
 use super::severity::{Level, Recurrence};
-use super::{Closed, Fact, Measured, Settings, Statistic};
+use super::{Closed, Fact, Settings, Statistic};
 
 /// Which periods there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +71,8 @@ struct Said {
     revision: u32,
     id: Digest,
     content: Content,
-    measured: Measured,
     level: Level,
     recurrence: u32,
-    episode: Option<Digest>,
     /// The newest event of the period, or the one that took it back.
     event: Option<Digest>,
 }
@@ -217,25 +215,24 @@ impl<S: Statistic> Key<S> {
         let panes: Vec<&S::Pane> = self.panes.range(in_period).map(|(_, pane)| &pane.facts).collect();
         let reference = self.reference.get_or_insert_with(|| statistic.learn(&panes));
         let measured = statistic.measure(&panes, reference)?;
-        let (from, to) = (period * shape.slide.micros() - shape.width.micros(), period * shape.slide.micros());
+        let (from, to) =
+            (period * shape.slide.micros() - shape.width.micros(), period * shape.slide.micros());
         let revision = before.map_or(1, |said| said.revision + 1);
         let id = row_id(&settings.name, &self.name, from, to, revision);
         let level = settings.bounds.level(measured.value);
         let was_event = before.is_some_and(|said| said.level > Level::Green);
         let superseded = before.and_then(|said| said.event);
-        let (recurrence, episode) = match (was_event, level > Level::Green) {
+        let recurrence = match (was_event, level > Level::Green) {
             (_, false) => {
                 self.recurrence.take_back(period);
-                (0, before.and_then(|said| said.episode))
+                0
             }
-            (true, true) => before.map(|said| (said.recurrence, said.episode)).expect("it was an event"),
-            (false, true) => {
-                let (recurrence, episode) = self.recurrence.raise(tick.micros(), period, id);
-                (recurrence, Some(episode))
-            }
+            (true, true) => before.map_or(0, |said| said.recurrence),
+            (false, true) => self.recurrence.raise(tick.micros(), period),
         };
         let event = (was_event || level > Level::Green).then(|| {
-            settings.kind.event(level, recurrence, episode.expect("an event has an episode"), superseded)
+            let episode = episode_id(&settings.name, &self.name, to);
+            settings.kind.event(level, recurrence, episode, superseded)
         });
         let closed = Closed {
             tick,
@@ -253,8 +250,7 @@ impl<S: Statistic> Key<S> {
             event,
         };
         let event = if closed.event.is_some() { Some(id) } else { superseded };
-        self.said
-            .insert(period, Said { revision, id, content, measured, level, recurrence, episode, event });
+        self.said.insert(period, Said { revision, id, content, level, recurrence, event });
         Some(closed)
     }
 }
@@ -263,4 +259,10 @@ impl<S: Statistic> Key<S> {
 pub fn row_id(measure: &str, key: &str, from: i64, to: i64, revision: u32) -> Digest {
     let (from, to, revision) = (from.to_le_bytes(), to.to_le_bytes(), revision.to_le_bytes());
     Digest::of_parts("tidegate.drift.v1", &[measure.as_bytes(), key.as_bytes(), &from, &to, &revision])
+}
+
+/// The events of one measure and key in periods that end on one day are one episode.
+fn episode_id(measure: &str, key: &str, to: i64) -> Digest {
+    let day = to.div_euclid(86_400_000_000).to_le_bytes();
+    Digest::of_parts("tidegate.drift.episode.v1", &[measure.as_bytes(), key.as_bytes(), &day])
 }

@@ -59,7 +59,7 @@ pub struct Event {
     pub recurrence: u32,
     /// What that makes of a weight, in tenths.
     pub multiplier: u32,
-    /// The first event of those that follow each other within 24 hours.
+    /// The events of one fingerprint on one day.
     pub episode: Digest,
     /// The event of the same period that it corrects.
     pub supersedes: Option<Digest>,
@@ -70,7 +70,6 @@ pub struct Event {
 pub struct Recurrence {
     /// When each was detected, in microseconds, and which period it is of.
     events: VecDeque<(i64, i64)>,
-    episode: Option<Digest>,
 }
 
 /// How long an event counts, in microseconds.
@@ -172,7 +171,8 @@ impl Kind {
     /// The event of a level that comes for the `recurrence`th time in 24 hours (0: it takes one back).
     pub fn event(&self, level: Level, recurrence: u32, episode: Digest, supersedes: Option<Digest>) -> Event {
         let earlier = recurrence.saturating_sub(1);
-        let score = (self.weight() * level.share() / 1000).saturating_add(earlier.saturating_mul(50)).min(1000);
+        let score =
+            (self.weight() * level.share() / 1000).saturating_add(earlier.saturating_mul(50)).min(1000);
         let light = match score {
             700.. => Level::Red,
             300.. => Level::Yellow,
@@ -190,16 +190,13 @@ impl Kind {
 }
 
 impl Recurrence {
-    /// An event `id` of a period is detected at `now`: which one it is in 24 hours, and the episode it belongs to.
-    pub fn raise(&mut self, now: i64, period: i64, id: Digest) -> (u32, Digest) {
+    /// An event of a period is detected at `now`: which one it is in 24 hours.
+    pub fn raise(&mut self, now: i64, period: i64) -> u32 {
         while self.events.front().is_some_and(|(detected, _)| *detected <= now - RECURRENCE) {
             self.events.pop_front();
         }
-        if self.events.is_empty() {
-            self.episode = None;
-        }
         self.events.push_back((now, period));
-        (self.events.len() as u32, *self.episode.get_or_insert(id))
+        self.events.len() as u32
     }
 
     /// The event of a period was none.
@@ -233,14 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn an_episode_ends_when_a_day_has_passed_without_an_event() {
-        let (first, second) = (Digest([1; 32]), Digest([2; 32]));
+    fn an_event_counts_for_a_day_unless_it_is_taken_back() {
         let mut recurrence = Recurrence::default();
-        assert_eq!(recurrence.raise(0, 1, first), (1, first));
-        assert_eq!(recurrence.raise(RECURRENCE - 1, 2, second), (2, first));
-        assert_eq!(recurrence.raise(RECURRENCE, 3, second), (2, first), "the first is a day old");
-        assert_eq!(recurrence.raise(3 * RECURRENCE, 4, second), (1, second));
-        recurrence.take_back(4);
-        assert_eq!(recurrence.raise(3 * RECURRENCE + 1, 5, first), (1, first));
+        assert_eq!(recurrence.raise(0, 1), 1);
+        assert_eq!(recurrence.raise(RECURRENCE - 1, 2), 2);
+        assert_eq!(recurrence.raise(RECURRENCE, 3), 2, "the first is a day old");
+        recurrence.take_back(2);
+        assert_eq!(recurrence.raise(RECURRENCE + 1, 4), 2);
     }
 }
