@@ -9,10 +9,15 @@ use tidegate_facts::names::choices;
 use tidegate_facts::{Context, Span};
 use tidegate_sinks::archive::Keep;
 use tidegate_sources::world::WorldConfig;
+use tidegate_sources::{LatticeConfig, LatticeStream};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::settings::{FROM_COMMAND_LINE, Fault, Faults, Section, Text};
+
+pub mod credibility;
+pub mod drift;
+mod lattice;
 
 /// A topology: where records come from, what is derived from them, and where it goes.
 #[derive(Clone, Debug)]
@@ -111,6 +116,10 @@ pub enum NodeKind {
     Windows(WindowsNode),
     /// `as_of`: the value of a keyed timeline.
     AsOf(AsOfNode),
+    /// `drift`: statistics of periods.
+    Drift(drift::DriftNode),
+    /// `credibility`: the credibility index.
+    Credibility(credibility::CredibilityNode),
     /// `decide`: rules over each row.
     Decide {
         /// The bundle file, relative to the topology.
@@ -151,6 +160,8 @@ pub enum Place {
     Jsonl(PathBuf, Vec<String>),
     /// A simulated world, and which of its streams.
     World(WorldConfig, WorldStream),
+    /// A simulated lattice of claims and evidence, and which of its streams.
+    Lattice(LatticeConfig, LatticeStream),
 }
 
 pub use tidegate_sources::world::WorldStream;
@@ -242,7 +253,7 @@ pub enum TableFormat {
 }
 
 /// Every kind of node.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 17] = [
     "source.parquet",
     "source.csv",
     "source.jsonl",
@@ -253,6 +264,8 @@ pub const KINDS: [&str; 15] = [
     "union",
     "windows",
     "as_of",
+    "drift",
+    "credibility",
     "decide",
     "seal",
     "sink.parquet",
@@ -564,6 +577,8 @@ fn read_node(
                 .required_text("effective", "the timeline's column that says since when a row is true"),
             values: section.text_table("values"),
         }),
+        "drift" => NodeKind::Drift(drift::read_drift(section, faults)),
+        "credibility" => NodeKind::Credibility(credibility::read_credibility(section)),
         "decide" => NodeKind::Decide { bundle: section.required_text("bundle", "the path of its rules") },
         "seal" => NodeKind::Seal { columns: section.texts("columns") },
         "sink.parquet" => NodeKind::Table(read_table(section, TableFormat::Parquet, &inputs)),
@@ -722,12 +737,20 @@ fn read_path(
 }
 
 fn read_world(section: &Section<'_>, paths: &[(String, &Section<'_>)], faults: &Rc<Faults>) -> Place {
-    let stream = section.required_text("stream", "`transactions` or `labels`");
+    let stream = section.required_text(
+        "stream",
+        "`transactions` or `labels`, or of a lattice `claims`, `sources`, `evidence` or `beacons`",
+    );
+    if let Some(stream) = lattice::stream_of(&stream.value) {
+        return lattice::read_lattice(section, stream, paths, faults);
+    }
     let stream = match stream.value.as_str() {
         "labels" => WorldStream::Labels,
         "transactions" | "" => WorldStream::Transactions,
         unknown => {
-            let what = format!("`{unknown}` is no stream of a world; it can be `transactions`, `labels`");
+            let what = format!(
+                "`{unknown}` is no stream of a world; it can be `transactions`, `labels`, or of a lattice `claims`, `sources`, `evidence`, `beacons`"
+            );
             faults.add(stream.line, what);
             WorldStream::Transactions
         }

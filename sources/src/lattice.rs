@@ -2,7 +2,7 @@
 //!
 //! Three regions of 12, 14 and 10 parts of the whole hold claims of four tiers, sources in correlation groups, and sync nodes. A claim is
 //! fed by 5, 4, 3 or 3 streams of evidence (by tier), each of one source; the sources of a claim are of different groups, and
-//! one source of a claim of tier 0 is out of band. A stream is refreshed every 0.45 of its time to live (15 minutes, 1, 6 and
+//! two of those of a claim of tier 0 are out of band. A stream is refreshed every 0.45 of its time to live (15 minutes, 1, 6 and
 //! 24 hours), so that two of its reports are alive at a time. At 100 percent these are 4,000 claims, 26,400 live reports, 5,586
 //! sources and 14 sync nodes: 36,000 nodes.
 //!
@@ -329,7 +329,7 @@ impl Lattice {
         // Source s is of group s % groups, and every tenth of a group is out of band.
         let rows = usual / groups;
         let mut row = (self.draw(Purpose::Source, claim.into(), slot + 1) % rows as u64) as i64;
-        if tier == 0 && slot == 0 {
+        if tier == 0 && (slot == 0 || slot == 4) {
             row -= row % 10;
         }
         row * groups + group
@@ -406,7 +406,7 @@ impl Lattice {
         if !self.config.incidents || claim.tier != 1 || claim.number >= all {
             return None;
         }
-        let spread = |number, end: i64| {
+        let spread = |number: i64, end: i64| {
             let who = (feed.claim << 4).into();
             (self.draw(Purpose::Incident, who, number * 8 + feed.slot) % end as u64) as i64
         };

@@ -37,18 +37,19 @@ pub struct Credibility {
 }
 
 impl Reads {
-    /// The columns of such an input.
+    /// The columns of such an input: what checkpoints need, tick, key and time, and then the others.
     pub fn fields(self) -> Vec<Field> {
+        let at = Field::new("at", timestamp(), true);
         let tick = Field::new(columns::TICK, DataType::UInt64, false);
         let text = |name: &str| Field::new(name, DataType::Utf8, true);
         let number = |name: &str| Field::new(name, DataType::Int64, true);
         let flag = |name: &str| Field::new(name, DataType::Boolean, true);
         match self {
-            Reads::Drift => vec![tick, text("id"), text("severity"), text("supersedes")],
-            Reads::Correlations => vec![tick, text("group"), number("value")],
-            Reads::Claims => vec![tick, flag("unknown"), flag("fragile"), number("diff")],
+            Reads::Drift => vec![tick, text("id"), at, text("severity"), text("supersedes")],
+            Reads::Correlations => vec![tick, text("group"), at, number("value")],
+            Reads::Claims => vec![tick, flag("unknown"), at, flag("fragile"), number("diff")],
             Reads::Evidence => vec![tick, text("claim"), Field::new("expires", timestamp(), true)],
-            Reads::Regions => vec![tick, text("region"), text("state")],
+            Reads::Regions => vec![tick, text("region"), at, text("state")],
         }
     }
 }
@@ -76,14 +77,14 @@ impl Credibility {
         let heard = match reads {
             Reads::Drift => text(1).map(|id| Heard::Drift {
                 id,
-                severity: text(2).and_then(Severity::of_name),
-                supersedes: text(3),
+                severity: text(3).and_then(Severity::of_name),
+                supersedes: text(4),
             }),
             Reads::Correlations => {
-                text(1).zip(number(2)).map(|(group, value)| Heard::Correlation { group, value })
+                text(1).zip(number(3)).map(|(group, value)| Heard::Correlation { group, value })
             }
             Reads::Claims => {
-                number(3).map(|diff| Heard::Claim { is_unknown: flag(1), is_fragile: flag(2), diff })
+                number(4).map(|diff| Heard::Claim { is_unknown: flag(1), is_fragile: flag(3), diff })
             }
             Reads::Evidence => {
                 let times = rows.column(2).as_primitive::<TimestampMicrosecondType>();
@@ -91,7 +92,7 @@ impl Credibility {
                 text(1).zip(expires).map(|(claim, expires)| Heard::Evidence { claim, expires })
             }
             Reads::Regions => {
-                let state = text(2).and_then(RegionState::of_name);
+                let state = text(3).and_then(RegionState::of_name);
                 text(1).zip(state).map(|(region, state)| Heard::Region { region, state })
             }
         };
@@ -133,7 +134,7 @@ pub fn schema() -> SchemaRef {
         term("quorum"),
         term("ttl"),
         term("sync"),
-        Field::new("_diff", DataType::Int64, false),
+        Field::new(columns::DIFF, DataType::Int64, false),
     ]))
 }
 
@@ -151,7 +152,7 @@ fn changes(said: &[Said]) -> RecordBatch {
     };
     let since = rows.iter().map(|(_, since, _, _)| *since);
     let index = rows.iter().map(|(_, _, terms, _)| terms.index() as i32);
-    let columns: Vec<ArrayRef> = vec![
+    let arrays: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(|(tick, _, _, _)| tick.0))),
         Arc::new(TimestampMicrosecondArray::from_iter_values(since).with_timezone("UTC")),
         Arc::new(Int32Array::from_iter_values(index)),
@@ -163,5 +164,5 @@ fn changes(said: &[Said]) -> RecordBatch {
         term(|terms| terms.sync),
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, _, _, diff)| *diff))),
     ];
-    RecordBatch::try_new(schema(), columns).expect("the columns are the schema's")
+    RecordBatch::try_new(schema(), arrays).expect("the columns are the schema's")
 }
