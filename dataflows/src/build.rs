@@ -7,10 +7,7 @@ use arrow::array::{Array, RecordBatch};
 use arrow::compute::concat_batches;
 use tidegate_facts::Tick;
 use tidegate_operators::as_of::{AsOf, as_of};
-use tidegate_operators::credibility::stream::{Credibility, schema as credibility_schema};
-use tidegate_operators::drift::stream::{Drift, orders};
 use tidegate_operators::expr::{Expr, Projection, Split, error_schema, filter};
-use tidegate_operators::ordered::{Input, Output, ordered};
 use tidegate_operators::rows::RowStream;
 use tidegate_operators::seal::Sealer;
 use tidegate_operators::snapshot::with_snapshot;
@@ -20,9 +17,9 @@ use tidegate_sinks::table::{Format, Unsealed};
 use timely::dataflow::Scope;
 use timely::dataflow::operators::{Concatenate, InspectCore, Probe, probe};
 
-use crate::commit::{BoundaryStream, MadeStream, Writing, keep_files, keep_pieces, publish};
+use crate::commit::{BoundaryStream, Writing, keep_files, keep_pieces, publish};
 use crate::live::Live;
-use crate::plan::{ERRORS_TABLE, Heard, Plan, Step, StepKind};
+use crate::plan::{ERRORS_TABLE, Plan, Step, StepKind};
 use crate::topology::TableFormat;
 use crate::watch::Watch;
 
@@ -119,53 +116,6 @@ pub fn build<'scope>(
                 };
                 as_of(input, settings, &step.name)
             }
-            StepKind::Drift(plan) => {
-                let mut heard = |place, input| {
-                    hear(
-                        &streams,
-                        step,
-                        place,
-                        input,
-                        &boundaries,
-                        &mut restored,
-                        writing,
-                        &mut files,
-                        &mut errors,
-                    )
-                };
-                let inputs =
-                    plan.inputs.iter().enumerate().map(|(place, input)| heard(place, input)).collect();
-                let [events, periods] = orders();
-                let ports = step.gives().zip([events, periods]);
-                let outputs = ports.map(|((_, schema), order)| Output { schema: Arc::clone(schema), order });
-                let state = Drift::new(plan.settings.clone());
-                let mut given = ordered(inputs, outputs.collect(), output.restored, state, &step.name);
-                let periods = given.pop().expect("two outputs");
-                streams.insert(format!("{}.{}", step.name, step.ports[0].0), periods);
-                given.pop().expect("two outputs")
-            }
-            StepKind::Credibility(plan) => {
-                let mut heard = |place, input| {
-                    hear(
-                        &streams,
-                        step,
-                        place,
-                        input,
-                        &boundaries,
-                        &mut restored,
-                        writing,
-                        &mut files,
-                        &mut errors,
-                    )
-                };
-                let inputs =
-                    plan.inputs.iter().enumerate().map(|(place, input)| heard(place, input)).collect();
-                // One tick has at most the old row and the new one, of one worker.
-                let outputs = vec![Output { schema: credibility_schema(), order: Vec::new() }];
-                let state = Credibility::new(plan.settings, plan.reads.clone());
-                let given = ordered(inputs, outputs, output.restored, state, &step.name);
-                given.into_iter().next().expect("one output")
-            }
             StepKind::Seal(columns) => {
                 let (columns, mut sealer) = (columns.clone(), Sealer::new(&output.plan));
                 let sealed = move |batch: RecordBatch| {
@@ -206,27 +156,6 @@ pub fn build<'scope>(
     }
     let committed = publish(scope.concatenate(files), boundaries, writing);
     Probes { computed, committed }
-}
-
-/// What a state hears by an input: the rows of another node, and those that came before.
-#[expect(clippy::too_many_arguments, reason = "what a step of the graph has at hand")]
-fn hear<'scope>(
-    streams: &BTreeMap<String, RowStream<'scope>>,
-    step: &Step,
-    place: usize,
-    heard: &Heard,
-    boundaries: &BoundaryStream<'scope>,
-    restored: &mut BTreeMap<String, RowStream<'scope>>,
-    writing: &Writing,
-    files: &mut Vec<MadeStream<'scope>>,
-    errors: &mut Vec<RowStream<'scope>>,
-) -> Input<'scope> {
-    let rows = streams[&heard.over].clone();
-    let rows = narrow(rows, &step.name, heard.condition.clone(), &heard.narrow, errors);
-    let name = timeline_name(&step.name, place);
-    files.extend(keep_pieces(&rows, boundaries, &heard.narrow, writing, &name));
-    let rows = with_restored(rows, restored.remove(&name));
-    Input { rows, schema: Arc::clone(heard.narrow.schema()), route: heard.route }
 }
 
 /// The same decisions, counted by action; and those hear of them who wait for one.

@@ -36,14 +36,6 @@ use crate::topology::{
     AsOfNode, GroupNode, Node, NodeKind, Override, TableFormat, TableNode, Topology, WindowsNode, node_of,
 };
 
-mod credibility;
-mod drift;
-mod state;
-
-pub use credibility::CredibilityPlan;
-pub use drift::DriftPlan;
-pub use state::Heard;
-
 /// A topology that can run.
 #[derive(Clone)]
 pub struct Plan {
@@ -92,10 +84,6 @@ pub enum StepKind {
     Windows(Vec<GroupPlan>),
     /// The value of a keyed timeline.
     AsOf(AsOfPlan),
-    /// Statistics of periods.
-    Drift(DriftPlan),
-    /// The credibility index.
-    Credibility(CredibilityPlan),
     /// Rules over each row: the topology's, and those that came into force later.
     Decide(Arc<InForce<Decider>>),
     /// Episodes, of the input's columns at these places.
@@ -239,13 +227,6 @@ impl Plan {
                 StepKind::AsOf(_) => {
                     timelines.insert(timeline_name(&step.name, 0), None);
                 }
-                StepKind::Drift(DriftPlan { inputs, .. })
-                | StepKind::Credibility(CredibilityPlan { inputs, .. }) => {
-                    let inputs = inputs.iter().enumerate();
-                    timelines.extend(
-                        inputs.map(|(place, input)| (timeline_name(&step.name, place), input.retention)),
-                    );
-                }
                 _ => {}
             }
         }
@@ -326,12 +307,6 @@ fn columns_read(draft: &Draft) -> BTreeSet<String> {
                 ask(&plan.timeline, projection_reads(&plan.narrow, schema_of(&plan.timeline)));
                 ask(input, out.into_iter().chain([name_at(plan.key), name_at(plan.time)]).collect());
             }
-            StepKind::Drift(DriftPlan { inputs, .. })
-            | StepKind::Credibility(CredibilityPlan { inputs, .. }) => {
-                for heard in inputs {
-                    ask(&heard.over, heard.reads(schema_of(&heard.over)).into_iter().collect());
-                }
-            }
             StepKind::Seal(places) => ask(input, places.iter().map(|place| name_at(*place)).collect()),
             StepKind::Table(table) => ask(input, table.columns.iter().map(|place| name_at(*place)).collect()),
         }
@@ -360,11 +335,9 @@ fn projection_reads(projection: &Projection, input: &Schema) -> BTreeSet<String>
 
 /// The versions of what computes answers and of the forms that are hashed. Whoever changes an answer that an
 /// operator gives, or a recipe, counts up here, so that no later build takes its output for this one's.
-const OPERATORS: [&str; 10] = [
+const OPERATORS: [&str; 8] = [
     "as_of.2",
-    "credibility.1",
     "decide.1",
-    "drift.1",
     "episode.1",
     "feed.1",
     "filter_project_union.1",
@@ -797,10 +770,7 @@ impl Planner<'_> {
             _ => None,
         };
         let input = input?; // One that could not be planned has said so itself.
-        let ports = match &node.kind {
-            NodeKind::Drift(_) => vec![(drift::PERIODS, tidegate_operators::drift::stream::periods_schema())],
-            _ => Vec::new(),
-        };
+        let ports = Vec::new();
         let (kind, schema) = match &node.kind {
             NodeKind::Filter { condition } => {
                 let planned = self.boolean(condition, input)?;
@@ -819,8 +789,6 @@ impl Planner<'_> {
             NodeKind::Source(_) | NodeKind::Gate { .. } | NodeKind::Unknown => {
                 unreachable!("these are no steps")
             }
-            NodeKind::Drift(drift) => self.drift(node, drift, draft)?,
-            NodeKind::Credibility(credibility) => self.credibility(node, credibility, draft)?,
             NodeKind::Seal { columns } => self.seal(node, columns, input)?,
         };
         let inputs = node.inputs.iter().map(|i| i.value.clone()).collect();
@@ -1387,8 +1355,6 @@ fn all_inputs(node: &Node) -> Vec<&Text> {
     match &node.kind {
         NodeKind::Windows(windows) => inputs.extend(windows.groups.iter().filter_map(|g| g.over.as_ref())),
         NodeKind::AsOf(as_of) => inputs.push(&as_of.timeline),
-        NodeKind::Drift(drift) => inputs.extend(drift.over()),
-        NodeKind::Credibility(credibility) => inputs.extend(credibility.over()),
         _ => {}
     }
     inputs.retain(|input| !input.is_absent());

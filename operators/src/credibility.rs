@@ -14,7 +14,7 @@
 //! has, the one that ends at 50 is used here, since the lowest band of the other, below 40, cannot be reached.
 //!
 //! * Input: drift events; correlations of groups; changes of claims; evidence and when it runs out; regions and their state.
-//! * Output: a changelog of one row, at each tick at which a term changes.
+//! * Output: a changelog of one row, at each tick at which a term changes; and those changes, each a row that stays.
 //! * Time: evidence runs short and out, and events are forgotten, at ticks of their own; nothing polls.
 //! * State: of each claim when its evidence runs out; of each group and region the newest value; the newest events.
 //!

@@ -1,42 +1,36 @@
-//! Planning `drift`.
+//! `drift`, planned.
 
-use arrow::datatypes::SchemaRef;
-use tidegate_facts::Span;
+use std::sync::Arc;
+
+use arrow::datatypes::Field;
+use tidegate_facts::tick::PARTITION_BITS;
+use tidegate_facts::{Span, columns};
 use tidegate_operators::drift::periods::Shape;
 use tidegate_operators::drift::population::Histogram;
 use tidegate_operators::drift::severity::Bounds;
-use tidegate_operators::drift::{Kind, Settings, stream};
+use tidegate_operators::drift::stream::{Drift, KEY, events_schema, input_fields, orders, periods_schema};
+use tidegate_operators::drift::{Kind, Settings};
+use tidegate_operators::expr::{Column, Projection};
 use tidegate_operators::ordered::Route;
 
-use super::state::{Heard, millionths, tick_micros};
-use super::{Draft, Planner, StepKind};
+use super::state::{Heard, StatePlan};
+use super::{Draft, Planner};
 use crate::settings::Text;
 use crate::topology::Node;
 use crate::topology::drift::{DriftNode, MeasureNode};
 
-/// A `drift`, planned.
-#[derive(Clone)]
-pub struct DriftPlan {
-    /// Its measures,
-    pub settings: Vec<Settings>,
-    /// and what each hears of.
-    pub inputs: Vec<Heard>,
-}
-
-/// The port with the rows of all closed periods.
-pub const PERIODS: &str = "periods";
+/// What a `drift` gives besides its events: the rows of all closed periods.
+pub const PORTS: [&str; 1] = ["periods"];
 
 impl Planner<'_> {
-    pub(super) fn drift(
-        &self,
-        node: &Node,
-        drift: &DriftNode,
-        draft: &Draft,
-    ) -> Option<(StepKind, SchemaRef)> {
+    pub(super) fn drift(&self, node: &Node, drift: &DriftNode, draft: &Draft) -> Option<StatePlan> {
         let measures = drift.measures.iter().map(|measure| self.measure(node, measure, draft));
         let measures: Vec<Option<(Settings, Heard)>> = measures.collect();
-        let (settings, inputs) = measures.into_iter().collect::<Option<Vec<_>>>()?.into_iter().unzip();
-        Some((StepKind::Drift(DriftPlan { settings, inputs }), stream::events_schema()))
+        let (settings, inputs): (Vec<Settings>, Vec<Heard>) =
+            measures.into_iter().collect::<Option<Vec<_>>>()?.into_iter().unzip();
+        let outputs = [events_schema(), periods_schema()].into_iter().zip(orders()).collect();
+        let state = Arc::new(move || Box::new(Drift::new(settings.clone())) as Box<_>);
+        Some(StatePlan { inputs, outputs, state })
     }
 
     fn measure(&self, node: &Node, measure: &MeasureNode, draft: &Draft) -> Option<(Settings, Heard)> {
@@ -123,13 +117,32 @@ impl Planner<'_> {
         let key = measure.key.clone().unwrap_or(whole);
         let time = Text { value: time.clone(), line };
         let sqls = vec![key, time, value, member];
-        let (condition, narrow) =
-            self.heard(&node.name, over, measure.condition.as_ref(), stream::input_fields(), sqls, draft)?;
+        let narrow = self.computed(node, over, input_fields(), &sqls, draft)?;
         let retention = (!kind.learns()).then(|| periods.retention());
-        let route = Route::Key(stream::KEY);
-        let heard = Heard { over: over.clone(), condition, narrow, route, retention };
+        let heard = Heard { over: over.clone(), narrow, route: Route::Key(KEY), retention, is_passed: false };
         let name = measure.name.value.as_str().into();
         Some((Settings { name, kind, bounds, periods }, heard))
+    }
+
+    /// The rows of `over` as `fields`: their tick, and `sqls` for the others.
+    pub(super) fn computed(
+        &self,
+        node: &Node,
+        over: &str,
+        fields: Vec<Field>,
+        sqls: &[Text],
+        draft: &Draft,
+    ) -> Option<Arc<Projection>> {
+        let schema = draft.schema(over)?;
+        assert_eq!(sqls.len() + 1, fields.len(), "an expression for each column behind the tick");
+        let tick = schema.index_of(columns::TICK).expect("every stream carries _tick");
+        let mut fields = fields.into_iter();
+        let mut made: Vec<(Column, Field)> = fields.next().map(|field| (Column::Kept(tick), field)).into_iter().collect();
+        for (sql, field) in sqls.iter().zip(fields).filter(|(sql, _)| !sql.is_absent()) {
+            let planned = self.planned(sql, self.sql.plan(&sql.value, schema, Some(field.data_type())));
+            made.extend(planned.map(|planned| (Column::Computed(planned.expr), field)));
+        }
+        (made.len() == sqls.len() + 1).then(|| Arc::new(Projection::new(&node.name, made)))
     }
 
     /// An expression inside another; that the inner one is wrong is said of it alone.
@@ -176,4 +189,14 @@ fn bounds_of(kind: &Kind) -> Bounds {
 
 fn in_millionths(number: f64) -> i64 {
     (number * 1e6).round() as i64
+}
+
+/// SQL of a tick's microseconds.
+pub(super) fn tick_micros() -> String {
+    format!("cast({} / {} as bigint)", columns::TICK, 1 << PARTITION_BITS)
+}
+
+/// SQL of a number in millionths.
+pub(super) fn millionths(sql: &str) -> String {
+    format!("cast(round(cast(({sql}) as double) * 1000000) as bigint)")
 }

@@ -13,11 +13,11 @@ pub struct CredibilityNode {
     pub events_span: Option<Span>,
     /// The measure of the drift node that says how groups fail together.
     pub correlation: Option<Text>,
-    /// Changes of claims: node, condition, and SQL of whether one is unknown and of whether it is fragile.
+    /// Changes of claims: node, and SQL of whether one is unknown and of whether it is fragile.
     pub claims: Option<Part>,
-    /// Evidence: node, condition, and SQL of its claim and of when it runs out.
+    /// Evidence: node, and SQL of its claim and of when it runs out.
     pub evidence: Option<Part>,
-    /// Regions: node, condition, and SQL of the region and of its state.
+    /// Regions: node, and SQL of the region and of its state.
     pub regions: Option<Part>,
 }
 
@@ -33,19 +33,16 @@ impl CredibilityNode {
 pub struct Part {
     /// The node whose rows are read.
     pub over: Text,
-    /// Which of its rows.
-    pub condition: Option<Text>,
     /// SQL of its columns.
     pub columns: Vec<Text>,
 }
 
 /// Reads the settings of a node.
-pub fn read_credibility(section: &Section<'_>) -> CredibilityNode {
+pub fn read(section: &Section<'_>) -> CredibilityNode {
     let part = |key, columns: &[(&'static str, &str)]| {
         let part = section.section(key)?;
         let read = Part {
             over: part.required_text("over", "the node whose rows are read"),
-            condition: part.text("where"),
             columns: columns.iter().map(|(column, what)| part.required_text(column, what)).collect(),
         };
         part.finish();

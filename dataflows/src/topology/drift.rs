@@ -23,8 +23,6 @@ pub struct MeasureNode {
     pub statistic: Text,
     /// The node whose rows are measured; the input when not given.
     pub over: Option<Text>,
-    /// Which of its rows.
-    pub condition: Option<Text>,
     /// SQL of the key.
     pub key: Option<Text>,
     /// SQL of whom a row is of, inside the key.
@@ -70,7 +68,7 @@ pub const STATISTICS: [&str; 7] = [
 ];
 
 /// Reads the settings of a node.
-pub fn read_drift(section: &Section<'_>, faults: &Rc<Faults>) -> DriftNode {
+pub fn read(section: &Section<'_>, faults: &Rc<Faults>) -> DriftNode {
     let node = |key| section.text(key);
     let (key, time) = (node("key"), node("time"));
     let spans = ["period", "slide", "delay", "lateness_max"].map(|key| section.span(key));
@@ -91,7 +89,6 @@ pub fn read_drift(section: &Section<'_>, faults: &Rc<Faults>) -> DriftNode {
         let measure = MeasureNode {
             statistic,
             over: of.text("over"),
-            condition: of.text("where"),
             key: of.text("key").or_else(|| key.clone()),
             member: of.text("member"),
             value: of.text("value"),

@@ -1,4 +1,4 @@
-//! The index as a state of the graph: rows of five kinds in, a changelog of one row out.
+//! The index as a state of the graph: rows of five kinds in; a changelog of one row, and its history, out.
 
 use std::sync::Arc;
 
@@ -117,8 +117,47 @@ impl Ordered for Credibility {
             next[place] += 1;
         }
         self.index.until(upper, &mut said);
-        vec![changes(&said)]
+        vec![changes(&said), history(&said)]
     }
+}
+
+/// The columns of the history: a row for each change, with the index before it.
+pub fn history_schema() -> SchemaRef {
+    let term = |name: &str| Field::new(name, DataType::Int32, false);
+    Arc::new(Schema::new(vec![
+        Field::new(columns::TICK, DataType::UInt64, false),
+        Field::new("at", timestamp(), false),
+        term("credibility_index"),
+        Field::new("before", DataType::Int32, true),
+        Field::new("band", DataType::Utf8, false),
+        term("drift"),
+        term("correlation"),
+        term("quorum"),
+        term("ttl"),
+        term("sync"),
+    ]))
+}
+
+/// What was said, once.
+fn history(said: &[Said]) -> RecordBatch {
+    let term = |of: fn(&Terms) -> i64| -> ArrayRef {
+        Arc::new(Int32Array::from_iter_values(said.iter().map(|said| -of(&said.now) as i32)))
+    };
+    let at = said.iter().map(|said| said.tick.micros());
+    let before = said.iter().map(|said| said.before.map(|(_, terms)| terms.index() as i32));
+    let arrays: Vec<ArrayRef> = vec![
+        Arc::new(UInt64Array::from_iter_values(said.iter().map(|said| said.tick.0))),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(at).with_timezone("UTC")),
+        Arc::new(Int32Array::from_iter_values(said.iter().map(|said| said.now.index() as i32))),
+        Arc::new(before.collect::<Int32Array>()),
+        Arc::new(StringArray::from_iter_values(said.iter().map(|said| said.now.band()))),
+        term(|terms| terms.drift),
+        term(|terms| terms.correlation),
+        term(|terms| terms.quorum),
+        term(|terms| terms.ttl),
+        term(|terms| terms.sync),
+    ];
+    RecordBatch::try_new(history_schema(), arrays).expect("the columns are the schema's")
 }
 
 /// The columns of the changelog.
