@@ -82,7 +82,7 @@ fn run(rows: &RecordBatch, workers: usize, batch: usize, restored: Tick) -> [Rec
         let probe = worker.dataflow::<Tick, _, _>(|scope| {
             let facts = input.to_stream(scope);
             let schema = Arc::new(Schema::new(input_fields()));
-            let inputs = settings().iter().map(|_| Input {
+            let inputs = settings().into_iter().map(|_| Input {
                 rows: facts.clone(),
                 schema: Arc::clone(&schema),
                 route: Route::Key(KEY),

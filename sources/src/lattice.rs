@@ -557,14 +557,14 @@ impl LatticeSource {
                 true
             }
             Records::Beacons(beacons) => {
-                beacons.clear();
+                if quarter >= quarters {
+                    return false;
+                }
                 let minutes = quarter * 15..(quarter + 1) * 15;
                 let all = minutes.flat_map(|minute| (0..3).map(move |region| (minute, region)));
+                beacons.clear();
                 beacons.extend(all.flat_map(|(minute, region)| [(minute, region, 0), (minute, region, 1)]));
-                quarter < quarters || {
-                    beacons.clear();
-                    false
-                }
+                true
             }
         }
     }
