@@ -8,6 +8,7 @@ use arrow::compute::concat_batches;
 use tidegate_facts::Tick;
 use tidegate_operators::as_of::{AsOf, as_of};
 use tidegate_operators::expr::{Expr, Projection, Split, error_schema, filter};
+use tidegate_operators::ordered::{Input, Output, ordered};
 use tidegate_operators::rows::RowStream;
 use tidegate_operators::seal::Sealer;
 use tidegate_operators::snapshot::with_snapshot;
@@ -115,6 +116,29 @@ pub fn build<'scope>(
                     held: watch.timeline(&name),
                 };
                 as_of(input, settings, &step.name)
+            }
+            StepKind::State(state) => {
+                let inputs = state.inputs.iter().enumerate().map(|(place, heard)| {
+                    let rows =
+                        narrow(streams[&heard.over].clone(), &step.name, None, &heard.narrow, &mut errors);
+                    let name = timeline_name(&step.name, place);
+                    files.extend(keep_pieces(&rows, &boundaries, &heard.narrow, writing, &name));
+                    Input {
+                        rows: with_restored(rows, restored.remove(&name)),
+                        schema: Arc::clone(heard.narrow.schema()),
+                        route: heard.route,
+                    }
+                });
+                let inputs = inputs.collect();
+                let outputs = state.outputs.iter();
+                let outputs = outputs
+                    .map(|(schema, order)| Output { schema: Arc::clone(schema), order: order.clone() });
+                let mut given =
+                    ordered(inputs, outputs.collect(), output.restored, (state.state)(), &step.name)
+                        .into_iter();
+                let own = given.next().expect("a state gives rows");
+                streams.extend(step.gives().skip(1).map(|(name, _)| name).zip(given));
+                own
             }
             StepKind::Seal(columns) => {
                 let (columns, mut sealer) = (columns.clone(), Sealer::new(&output.plan));

@@ -34,6 +34,9 @@ pub fn kind_name(kind: &NodeKind) -> &'static str {
         NodeKind::AsOf(_) => "as_of",
         NodeKind::Drift(_) => "drift",
         NodeKind::Credibility(_) => "credibility",
+        NodeKind::Expire(_) => "expire",
+        NodeKind::Quorum(_) => "quorum",
+        NodeKind::Families(_) => "families",
         NodeKind::Decide { .. } => "decide",
         NodeKind::Seal { .. } => "seal",
         NodeKind::Table(table) => match table.format {
@@ -60,6 +63,7 @@ fn edges(topology: &Topology) -> Vec<(&str, &str, bool)> {
             NodeKind::Credibility(credibility) => {
                 credibility.over().map(|over| node_of(&over.value)).collect()
             }
+            NodeKind::Quorum(quorum) => quorum.also_reads().map(|name| node_of(&name.value)).collect(),
             _ => Vec::new(),
         };
         for from in looked_up {

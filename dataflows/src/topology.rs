@@ -17,7 +17,10 @@ use crate::settings::{FROM_COMMAND_LINE, Fault, Faults, Section, Text};
 
 pub mod credibility;
 pub mod drift;
+pub mod expire;
+pub mod families;
 mod lattice;
+pub mod quorum;
 
 /// A topology: where records come from, what is derived from them, and where it goes.
 #[derive(Clone, Debug)]
@@ -120,6 +123,12 @@ pub enum NodeKind {
     Drift(drift::DriftNode),
     /// `credibility`: the credibility index.
     Credibility(credibility::CredibilityNode),
+    /// `expire`: what is alive.
+    Expire(expire::ExpireNode),
+    /// `quorum`: what is known of each claim.
+    Quorum(quorum::QuorumNode),
+    /// `families`: streams that share wrong values.
+    Families(families::FamiliesNode),
     /// `decide`: rules over each row.
     Decide {
         /// The bundle file, relative to the topology.
@@ -253,7 +262,7 @@ pub enum TableFormat {
 }
 
 /// Every kind of node.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 20] = [
     "source.parquet",
     "source.csv",
     "source.jsonl",
@@ -266,6 +275,9 @@ pub const KINDS: [&str; 17] = [
     "as_of",
     "drift",
     "credibility",
+    "expire",
+    "quorum",
+    "families",
     "decide",
     "seal",
     "sink.parquet",
@@ -579,6 +591,9 @@ fn read_node(
         }),
         "drift" => NodeKind::Drift(drift::read(section, faults)),
         "credibility" => NodeKind::Credibility(credibility::read(section)),
+        "expire" => NodeKind::Expire(expire::read(section, faults)),
+        "quorum" => NodeKind::Quorum(quorum::read(section)),
+        "families" => NodeKind::Families(families::read(section, faults)),
         "decide" => NodeKind::Decide { bundle: section.required_text("bundle", "the path of its rules") },
         "seal" => NodeKind::Seal { columns: section.texts("columns") },
         "sink.parquet" => NodeKind::Table(read_table(section, TableFormat::Parquet, &inputs)),

@@ -137,7 +137,8 @@ impl Planner<'_> {
         assert_eq!(sqls.len() + 1, fields.len(), "an expression for each column behind the tick");
         let tick = schema.index_of(columns::TICK).expect("every stream carries _tick");
         let mut fields = fields.into_iter();
-        let mut made: Vec<(Column, Field)> = fields.next().map(|field| (Column::Kept(tick), field)).into_iter().collect();
+        let mut made: Vec<(Column, Field)> =
+            fields.next().map(|field| (Column::Kept(tick), field)).into_iter().collect();
         for (sql, field) in sqls.iter().zip(fields).filter(|(sql, _)| !sql.is_absent()) {
             let planned = self.planned(sql, self.sql.plan(&sql.value, schema, Some(field.data_type())));
             made.extend(planned.map(|planned| (Column::Computed(planned.expr), field)));
