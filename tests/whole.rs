@@ -6,6 +6,7 @@ mod archive;
 mod backfill;
 mod check;
 mod corpora;
+mod credibility;
 mod determinism;
 mod faults;
 mod handbook;

@@ -37,6 +37,8 @@ use crate::topology::{
     AsOfNode, GroupNode, Node, NodeKind, Override, TableFormat, TableNode, Topology, WindowsNode, node_of,
 };
 
+mod credibility;
+mod drift;
 mod expire;
 mod families;
 mod quorum;
@@ -375,9 +377,11 @@ fn projection_reads(projection: &Projection, input: &Schema) -> BTreeSet<String>
 
 /// The versions of what computes answers and of the forms that are hashed. Whoever changes an answer that an
 /// operator gives, or a recipe, counts up here, so that no later build takes its output for this one's.
-const OPERATORS: [&str; 11] = [
+const OPERATORS: [&str; 13] = [
     "as_of.2",
+    "credibility.1",
     "decide.1",
+    "drift.1",
     "episode.1",
     "expire.1",
     "families.1",
@@ -836,6 +840,10 @@ impl Planner<'_> {
             NodeKind::AsOf(as_of) => self.as_of(node, as_of, input, draft)?,
             NodeKind::Expire(settings) => state(self.expire(node, settings, input), &expire::PORTS)?,
             NodeKind::Quorum(settings) => state(self.quorum(node, settings, input, draft), &quorum::PORTS)?,
+            NodeKind::Drift(settings) => state(self.drift(node, settings, draft), &drift::PORTS)?,
+            NodeKind::Credibility(settings) => {
+                state(self.credibility(node, settings, draft), &credibility::PORTS)?
+            }
             NodeKind::Families(settings) => state(self.families(node, settings, input), &families::PORTS)?,
             NodeKind::Decide { .. } => (StepKind::Decide(Arc::new(deciders?)), Decider::schema(input)),
             NodeKind::Table(table) => self.table(node, table, input)?,
@@ -1414,6 +1422,8 @@ fn all_inputs(node: &Node) -> Vec<&Text> {
         NodeKind::Windows(windows) => inputs.extend(windows.groups.iter().filter_map(|g| g.over.as_ref())),
         NodeKind::AsOf(as_of) => inputs.push(&as_of.timeline),
         NodeKind::Quorum(quorum) => inputs.extend(quorum.also_reads()),
+        NodeKind::Drift(drift) => inputs.extend(drift.over()),
+        NodeKind::Credibility(credibility) => inputs.extend(credibility.over()),
         _ => {}
     }
     inputs.retain(|input| !input.is_absent());

@@ -9,13 +9,17 @@ use tidegate_facts::names::choices;
 use tidegate_facts::{Context, Span};
 use tidegate_sinks::archive::Keep;
 use tidegate_sources::world::WorldConfig;
+use tidegate_sources::{LatticeConfig, LatticeStream};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::settings::{FROM_COMMAND_LINE, Fault, Faults, Section, Text};
 
+pub mod credibility;
+pub mod drift;
 pub mod expire;
 pub mod families;
+mod lattice;
 pub mod quorum;
 
 /// A topology: where records come from, what is derived from them, and where it goes.
@@ -115,6 +119,10 @@ pub enum NodeKind {
     Windows(WindowsNode),
     /// `as_of`: the value of a keyed timeline.
     AsOf(AsOfNode),
+    /// `drift`: statistics of periods.
+    Drift(drift::DriftNode),
+    /// `credibility`: the credibility index.
+    Credibility(credibility::CredibilityNode),
     /// `expire`: what is alive.
     Expire(expire::ExpireNode),
     /// `quorum`: what is known of each claim.
@@ -161,6 +169,8 @@ pub enum Place {
     Jsonl(PathBuf, Vec<String>),
     /// A simulated world, and which of its streams.
     World(WorldConfig, WorldStream),
+    /// A simulated lattice of claims and evidence, and which of its streams.
+    Lattice(LatticeConfig, LatticeStream),
 }
 
 pub use tidegate_sources::world::WorldStream;
@@ -252,7 +262,7 @@ pub enum TableFormat {
 }
 
 /// Every kind of node.
-pub const KINDS: [&str; 18] = [
+pub const KINDS: [&str; 20] = [
     "source.parquet",
     "source.csv",
     "source.jsonl",
@@ -263,6 +273,8 @@ pub const KINDS: [&str; 18] = [
     "union",
     "windows",
     "as_of",
+    "drift",
+    "credibility",
     "expire",
     "quorum",
     "families",
@@ -577,6 +589,8 @@ fn read_node(
                 .required_text("effective", "the timeline's column that says since when a row is true"),
             values: section.text_table("values"),
         }),
+        "drift" => NodeKind::Drift(drift::read(section, faults)),
+        "credibility" => NodeKind::Credibility(credibility::read(section)),
         "expire" => NodeKind::Expire(expire::read(section, faults)),
         "quorum" => NodeKind::Quorum(quorum::read(section)),
         "families" => NodeKind::Families(families::read(section, faults)),
@@ -738,12 +752,20 @@ fn read_path(
 }
 
 fn read_world(section: &Section<'_>, paths: &[(String, &Section<'_>)], faults: &Rc<Faults>) -> Place {
-    let stream = section.required_text("stream", "`transactions` or `labels`");
+    let stream = section.required_text(
+        "stream",
+        "`transactions` or `labels`, or of a lattice `claims`, `sources`, `evidence` or `beacons`",
+    );
+    if let Some(stream) = lattice::stream_of(&stream.value) {
+        return lattice::read_lattice(section, stream, paths, faults);
+    }
     let stream = match stream.value.as_str() {
         "labels" => WorldStream::Labels,
         "transactions" | "" => WorldStream::Transactions,
         unknown => {
-            let what = format!("`{unknown}` is no stream of a world; it can be `transactions`, `labels`");
+            let what = format!(
+                "`{unknown}` is no stream of a world; it can be `transactions`, `labels`, or of a lattice `claims`, `sources`, `evidence`, `beacons`"
+            );
             faults.add(stream.line, what);
             WorldStream::Transactions
         }

@@ -5,7 +5,9 @@
 
 pub mod as_of;
 pub mod changes;
+pub mod credibility;
 pub mod decide;
+pub mod drift;
 pub mod expire;
 pub mod expr;
 pub mod families;
