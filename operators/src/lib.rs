@@ -6,6 +6,7 @@
 pub mod as_of;
 pub mod changes;
 pub mod decide;
+pub mod entities;
 pub mod expr;
 pub mod gate;
 pub mod in_force;
