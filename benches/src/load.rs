@@ -5,11 +5,13 @@
 //! Prints quantiles in milliseconds, how many calls came to what, and the split that the service itself measured.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token};
 
 /// What load to make.
 #[derive(Clone, Debug)]
@@ -66,31 +68,36 @@ fn at<T: Copy>(sorted: &[T], quantile: f64) -> Option<T> {
 
 /// Makes the load. `record` gives the id and the envelope of each call by its number.
 ///
+/// One thread makes the calls of up to a thousand connections, so that the callers take little of the cores that the service
+/// shares with them.
+///
 /// # Errors
 /// When no connection can be made.
 pub fn make(
     load: &Load,
     record: impl Fn(usize) -> (String, String) + Send + Sync + 'static,
 ) -> Result<Outcome, String> {
+    const CONNECTIONS: usize = 1000;
     let total = (f64::from(load.rate) * load.lasts.as_secs_f64()) as usize;
-    let (next, outcome) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Outcome::default())));
-    let record = Arc::new(record);
+    let (next, record) = (Arc::new(AtomicUsize::new(0)), Arc::new(record));
     let mut streams = Vec::with_capacity(load.connections);
     for _ in 0..load.connections {
         streams.push(connect(load.address)?);
     }
     let began = Instant::now() + Duration::from_millis(50);
-    let threads = streams.into_iter().map(|stream| {
-        let (load, next, outcome, record) =
-            (load.clone(), Arc::clone(&next), Arc::clone(&outcome), Arc::clone(&record));
-        let call = move || calls(&load, stream, total, began, &next, &outcome, record.as_ref());
-        std::thread::Builder::new().stack_size(128 << 10).spawn(call).map_err(|error| error.to_string())
-    });
-    let threads: Vec<_> = threads.collect::<Result<_, _>>()?;
-    for thread in threads {
-        thread.join().map_err(|_| "a caller panicked".to_owned())?;
+    let mut threads = Vec::new();
+    while !streams.is_empty() {
+        let own = streams.split_off(streams.len().saturating_sub(CONNECTIONS));
+        let mut callers = Callers::new(load, own, total, began).map_err(|error| error.to_string())?;
+        let (next, record) = (Arc::clone(&next), Arc::clone(&record));
+        threads
+            .push(std::thread::spawn(move || callers.call(&next, record.as_ref()).map(|()| callers.outcome)));
     }
-    let mut outcome = std::mem::take(&mut *outcome.lock().expect("no panic"));
+    let mut outcome = Outcome::default();
+    for thread in threads {
+        let part = thread.join().map_err(|_| "a caller panicked".to_owned())?;
+        outcome.append(part.map_err(|error| error.to_string())?);
+    }
     outcome.waited.sort_unstable();
     outcome.split.values_mut().for_each(|part| part.sort_unstable_by(f64::total_cmp));
     Ok(outcome)
@@ -105,56 +112,174 @@ pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream, String> {
     Ok(stream)
 }
 
-/// One caller: takes the next call that is due, waits for its time, makes it.
-fn calls(
-    load: &Load,
-    mut stream: TcpStream,
+/// Callers that share a thread: whichever is free takes the next call that is due.
+struct Callers {
+    address: SocketAddr,
+    rate: u32,
+    key: String,
     total: usize,
     began: Instant,
-    next: &AtomicUsize,
-    outcome: &Mutex<Outcome>,
-    record: &(impl Fn(usize) -> (String, String) + ?Sized),
-) {
-    let mut own = Outcome::default();
-    let key = load.key.as_ref().map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
-    loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= total {
-            break;
+    poll: Poll,
+    callers: Vec<Caller>,
+    free: Vec<usize>,
+    outcome: Outcome,
+}
+
+/// One connection, and the call that it makes.
+struct Caller {
+    stream: mio::net::TcpStream,
+    /// When the call was due, and the id of its event; `None` while nothing is asked.
+    call: Option<(Instant, String)>,
+    request: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Callers {
+    fn new(load: &Load, streams: Vec<TcpStream>, total: usize, began: Instant) -> std::io::Result<Callers> {
+        let key = load.key.as_ref().map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
+        let (address, rate, free) = (load.address, load.rate, (0..streams.len()).collect());
+        let (poll, outcome) = (Poll::new()?, Outcome::default());
+        let mut callers =
+            Callers { address, rate, key, total, began, poll, callers: Vec::new(), free, outcome };
+        for stream in streams {
+            let caller = callers.caller(stream, callers.callers.len())?;
+            callers.callers.push(caller);
         }
-        let due = began + Duration::from_secs_f64(number as f64 / f64::from(load.rate));
-        let (id, body) = record(number);
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        let request = format!(
-            "POST /v1/decide?within_ms=10000 HTTP/1.1\r\nhost: x\r\n{key}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let answered = stream.write_all(request.as_bytes()).ok().and_then(|()| answer(&mut stream));
-        let waited = due.elapsed();
-        let status = answered.as_ref().map_or(0, |(status, _)| *status);
-        *own.statuses.entry(status).or_default() += 1;
+        Ok(callers)
+    }
+
+    fn caller(&self, stream: TcpStream, place: usize) -> std::io::Result<Caller> {
+        stream.set_nonblocking(true)?;
+        let mut stream = mio::net::TcpStream::from_std(stream);
+        self.poll.registry().register(&mut stream, Token(place), Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Caller { stream, call: None, request: Vec::new(), answer: Vec::new() })
+    }
+
+    /// Makes calls until none is left and all were answered.
+    fn call(
+        &mut self,
+        next: &AtomicUsize,
+        record: &(impl Fn(usize) -> (String, String) + ?Sized),
+    ) -> std::io::Result<()> {
+        const NAP: Duration = Duration::from_micros(50);
+        let mut events = Events::with_capacity(1024);
+        let mut taken = next.fetch_add(1, Ordering::Relaxed);
+        let (began, rate) = (self.began, f64::from(self.rate));
+        let due = |number: usize| began + Duration::from_secs_f64(number as f64 / rate);
+        loop {
+            let now = Instant::now();
+            while taken < self.total
+                && due(taken) <= now
+                && let Some(place) = self.free.pop()
+            {
+                let (id, body) = record(taken);
+                let caller = &mut self.callers[place];
+                caller.call = Some((due(taken), id));
+                write!(
+                    caller.request,
+                    "POST /v1/decide?within_ms=10000 HTTP/1.1\r\nhost: x\r\n{}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                    self.key,
+                    body.len()
+                )?;
+                taken = next.fetch_add(1, Ordering::Relaxed);
+                if caller.write().is_err() {
+                    self.finish(place, None)?;
+                }
+            }
+            let is_over = taken >= self.total;
+            if is_over && self.free.len() == self.callers.len() {
+                return Ok(());
+            }
+            // The clock of a poll counts in milliseconds, which is too coarse to be on time by.
+            self.poll.poll(&mut events, Some(Duration::ZERO))?;
+            if events.is_empty() {
+                std::thread::sleep(NAP);
+            }
+            for event in &events {
+                let place = event.token().0;
+                let caller = &mut self.callers[place];
+                if caller.call.is_none() {
+                    continue;
+                }
+                let answered = caller.write().and_then(|()| caller.read());
+                match answered {
+                    Ok(None) => {}
+                    Ok(Some(answer)) => self.finish(place, Some(answer))?,
+                    Err(_) => self.finish(place, None)?,
+                }
+            }
+        }
+    }
+
+    /// Notes what came of a caller's call, and frees it.
+    fn finish(&mut self, place: usize, answer: Option<(u16, String)>) -> std::io::Result<()> {
+        let (due, id) = self.callers[place].call.take().expect("it made a call");
+        let status = answer.as_ref().map_or(0, |(status, _)| *status);
+        *self.outcome.statuses.entry(status).or_default() += 1;
         if status == 200 {
-            own.waited.push(waited);
-            own.calls.push((due.saturating_duration_since(began), waited));
-            own.acknowledged.push(id);
+            let waited = due.elapsed();
+            self.outcome.waited.push(waited);
+            self.outcome.calls.push((due.saturating_duration_since(self.began), waited));
+            self.outcome.acknowledged.push(id);
         }
-        match answered {
-            Some((_, head)) => own.learn_split(&head),
-            None => match connect(load.address) {
-                Ok(again) => stream = again,
-                Err(_) => break,
-            },
+        match answer {
+            Some((_, head)) => self.outcome.learn_split(&head),
+            None => {
+                let again = TcpStream::connect(self.address)?;
+                again.set_nodelay(true)?;
+                self.callers[place] = self.caller(again, place)?;
+            }
         }
+        self.free.push(place);
+        Ok(())
     }
-    let mut outcome = outcome.lock().expect("no panic");
-    outcome.waited.append(&mut own.waited);
-    outcome.calls.append(&mut own.calls);
-    outcome.acknowledged.append(&mut own.acknowledged);
-    for (status, count) in own.statuses {
-        *outcome.statuses.entry(status).or_default() += count;
+}
+
+impl Caller {
+    /// Writes as much of the request as the connection takes.
+    fn write(&mut self) -> std::io::Result<()> {
+        while !self.request.is_empty() {
+            match self.stream.write(&self.request) {
+                Ok(written) => drop(self.request.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
-    for (part, mut took) in own.split {
-        outcome.split.entry(part).or_default().append(&mut took);
+
+    /// The status and the head of the answer, once all of it is there.
+    fn read(&mut self) -> std::io::Result<Option<(u16, String)>> {
+        let mut part = [0; 4096];
+        loop {
+            match self.stream.read(&mut part) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(read) => self.answer.extend_from_slice(&part[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(end) = self.answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+        let (status, length, head) = head_of(&self.answer[..end]).ok_or(ErrorKind::InvalidData)?;
+        if self.answer.len() < end + 4 + length {
+            return Ok(None);
+        }
+        self.answer.clear();
+        Ok(Some((status, head)))
+    }
+}
+
+impl Outcome {
+    fn append(&mut self, mut other: Outcome) {
+        self.waited.append(&mut other.waited);
+        self.calls.append(&mut other.calls);
+        self.acknowledged.append(&mut other.acknowledged);
+        for (status, count) in other.statuses {
+            *self.statuses.entry(status).or_default() += count;
+        }
+        for (part, mut took) in other.split {
+            self.split.entry(part).or_default().append(&mut took);
+        }
     }
 }
 
@@ -188,14 +313,19 @@ pub(crate) fn answer(stream: &mut TcpStream) -> Option<(u16, String)> {
             break end;
         }
     };
-    let head = String::from_utf8_lossy(&text[..end]).to_ascii_lowercase();
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    let length: usize =
-        head.lines().find_map(|line| line.strip_prefix("content-length: "))?.trim().parse().ok()?;
+    let (status, length, head) = head_of(&text[..end])?;
     let mut left = (end + 4 + length).saturating_sub(text.len());
     while left > 0 {
         let most = left.min(part.len());
         left -= stream.read(&mut part[..most]).ok().filter(|read| *read > 0)?;
     }
     Some((status, head))
+}
+
+/// The status of an answer, the length of its body, and its head in lower case.
+fn head_of(head: &[u8]) -> Option<(u16, usize, String)> {
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?.trim().parse().ok()?;
+    Some((status, length, head))
 }

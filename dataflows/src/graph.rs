@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::topology::{Node, NodeKind, Place, TableFormat, Topology};
+use crate::topology::{Node, NodeKind, Place, TableFormat, Topology, node_of};
 
 /// How a picture is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +47,13 @@ fn edges(topology: &Topology) -> Vec<(&str, &str, bool)> {
     let mut edges = Vec::new();
     for node in &topology.nodes {
         for input in &node.inputs {
-            edges.push((input.value.as_str(), node.name.as_str(), false));
+            edges.push((node_of(&input.value), node.name.as_str(), false));
         }
         let looked_up: Vec<&str> = match &node.kind {
             NodeKind::Windows(windows) => {
-                windows.groups.iter().filter_map(|g| Some(g.over.as_ref()?.value.as_str())).collect()
+                windows.groups.iter().filter_map(|g| Some(node_of(&g.over.as_ref()?.value))).collect()
             }
-            NodeKind::AsOf(as_of) => vec![as_of.timeline.value.as_str()],
+            NodeKind::AsOf(as_of) => vec![node_of(&as_of.timeline.value)],
             _ => Vec::new(),
         };
         for from in looked_up {

@@ -33,7 +33,7 @@ use crate::settings::{Fault, Faults, Text};
 use crate::sources::{SourcePlan, plan_source};
 use crate::sql::{Planned, Sql};
 use crate::topology::{
-    AsOfNode, GroupNode, Node, NodeKind, Override, TableFormat, TableNode, Topology, WindowsNode,
+    AsOfNode, GroupNode, Node, NodeKind, Override, TableFormat, TableNode, Topology, WindowsNode, node_of,
 };
 
 /// A topology that can run.
@@ -65,6 +65,8 @@ pub struct Step {
     pub inputs: Vec<String>,
     /// The columns it gives.
     pub schema: SchemaRef,
+    /// What it gives besides: the names of its ports, and the columns of each. Others read them as `NODE.PORT`.
+    pub ports: Vec<(&'static str, SchemaRef)>,
     /// What it does.
     pub kind: StepKind,
 }
@@ -236,9 +238,11 @@ impl Plan {
     /// # Panics
     /// When there is no such node behind the sources.
     pub fn schema_of(&self, node: &str) -> &SchemaRef {
-        let step = self.steps.iter().find(|step| step.name == node);
-        assert!(step.is_some() || node == self.gate, "`{node}` is no node that gives rows");
-        step.map_or(&self.gate_schema, |step| &step.schema)
+        if node == self.gate {
+            return &self.gate_schema;
+        }
+        let given = self.steps.iter().flat_map(Step::gives).find(|(name, _)| *name == node);
+        given.unwrap_or_else(|| panic!("`{node}` is no node that gives rows")).1
     }
 
     /// The names of the tables that a run of this plan commits, and the schema of each.
@@ -254,13 +258,25 @@ impl Plan {
     }
 }
 
+impl Step {
+    /// What others can read of it, and the columns of each: its own rows, then its ports.
+    pub fn gives(&self) -> impl Iterator<Item = (String, &SchemaRef)> {
+        let ports = self.ports.iter().map(|(port, schema)| (format!("{}.{port}", self.name), schema));
+        std::iter::once((self.name.clone(), &self.schema)).chain(ports)
+    }
+}
+
 /// The gate's columns that anything reads.
 fn columns_read(draft: &Draft) -> BTreeSet<String> {
     // Backwards from the tables: what each node's output is read for.
     let mut read: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for step in draft.steps.iter().rev() {
         let out = read.remove(step.name.as_str()).unwrap_or_default();
+        // The columns of a port are the node's own; none of its inputs' is read for them.
         let mut ask = |node: &str, columns: BTreeSet<String>| {
+            if node_of(node) != node {
+                return;
+            }
             let name =
                 draft.steps.iter().map(|s| s.name.as_str()).find(|n| *n == node).unwrap_or(&draft.gate);
             read.entry(name).or_default().extend(columns);
@@ -464,6 +480,8 @@ impl Planner<'_> {
             if let Some(schema) = self.schema_of(node, step.as_ref(), &draft) {
                 draft.schemas.insert(node.name.clone(), schema);
             }
+            let ports = step.iter().flat_map(|step| step.gives().skip(1));
+            draft.schemas.extend(ports.map(|(name, schema)| (name, Arc::clone(schema))));
             draft.steps.extend(step);
         }
         draft
@@ -700,7 +718,7 @@ impl Planner<'_> {
             .collect();
         let mut ordered: Vec<&Node> = Vec::new();
         for input in left.iter().flat_map(|node| all_inputs(node)) {
-            match self.topology.node(&input.value).map(|node| &node.kind) {
+            match self.topology.node(node_of(&input.value)).map(|node| &node.kind) {
                 None => self.unknown_node(input),
                 Some(NodeKind::Source(_)) => {
                     let gate = gate.map_or("it".to_owned(), |gate| format!("`{}`", gate.name));
@@ -718,7 +736,8 @@ impl Planner<'_> {
         loop {
             let ready = |node: &Node| {
                 all_inputs(node).iter().all(|i| {
-                    ordered.iter().any(|o| o.name == i.value) || !left.iter().any(|l| l.name == i.value)
+                    let name = node_of(&i.value);
+                    ordered.iter().any(|o| o.name == name) || !left.iter().any(|l| l.name == name)
                 })
             };
             let Some(place) = left.iter().position(|node| ready(node)) else { break };
@@ -744,12 +763,14 @@ impl Planner<'_> {
                 ),
             );
         }
+        all_inputs(node).iter().for_each(|input| self.known_port(input, draft));
         let input = draft.schema(&first.value);
         let deciders = match &node.kind {
             NodeKind::Decide { bundle } => self.decide(node, bundle, draft),
             _ => None,
         };
         let input = input?; // One that could not be planned has said so itself.
+        let ports = Vec::new();
         let (kind, schema) = match &node.kind {
             NodeKind::Filter { condition } => {
                 let planned = self.boolean(condition, input)?;
@@ -771,7 +792,21 @@ impl Planner<'_> {
             NodeKind::Seal { columns } => self.seal(node, columns, input)?,
         };
         let inputs = node.inputs.iter().map(|i| i.value.clone()).collect();
-        Some(Step { name: node.name.clone(), inputs, schema, kind })
+        Some(Step { name: node.name.clone(), inputs, schema, ports, kind })
+    }
+
+    /// Says so when a node that could be planned has no port of this name.
+    fn known_port(&self, input: &Text, draft: &Draft) {
+        let node = node_of(&input.value);
+        if draft.schema(node).is_none() || draft.schema(&input.value).is_some() {
+            return;
+        }
+        let step = draft.steps.iter().find(|step| step.name == node);
+        let ports: Vec<String> =
+            step.iter().flat_map(|step| step.gives().skip(1)).map(|(name, _)| name).collect();
+        let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+        let mend = if ports.is_empty() { format!("read `{node}`") } else { choices(&input.value, &ports) };
+        self.faults.add(input.line, format!("node `{node}` has no port `{}`; {mend}", input.value));
     }
 
     fn boolean(&self, text: &Text, input: &Schema) -> Option<Planned> {

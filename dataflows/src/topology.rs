@@ -296,6 +296,11 @@ impl Override {
     }
 }
 
+/// The node that an input names: itself, or the one before the point when it names a port (`NODE.PORT`).
+pub fn node_of(input: &str) -> &str {
+    input.split_once('.').map_or(input, |(node, _)| node)
+}
+
 impl Node {
     /// What faults call it: `what` and its name, if it has one.
     pub fn called(&self, what: &str) -> String {
@@ -449,6 +454,13 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
                     node.name, twin.line
                 ),
             );
+        }
+        if node.name.contains('.') {
+            let what = format!(
+                "a node's name has no `.`, which stands before a port; write `{}`",
+                node.name.replace('.', "_")
+            );
+            faults.add(node.line, what);
         }
         nodes.push(node);
     }

@@ -13,6 +13,7 @@ pub mod in_force;
 pub mod keys;
 pub mod lifecycle;
 pub mod lookup;
+pub mod ordered;
 pub mod rows;
 pub mod seal;
 pub mod snapshot;
