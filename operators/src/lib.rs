@@ -14,6 +14,7 @@ pub mod keys;
 pub mod lifecycle;
 pub mod lookup;
 pub mod ordered;
+pub mod rejoin;
 pub mod rows;
 pub mod seal;
 pub mod snapshot;

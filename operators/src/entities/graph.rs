@@ -93,15 +93,6 @@ pub struct Confirmation {
     pub is_fraud: bool,
 }
 
-/// What the graph holds of the row that was heard last, as of its tick and with the row itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct View {
-    /// The component of the first identifier that it names and that is kept, if any.
-    pub component: Option<Component>,
-    /// For each column how its identifier is linked; `None` where it names nothing, or what an earlier column names.
-    pub ties: Vec<Option<Ties>>,
-}
-
 /// One component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Component {
@@ -114,10 +105,10 @@ pub struct Component {
 }
 
 /// How one identifier is linked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ties {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ties<'a> {
     /// With how many identifiers of each kind.
-    pub degrees: Vec<u32>,
+    pub degrees: &'a [u32],
     /// With how many that the row does not name.
     pub others: u32,
 }
@@ -342,24 +333,25 @@ impl Graph {
         self.settle(row.tick);
     }
 
-    /// What is known of the row that was heard last.
-    pub fn view(&self) -> View {
-        let first = self.named.iter().flatten().next();
-        let component = first.map(|number| {
-            let members = &self.components[self.identifiers[*number].component];
-            Component {
-                name: Arc::clone(&self.identifiers[members.oldest].name.label),
-                size: members.list.len() as u64,
-                frauds: members.frauds,
-            }
-        });
-        let ties = self.named.iter().enumerate().map(|(column, number)| {
-            let number = (*number).filter(|_| !self.named[..column].contains(number))?;
-            let degrees = self.degrees_of(number).to_vec();
-            let own = self.own.iter().filter(|pair| pair.0 == number || pair.1 == number).count();
-            Some(Ties { degrees, others: (self.identifiers[number].links.len() - own) as u32 })
-        });
-        View { component, ties: ties.collect() }
+    /// The component of the first identifier that is kept, of those that the row names that was heard last: as of its
+    /// tick, and with the row itself.
+    pub fn component(&self) -> Option<Component> {
+        let number = self.named.iter().flatten().next()?;
+        let members = &self.components[self.identifiers[*number].component];
+        Some(Component {
+            name: Arc::clone(&self.identifiers[members.oldest].name.label),
+            size: members.list.len() as u64,
+            frauds: members.frauds,
+        })
+    }
+
+    /// How the identifier is linked that this column of that row names; `None` where it names none that is kept, or the same as
+    /// an earlier column.
+    pub fn ties(&self, column: usize) -> Option<Ties<'_>> {
+        let number = self.named[column].filter(|number| !self.named[..column].contains(&Some(*number)))?;
+        let own = self.own.iter().filter(|pair| pair.0 == number || pair.1 == number).count();
+        let others = (self.identifiers[number].links.len() - own) as u32;
+        Some(Ties { degrees: self.degrees_of(number), others })
     }
 
     /// Hears whether something was a fraud. A fraud keeps its identifier as any sighting does.
