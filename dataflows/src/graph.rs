@@ -32,6 +32,7 @@ pub fn kind_name(kind: &NodeKind) -> &'static str {
         NodeKind::Unknown => "unknown",
         NodeKind::Windows(_) => "windows",
         NodeKind::AsOf(_) => "as_of",
+        NodeKind::Entities(_) => "entities",
         NodeKind::Decide { .. } => "decide",
         NodeKind::Seal { .. } => "seal",
         NodeKind::Table(table) => match table.format {
@@ -54,6 +55,7 @@ fn edges(topology: &Topology) -> Vec<(&str, &str, bool)> {
                 windows.groups.iter().filter_map(|g| Some(node_of(&g.over.as_ref()?.value))).collect()
             }
             NodeKind::AsOf(as_of) => vec![node_of(&as_of.timeline.value)],
+            NodeKind::Entities(entities) => entities.also_reads().map(|name| node_of(&name.value)).collect(),
             _ => Vec::new(),
         };
         for from in looked_up {

@@ -29,12 +29,15 @@ use tidegate_operators::timeline::{Measure, is_measure};
 use tidegate_operators::windows::{Aggregate, WindowPlan, reason_field};
 
 use crate::build::timeline_name;
+use crate::plan::entities::EntitiesPlan;
 use crate::settings::{Fault, Faults, Text};
 use crate::sources::{SourcePlan, plan_source};
 use crate::sql::{Planned, Sql};
 use crate::topology::{
     AsOfNode, GroupNode, Node, NodeKind, Override, TableFormat, TableNode, Topology, WindowsNode, node_of,
 };
+
+pub mod entities;
 
 /// A topology that can run.
 #[derive(Clone)]
@@ -84,6 +87,8 @@ pub enum StepKind {
     Windows(Vec<GroupPlan>),
     /// The value of a keyed timeline.
     AsOf(AsOfPlan),
+    /// Who is who, as of each row.
+    Entities(Box<EntitiesPlan>),
     /// Rules over each row: the topology's, and those that came into force later.
     Decide(Arc<InForce<Decider>>),
     /// Episodes, of the input's columns at these places.
@@ -227,6 +232,11 @@ impl Plan {
                 StepKind::AsOf(_) => {
                     timelines.insert(timeline_name(&step.name, 0), None);
                 }
+                // Who is the oldest follows from all that was ever heard.
+                StepKind::Entities(plan) => {
+                    timelines
+                        .extend((0..plan.inputs()).map(|place| (timeline_name(&step.name, place), None)));
+                }
                 _ => {}
             }
         }
@@ -307,6 +317,14 @@ fn columns_read(draft: &Draft) -> BTreeSet<String> {
                 ask(&plan.timeline, projection_reads(&plan.narrow, schema_of(&plan.timeline)));
                 ask(input, out.into_iter().chain([name_at(plan.key), name_at(plan.time)]).collect());
             }
+            StepKind::Entities(plan) => {
+                for (over, narrow) in plan.frauds.iter().chain(&plan.linked) {
+                    ask(over, projection_reads(narrow, schema_of(over)));
+                }
+                let own = projection_reads(&plan.asking, schema_of(input));
+                let needed = [columns::EVENT_ID, columns::BASIS].map(str::to_owned);
+                ask(input, out.into_iter().chain(own).chain(needed).collect());
+            }
             StepKind::Seal(places) => ask(input, places.iter().map(|place| name_at(*place)).collect()),
             StepKind::Table(table) => ask(input, table.columns.iter().map(|place| name_at(*place)).collect()),
         }
@@ -335,9 +353,10 @@ fn projection_reads(projection: &Projection, input: &Schema) -> BTreeSet<String>
 
 /// The versions of what computes answers and of the forms that are hashed. Whoever changes an answer that an
 /// operator gives, or a recipe, counts up here, so that no later build takes its output for this one's.
-const OPERATORS: [&str; 8] = [
+const OPERATORS: [&str; 9] = [
     "as_of.2",
     "decide.1",
+    "entities.1",
     "episode.1",
     "feed.1",
     "filter_project_union.1",
@@ -770,7 +789,7 @@ impl Planner<'_> {
             _ => None,
         };
         let input = input?; // One that could not be planned has said so itself.
-        let ports = Vec::new();
+        let mut ports = Vec::new();
         let (kind, schema) = match &node.kind {
             NodeKind::Filter { condition } => {
                 let planned = self.boolean(condition, input)?;
@@ -784,6 +803,10 @@ impl Planner<'_> {
             NodeKind::Union => (StepKind::Union, self.union(node, input, more, draft)?),
             NodeKind::Windows(windows) => self.windows(node, windows, input, draft)?,
             NodeKind::AsOf(as_of) => self.as_of(node, as_of, input, draft)?,
+            NodeKind::Entities(settings) => {
+                ports = entities::ports();
+                self.entities(node, settings, input, draft)?
+            }
             NodeKind::Decide { .. } => (StepKind::Decide(Arc::new(deciders?)), Decider::schema(input)),
             NodeKind::Table(table) => self.table(node, table, input)?,
             NodeKind::Source(_) | NodeKind::Gate { .. } | NodeKind::Unknown => {
@@ -1350,11 +1373,12 @@ fn payload_columns(policy: &GatePolicy) -> Vec<(String, DataType)> {
 }
 
 /// Every node that a node reads, by a name that is there.
-fn all_inputs(node: &Node) -> Vec<&Text> {
+pub(crate) fn all_inputs(node: &Node) -> Vec<&Text> {
     let mut inputs: Vec<&Text> = node.inputs.iter().collect();
     match &node.kind {
         NodeKind::Windows(windows) => inputs.extend(windows.groups.iter().filter_map(|g| g.over.as_ref())),
         NodeKind::AsOf(as_of) => inputs.push(&as_of.timeline),
+        NodeKind::Entities(entities) => inputs.extend(entities.also_reads()),
         _ => {}
     }
     inputs.retain(|input| !input.is_absent());

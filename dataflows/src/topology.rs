@@ -13,6 +13,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::settings::{FROM_COMMAND_LINE, Fault, Faults, Section, Text};
+use crate::topology::entities::{EntitiesNode, read_entities};
+
+pub mod entities;
 
 /// A topology: where records come from, what is derived from them, and where it goes.
 #[derive(Clone, Debug)]
@@ -111,6 +114,8 @@ pub enum NodeKind {
     Windows(WindowsNode),
     /// `as_of`: the value of a keyed timeline.
     AsOf(AsOfNode),
+    /// `entities`: who is who, as of each row.
+    Entities(Box<EntitiesNode>),
     /// `decide`: rules over each row.
     Decide {
         /// The bundle file, relative to the topology.
@@ -242,7 +247,7 @@ pub enum TableFormat {
 }
 
 /// Every kind of node.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 16] = [
     "source.parquet",
     "source.csv",
     "source.jsonl",
@@ -253,6 +258,7 @@ pub const KINDS: [&str; 15] = [
     "union",
     "windows",
     "as_of",
+    "entities",
     "decide",
     "seal",
     "sink.parquet",
@@ -564,6 +570,7 @@ fn read_node(
                 .required_text("effective", "the timeline's column that says since when a row is true"),
             values: section.text_table("values"),
         }),
+        "entities" => NodeKind::Entities(Box::new(read_entities(section))),
         "decide" => NodeKind::Decide { bundle: section.required_text("bundle", "the path of its rules") },
         "seal" => NodeKind::Seal { columns: section.texts("columns") },
         "sink.parquet" => NodeKind::Table(read_table(section, TableFormat::Parquet, &inputs)),

@@ -364,9 +364,9 @@ fn batches_of(changes: Changes, graph: &Graph) -> [RecordBatch; 3] {
     let end = |side: usize| links.iter().map(move |change| &change.ends[side]);
     let links = vec![
         ticks(&mut links.iter().map(|change| change.tick)),
-        texts(&mut end(0).map(|name| kind(name))),
+        texts(&mut end(0).map(kind)),
         texts(&mut end(0).map(|name| identifier(name, kind(name)))),
-        texts(&mut end(1).map(|name| kind(name))),
+        texts(&mut end(1).map(kind)),
         texts(&mut end(1).map(|name| identifier(name, kind(name)))),
         ticks(&mut links.iter().map(|change| change.first)),
         numbers(&mut links.iter().map(|change| change.diff)),
