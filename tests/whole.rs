@@ -7,6 +7,7 @@ mod backfill;
 mod check;
 mod corpora;
 mod determinism;
+mod entities;
 mod faults;
 mod handbook;
 mod hostile;

@@ -122,6 +122,18 @@ pub fn build<'scope>(
                 };
                 as_of(input, settings, &step.name)
             }
+            StepKind::Linkage(plan) => {
+                let records = narrow(input, &step.name, None, &plan.narrow, &mut errors);
+                let name = timeline_name(&step.name, 0);
+                files.extend(keep_pieces(&records, &boundaries, &plan.narrow, writing, &name));
+                let rows = with_restored(records, restored.remove(&name));
+                let input = Input { rows, schema: Arc::clone(plan.narrow.schema()), route: Route::One };
+                let (outputs, state) = (plan.linkage.outputs(), plan.linkage.state());
+                let mut given = ordered(vec![input], outputs, output.restored, state, &step.name).into_iter();
+                let links = given.next().expect("the links come first");
+                streams.extend(step.ports.iter().map(|(port, _)| format!("{}.{port}", step.name)).zip(given));
+                links
+            }
             StepKind::Entities(plan_of) => {
                 let of = |over: &String| streams[over].clone();
                 let frauds_and_linked = plan_of.frauds.iter().chain(&plan_of.linked);
@@ -145,8 +157,7 @@ pub fn build<'scope>(
                 let state = plan_of.entities.state(&step.name, wanted_ports(plan, &step.name));
                 let mut given = ordered(inputs, outputs, output.restored, state, &step.name).into_iter();
                 let answered = rejoin(input, given.next().expect("the answers come first"), &step.name);
-                let ports = PORTS.into_iter().map(|port| format!("{}.{port}", step.name));
-                streams.extend(ports.zip(given));
+                streams.extend(step.ports.iter().map(|(port, _)| format!("{}.{port}", step.name)).zip(given));
                 let (field, plan) = (version_field(&step.name), output.plan);
                 let versioned = move |batch: RecordBatch| {
                     let basis = batch.column_by_name(columns::BASIS).expect("the plan checks it");

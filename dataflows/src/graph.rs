@@ -33,6 +33,7 @@ pub fn kind_name(kind: &NodeKind) -> &'static str {
         NodeKind::Windows(_) => "windows",
         NodeKind::AsOf(_) => "as_of",
         NodeKind::Entities(_) => "entities",
+        NodeKind::Linkage(_) => "linkage",
         NodeKind::Decide { .. } => "decide",
         NodeKind::Seal { .. } => "seal",
         NodeKind::Table(table) => match table.format {

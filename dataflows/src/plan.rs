@@ -30,6 +30,7 @@ use tidegate_operators::windows::{Aggregate, WindowPlan, reason_field};
 
 use crate::build::timeline_name;
 use crate::plan::entities::EntitiesPlan;
+use crate::plan::linkage::LinkagePlan;
 use crate::settings::{Fault, Faults, Text};
 use crate::sources::{SourcePlan, plan_source};
 use crate::sql::{Planned, Sql};
@@ -38,6 +39,7 @@ use crate::topology::{
 };
 
 pub mod entities;
+pub mod linkage;
 
 /// A topology that can run.
 #[derive(Clone)]
@@ -89,6 +91,8 @@ pub enum StepKind {
     AsOf(AsOfPlan),
     /// Who is who, as of each row.
     Entities(Box<EntitiesPlan>),
+    /// Which records are of one thing.
+    Linkage(Box<LinkagePlan>),
     /// Rules over each row: the topology's, and those that came into force later.
     Decide(Arc<InForce<Decider>>),
     /// Episodes, of the input's columns at these places.
@@ -232,6 +236,9 @@ impl Plan {
                 StepKind::AsOf(_) => {
                     timelines.insert(timeline_name(&step.name, 0), None);
                 }
+                StepKind::Linkage(_) => {
+                    timelines.insert(timeline_name(&step.name, 0), None);
+                }
                 // Who is the oldest follows from all that was ever heard.
                 StepKind::Entities(plan) => {
                     timelines
@@ -325,6 +332,7 @@ fn columns_read(draft: &Draft) -> BTreeSet<String> {
                 let needed = [columns::EVENT_ID, columns::BASIS].map(str::to_owned);
                 ask(input, out.into_iter().chain(own).chain(needed).collect());
             }
+            StepKind::Linkage(plan) => ask(input, projection_reads(&plan.narrow, schema_of(input))),
             StepKind::Seal(places) => ask(input, places.iter().map(|place| name_at(*place)).collect()),
             StepKind::Table(table) => ask(input, table.columns.iter().map(|place| name_at(*place)).collect()),
         }
@@ -353,13 +361,14 @@ fn projection_reads(projection: &Projection, input: &Schema) -> BTreeSet<String>
 
 /// The versions of what computes answers and of the forms that are hashed. Whoever changes an answer that an
 /// operator gives, or a recipe, counts up here, so that no later build takes its output for this one's.
-const OPERATORS: [&str; 9] = [
+const OPERATORS: [&str; 10] = [
     "as_of.2",
     "decide.1",
     "entities.1",
     "episode.1",
     "feed.1",
     "filter_project_union.1",
+    "linkage.1",
     "snapshot.2",
     "table.1",
     "windows.1",
@@ -803,6 +812,10 @@ impl Planner<'_> {
             NodeKind::Union => (StepKind::Union, self.union(node, input, more, draft)?),
             NodeKind::Windows(windows) => self.windows(node, windows, input, draft)?,
             NodeKind::AsOf(as_of) => self.as_of(node, as_of, input, draft)?,
+            NodeKind::Linkage(settings) => {
+                ports = linkage::ports();
+                self.linkage(node, settings, input)?
+            }
             NodeKind::Entities(settings) => {
                 ports = entities::ports();
                 self.entities(node, settings, input, draft)?

@@ -14,8 +14,10 @@ use toml::de::{DeTable, DeValue};
 
 use crate::settings::{FROM_COMMAND_LINE, Fault, Faults, Section, Text};
 use crate::topology::entities::{EntitiesNode, read_entities};
+use crate::topology::linkage::{LinkageNode, read_linkage};
 
 pub mod entities;
+pub mod linkage;
 
 /// A topology: where records come from, what is derived from them, and where it goes.
 #[derive(Clone, Debug)]
@@ -116,6 +118,8 @@ pub enum NodeKind {
     AsOf(AsOfNode),
     /// `entities`: who is who, as of each row.
     Entities(Box<EntitiesNode>),
+    /// `linkage`: which records are of one thing.
+    Linkage(LinkageNode),
     /// `decide`: rules over each row.
     Decide {
         /// The bundle file, relative to the topology.
@@ -247,7 +251,7 @@ pub enum TableFormat {
 }
 
 /// Every kind of node.
-pub const KINDS: [&str; 16] = [
+pub const KINDS: [&str; 17] = [
     "source.parquet",
     "source.csv",
     "source.jsonl",
@@ -259,6 +263,7 @@ pub const KINDS: [&str; 16] = [
     "windows",
     "as_of",
     "entities",
+    "linkage",
     "decide",
     "seal",
     "sink.parquet",
@@ -571,6 +576,7 @@ fn read_node(
             values: section.text_table("values"),
         }),
         "entities" => NodeKind::Entities(Box::new(read_entities(section))),
+        "linkage" => NodeKind::Linkage(read_linkage(section, faults)),
         "decide" => NodeKind::Decide { bundle: section.required_text("bundle", "the path of its rules") },
         "seal" => NodeKind::Seal { columns: section.texts("columns") },
         "sink.parquet" => NodeKind::Table(read_table(section, TableFormat::Parquet, &inputs)),

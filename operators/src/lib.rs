@@ -12,6 +12,7 @@ pub mod gate;
 pub mod in_force;
 pub mod keys;
 pub mod lifecycle;
+pub mod linkage;
 pub mod lookup;
 pub mod ordered;
 pub mod rejoin;
