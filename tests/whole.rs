@@ -8,6 +8,7 @@ mod check;
 mod corpora;
 mod credibility;
 mod determinism;
+mod entities;
 mod faults;
 mod handbook;
 mod hostile;

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
-use tidegate_facts::Tick;
+use tidegate_facts::{Tick, columns};
 use tidegate_operators::as_of::{AsOf, as_of};
+use tidegate_operators::entities::{PORTS, Wanted, graph_versions};
 use tidegate_operators::expr::{Expr, Projection, Split, error_schema, filter};
-use tidegate_operators::ordered::{Input, Output, ordered};
+use tidegate_operators::lookup::with_columns;
+use tidegate_operators::ordered::{Input, Output, Route, ordered};
+use tidegate_operators::rejoin::rejoin;
 use tidegate_operators::rows::RowStream;
 use tidegate_operators::seal::Sealer;
 use tidegate_operators::snapshot::with_snapshot;
@@ -18,9 +21,11 @@ use tidegate_sinks::table::{Format, Unsealed};
 use timely::dataflow::Scope;
 use timely::dataflow::operators::{Concatenate, InspectCore, Probe, probe};
 
+use crate::bounds::boundary_rows;
 use crate::commit::{BoundaryStream, Writing, keep_files, keep_pieces, publish};
 use crate::live::Live;
-use crate::plan::{ERRORS_TABLE, Plan, Step, StepKind};
+use crate::plan::entities::version_field;
+use crate::plan::{ERRORS_TABLE, Plan, Step, StepKind, all_inputs};
 use crate::topology::TableFormat;
 use crate::watch::Watch;
 
@@ -140,6 +145,38 @@ pub fn build<'scope>(
                 streams.extend(step.gives().skip(1).map(|(name, _)| name).zip(given));
                 own
             }
+            StepKind::Entities(plan_of) => {
+                let of = |over: &String| streams[over].clone();
+                let frauds_and_linked = plan_of.frauds.iter().chain(&plan_of.linked);
+                let heard = [(input.clone(), &plan_of.asking)].into_iter();
+                let heard = heard.chain(frauds_and_linked.map(|(over, narrow)| (of(over), narrow)));
+                let heard = heard.map(|(rows, projection)| {
+                    (narrow(rows, &step.name, None, projection, &mut errors), projection)
+                });
+                let mut heard: Vec<_> = heard.collect();
+                let partitions = plan.topology.partitions;
+                let bounds = boundary_rows(&boundaries, partitions, output.restored);
+                heard.insert(1, (bounds, &plan_of.boundaries));
+                let inputs = heard.into_iter().enumerate().map(|(place, (rows, projection))| {
+                    let name = timeline_name(&step.name, place);
+                    files.extend(keep_pieces(&rows, &boundaries, projection, writing, &name));
+                    let rows = with_restored(rows, restored.remove(&name));
+                    Input { rows, schema: Arc::clone(projection.schema()), route: Route::One }
+                });
+                let inputs: Vec<_> = inputs.collect();
+                let outputs = plan_of.entities.outputs(&step.name);
+                let state = plan_of.entities.state(&step.name, wanted_ports(plan, &step.name));
+                let mut given = ordered(inputs, outputs, output.restored, state, &step.name).into_iter();
+                let answered = rejoin(input, given.next().expect("the answers come first"), &step.name);
+                streams.extend(step.ports.iter().map(|(port, _)| format!("{}.{port}", step.name)).zip(given));
+                let (field, plan) = (version_field(&step.name), output.plan);
+                let versioned = move |batch: RecordBatch| {
+                    let basis = batch.column_by_name(columns::BASIS).expect("the plan checks it");
+                    let versions: ArrayRef = Arc::new(graph_versions(&plan, basis.as_list()));
+                    Split { passed: with_columns(&batch, [(field.clone(), versions)]), errors: None }
+                };
+                map_rows(answered, &format!("{}: version", step.name), versioned).0
+            }
             StepKind::Seal(columns) => {
                 let (columns, mut sealer) = (columns.clone(), Sealer::new(&output.plan));
                 let sealed = move |batch: RecordBatch| {
@@ -180,6 +217,14 @@ pub fn build<'scope>(
     }
     let committed = publish(scope.concatenate(files), boundaries, writing);
     Probes { computed, committed }
+}
+
+/// Which changes of an `entities` anybody reads.
+fn wanted_ports(plan: &Plan, node: &str) -> Wanted {
+    let read: Vec<&str> =
+        plan.topology.nodes.iter().flat_map(all_inputs).map(|input| input.value.as_str()).collect();
+    let [entities, links, components] = PORTS.map(|port| read.contains(&format!("{node}.{port}").as_str()));
+    Wanted { entities, links, components }
 }
 
 /// The same decisions, counted by action; and those hear of them who wait for one.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
-use tidegate_facts::jcs::{push_integer, push_string};
 use tidegate_facts::{Digest, KeyHash, Tick};
+use tidegate_operators::entities::graph_version;
 use tidegate_operators::keys::keys_of;
 use tidegate_operators::lookup::Asks;
 use tidegate_operators::snapshot::snapshot_digests;
@@ -20,9 +20,6 @@ use crate::build::timeline_name;
 use crate::feed::basis_column;
 use crate::live::Live;
 use crate::plan::{GroupPlan, Plan, StepKind};
-
-/// What the form of a graph version is called, inside it.
-pub const GRAPH: &str = "tidegate.graph.v1";
 
 /// The features of one key.
 #[derive(Clone, Debug)]
@@ -192,7 +189,7 @@ pub fn features(
         reason,
         as_of,
         at,
-        graph_version: graph_version(plan, &basis),
+        graph_version: graph_version(&plan.digest, &basis),
         basis,
         snapshot_digest,
         newest,
@@ -232,19 +229,4 @@ fn newest(view: &Arc<View>, key: KeyHash, before: Tick) -> Option<(i64, Tick)> {
     let wanted = Wanted { keys: Some(vec![key]), before, after: None, measures: Vec::new() };
     let rows = view.read(wanted).next(1)?;
     rows.times.iter().copied().zip(rows.ticks.iter().copied()).max()
-}
-
-fn graph_version(plan: &Plan, basis: &[u64]) -> Digest {
-    let mut text = b"[".to_vec();
-    push_string(GRAPH, &mut text);
-    text.push(b',');
-    push_string(&plan.digest.to_hex(), &mut text);
-    text.extend_from_slice(b",[");
-    for (place, count) in basis.iter().enumerate() {
-        text.extend_from_slice(if place == 0 { b"\"" } else { b",\"" });
-        push_integer((*count).into(), &mut text);
-        text.push(b'"');
-    }
-    text.extend_from_slice(b"]]");
-    Digest::of(&text)
 }

@@ -37,6 +37,8 @@ pub fn kind_name(kind: &NodeKind) -> &'static str {
         NodeKind::Expire(_) => "expire",
         NodeKind::Quorum(_) => "quorum",
         NodeKind::Families(_) => "families",
+        NodeKind::Entities(_) => "entities",
+        NodeKind::Linkage(_) => "linkage",
         NodeKind::Decide { .. } => "decide",
         NodeKind::Seal { .. } => "seal",
         NodeKind::Table(table) => match table.format {
@@ -64,6 +66,7 @@ fn edges(topology: &Topology) -> Vec<(&str, &str, bool)> {
                 credibility.over().map(|over| node_of(&over.value)).collect()
             }
             NodeKind::Quorum(quorum) => quorum.also_reads().map(|name| node_of(&name.value)).collect(),
+            NodeKind::Entities(entities) => entities.also_reads().map(|name| node_of(&name.value)).collect(),
             _ => Vec::new(),
         };
         for from in looked_up {

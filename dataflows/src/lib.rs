@@ -5,6 +5,7 @@
 //! sources through the gate and the log. This is the only crate that knows operators and I/O both.
 
 pub mod admission;
+mod bounds;
 pub mod build;
 pub mod commit;
 pub mod declaration;

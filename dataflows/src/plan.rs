@@ -23,12 +23,14 @@ use tidegate_operators::expr::{Column, Expr, Projection};
 use tidegate_operators::gate::{GatePolicy, Judge, TimeBounds};
 use tidegate_operators::in_force::InForce;
 use tidegate_operators::keys::is_key;
+use tidegate_operators::linkage::PORTS as LINKAGE_PORTS;
 use tidegate_operators::seal::{NEEDED, episode_schema};
 use tidegate_operators::snapshot::snapshot_field;
 use tidegate_operators::timeline::{Measure, is_measure};
 use tidegate_operators::windows::{Aggregate, WindowPlan, reason_field};
 
 use crate::build::timeline_name;
+use crate::plan::entities::EntitiesPlan;
 use crate::plan::state::StatePlan;
 use crate::settings::{Fault, Faults, Text};
 use crate::sources::{SourcePlan, plan_source};
@@ -39,8 +41,10 @@ use crate::topology::{
 
 mod credibility;
 mod drift;
+pub mod entities;
 mod expire;
 mod families;
+mod linkage;
 mod quorum;
 pub mod state;
 
@@ -94,6 +98,8 @@ pub enum StepKind {
     AsOf(AsOfPlan),
     /// A state that hears rows in the order of ticks.
     State(StatePlan),
+    /// Who is who, as of each row.
+    Entities(Box<EntitiesPlan>),
     /// Rules over each row: the topology's, and those that came into force later.
     Decide(Arc<InForce<Decider>>),
     /// Episodes, of the input's columns at these places.
@@ -243,6 +249,11 @@ impl Plan {
                         heard.map(|(place, heard)| (timeline_name(&step.name, place), heard.retention)),
                     );
                 }
+                // Who is the oldest follows from all that was ever heard.
+                StepKind::Entities(plan) => {
+                    timelines
+                        .extend((0..plan.inputs()).map(|place| (timeline_name(&step.name, place), None)));
+                }
                 _ => {}
             }
         }
@@ -291,6 +302,7 @@ impl StepKind {
             | StepKind::Decide(_)
             | StepKind::Seal(_)
             | StepKind::Table(_) => false,
+            StepKind::State(_) | StepKind::Entities(_) => true,
         }
     }
 }
@@ -349,6 +361,14 @@ fn columns_read(draft: &Draft) -> BTreeSet<String> {
                     ask(&heard.over, heard.reads(&out, schema_of(&heard.over)));
                 }
             }
+            StepKind::Entities(plan) => {
+                for (over, narrow) in plan.frauds.iter().chain(&plan.linked) {
+                    ask(over, projection_reads(narrow, schema_of(over)));
+                }
+                let own = projection_reads(&plan.asking, schema_of(input));
+                let needed = [columns::EVENT_ID, columns::BASIS].map(str::to_owned);
+                ask(input, out.into_iter().chain(own).chain(needed).collect());
+            }
             StepKind::Seal(places) => ask(input, places.iter().map(|place| name_at(*place)).collect()),
             StepKind::Table(table) => ask(input, table.columns.iter().map(|place| name_at(*place)).collect()),
         }
@@ -377,16 +397,18 @@ fn projection_reads(projection: &Projection, input: &Schema) -> BTreeSet<String>
 
 /// The versions of what computes answers and of the forms that are hashed. Whoever changes an answer that an
 /// operator gives, or a recipe, counts up here, so that no later build takes its output for this one's.
-const OPERATORS: [&str; 13] = [
+const OPERATORS: [&str; 15] = [
     "as_of.2",
     "credibility.1",
     "decide.1",
     "drift.1",
+    "entities.1",
     "episode.1",
     "expire.1",
     "families.1",
     "feed.1",
     "filter_project_union.1",
+    "linkage.1",
     "quorum.1",
     "snapshot.2",
     "table.1",
@@ -845,6 +867,11 @@ impl Planner<'_> {
                 state(self.credibility(node, settings, draft), &credibility::PORTS)?
             }
             NodeKind::Families(settings) => state(self.families(node, settings, input), &families::PORTS)?,
+            NodeKind::Linkage(settings) => state(self.linkage(node, settings, input), &LINKAGE_PORTS)?,
+            NodeKind::Entities(settings) => {
+                ports = entities::ports();
+                self.entities(node, settings, input, draft)?
+            }
             NodeKind::Decide { .. } => (StepKind::Decide(Arc::new(deciders?)), Decider::schema(input)),
             NodeKind::Table(table) => self.table(node, table, input)?,
             NodeKind::Source(_) | NodeKind::Gate { .. } | NodeKind::Unknown => {
@@ -1416,7 +1443,7 @@ fn payload_columns(policy: &GatePolicy) -> Vec<(String, DataType)> {
 }
 
 /// Every node that a node reads, by a name that is there.
-fn all_inputs(node: &Node) -> Vec<&Text> {
+pub(crate) fn all_inputs(node: &Node) -> Vec<&Text> {
     let mut inputs: Vec<&Text> = node.inputs.iter().collect();
     match &node.kind {
         NodeKind::Windows(windows) => inputs.extend(windows.groups.iter().filter_map(|g| g.over.as_ref())),
@@ -1424,6 +1451,7 @@ fn all_inputs(node: &Node) -> Vec<&Text> {
         NodeKind::Quorum(quorum) => inputs.extend(quorum.also_reads()),
         NodeKind::Drift(drift) => inputs.extend(drift.over()),
         NodeKind::Credibility(credibility) => inputs.extend(credibility.over()),
+        NodeKind::Entities(entities) => inputs.extend(entities.also_reads()),
         _ => {}
     }
     inputs.retain(|input| !input.is_absent());

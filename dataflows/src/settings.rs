@@ -211,6 +211,52 @@ impl<'t> Section<'t> {
         pairs.into_iter().map(|(_, pair)| pair).collect()
     }
 
+    /// Names, and a text or a list of texts for each, in the order of the file.
+    pub fn text_lists(&self, key: &'static str) -> Vec<(Text, Vec<Text>)> {
+        let wanted = "a text or a list of texts";
+        self.table_of(key, "a table of texts or lists of texts", |name, value| {
+            match value.get_ref().as_array() {
+                Some(items) => items.iter().map(|item| self.text_of(item, name, wanted)).collect(),
+                None => vec![self.text_of(value, name, wanted)],
+            }
+        })
+    }
+
+    /// Names, and a whole number of at least `least` for each, in the order of the file.
+    pub fn count_table(&self, key: &'static str, least: u64) -> Vec<(Text, u64)> {
+        self.table_of(key, "a table of whole numbers", |name, value| {
+            let number = value.get_ref().as_integer().and_then(|i| i.as_str().replace('_', "").parse().ok());
+            number.filter(|number| *number >= least).unwrap_or_else(|| {
+                self.wrong(value, name, &format!("a whole number of at least {least}"));
+                least
+            })
+        })
+    }
+
+    /// Names and what is read of their values, in the order of the file.
+    fn table_of<T>(
+        &self,
+        key: &'static str,
+        wanted: &str,
+        read: impl Fn(&str, &Spanned<DeValue<'_>>) -> T,
+    ) -> Vec<(Text, T)> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong(value, key, wanted);
+            return Vec::new();
+        };
+        let mut pairs: Vec<_> = table
+            .iter()
+            .map(|(name, value)| {
+                let at = name.span().start;
+                let text = Text { value: name.get_ref().to_string(), line: self.faults.line_at(at) };
+                (at, (text, read(name.get_ref(), value)))
+            })
+            .collect();
+        pairs.sort_by_key(|(at, _)| *at);
+        pairs.into_iter().map(|(_, pair)| pair).collect()
+    }
+
     /// A whole number of at least `least`.
     pub fn count(&self, key: &'static str, least: u64) -> Option<u64> {
         let value = self.get(key)?;

@@ -14,6 +14,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::settings::{FROM_COMMAND_LINE, Fault, Faults, Section, Text};
+use crate::topology::entities::{EntitiesNode, read_entities};
+use crate::topology::linkage::{LinkageNode, read_linkage};
+
+pub mod entities;
+pub mod linkage;
 
 pub mod credibility;
 pub mod drift;
@@ -129,6 +134,10 @@ pub enum NodeKind {
     Quorum(quorum::QuorumNode),
     /// `families`: streams that share wrong values.
     Families(families::FamiliesNode),
+    /// `entities`: who is who, as of each row.
+    Entities(Box<EntitiesNode>),
+    /// `linkage`: which records are of one thing.
+    Linkage(LinkageNode),
     /// `decide`: rules over each row.
     Decide {
         /// The bundle file, relative to the topology.
@@ -262,7 +271,7 @@ pub enum TableFormat {
 }
 
 /// Every kind of node.
-pub const KINDS: [&str; 20] = [
+pub const KINDS: [&str; 22] = [
     "source.parquet",
     "source.csv",
     "source.jsonl",
@@ -278,6 +287,8 @@ pub const KINDS: [&str; 20] = [
     "expire",
     "quorum",
     "families",
+    "entities",
+    "linkage",
     "decide",
     "seal",
     "sink.parquet",
@@ -594,6 +605,8 @@ fn read_node(
         "expire" => NodeKind::Expire(expire::read(section, faults)),
         "quorum" => NodeKind::Quorum(quorum::read(section)),
         "families" => NodeKind::Families(families::read(section, faults)),
+        "entities" => NodeKind::Entities(Box::new(read_entities(section))),
+        "linkage" => NodeKind::Linkage(read_linkage(section, faults)),
         "decide" => NodeKind::Decide { bundle: section.required_text("bundle", "the path of its rules") },
         "seal" => NodeKind::Seal { columns: section.texts("columns") },
         "sink.parquet" => NodeKind::Table(read_table(section, TableFormat::Parquet, &inputs)),

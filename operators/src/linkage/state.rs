@@ -1,0 +1,157 @@
+//! The linker as a state that hears rows: columns in, columns out.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
+    UInt64Array,
+};
+use arrow::compute::{cast, take};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use tidegate_facts::schema::timestamp;
+use tidegate_facts::{KeyHash, Tick, columns};
+
+use super::compare::{Comparator, Value};
+use super::linker::{Linker, Rules};
+use crate::keys::{column_of, identifiers_of, keys_of};
+use crate::lookup::micros_of;
+use crate::ordered::{Ordered, Output};
+use crate::rows::ticks_of;
+
+/// The linker of a node. The columns of its input are tick, id, event time, what is compared, and the keys of the blocks.
+#[derive(Clone, Debug)]
+pub struct Linkage {
+    /// What it does.
+    pub rules: Rules,
+    /// The type of ids.
+    pub id: DataType,
+}
+
+/// The port of the node: blocks that are full.
+pub const PORTS: [&str; 1] = ["full"];
+
+/// The columns of the port: when, which key it is, and what it is of the records in the block.
+pub fn full_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new(columns::TICK, DataType::UInt64, false),
+        Field::new("block", DataType::Int64, false),
+        Field::new("key", DataType::Utf8, false),
+    ]))
+}
+
+impl Linkage {
+    /// The columns of links: when they were found, the ids of the earlier and of the later record, and the weight in thousandths of a
+    /// bit.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::new(Schema::new(vec![
+            Field::new(columns::TICK, DataType::UInt64, false),
+            Field::new(columns::TS_UTC, timestamp(), false),
+            Field::new("earlier", self.id.clone(), false),
+            Field::new("later", self.id.clone(), false),
+            Field::new("weight_millibits", DataType::Int64, false),
+        ]))
+    }
+
+    /// What the state gives: the links, then the port.
+    pub fn outputs(&self) -> Vec<Output> {
+        // One worker has all blocks, so its order is the order.
+        [self.schema(), full_schema()].map(|schema| Output { schema, order: Vec::new() }).into()
+    }
+
+    /// The state, without anything heard yet.
+    pub fn state(&self) -> LinkageState {
+        LinkageState {
+            linkage: self.clone(),
+            linker: Linker::new(self.rules.clone()),
+            ids: Vec::new(),
+            texts: Vec::new(),
+        }
+    }
+}
+
+/// See [`Linkage`].
+pub struct LinkageState {
+    linkage: Linkage,
+    linker: Linker,
+    /// The id of each record, by number,
+    ids: Vec<KeyHash>,
+    /// and what was hashed into it, if something was.
+    texts: Vec<Arc<[u8]>>,
+}
+
+impl Ordered for LinkageState {
+    fn advance(&mut self, inputs: &[RecordBatch], _: Tick) -> Vec<RecordBatch> {
+        let rows = &inputs[0];
+        let (ticks, times) = (ticks_of(rows), micros_of(rows.column(2)));
+        let (ids, texts) = (keys_of(rows.column(1)), identifiers_of(rows.column(1)));
+        let comparisons = &self.linkage.rules.comparisons;
+        let values: Vec<Vec<Value>> = comparisons
+            .iter()
+            .enumerate()
+            .map(|(place, comparison)| values_of(rows.column(3 + place), comparison.comparator))
+            .collect();
+        let blocks: Vec<&ArrayRef> = rows.columns()[3 + comparisons.len()..].iter().collect();
+        let keys: Vec<Vec<KeyHash>> = blocks.iter().map(|column| keys_of(column)).collect();
+        let mut values: Vec<_> = values.into_iter().map(Vec::into_iter).collect();
+        let mut links: Vec<(usize, u32, u32, i64)> = Vec::new();
+        let mut full: Vec<(usize, usize)> = Vec::new();
+        for row in 0..rows.num_rows() {
+            let own = values.iter_mut().map(|column| column.next().expect("a value for each row")).collect();
+            if rows.column(1).is_null(row) {
+                continue; // Nobody could say which record it is.
+            }
+            let own_keys: Vec<KeyHash> = keys.iter().map(|keys| keys[row]).collect();
+            let number = self.linker.hear(ids[row], own, &own_keys);
+            if number as usize == self.ids.len() {
+                self.ids.push(ids[row]);
+                self.texts.extend(texts.get(row).cloned());
+            }
+            links.extend(self.linker.matches().iter().map(|found| (row, found.with, number, found.weight)));
+            full.extend(self.linker.full().iter().map(|block| (row, *block)));
+        }
+        let tick_of = |row: usize| ticks.value(row);
+        let id_of = |numbers: &mut dyn Iterator<Item = u32>| {
+            let numbers: Vec<usize> = numbers.map(|number| number as usize).collect();
+            let keys: Vec<KeyHash> = numbers.iter().map(|number| self.ids[*number]).collect();
+            let texts: Vec<Arc<[u8]>> =
+                numbers.iter().filter_map(|number| self.texts.get(*number).cloned()).collect();
+            column_of(&self.linkage.id, &keys, &texts)
+        };
+        let times = TimestampMicrosecondArray::from_iter_values(links.iter().map(|link| times[link.0]));
+        let links: Vec<ArrayRef> = vec![
+            Arc::new(UInt64Array::from_iter_values(links.iter().map(|link| tick_of(link.0)))),
+            Arc::new(times.with_timezone("UTC")),
+            id_of(&mut links.iter().map(|link| link.1)),
+            id_of(&mut links.iter().map(|link| link.2)),
+            Arc::new(Int64Array::from_iter_values(links.iter().map(|link| link.3))),
+        ];
+        let key_text = |(row, block): &(usize, usize)| {
+            let one = take(blocks[*block], &UInt32Array::from(vec![*row as u32]), None).expect("it is a row");
+            let text = cast(&one, &DataType::Utf8).expect("keys have a text");
+            text.as_string::<i32>().value(0).to_owned()
+        };
+        let full: Vec<ArrayRef> = vec![
+            Arc::new(UInt64Array::from_iter_values(full.iter().map(|full| tick_of(full.0)))),
+            Arc::new(Int64Array::from_iter_values(full.iter().map(|full| full.1 as i64))),
+            Arc::new(StringArray::from_iter_values(full.iter().map(key_text))),
+        ];
+        let batch =
+            |schema, columns| RecordBatch::try_new(schema, columns).expect("the columns are the schema's");
+        vec![batch(self.linkage.schema(), links), batch(full_schema(), full)]
+    }
+}
+
+/// The values of a column, ready to be compared.
+fn values_of(column: &ArrayRef, comparator: Comparator) -> Vec<Value> {
+    if let (Comparator::Within(_), true) = (comparator, column.data_type().is_integer()) {
+        let numbers = cast(column, &DataType::Int64).expect("whole numbers widen");
+        return numbers
+            .as_primitive::<Int64Type>()
+            .iter()
+            .map(|n| n.map_or(Value::Absent, Value::Number))
+            .collect();
+    }
+    let texts = cast(column, &DataType::Utf8).expect("what is compared has a text");
+    let texts = texts.as_string::<i32>();
+    texts.iter().map(|text| text.map_or(Value::Absent, |text| Value::of_text(text, comparator))).collect()
+}
