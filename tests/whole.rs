@@ -4,6 +4,7 @@ mod harness;
 
 mod archive;
 mod backfill;
+mod beats;
 mod check;
 mod corpora;
 mod credibility;
