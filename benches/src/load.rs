@@ -37,11 +37,14 @@ pub struct Outcome {
     pub calls: Vec<(Duration, Duration)>,
     /// Calls by status; 0 for those that were not answered.
     pub statuses: BTreeMap<u16, usize>,
-    /// What the service measured of each decision, in milliseconds: queue, log, graph; each sorted.
+    /// What the service measured of each decision, in milliseconds: queue, log, graph; and [`REPLY`]. Each sorted.
     pub split: BTreeMap<String, Vec<f64>>,
     /// The ids of the events that were acknowledged.
     pub acknowledged: Vec<String>,
 }
+
+/// What is left of a call beside what the service measured: the way there and back, and waiting for a core.
+pub const REPLY: &str = "reply";
 
 impl Outcome {
     /// A quantile of the waiting times, in milliseconds.
@@ -216,14 +219,14 @@ impl Callers {
         let (due, id) = self.callers[place].call.take().expect("it made a call");
         let status = answer.as_ref().map_or(0, |(status, _)| *status);
         *self.outcome.statuses.entry(status).or_default() += 1;
+        let waited = due.elapsed();
         if status == 200 {
-            let waited = due.elapsed();
             self.outcome.waited.push(waited);
             self.outcome.calls.push((due.saturating_duration_since(self.began), waited));
             self.outcome.acknowledged.push(id);
         }
         match answer {
-            Some((_, head)) => self.outcome.learn_split(&head),
+            Some((_, head)) => self.outcome.learn_split(&head, waited),
             None => {
                 let again = TcpStream::connect(self.address)?;
                 again.set_nodelay(true)?;
@@ -285,15 +288,18 @@ impl Outcome {
 
 impl Outcome {
     /// `server-timing: queue;dur=0.1, log;dur=0.2`
-    fn learn_split(&mut self, head: &str) {
-        let timing = head.lines().find_map(|line| line.strip_prefix("server-timing: "));
-        for part in timing.into_iter().flat_map(|timing| timing.split(", ")) {
+    fn learn_split(&mut self, head: &str, waited: Duration) {
+        let Some(timing) = head.lines().find_map(|line| line.strip_prefix("server-timing: ")) else { return };
+        let mut left = waited.as_secs_f64() * 1e3;
+        for part in timing.split(", ") {
             if let Some((name, took)) = part.split_once(";dur=")
-                && let Ok(took) = took.trim().parse()
+                && let Ok(took) = took.trim().parse::<f64>()
             {
+                left -= took;
                 self.split.entry(name.to_owned()).or_default().push(took);
             }
         }
+        self.split.entry(REPLY.to_owned()).or_default().push(left);
     }
 
     /// A quantile of one part of the split, in milliseconds.

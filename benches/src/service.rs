@@ -16,11 +16,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use crate::load::{Load, Outcome, make};
+use crate::load::{Load, Outcome, REPLY, make};
 use crate::reads::Reads;
 
 /// How many records, at most, a second of a stage makes when nothing else bounds it.
 const RATE_MAX: u32 = 1_000_000;
+
+/// Over how many connections an open loop makes its calls: so many that none waits for a connection.
+const OPEN: usize = 512;
 
 /// How many reads of one key a second are made beside the load, of each kind, and within how long they should be answered.
 const READS: u32 = 100;
@@ -115,7 +118,7 @@ pub fn run(topology: &Path, divide: u32) -> Result<(), String> {
     let mut acknowledged = Vec::new();
 
     // Sixty-four callers, each waiting for its answer: what is due is always late, so each calls as fast as it is answered.
-    let calls = 64 * 400 / divide.max(1) as usize;
+    let calls = 64 * 1600 / divide.max(1) as usize;
     let closed = load(RATE_MAX, 64, Duration::from_secs_f64(calls as f64 / f64::from(RATE_MAX)));
     let began = Instant::now();
     let mut peak = make(&closed, |number| payment(0, number))?;
@@ -125,14 +128,14 @@ pub fn run(topology: &Path, divide: u32) -> Result<(), String> {
 
     let rate = (peak_rate / 2).max(1);
     let bare = bare_append(&folder.path().join("bare"), rate, lasts)?;
-    let mut half = make(&load(rate, 64, lasts), |number| payment(1, number))?;
+    let mut half = make(&load(rate, OPEN, lasts), |number| payment(1, number))?;
     println!("half of it, {rate}/s for {:.0} s ({:?})", lasts.as_secs_f64(), half.statuses);
     let quantiles =
         |p50: f64, p99: f64, p999: f64| format!("p50 {p50:.3} ms  p99 {p99:.3} ms  p99.9 {p999:.3} ms");
     let waited = |o: &Outcome| quantiles(o.quantile(0.5), o.quantile(0.99), o.quantile(0.999));
     println!("  bare append        {}", waited(&bare));
     println!("  payment to answer  {}", waited(&half));
-    for part in ["queue", "log", "graph"] {
+    for part in ["queue", "log", "graph", REPLY] {
         let at = |quantile| half.split_at(part, quantile);
         println!("    {part:<17}{}", quantiles(at(0.5), at(0.99), at(0.999)));
     }
@@ -148,7 +151,7 @@ pub fn run(topology: &Path, divide: u32) -> Result<(), String> {
     let reads = Reads { address: service.http, rate: READS, lasts: lasts_half };
     let [features, sql] = [one_key_features as fn(usize) -> String, one_key_sql]
         .map(|request| std::thread::spawn(move || reads.make(request)));
-    let mut beside = make(&load(rate, 64, lasts_half), |number| payment(2, number))?;
+    let mut beside = make(&load(rate, OPEN, lasts_half), |number| payment(2, number))?;
     let read =
         |thread: std::thread::JoinHandle<_>| thread.join().map_err(|_| "a reader panicked".to_owned())?;
     let (features, sql): (Outcome, Outcome) = (read(features)?, read(sql)?);

@@ -309,6 +309,17 @@ impl Admission {
         Some(Group { frames, lower, upper: self.lower, commit })
     }
 
+    /// A group that says that time has passed to `now`, in microseconds, and nothing was admitted; `None` when that is known, or
+    /// something waits to be said first.
+    pub fn beat(&mut self, now: i64) -> Option<Group> {
+        let is_due = self.pending.records == 0 && self.sequencer.pass(now);
+        let lower = self.lower;
+        is_due.then(|| {
+            self.lower = self.sequencer.upper().max(lower);
+            Group { frames: Vec::new(), lower, upper: self.lower, commit: false }
+        })
+    }
+
     /// Tells the index that everything before `upper` is in the log.
     ///
     /// # Errors

@@ -127,20 +127,30 @@ pub fn keep_files<'scope>(
     let take = move |cut: &Cut| Ok(outlet.take(cut)?.map(Made::File));
     let lower = writing.output.lower;
     let rows = match &writing.output.live {
-        Some(live) => shown(rows, live, unsealed.table(), lower),
+        Some(live) => shown(rows, live, unsealed.table(), lower, writing.jobs.clone()),
         None => rows,
     };
     keep(rows, boundaries.clone(), unsealed, lower, take, writing, name)
 }
 
 /// The same rows, which those see who ask while the graph runs.
-fn shown<'scope>(rows: RowStream<'scope>, live: &Arc<Live>, table: &str, lower: Tick) -> RowStream<'scope> {
+fn shown<'scope>(
+    rows: RowStream<'scope>,
+    live: &Arc<Live>,
+    table: &str,
+    lower: Tick,
+    jobs: Sender<Job>,
+) -> RowStream<'scope> {
     let (live, table, shelf) = (Arc::clone(live), table.to_owned(), live.shelf(table));
     rows.unary_frontier(Pipeline, &format!("{table}: shown"), move |_, _| {
         move |(rows, frontier), output| {
             rows.for_each(|time, rows: &mut Rows| {
                 if rows.ticks().values().iter().any(|tick| Tick(*tick) >= lower) {
-                    shelf.put(&rows.0);
+                    if shelf.put(&rows.0) {
+                        let shelf = Arc::clone(&shelf);
+                        // The thread is gone when the run is, and then nobody reads.
+                        let _ = jobs.send(Box::new(move || shelf.tidy()));
+                    }
                     live.show(&table, &rows.0);
                 }
                 output.session(&time).give_container(rows);

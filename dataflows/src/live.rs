@@ -245,6 +245,10 @@ struct Rows {
     schema: Option<SchemaRef>,
     /// Each with its last tick.
     batches: Vec<(Tick, RecordBatch)>,
+    /// How many batches were put here since the last tidying.
+    untidy: usize,
+    /// How often batches were taken away.
+    taken: u64,
     complete: Tick,
 }
 
@@ -255,25 +259,44 @@ const CRUMBS: usize = 32;
 const CRUMB_ROWS: [usize; 2] = [64, 1024];
 
 impl Shelf {
-    /// Adds rows, all of which are behind the last commit or shown twice.
-    pub fn put(&self, rows: &RecordBatch) {
+    /// Adds rows, all of which are behind the last commit or shown twice; whether it should be tidied.
+    pub fn put(&self, rows: &RecordBatch) -> bool {
         let ticks = rows.column_by_name(columns::TICK).expect("every table has _tick");
-        let Some(last) = max(ticks.as_primitive::<UInt64Type>()) else { return };
+        let Some(last) = max(ticks.as_primitive::<UInt64Type>()) else { return false };
         let mut shelf = self.lock();
         shelf.schema.get_or_insert_with(|| rows.schema());
         shelf.batches.push((Tick(last), rows.clone()));
-        // Each row is copied at most once for each size, and a few thousand at a time: the graph waits meanwhile.
+        shelf.untidy += 1;
+        let is_due = shelf.untidy >= CRUMBS;
+        if is_due {
+            shelf.untidy = 0;
+        }
+        is_due
+    }
+
+    /// Puts small batches together, each row at most once for each size. A thousand batches take longer than a decision may, so
+    /// neither the graph nor a reader waits for it.
+    pub fn tidy(&self) {
         for most in CRUMB_ROWS {
-            let small = shelf.batches.iter().rev().take_while(|(_, rows)| rows.num_rows() < most).count();
-            if small < CRUMBS {
-                break;
+            let (from, crumbs, taken) = {
+                let shelf = self.lock();
+                // What came since is tidied another time.
+                let end = shelf.batches.len() - shelf.untidy.min(shelf.batches.len());
+                let small =
+                    shelf.batches[..end].iter().rev().take_while(|(_, rows)| rows.num_rows() < most).count();
+                (end - small, shelf.batches[end - small..end].to_vec(), shelf.taken)
+            };
+            if crumbs.len() < CRUMBS {
+                continue;
             }
-            let whole = shelf.batches.len() - small;
-            let crumbs = shelf.batches.split_off(whole);
             let last = crumbs.iter().map(|(last, _)| *last).max().expect("there are some");
-            let rows = crumbs.iter().map(|(_, rows)| rows);
-            let rows = concat_batches(&crumbs[0].1.schema(), rows).expect("one table has one schema");
-            shelf.batches.push((last, rows));
+            let rows = concat_batches(&crumbs[0].1.schema(), crumbs.iter().map(|(_, rows)| rows));
+            let rows = rows.expect("one table has one schema");
+            let mut shelf = self.lock();
+            if shelf.taken != taken {
+                break; // A commit has them, or most of them.
+            }
+            shelf.batches.splice(from..from + crumbs.len(), [(last, rows)]);
         }
     }
 
@@ -284,7 +307,9 @@ impl Shelf {
     }
 
     fn forget(&self, before: Tick) {
-        self.lock().batches.retain(|(last, _)| *last >= before);
+        let mut shelf = self.lock();
+        shelf.batches.retain(|(last, _)| *last >= before);
+        shelf.taken += 1;
     }
 
     fn lock(&self) -> MutexGuard<'_, Rows> {
@@ -694,7 +719,9 @@ mod tests {
         let live = Live::new(Limits::default());
         let shelf = live.shelf("t");
         for tick in 0..20_000u64 {
-            shelf.put(&rows(&[tick]));
+            if shelf.put(&rows(&[tick])) {
+                shelf.tidy();
+            }
         }
         let (batches, _) = live.rows("t");
         assert!(batches.len() < 3 * CRUMBS, "{} batches", batches.len());

@@ -250,6 +250,11 @@ impl Plan {
         timelines
     }
 
+    /// Whether something follows from time alone, so that time must pass in the log where no facts come.
+    pub fn awaits_time(&self) -> bool {
+        self.steps.iter().any(|step| step.kind.awaits_time())
+    }
+
     /// The columns that a node gives.
     ///
     /// # Panics
@@ -272,6 +277,22 @@ impl Plan {
         }
         tables.push((ERRORS_TABLE.to_owned(), tidegate_operators::expr::error_schema()));
         tables
+    }
+}
+
+impl StepKind {
+    /// Whether something follows from time alone, without a fact.
+    fn awaits_time(&self) -> bool {
+        match self {
+            StepKind::Filter(_)
+            | StepKind::Project(_)
+            | StepKind::Union
+            | StepKind::Windows(_)
+            | StepKind::AsOf(_)
+            | StepKind::Decide(_)
+            | StepKind::Seal(_)
+            | StepKind::Table(_) => false,
+        }
     }
 }
 

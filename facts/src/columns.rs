@@ -9,6 +9,8 @@ use crate::schema::timestamp;
 
 /// The fact's tick, `UInt64`; every stream carries it.
 pub const TICK: &str = "_tick";
+/// Of a row of a changelog: `+1` when it is so from its tick on, `-1` when it is so no longer, `Int64`.
+pub const DIFF: &str = "_diff";
 /// The fact's offset within its topic and partition, `UInt64`.
 pub const OFFSET: &str = "_offset";
 /// The applied offsets at the fact's tick: per partition of `traffic`, the count of facts with a

@@ -584,6 +584,8 @@ pub(crate) mod tests {
                     }
                 }
             }
+            // The end of input is not the end of time: a graph is closed once it has computed all of it.
+            step_while(worker, || probe.less_than(input.time()));
             input.close();
             step_while(worker, || !probe.done());
             gathered.take()

@@ -107,7 +107,7 @@ pub fn ordered<'scope, S: Ordered>(
             for (heard, waiting) in heard.iter_mut().zip(&mut waiting) {
                 heard.for_each(|_, rows| waiting.batches.push(std::mem::take(rows).0));
             }
-            let Some(upper) = passed.next(frontiers, &waiting) else { return passed.close(frontiers) };
+            let Some(upper) = passed.next(frontiers) else { return passed.close(frontiers) };
             let rows: Vec<RecordBatch> =
                 waiting.iter_mut().map(|waiting| waiting.take_before(upper)).collect();
             let said = state.advance(&rows, upper);
@@ -151,7 +151,7 @@ fn at_home<'scope>(
         let mut passed = Passed::new(capabilities);
         move |frontiers| {
             input.for_each(|_, rows| waiting[0].batches.push(std::mem::take(rows).0));
-            let Some(upper) = passed.next(frontiers, &waiting) else { return passed.close(frontiers) };
+            let Some(upper) = passed.next(frontiers) else { return passed.close(frontiers) };
             let rows = waiting[0].take_before(upper);
             if rows.num_rows() > 0 {
                 let mut output = output.activate();
@@ -176,10 +176,10 @@ impl Passed {
     }
 
     /// Up to where everything is known now; `None` when that is no further than before.
-    fn next(&self, frontiers: &[MutableAntichain<Tick>], waiting: &[Waiting]) -> Option<Tick> {
+    fn next(&self, frontiers: &[MutableAntichain<Tick>]) -> Option<Tick> {
         let open = frontiers.iter().filter_map(|frontier| frontier.frontier().iter().min().copied()).min();
-        // Inputs that are closed say nothing of time; what came by them counts.
-        let upper = open.or_else(|| waiting.iter().filter_map(Waiting::last).max().map(Tick::next))?;
+        // Frontiers that are empty are those of a graph which is taken down: nothing more is known then.
+        let upper = open?;
         (upper > self.lower && !self.capabilities.is_empty()).then_some(upper)
     }
 
@@ -204,15 +204,6 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// The greatest tick that waits.
-    fn last(&self) -> Option<Tick> {
-        self.batches
-            .iter()
-            .filter_map(|rows| ticks_of(rows).values().iter().max())
-            .max()
-            .map(|tick| Tick(*tick))
-    }
-
     /// Takes out the rows before `upper`, in order.
     fn take_before(&mut self, upper: Tick) -> RecordBatch {
         if self.batches.is_empty() {

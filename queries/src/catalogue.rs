@@ -28,6 +28,7 @@ use tidegate_sinks::table::{Commits, TableFile};
 use crate::QueryError;
 use crate::blame::{Committed, with_blame};
 use crate::bounds;
+use crate::changelog::{self, LiveStanding};
 use crate::committed::{CommittedTable, STORE_URL};
 use crate::error::sentence;
 use crate::fair::Fair;
@@ -145,7 +146,13 @@ impl Catalogue {
             dated.push(Arc::new(provider.of_running(&running)));
         }
         for (name, schema) in tables {
-            dated.push(Arc::new(LiveTable::new(name, Arc::clone(schema), Arc::clone(&running))));
+            let table = LiveTable::new(name, Arc::clone(schema), Arc::clone(&running));
+            if changelog::is_changelog(schema) {
+                catalogue.add(&changelog::changes_name(name), None, Arc::new(table.clone()));
+                dated.push(Arc::new(LiveStanding::new(Arc::new(table))));
+            } else {
+                dated.push(Arc::new(table));
+            }
         }
         for table in timelines {
             dated.push(Arc::new(TimelineProvider::new(table, Arc::clone(&running))));
@@ -238,15 +245,25 @@ impl Catalogue {
         for name in commits.tables() {
             let files: Vec<&TableFile> = commits.files_of(&name).collect();
             let table = CommittedTable::open(&name, &files, &store)?;
-            self.add(&name, Some(table.rows()), Arc::new(table));
+            self.add_committed(&name, table.rows(), Arc::new(table));
         }
         for (name, schema) in schemas::declared(&store)? {
             if !self.tables.contains_key(&name) {
-                self.add(&name, Some(0), Arc::new(EmptyTable::new(schema)));
+                self.add_committed(&name, 0, Arc::new(EmptyTable::new(schema)));
             }
         }
         self.committed = Some(Arc::new(Committed::new(store, commits)));
         Ok(())
+    }
+
+    /// A table of a folder that nothing runs on; a changelog also as it stands.
+    fn add_committed(&mut self, name: &str, rows: u64, table: Arc<dyn TableProvider>) {
+        if changelog::is_changelog(&table.schema()) {
+            self.add(name, None, Arc::new(changelog::standing(name, Arc::clone(&table))));
+            self.add(&changelog::changes_name(name), Some(rows), table);
+        } else {
+            self.add(name, Some(rows), table);
+        }
     }
 
     fn add(&mut self, name: &str, rows: Option<u64>, table: Arc<dyn TableProvider>) {

@@ -8,6 +8,7 @@ pub mod access;
 mod blame;
 mod bounds;
 mod catalogue;
+mod changelog;
 mod committed;
 mod error;
 mod fair;

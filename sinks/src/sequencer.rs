@@ -29,6 +29,13 @@ impl Sequencer {
         Some((tick, *end - 1))
     }
 
+    /// Lets time pass to `stamp` (microseconds) without a record; whether it was not there yet.
+    pub fn pass(&mut self, stamp: i64) -> bool {
+        let Some(passed) = Tick::new(stamp, 0).filter(|tick| *tick > self.last.next()) else { return false };
+        self.last = Tick(passed.0 - 1);
+        true
+    }
+
     /// Every tick so far is before this one.
     pub fn upper(&self) -> Tick {
         if self.last == Tick::ZERO && self.ends.is_empty() { Tick::ZERO } else { self.last.next() }

@@ -15,12 +15,16 @@ use tidegate_operators::gate::{Judge, TimeBounds};
 use super::*;
 use crate::live::{Receipt, Receipted, Submission};
 use crate::run::steps::Effective;
+use crate::topology::Clock;
 
 /// How long the gate waits for a submission before it looks at everything else.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long nothing may come before the log says that time has passed.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// How far behind the clock, or the log if that is ahead, a submitted time may be: one bad stamp must not drag all along.
 const AHEAD_MAX: Duration = Duration::from_secs(3600);
@@ -76,6 +80,7 @@ impl Gate<'_> {
                 self.append(&mark, admission, feed)?;
                 uncommitted = None;
             }
+            self.beat(admission, feed)?;
             if let Some(step) = live.take_step()
                 && let Some(effective) = self.step(live, admission, feed, step)?
             {
@@ -83,6 +88,23 @@ impl Gate<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Says in the log that time has passed, when something in the graph waits for time and nothing else moves it.
+    ///
+    /// Only under the wall clock: where facts bring the time, it stands still between them. What follows from a beat, such
+    /// as that evidence expired, is then a function of the log like everything else.
+    fn beat(&mut self, admission: &mut Admission, feed: &mut Feed) -> Result<(), RunError> {
+        let plan = self.plan;
+        let silent = now().saturating_sub(self.log.upper().micros());
+        let every = i64::try_from(BEAT_EVERY.as_micros()).expect("a second");
+        if plan.topology.clock != Clock::Wall || !plan.awaits_time() || silent < every {
+            return Ok(());
+        }
+        if let Some(beat) = admission.beat(now()) {
+            self.append(&beat, admission, feed)?;
+        }
+        Ok(())
     }
 
     /// Stamps everything that was handed over, makes it durable, and answers.
