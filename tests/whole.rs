@@ -7,7 +7,6 @@ mod backfill;
 mod check;
 mod corpora;
 mod determinism;
-mod entities;
 mod faults;
 mod handbook;
 mod hostile;

@@ -290,8 +290,10 @@ impl StepKind {
             | StepKind::Windows(_)
             | StepKind::AsOf(_)
             | StepKind::Decide(_)
+            | StepKind::Linkage(_)
             | StepKind::Seal(_)
             | StepKind::Table(_) => false,
+            StepKind::Entities(plan) => plan.entities.settings.ttl.is_some(),
         }
     }
 }
