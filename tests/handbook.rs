@@ -67,38 +67,31 @@ fn reversed(folder: &Path) -> BTreeSet<i64> {
         .collect()
 }
 
-/// A file in `scratch` with the payments of the first `days` days.
-fn first_days(folder: &Path, days: i64, scratch: &Path) -> PathBuf {
+/// Runs the payments of the first `days` days and compares every feature of every row.
+fn compare(folder: &Path, days: i64, workers: usize) {
+    let scratch = tempfile::tempdir().unwrap();
     let payments = read(&folder.join("transactions.parquet"));
     let day = column(&payments, "TX_TIME_DAYS", &DataType::Int64);
     let payments =
         filter_record_batch(&payments, &lt(&day, &arrow::array::Int64Array::new_scalar(days)).unwrap())
             .unwrap();
-    let path = scratch.join("transactions.parquet");
+    let path = scratch.path().join("transactions.parquet");
     let mut writer = ArrowWriter::try_new(File::create(&path).unwrap(), payments.schema(), None).unwrap();
     writer.write(&payments).unwrap();
     writer.close().unwrap();
-    path
-}
-
-/// Runs the payments of the first `days` days and compares every feature of every row.
-fn compare(folder: &Path, days: i64, workers: usize) {
-    let scratch = tempfile::tempdir().unwrap();
-    let path = first_days(folder, days, scratch.path());
-    let payments = read(&path).num_rows();
 
     let set = format!("transactions.path={}", path.display());
     let plan = harness::plan(&harness::file("dataflows/handbook.toml"), &[set]);
     let data = scratch.path().join("data");
     let report = harness::run_plan(&plan, &data, workers);
-    assert_eq!(report.counts.admitted, 2 * payments as u64, "a payment and a label each");
+    assert_eq!(report.counts.admitted, 2 * payments.num_rows() as u64, "a payment and a label each");
     assert_eq!(report.counts.records(), report.counts.admitted);
 
     let names = EXACT.iter().chain(&AVERAGES).copied().collect::<Vec<_>>().join(", ");
     let ours =
         harness::ask(&data, &format!("SELECT TRANSACTION_ID, {names} FROM features ORDER BY TRANSACTION_ID"));
     let ours = concat_batches(&ours[0].schema(), &ours).unwrap();
-    assert_eq!(ours.num_rows(), payments, "a row of features for each payment");
+    assert_eq!(ours.num_rows(), payments.num_rows(), "a row of features for each payment");
     let golden = read(&folder.join("features.parquet"));
     let rows = ours.num_rows().min(golden.num_rows());
     let ids = column(&ours, "TRANSACTION_ID", &DataType::Int64);
@@ -127,81 +120,6 @@ fn compare(folder: &Path, days: i64, workers: usize) {
         "{rows} rows compared; {} differ, all of them ties that the golden took in reverse",
         differing.len()
     );
-}
-
-/// Groups of things, by a forest of parents: what is independent of the graph in the crate of operators.
-struct Groups {
-    parents: Vec<usize>,
-    sizes: Vec<i64>,
-    oldest: Vec<usize>,
-}
-
-impl Groups {
-    fn root(&mut self, mut of: usize) -> usize {
-        while self.parents[of] != of {
-            self.parents[of] = self.parents[self.parents[of]];
-            of = self.parents[of];
-        }
-        of
-    }
-
-    fn unite(&mut self, one: usize, other: usize) -> usize {
-        let (one, other) = (self.root(one), self.root(other));
-        if one != other {
-            self.parents[other] = one;
-            self.sizes[one] += self.sizes[other];
-            self.oldest[one] = self.oldest[one].min(self.oldest[other]);
-        }
-        one
-    }
-}
-
-/// Runs the payments of the first days without forgetting any, and holds every component against a union-find.
-#[test]
-fn components_are_those_of_a_union_find() {
-    let Some(folder) = handbook() else {
-        return println!("not run: set HANDBOOK to the folder of the handbook's files");
-    };
-    let scratch = tempfile::tempdir().unwrap();
-    let text = std::fs::read_to_string(harness::file("dataflows/handbook.toml")).unwrap();
-    let policies = harness::file("dataflows/policies").display().to_string();
-    let kept = text.lines().filter(|line| !line.starts_with("ttl = ") && !line.starts_with("degree_max = "));
-    let text = kept.collect::<Vec<_>>().join("\n").replace("\"policies/", &format!("\"{policies}/"));
-    let topology = scratch.path().join("handbook.toml");
-    std::fs::write(&topology, text).unwrap();
-    let payments = first_days(&folder, 7, scratch.path());
-    let set = [format!("transactions.path={}", payments.display()), "commit_rows=20000".to_owned()];
-    let data = scratch.path().join("data");
-    harness::run_plan(&harness::plan(&topology, &set), &data, 2);
-
-    let ours = harness::ask(
-        &data,
-        "SELECT customer_id, terminal_id, graph_component, graph_size FROM features ORDER BY TRANSACTION_ID",
-    );
-    let ours = concat_batches(&ours[0].schema(), &ours).unwrap();
-    let ids = |name| column(&ours, name, &DataType::Int64);
-    let (customers, terminals, sizes) = (ids("customer_id"), ids("terminal_id"), ids("graph_size"));
-    let names = column(&ours, "graph_component", &DataType::Utf8);
-    let number = |column: &ArrayRef, row| column.as_primitive::<Int64Type>().value(row);
-    let mut groups = Groups { parents: Vec::new(), sizes: Vec::new(), oldest: Vec::new() };
-    let mut labels: Vec<String> = Vec::new();
-    let mut places = std::collections::BTreeMap::new();
-    for row in 0..ours.num_rows() {
-        let pair = [("customer", number(&customers, row)), ("terminal", number(&terminals, row))];
-        let [customer, terminal] = pair.map(|(kind, id)| {
-            *places.entry(format!("{kind}:{id}")).or_insert_with_key(|label| {
-                labels.push(label.clone());
-                groups.parents.push(groups.parents.len());
-                groups.sizes.push(1);
-                groups.oldest.push(groups.oldest.len());
-                labels.len() - 1
-            })
-        });
-        let root = groups.unite(customer, terminal);
-        assert_eq!(number(&sizes, row), groups.sizes[root], "the size of payment {row}");
-        assert_eq!(names.as_string::<i32>().value(row), labels[groups.oldest[root]], "of payment {row}");
-    }
-    assert!(ours.num_rows() > 60_000, "a week of payments");
 }
 
 #[test]

@@ -9,7 +9,6 @@ mod check;
 mod corpora;
 mod credibility;
 mod determinism;
-mod entities;
 mod faults;
 mod handbook;
 mod hostile;

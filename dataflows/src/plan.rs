@@ -302,7 +302,8 @@ impl StepKind {
             | StepKind::Decide(_)
             | StepKind::Seal(_)
             | StepKind::Table(_) => false,
-            StepKind::State(_) | StepKind::Entities(_) => true,
+            StepKind::State(_) => true,
+            StepKind::Entities(plan) => plan.entities.settings.ttl.is_some(),
         }
     }
 }

@@ -143,13 +143,10 @@ pub fn port_schemas() -> [SchemaRef; 3] {
     ];
     let components = vec![text("component"), number("size"), number("frauds")];
     [entities, links, components].map(|own| {
-        let fields = [vec![tick(columns::TICK)], own, vec![number(DIFF)]].concat();
+        let fields = [vec![tick(columns::TICK)], own, vec![number(columns::DIFF)]].concat();
         Arc::new(Schema::new(fields))
     })
 }
-
-/// The last column of a changelog: +1 for a row that comes, -1 for one that goes.
-const DIFF: &str = "_diff";
 
 /// See [`Entities`].
 pub struct EntitiesState {
