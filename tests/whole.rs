@@ -8,6 +8,7 @@ mod check;
 mod corpora;
 mod determinism;
 mod faults;
+mod fusion;
 mod handbook;
 mod hostile;
 mod live_tables;
