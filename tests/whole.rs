@@ -10,6 +10,7 @@ mod corpora;
 mod credibility;
 mod determinism;
 mod faults;
+mod fusion;
 mod handbook;
 mod hostile;
 mod live_tables;

@@ -351,6 +351,15 @@ pub struct Places {
     pub time: usize,
 }
 
+/// Two streams.
+type Two = (u32, u32);
+
+/// What they have in common, and how near that brings them.
+type Near = (Pair, Nearness);
+
+/// A row of a changelog: its tick, its key, what is so, and the difference.
+type Said<K, V> = (u64, K, V, i64);
+
 /// What is known of streams, as a changelog.
 pub struct Learning {
     places: Places,
@@ -411,7 +420,7 @@ impl Learning {
         }
     }
 
-    fn families_batch(&self, said: &[(u64, u32, Known, i64)]) -> RecordBatch {
+    fn families_batch(&self, said: &[Said<u32, Known>]) -> RecordBatch {
         let known = || said.iter().map(|(_, _, known, _)| known);
         let pair = |of: fn(&Pair) -> u64| numbers(known().map(|k| k.likest.map(|(_, pair)| of(&pair))));
         let columns: Vec<ArrayRef> = vec![
@@ -432,7 +441,7 @@ impl Learning {
         RecordBatch::try_new(Arc::clone(&self.schemas[0]), columns).expect("the columns are the schema's")
     }
 
-    fn pairs_batch(&self, said: &[(u64, (u32, u32), (Pair, Nearness), i64)]) -> RecordBatch {
+    fn pairs_batch(&self, said: &[Said<Two, Near>]) -> RecordBatch {
         // The lesser name first, so that a pair stands in one place.
         let ordered: Vec<(u32, u32)> = said
             .iter()
