@@ -46,6 +46,11 @@ fn identifiers_and_comparisons_are_checked_against_their_rows() {
 }
 
 #[test]
+fn measures_of_drift_and_what_the_index_reads_are_checked() {
+    check("drift", &[]);
+}
+
+#[test]
 fn faults_of_the_policy_are_shown_where_they_stand() {
     check("policy", &[]);
 }
