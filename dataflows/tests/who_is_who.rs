@@ -197,9 +197,27 @@ fn two_records_of_one_person_and_a_card_between_two_are_one_component() {
     let lines = lines.map(|(event, minute, rest)| format!("{event},{},{rest}\n", at(minute)));
     let data = people(scratch.path(), &lines, &["commit_rows=5"], 1);
     let columns = ["event_id", "person_component", "person_size", "person_degree_card", "person_shared_card"];
-    expect_test::expect![[r#""#]].assert_eq(&shown(&data, "people", &columns));
+    expect_test::expect![[r#"
+        +----------+------------------+-------------+--------------------+--------------------+
+        | event_id | person_component | person_size | person_degree_card | person_shared_card |
+        +----------+------------------+-------------+--------------------+--------------------+
+        | event-1  | record:a         | 2           | 1                  | 0                  |
+        | event-2  | record:a         | 3           |                    |                    |
+        | event-3  | record:c         | 2           | 1                  | 0                  |
+        | event-4  | record:a         | 4           | 2                  | 1                  |
+        | event-5  | record:a         | 4           | 1                  | 1                  |
+        | event-6  | record:d         | 1           |                    |                    |
+        | event-7  | record:d         | 1           |                    |                    |
+        +----------+------------------+-------------+--------------------+--------------------+"#]]
+    .assert_eq(&shown(&data, "people", &columns));
     let columns = ["earlier", "later", "weight_millibits"];
-    expect_test::expect![[r#""#]].assert_eq(&shown(&data, "matches", &columns));
+    expect_test::expect![[r#"
+        +---------+-------+------------------+
+        | earlier | later | weight_millibits |
+        +---------+-------+------------------+
+        | a       | b     | 19080            |
+        +---------+-------+------------------+"#]]
+    .assert_eq(&shown(&data, "matches", &columns));
 }
 
 /// Groups of things, by a forest of parents: independent of the graph among the operators.
