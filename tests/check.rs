@@ -41,11 +41,6 @@ fn every_expression_is_planned_against_its_input() {
 }
 
 #[test]
-fn identifiers_and_comparisons_are_checked_against_their_rows() {
-    check("entities", &[]);
-}
-
-#[test]
 fn faults_of_the_policy_are_shown_where_they_stand() {
     check("policy", &[]);
 }
