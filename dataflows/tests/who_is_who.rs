@@ -136,6 +136,14 @@ fn people(folder: &Path, lines: &[String], set: &[&str], workers: usize) -> Path
     data
 }
 
+#[test]
+fn identifiers_and_comparisons_are_checked_against_their_rows() {
+    let Err(faults) = Plan::read(&file("tests/broken/entities.toml"), &[]) else { panic!("it has no fault") };
+    let root = format!("{}/", file("").display()).replace("//", "/");
+    let said: String = faults.iter().map(|fault| format!("{fault}\n").replace(&root, "")).collect();
+    expect_test::expect_file![file("tests/broken/entities.txt")].assert_eq(&said);
+}
+
 const TABLES: [&str; 6] = ["people", "matches", "full_blocks", "entities", "links", "components"];
 
 #[test]
@@ -197,9 +205,27 @@ fn two_records_of_one_person_and_a_card_between_two_are_one_component() {
     let lines = lines.map(|(event, minute, rest)| format!("{event},{},{rest}\n", at(minute)));
     let data = people(scratch.path(), &lines, &["commit_rows=5"], 1);
     let columns = ["event_id", "person_component", "person_size", "person_degree_card", "person_shared_card"];
-    expect_test::expect![[r#""#]].assert_eq(&shown(&data, "people", &columns));
+    expect_test::expect![[r#"
+        +----------+------------------+-------------+--------------------+--------------------+
+        | event_id | person_component | person_size | person_degree_card | person_shared_card |
+        +----------+------------------+-------------+--------------------+--------------------+
+        | event-1  | record:a         | 2           | 1                  | 0                  |
+        | event-2  | record:a         | 3           |                    |                    |
+        | event-3  | record:c         | 2           | 1                  | 0                  |
+        | event-4  | record:a         | 4           | 2                  | 1                  |
+        | event-5  | record:a         | 4           | 1                  | 1                  |
+        | event-6  | record:d         | 1           |                    |                    |
+        | event-7  | record:d         | 1           |                    |                    |
+        +----------+------------------+-------------+--------------------+--------------------+"#]]
+    .assert_eq(&shown(&data, "people", &columns));
     let columns = ["earlier", "later", "weight_millibits"];
-    expect_test::expect![[r#""#]].assert_eq(&shown(&data, "matches", &columns));
+    expect_test::expect![[r#"
+        +---------+-------+------------------+
+        | earlier | later | weight_millibits |
+        +---------+-------+------------------+
+        | a       | b     | 19080            |
+        +---------+-------+------------------+"#]]
+    .assert_eq(&shown(&data, "matches", &columns));
 }
 
 /// Groups of things, by a forest of parents: independent of the graph among the operators.
@@ -317,7 +343,7 @@ fn the_rate_of_the_handbook_with_entities_is_at_least_six_tenths_of_that_without
     for round in 0..3 {
         for (place, topology) in [file("dataflows/handbook.toml"), without.clone()].iter().enumerate() {
             let data = scratch.path().join(format!("{round}-{place}"));
-            let took = run_topology(topology, &[payments.clone()], &data, 1);
+            let took = run_topology(topology, std::slice::from_ref(&payments), &data, 1);
             std::fs::remove_dir_all(&data).unwrap();
             println!("{}: {took:.2} s", ["with entities", "without"][place]);
             best[place] = best[place].min(took);
