@@ -61,6 +61,11 @@ fn faults_of_the_policy_hide_no_other() {
 }
 
 #[test]
+fn states_are_checked_against_what_they_hear() {
+    check("states", &[]);
+}
+
+#[test]
 fn overrides_are_checked_like_the_file() {
     check("policy", &["records.pth=x", "nobody.path=x", "partitions=many"]);
 }
