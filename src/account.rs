@@ -71,6 +71,7 @@ pub fn print(
             print_suspicious(&top, features.as_deref(), &ask)?;
         }
     }
+    crate::standing::print(plan, &ask)?;
     println!("\n{:<30}{:>12}{:>11}{:>14}", "stage", "rows", "busy s", "rows/busy s");
     for stage in watch.report() {
         let busy = stage.busy.as_secs_f64();
@@ -222,7 +223,8 @@ fn values(row: &RecordBatch) -> String {
         .join(", ")
 }
 
-fn shown(column: &ArrayRef, row: usize) -> String {
+/// A value as a person reads it.
+pub fn shown(column: &ArrayRef, row: usize) -> String {
     if let DataType::Float64 = column.data_type() {
         let value = column.as_primitive::<arrow::datatypes::Float64Type>().value(row);
         let text = format!("{value:.3}");

@@ -26,6 +26,7 @@ mod policy;
 mod progress;
 mod replay;
 mod serve;
+mod standing;
 mod verify;
 
 /// Turns a stream of facts into decisions that can be proven.

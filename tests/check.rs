@@ -41,6 +41,16 @@ fn every_expression_is_planned_against_its_input() {
 }
 
 #[test]
+fn identifiers_and_comparisons_are_checked_against_their_rows() {
+    check("entities", &[]);
+}
+
+#[test]
+fn measures_of_drift_and_what_the_index_reads_are_checked() {
+    check("drift", &[]);
+}
+
+#[test]
 fn faults_of_the_policy_are_shown_where_they_stand() {
     check("policy", &[]);
 }

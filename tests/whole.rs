@@ -4,10 +4,13 @@ mod harness;
 
 mod archive;
 mod backfill;
+mod beats;
 mod check;
 mod corpora;
+mod credibility;
 mod determinism;
 mod faults;
+mod fusion;
 mod handbook;
 mod hostile;
 mod live_tables;

@@ -10,7 +10,7 @@ use tidegate_operators::as_of::{AsOf, as_of};
 use tidegate_operators::entities::{PORTS, Wanted, graph_versions};
 use tidegate_operators::expr::{Expr, Projection, Split, error_schema, filter};
 use tidegate_operators::lookup::with_columns;
-use tidegate_operators::ordered::{Input, Route, ordered};
+use tidegate_operators::ordered::{Input, Output, Route, ordered};
 use tidegate_operators::rejoin::rejoin;
 use tidegate_operators::rows::RowStream;
 use tidegate_operators::seal::Sealer;
@@ -122,17 +122,28 @@ pub fn build<'scope>(
                 };
                 as_of(input, settings, &step.name)
             }
-            StepKind::Linkage(plan) => {
-                let records = narrow(input, &step.name, None, &plan.narrow, &mut errors);
-                let name = timeline_name(&step.name, 0);
-                files.extend(keep_pieces(&records, &boundaries, &plan.narrow, writing, &name));
-                let rows = with_restored(records, restored.remove(&name));
-                let input = Input { rows, schema: Arc::clone(plan.narrow.schema()), route: Route::One };
-                let (outputs, state) = (plan.linkage.outputs(), plan.linkage.state());
-                let mut given = ordered(vec![input], outputs, output.restored, state, &step.name).into_iter();
-                let links = given.next().expect("the links come first");
-                streams.extend(step.ports.iter().map(|(port, _)| format!("{}.{port}", step.name)).zip(given));
-                links
+            StepKind::State(state) => {
+                let inputs = state.inputs.iter().enumerate().map(|(place, heard)| {
+                    let rows =
+                        narrow(streams[&heard.over].clone(), &step.name, None, &heard.narrow, &mut errors);
+                    let name = timeline_name(&step.name, place);
+                    files.extend(keep_pieces(&rows, &boundaries, &heard.narrow, writing, &name));
+                    Input {
+                        rows: with_restored(rows, restored.remove(&name)),
+                        schema: Arc::clone(heard.narrow.schema()),
+                        route: heard.route,
+                    }
+                });
+                let inputs = inputs.collect();
+                let outputs = state.outputs.iter();
+                let outputs = outputs
+                    .map(|(schema, order)| Output { schema: Arc::clone(schema), order: order.clone() });
+                let mut given =
+                    ordered(inputs, outputs.collect(), output.restored, (state.state)(), &step.name)
+                        .into_iter();
+                let own = given.next().expect("a state gives rows");
+                streams.extend(step.gives().skip(1).map(|(name, _)| name).zip(given));
+                own
             }
             StepKind::Entities(plan_of) => {
                 let of = |over: &String| streams[over].clone();

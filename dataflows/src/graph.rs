@@ -23,7 +23,7 @@ pub fn kind_name(kind: &NodeKind) -> &'static str {
             Place::Parquet(_) => "source.parquet",
             Place::Csv(_, _) => "source.csv",
             Place::Jsonl(_, _) => "source.jsonl",
-            Place::World(_, _) => "source.world",
+            Place::World(_, _) | Place::Lattice(_, _) => "source.world",
         },
         NodeKind::Gate { .. } => "gate",
         NodeKind::Filter { .. } => "filter",
@@ -32,6 +32,11 @@ pub fn kind_name(kind: &NodeKind) -> &'static str {
         NodeKind::Unknown => "unknown",
         NodeKind::Windows(_) => "windows",
         NodeKind::AsOf(_) => "as_of",
+        NodeKind::Drift(_) => "drift",
+        NodeKind::Credibility(_) => "credibility",
+        NodeKind::Expire(_) => "expire",
+        NodeKind::Quorum(_) => "quorum",
+        NodeKind::Families(_) => "families",
         NodeKind::Entities(_) => "entities",
         NodeKind::Linkage(_) => "linkage",
         NodeKind::Decide { .. } => "decide",
@@ -56,6 +61,11 @@ fn edges(topology: &Topology) -> Vec<(&str, &str, bool)> {
                 windows.groups.iter().filter_map(|g| Some(node_of(&g.over.as_ref()?.value))).collect()
             }
             NodeKind::AsOf(as_of) => vec![node_of(&as_of.timeline.value)],
+            NodeKind::Drift(drift) => drift.over().map(|over| node_of(&over.value)).collect(),
+            NodeKind::Credibility(credibility) => {
+                credibility.over().map(|over| node_of(&over.value)).collect()
+            }
+            NodeKind::Quorum(quorum) => quorum.also_reads().map(|name| node_of(&name.value)).collect(),
             NodeKind::Entities(entities) => entities.also_reads().map(|name| node_of(&name.value)).collect(),
             _ => Vec::new(),
         };

@@ -23,6 +23,7 @@ use tidegate_operators::expr::{Column, Expr, Projection};
 use tidegate_operators::gate::{GatePolicy, Judge, TimeBounds};
 use tidegate_operators::in_force::InForce;
 use tidegate_operators::keys::is_key;
+use tidegate_operators::linkage::PORTS as LINKAGE_PORTS;
 use tidegate_operators::seal::{NEEDED, episode_schema};
 use tidegate_operators::snapshot::snapshot_field;
 use tidegate_operators::timeline::{Measure, is_measure};
@@ -30,7 +31,7 @@ use tidegate_operators::windows::{Aggregate, WindowPlan, reason_field};
 
 use crate::build::timeline_name;
 use crate::plan::entities::EntitiesPlan;
-use crate::plan::linkage::LinkagePlan;
+use crate::plan::state::StatePlan;
 use crate::settings::{Fault, Faults, Text};
 use crate::sources::{SourcePlan, plan_source};
 use crate::sql::{Planned, Sql};
@@ -38,8 +39,14 @@ use crate::topology::{
     AsOfNode, GroupNode, Node, NodeKind, Override, TableFormat, TableNode, Topology, WindowsNode, node_of,
 };
 
+mod credibility;
+mod drift;
 pub mod entities;
-pub mod linkage;
+mod expire;
+mod families;
+mod linkage;
+mod quorum;
+pub mod state;
 
 /// A topology that can run.
 #[derive(Clone)]
@@ -89,10 +96,10 @@ pub enum StepKind {
     Windows(Vec<GroupPlan>),
     /// The value of a keyed timeline.
     AsOf(AsOfPlan),
+    /// A state that hears rows in the order of ticks.
+    State(StatePlan),
     /// Who is who, as of each row.
     Entities(Box<EntitiesPlan>),
-    /// Which records are of one thing.
-    Linkage(Box<LinkagePlan>),
     /// Rules over each row: the topology's, and those that came into force later.
     Decide(Arc<InForce<Decider>>),
     /// Episodes, of the input's columns at these places.
@@ -236,8 +243,11 @@ impl Plan {
                 StepKind::AsOf(_) => {
                     timelines.insert(timeline_name(&step.name, 0), None);
                 }
-                StepKind::Linkage(_) => {
-                    timelines.insert(timeline_name(&step.name, 0), None);
+                StepKind::State(state) => {
+                    let heard = state.inputs.iter().enumerate();
+                    timelines.extend(
+                        heard.map(|(place, heard)| (timeline_name(&step.name, place), heard.retention)),
+                    );
                 }
                 // Who is the oldest follows from all that was ever heard.
                 StepKind::Entities(plan) => {
@@ -290,9 +300,9 @@ impl StepKind {
             | StepKind::Windows(_)
             | StepKind::AsOf(_)
             | StepKind::Decide(_)
-            | StepKind::Linkage(_)
             | StepKind::Seal(_)
             | StepKind::Table(_) => false,
+            StepKind::State(_) => true,
             StepKind::Entities(plan) => plan.entities.settings.ttl.is_some(),
         }
     }
@@ -347,6 +357,11 @@ fn columns_read(draft: &Draft) -> BTreeSet<String> {
                 ask(&plan.timeline, projection_reads(&plan.narrow, schema_of(&plan.timeline)));
                 ask(input, out.into_iter().chain([name_at(plan.key), name_at(plan.time)]).collect());
             }
+            StepKind::State(state) => {
+                for heard in &state.inputs {
+                    ask(&heard.over, heard.reads(&out, schema_of(&heard.over)));
+                }
+            }
             StepKind::Entities(plan) => {
                 for (over, narrow) in plan.frauds.iter().chain(&plan.linked) {
                     ask(over, projection_reads(narrow, schema_of(over)));
@@ -355,7 +370,6 @@ fn columns_read(draft: &Draft) -> BTreeSet<String> {
                 let needed = [columns::EVENT_ID, columns::BASIS].map(str::to_owned);
                 ask(input, out.into_iter().chain(own).chain(needed).collect());
             }
-            StepKind::Linkage(plan) => ask(input, projection_reads(&plan.narrow, schema_of(input))),
             StepKind::Seal(places) => ask(input, places.iter().map(|place| name_at(*place)).collect()),
             StepKind::Table(table) => ask(input, table.columns.iter().map(|place| name_at(*place)).collect()),
         }
@@ -384,14 +398,19 @@ fn projection_reads(projection: &Projection, input: &Schema) -> BTreeSet<String>
 
 /// The versions of what computes answers and of the forms that are hashed. Whoever changes an answer that an
 /// operator gives, or a recipe, counts up here, so that no later build takes its output for this one's.
-const OPERATORS: [&str; 10] = [
+const OPERATORS: [&str; 15] = [
     "as_of.2",
+    "credibility.1",
     "decide.1",
+    "drift.1",
     "entities.1",
     "episode.1",
+    "expire.1",
+    "families.1",
     "feed.1",
     "filter_project_union.1",
     "linkage.1",
+    "quorum.1",
     "snapshot.2",
     "table.1",
     "windows.1",
@@ -821,7 +840,14 @@ impl Planner<'_> {
             _ => None,
         };
         let input = input?; // One that could not be planned has said so itself.
-        let mut ports = Vec::new();
+        let mut ports: Vec<(&'static str, SchemaRef)> = Vec::new();
+        let mut state = |planned: Option<StatePlan>, names: &[&'static str]| {
+            let planned = planned?;
+            let mut schemas = planned.outputs.iter().map(|(schema, _)| Arc::clone(schema));
+            let own = schemas.next().expect("a state gives rows");
+            ports.extend(names.iter().copied().zip(schemas));
+            Some((StepKind::State(planned), own))
+        };
         let (kind, schema) = match &node.kind {
             NodeKind::Filter { condition } => {
                 let planned = self.boolean(condition, input)?;
@@ -835,10 +861,14 @@ impl Planner<'_> {
             NodeKind::Union => (StepKind::Union, self.union(node, input, more, draft)?),
             NodeKind::Windows(windows) => self.windows(node, windows, input, draft)?,
             NodeKind::AsOf(as_of) => self.as_of(node, as_of, input, draft)?,
-            NodeKind::Linkage(settings) => {
-                ports = linkage::ports();
-                self.linkage(node, settings, input)?
+            NodeKind::Expire(settings) => state(self.expire(node, settings, input), &expire::PORTS)?,
+            NodeKind::Quorum(settings) => state(self.quorum(node, settings, input, draft), &quorum::PORTS)?,
+            NodeKind::Drift(settings) => state(self.drift(node, settings, draft), &drift::PORTS)?,
+            NodeKind::Credibility(settings) => {
+                state(self.credibility(node, settings, draft), &credibility::PORTS)?
             }
+            NodeKind::Families(settings) => state(self.families(node, settings, input), &families::PORTS)?,
+            NodeKind::Linkage(settings) => state(self.linkage(node, settings, input), &LINKAGE_PORTS)?,
             NodeKind::Entities(settings) => {
                 ports = entities::ports();
                 self.entities(node, settings, input, draft)?
@@ -932,6 +962,11 @@ impl Planner<'_> {
                     ),
                 );
             }
+        }
+        // A row that is taken back is taken back in every form.
+        if let Ok(diff) = input.index_of(columns::DIFF) {
+            made.retain(|(_, field)| field.name() != columns::DIFF);
+            made.push((Column::Kept(diff), input.field(diff).clone()));
         }
         whole.then(|| Projection::new(&node.name, made))
     }
@@ -1414,6 +1449,9 @@ pub(crate) fn all_inputs(node: &Node) -> Vec<&Text> {
     match &node.kind {
         NodeKind::Windows(windows) => inputs.extend(windows.groups.iter().filter_map(|g| g.over.as_ref())),
         NodeKind::AsOf(as_of) => inputs.push(&as_of.timeline),
+        NodeKind::Quorum(quorum) => inputs.extend(quorum.also_reads()),
+        NodeKind::Drift(drift) => inputs.extend(drift.over()),
+        NodeKind::Credibility(credibility) => inputs.extend(credibility.over()),
         NodeKind::Entities(entities) => inputs.extend(entities.also_reads()),
         _ => {}
     }

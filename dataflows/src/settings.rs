@@ -312,6 +312,22 @@ impl<'t> Section<'t> {
         number
     }
 
+    /// A list of numbers; empty when missing.
+    pub fn numbers(&self, key: &'static str) -> Vec<f64> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let number = |item: &Spanned<DeValue<'_>>| match item.get_ref() {
+            DeValue::Float(float) => float.as_str().replace('_', "").parse().ok(),
+            DeValue::Integer(integer) => integer.as_str().replace('_', "").parse().ok(),
+            _ => None,
+        };
+        let items = value.get_ref().as_array();
+        let found: Option<Vec<f64>> = items.and_then(|items| items.iter().map(number).collect());
+        found.unwrap_or_else(|| {
+            self.wrong(value, key, "a list of numbers, such as [0.1, 0.5]");
+            Vec::new()
+        })
+    }
+
     /// A length of time such as `7d`.
     pub fn span(&self, key: &'static str) -> Option<Span> {
         let text = self.text(key).filter(|text| !text.is_absent())?;

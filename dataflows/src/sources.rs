@@ -15,7 +15,8 @@ use tidegate_operators::expr::Expr;
 use tidegate_operators::gate::{EventPolicy, GatePolicy, Judge, Judged, Refused, TimeBounds};
 use tidegate_sources::world::WorldSource;
 use tidegate_sources::{
-    Body, Chunk, CsvOptions, CsvSource, JsonlSource, ParquetSource, RECORD_BYTES_MAX, Source, SourceError,
+    Body, Chunk, CsvOptions, CsvSource, JsonlSource, LatticeSource, ParquetSource, RECORD_BYTES_MAX, Source,
+    SourceError,
 };
 
 use crate::settings::{Faults, Text};
@@ -315,6 +316,7 @@ impl SourcePlan {
                 JsonlSource::columns(path, names, 0, 1, self.record_bytes_max)?.schema()
             }
             Place::World(_, stream) => Some(stream.schema()),
+            Place::Lattice(_, stream) => Some(stream.schema()),
         })
     }
 
@@ -345,6 +347,9 @@ impl SourcePlan {
                 self.batch_rows,
                 self.record_bytes_max,
             )?),
+            Place::Lattice(config, stream) => {
+                Box::new(LatticeSource::new(config.clone(), *stream, from_position, self.batch_rows)?)
+            }
             Place::World(config, stream) => {
                 Box::new(WorldSource::new(config.clone(), *stream, from_position, self.batch_rows)?)
             }
@@ -355,7 +360,7 @@ impl SourcePlan {
     pub fn path(&self) -> Option<&std::path::Path> {
         match &self.place {
             Place::Parquet(path) | Place::Csv(path, _) | Place::Jsonl(path, _) => Some(path),
-            Place::World(_, _) => None,
+            Place::World(_, _) | Place::Lattice(_, _) => None,
         }
     }
 

@@ -9,6 +9,7 @@ use tidegate_facts::names::choices;
 use tidegate_facts::{Context, Span};
 use tidegate_sinks::archive::Keep;
 use tidegate_sources::world::WorldConfig;
+use tidegate_sources::{LatticeConfig, LatticeStream};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -18,6 +19,13 @@ use crate::topology::linkage::{LinkageNode, read_linkage};
 
 pub mod entities;
 pub mod linkage;
+
+pub mod credibility;
+pub mod drift;
+pub mod expire;
+pub mod families;
+mod lattice;
+pub mod quorum;
 
 /// A topology: where records come from, what is derived from them, and where it goes.
 #[derive(Clone, Debug)]
@@ -116,6 +124,16 @@ pub enum NodeKind {
     Windows(WindowsNode),
     /// `as_of`: the value of a keyed timeline.
     AsOf(AsOfNode),
+    /// `drift`: statistics of periods.
+    Drift(drift::DriftNode),
+    /// `credibility`: the credibility index.
+    Credibility(credibility::CredibilityNode),
+    /// `expire`: what is alive.
+    Expire(expire::ExpireNode),
+    /// `quorum`: what is known of each claim.
+    Quorum(quorum::QuorumNode),
+    /// `families`: streams that share wrong values.
+    Families(families::FamiliesNode),
     /// `entities`: who is who, as of each row.
     Entities(Box<EntitiesNode>),
     /// `linkage`: which records are of one thing.
@@ -160,6 +178,8 @@ pub enum Place {
     Jsonl(PathBuf, Vec<String>),
     /// A simulated world, and which of its streams.
     World(WorldConfig, WorldStream),
+    /// A simulated lattice of claims and evidence, and which of its streams.
+    Lattice(LatticeConfig, LatticeStream),
 }
 
 pub use tidegate_sources::world::WorldStream;
@@ -251,7 +271,7 @@ pub enum TableFormat {
 }
 
 /// Every kind of node.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 22] = [
     "source.parquet",
     "source.csv",
     "source.jsonl",
@@ -262,6 +282,11 @@ pub const KINDS: [&str; 17] = [
     "union",
     "windows",
     "as_of",
+    "drift",
+    "credibility",
+    "expire",
+    "quorum",
+    "families",
     "entities",
     "linkage",
     "decide",
@@ -575,6 +600,11 @@ fn read_node(
                 .required_text("effective", "the timeline's column that says since when a row is true"),
             values: section.text_table("values"),
         }),
+        "drift" => NodeKind::Drift(drift::read(section, faults)),
+        "credibility" => NodeKind::Credibility(credibility::read(section)),
+        "expire" => NodeKind::Expire(expire::read(section, faults)),
+        "quorum" => NodeKind::Quorum(quorum::read(section)),
+        "families" => NodeKind::Families(families::read(section, faults)),
         "entities" => NodeKind::Entities(Box::new(read_entities(section))),
         "linkage" => NodeKind::Linkage(read_linkage(section, faults)),
         "decide" => NodeKind::Decide { bundle: section.required_text("bundle", "the path of its rules") },
@@ -735,12 +765,20 @@ fn read_path(
 }
 
 fn read_world(section: &Section<'_>, paths: &[(String, &Section<'_>)], faults: &Rc<Faults>) -> Place {
-    let stream = section.required_text("stream", "`transactions` or `labels`");
+    let stream = section.required_text(
+        "stream",
+        "`transactions` or `labels`, or of a lattice `claims`, `sources`, `evidence` or `beacons`",
+    );
+    if let Some(stream) = lattice::stream_of(&stream.value) {
+        return lattice::read_lattice(section, stream, paths, faults);
+    }
     let stream = match stream.value.as_str() {
         "labels" => WorldStream::Labels,
         "transactions" | "" => WorldStream::Transactions,
         unknown => {
-            let what = format!("`{unknown}` is no stream of a world; it can be `transactions`, `labels`");
+            let what = format!(
+                "`{unknown}` is no stream of a world; it can be `transactions`, `labels`, or of a lattice `claims`, `sources`, `evidence`, `beacons`"
+            );
             faults.add(stream.line, what);
             WorldStream::Transactions
         }

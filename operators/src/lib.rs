@@ -5,20 +5,27 @@
 
 pub mod as_of;
 pub mod changes;
+pub mod credibility;
 pub mod decide;
+pub mod drift;
 pub mod entities;
+pub mod expire;
 pub mod expr;
+pub mod families;
 pub mod gate;
 pub mod in_force;
+pub mod kept;
 pub mod keys;
 pub mod lifecycle;
 pub mod linkage;
 pub mod lookup;
 pub mod ordered;
+pub mod quorum;
 pub mod rejoin;
 pub mod rows;
 pub mod seal;
 pub mod snapshot;
 pub mod streams;
 pub mod timeline;
+pub mod votes;
 pub mod windows;

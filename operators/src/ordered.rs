@@ -41,6 +41,12 @@ pub trait Ordered: 'static {
     fn advance(&mut self, inputs: &[RecordBatch], upper: Tick) -> Vec<RecordBatch>;
 }
 
+impl Ordered for Box<dyn Ordered> {
+    fn advance(&mut self, inputs: &[RecordBatch], upper: Tick) -> Vec<RecordBatch> {
+        self.as_mut().advance(inputs, upper)
+    }
+}
+
 /// Which worker's state hears of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -48,6 +54,8 @@ pub enum Route {
     Key(usize),
     /// The same one for all rows.
     One,
+    /// Every worker's, so that each knows the same.
+    All,
 }
 
 /// What a state hears of.
@@ -89,9 +97,11 @@ pub fn ordered<'scope, S: Ordered>(
             Route::Key(column) => {
                 keys_of(rows.column(column)).into_iter().map(|key| owner(key, workers)).collect()
             }
-            Route::One => vec![owner(one, workers); rows.num_rows()],
+            Route::One | Route::All => vec![owner(one, workers); rows.num_rows()],
         };
-        heard.push(builder.new_input(rows, DistributorPact(|workers| ByPlace { workers, place })));
+        let to_all = route == Route::All;
+        let place = move |workers| ByPlace { workers, place, to_all };
+        heard.push(builder.new_input(rows, DistributorPact(place)));
         waiting.push(Waiting { schema, order: Vec::new(), batches: Vec::new() });
     }
     let (mut given, mut streams) = (Vec::new(), Vec::new());
@@ -143,7 +153,8 @@ fn at_home<'scope>(
     let place = |rows: &RecordBatch, workers: usize| {
         ticks_of(rows).values().iter().map(|tick| home(Tick(*tick).partition(), workers)).collect()
     };
-    let mut input = builder.new_input(rows, DistributorPact(move |workers| ByPlace { workers, place }));
+    let mut input =
+        builder.new_input(rows, DistributorPact(move |workers| ByPlace { workers, place, to_all: false }));
     let (output, stream) = builder.new_output::<Rows>();
     let mut output = OutputBuilder::<_, NoopBuilder<Rows>>::from(output);
     let mut waiting = [Waiting { schema, order, batches: Vec::new() }];
@@ -247,10 +258,11 @@ fn in_order(rows: RecordBatch, order: &[usize]) -> RecordBatch {
     take_record_batch(&rows, &places).expect("the places are of these rows")
 }
 
-/// Sends each row to the worker that `place` names.
+/// Sends each row to the worker that `place` names, or to all.
 struct ByPlace<F> {
     workers: usize,
     place: F,
+    to_all: bool,
 }
 
 impl<F: FnMut(&RecordBatch, usize) -> Vec<usize>> Distributor<Rows> for ByPlace<F> {
@@ -266,6 +278,12 @@ impl<F: FnMut(&RecordBatch, usize) -> Vec<usize>> Distributor<Rows> for ByPlace<
         }
         if self.workers == 1 {
             Message::push_at(&mut Rows(batch), time.clone(), &mut pushers[0]);
+            return;
+        }
+        if self.to_all {
+            for pusher in pushers {
+                Message::push_at(&mut Rows(batch.clone()), time.clone(), pusher);
+            }
             return;
         }
         let mut places: Vec<Vec<u32>> = vec![Vec::new(); self.workers];

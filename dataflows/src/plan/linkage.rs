@@ -6,26 +6,14 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use tidegate_facts::columns;
 use tidegate_operators::expr::{Column, Projection};
 use tidegate_operators::keys::is_key;
-use tidegate_operators::linkage::{Comparator, Comparison, Linkage, PORTS, Rules, full_schema, weights};
+use tidegate_operators::linkage::{Comparator, Comparison, Linkage, Rules, weights};
+use tidegate_operators::ordered::{Ordered, Route};
 
-use super::{Planner, StepKind};
+use super::Planner;
+use super::state::{Heard, StatePlan};
 use crate::settings::Text;
 use crate::topology::Node;
 use crate::topology::linkage::LinkageNode;
-
-/// A `linkage`, planned.
-#[derive(Clone)]
-pub struct LinkagePlan {
-    /// What it compares and how.
-    pub linkage: Linkage,
-    /// The records, as they are compared.
-    pub narrow: Arc<Projection>,
-}
-
-/// The names and columns of the ports.
-pub fn ports() -> Vec<(&'static str, SchemaRef)> {
-    PORTS.into_iter().zip([full_schema()]).collect()
-}
 
 impl Planner<'_> {
     pub(super) fn linkage(
@@ -33,7 +21,7 @@ impl Planner<'_> {
         node: &Node,
         settings: &LinkageNode,
         input: &SchemaRef,
-    ) -> Option<(StepKind, SchemaRef)> {
+    ) -> Option<StatePlan> {
         let of = node.inputs[0].value.as_str();
         let id = self.key_column(&settings.id, input, of);
         let own_time = Text { value: columns::TS_UTC.to_owned(), line: node.line };
@@ -82,9 +70,12 @@ impl Planner<'_> {
             block_max: usize::try_from(settings.block_max).unwrap_or(usize::MAX),
         };
         let linkage = Linkage { rules, id: input.field(id).data_type().clone() };
-        let schema = linkage.schema();
-        let plan = LinkagePlan { linkage, narrow: Arc::new(Projection::new(&node.name, narrow)) };
-        Some((StepKind::Linkage(Box::new(plan)), schema))
+        let outputs = linkage.outputs().into_iter().map(|output| (output.schema, output.order)).collect();
+        let narrow = Arc::new(Projection::new(&node.name, narrow));
+        let heard =
+            Heard { over: of.to_owned(), narrow, route: Route::One, retention: None, is_passed: false };
+        let state = Arc::new(move || Box::new(linkage.state()) as Box<dyn Ordered>);
+        Some(StatePlan { inputs: vec![heard], outputs, state })
     }
 
     fn compared_column(&self, name: &Text, by: Comparator, input: &SchemaRef, of: &str) -> Option<usize> {

@@ -1,0 +1,333 @@
+//! How fast does evidence become what is known of a claim? A million reports on 40,000 claims through expiry, quorum and drift.
+//!
+//! Each claim has three streams of different groups, each refreshed some eight times before it runs out; one report in five hundred
+//! says something else, one in a thousand is unfit, one in a hundred is late. Prints reports a second on one worker and on two, the same
+//! for ten times the claims, the time from a report to the end of its claim's tick at 100,000 a second (p50 and p99, groups of a
+//! thousand), and a hash of all claims, flips and drift: when the hash moves, the change is not an optimisation.
+//! `cargo bench --bench claims -- 50` makes it 50 times smaller.
+
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
+    UInt64Array,
+};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use tidegate_facts::schema::timestamp;
+use tidegate_facts::{Digest, Span, Tick, columns};
+use tidegate_operators::drift::periods::Shape as Periods;
+use tidegate_operators::drift::severity::Bounds;
+use tidegate_operators::drift::stream::{Drift, KEY, events_schema, input_fields, orders, periods_schema};
+use tidegate_operators::drift::{Kind, Settings};
+use tidegate_operators::expire::{Expire, Places};
+use tidegate_operators::ordered::{Input, Output, Route, ordered};
+use tidegate_operators::quorum::{Evidences, Need, Quorum, Shape};
+use tidegate_operators::rows::{RowStream, Rows, home, ticks_of};
+use timely::container::NoopBuilder;
+use timely::dataflow::InputHandle;
+use timely::dataflow::operators::{InspectCore, Probe};
+
+const SECOND: i64 = 1_000_000;
+const START: i64 = 1_767_225_600 * SECOND;
+const PARTITIONS: u16 = 4;
+const GROUPS: u64 = 200;
+/// Every stream reports once in this time, and is believed for 2.2 times as long.
+const REFRESH: i64 = 450 * SECOND;
+
+/// The reports of a group: as evidence, and as what three measures of drift hear.
+type Group = [RecordBatch; 4];
+
+fn mixed(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    number ^ (number >> 31)
+}
+
+fn evidence_schema() -> SchemaRef {
+    let text = |name: &str| Field::new(name, DataType::Utf8, false);
+    let flag = |name: &str| Field::new(name, DataType::Boolean, false);
+    Arc::new(Schema::new(vec![
+        Field::new(columns::TICK, DataType::UInt64, false),
+        text("stream"),
+        Field::new("time", timestamp(), false),
+        text("claim"),
+        text("source"),
+        text("value"),
+        text("group"),
+        flag("out_of_band"),
+        flag("fit"),
+        Field::new("ttl", DataType::Int64, false),
+    ]))
+}
+
+/// Reports in the order of ticks, in groups.
+fn groups(reports: u64, claims: u64, rows: usize) -> Vec<Group> {
+    let streams = claims * 3;
+    let mut tick = Tick::ZERO;
+    let numbers: Vec<u64> = (0..reports).collect();
+    let drift_schema = Arc::new(Schema::new(input_fields()));
+    numbers
+        .chunks(rows)
+        .map(|numbers| {
+            let mut ticks = Vec::new();
+            let stream: Vec<u64> = numbers.iter().map(|number| mixed(number % streams) % streams).collect();
+            let draw = |number: u64, purpose: u64, end: u64| mixed(number * 8 + purpose) % end;
+            let mut times = Vec::new();
+            for number in numbers {
+                let now = START + (*number as i128 * i128::from(REFRESH) / i128::from(streams)) as i64;
+                tick = Tick::following(tick, now, (number % u64::from(PARTITIONS)) as u16).expect("in range");
+                ticks.push(tick.0);
+                let late = if draw(*number, 0, 100) == 0 { draw(*number, 1, 120) } else { 0 } as i64;
+                times.push(now - late * SECOND - 1);
+            }
+            let texts = |prefix: &str, of: &dyn Fn(usize) -> u64| -> ArrayRef {
+                Arc::new(StringArray::from_iter_values(
+                    (0..numbers.len()).map(|row| format!("{prefix}-{}", of(row))),
+                ))
+            };
+            let ticks: ArrayRef = Arc::new(UInt64Array::from(ticks));
+            let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC"));
+            let names = texts("stream", &|row| stream[row]);
+            let group = texts("group", &|row| mixed(stream[row]) % GROUPS);
+            let unfit = |row: usize| draw(numbers[row], 2, 1000) == 0;
+            let whole = |of: &dyn Fn(usize) -> i64| -> ArrayRef {
+                Arc::new(Int64Array::from_iter_values((0..numbers.len()).map(of)))
+            };
+            let flags = |of: &dyn Fn(usize) -> bool| -> ArrayRef {
+                Arc::new((0..numbers.len()).map(|row| Some(of(row))).collect::<BooleanArray>())
+            };
+            let ttl = whole(&|_| REFRESH * 22 / 10);
+            let evidence = vec![
+                Arc::clone(&ticks),
+                Arc::clone(&names),
+                Arc::clone(&times),
+                texts("claim", &|row| stream[row] / 3),
+                texts("source", &|row| mixed(stream[row]) % 5000),
+                texts("value", &|row| u64::from(draw(numbers[row], 3, 500) == 0)),
+                Arc::clone(&group),
+                flags(&|row| stream[row] % 3 == 0),
+                flags(&|row| !unfit(row)),
+                Arc::clone(&ttl),
+            ];
+            let measured = |key: &ArrayRef, value: ArrayRef| {
+                let columns = [&ticks, key, &times, &value, &names].map(Arc::clone);
+                RecordBatch::try_new(Arc::clone(&drift_schema), columns.to_vec()).expect("its columns")
+            };
+            let confidence = whole(&|row| 900_000 + draw(numbers[row], 4, 60_000) as i64);
+            [
+                RecordBatch::try_new(evidence_schema(), evidence).expect("its columns"),
+                measured(&group, whole(&|row| i64::from(unfit(row)))),
+                measured(&texts("domain", &|row| stream[row] % 24), confidence),
+                measured(&group, ttl),
+            ]
+        })
+        .collect()
+}
+
+fn measures() -> Vec<Settings> {
+    let kinds = [
+        (Kind::CorrelationDrift, 700_000, 900_000, false),
+        (Kind::ConfidenceVolatility, 150_000, 250_000, false),
+        (Kind::TtlCompression, 2_000_000, 1_000_000, true),
+    ];
+    let settings = kinds.into_iter().map(|(kind, yellow, red, falling)| Settings {
+        name: kind.name().into(),
+        kind,
+        bounds: Bounds { yellow, red, falling },
+        periods: Periods {
+            width: Span::parse("15m").expect("a span"),
+            slide: Span::parse("5m").expect("a span"),
+            delay: 0,
+            lateness_max: 300 * SECOND,
+            rows_min: 10,
+        },
+    });
+    settings.collect()
+}
+
+fn shape() -> Shape {
+    Shape {
+        evidence: Evidences {
+            claim: 3,
+            stream: 4,
+            value: 5,
+            time: 2,
+            group: Some(6),
+            out_of_band: Some(7),
+            is_fit: Some(8),
+            expires: Some(9),
+            diff: Some(10),
+            kept: vec![3],
+        },
+        declared: None,
+        families: None,
+        need: Some(Need { n: 3, k: 2, groups: 2, out_of_band: false }),
+        tells_votes: false,
+        claim: vec![Field::new("claim", DataType::Utf8, true)],
+        types: [DataType::Utf8, DataType::Utf8, DataType::Utf8],
+    }
+}
+
+/// What is known of claims, flips, votes, drift events and periods; the first is what a report waits for.
+fn graph<'scope>(mut inputs: Vec<RowStream<'scope>>) -> Vec<RowStream<'scope>> {
+    let measured = inputs.split_off(1);
+    let evidence = inputs.pop().expect("the evidence");
+    let schema = evidence_schema();
+    let places = Places { key: 1, time: 2, ttl: 9, cancel: None, given: 9 };
+    let schemas = Expire::schemas(&schema, places.given);
+    let live_schema = Arc::clone(&schemas[0]);
+    let outputs = schemas.map(|schema| Output { schema, order: vec![1] }).into();
+    let input = Input { rows: evidence, schema: Arc::clone(&schema), route: Route::Key(places.key) };
+    let live = ordered(vec![input], outputs, Tick::ZERO, Expire::new(&schema, places), "expire").remove(0);
+    let shape = shape();
+    let outputs = shape.schemas().into_iter().zip(shape.orders());
+    let outputs = outputs.map(|(schema, order)| Output { schema, order }).collect();
+    let input = Input { rows: live, schema: live_schema, route: Route::Key(3) };
+    let mut given = ordered(vec![input], outputs, Tick::ZERO, Quorum::new(shape), "quorum");
+    let schema = Arc::new(Schema::new(input_fields()));
+    let heard = |rows| Input { rows, schema: Arc::clone(&schema), route: Route::Key(KEY) };
+    let outputs = [events_schema(), periods_schema()].into_iter().zip(orders());
+    let outputs = outputs.map(|(schema, order)| Output { schema, order }).collect();
+    let inputs = measured.into_iter().map(heard).collect();
+    given.extend(ordered(inputs, outputs, Tick::ZERO, Drift::new(measures()), "drift"));
+    given
+}
+
+/// A worker's rows of a group.
+fn own(rows: &RecordBatch, index: usize, workers: usize) -> RecordBatch {
+    if workers == 1 {
+        return rows.clone();
+    }
+    let ticks = ticks_of(rows).values().iter().enumerate();
+    let own = ticks.filter(|(_, tick)| home(Tick(**tick).partition(), workers) == index);
+    let own = UInt32Array::from_iter_values(own.map(|(row, _)| row as u32));
+    take_record_batch(rows, &own).expect("its own places")
+}
+
+/// What came of a run: how long it took, how long each group waited, and what was given.
+struct Outcome {
+    elapsed: Duration,
+    waits: Vec<Duration>,
+    given: Vec<(usize, RecordBatch)>,
+}
+
+/// Feeds all groups as fast as they go, or each when it is due.
+fn run(groups: &[Group], workers: usize, every: Option<Duration>) -> Outcome {
+    let parts: Vec<Vec<(Tick, Group)>> = (0..workers)
+        .map(|index| {
+            let part = |group: &Group| {
+                let last = ticks_of(&group[0]).values().last().copied().expect("a group has rows");
+                (Tick(last).next(), group.each_ref().map(|rows| own(rows, index, workers)))
+            };
+            groups.iter().map(part).collect()
+        })
+        .collect();
+    let (rows_sender, rows_receiver) = channel::<(usize, RecordBatch)>();
+    let (wait_sender, wait_receiver) = channel::<Duration>();
+    let senders: Mutex<(Sender<_>, Sender<_>)> = Mutex::new((rows_sender, wait_sender));
+    let parts = Arc::new(parts);
+    let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
+    let start = Instant::now();
+    let guards = timely::execute(config, move |worker| {
+        let (rows_sender, wait_sender) = senders.lock().expect("no panic").clone();
+        let index = worker.index();
+        let mut inputs: Vec<InputHandle<Tick, NoopBuilder<Rows>>> =
+            (0..4).map(|_| InputHandle::new_with_builder()).collect();
+        let probes: Vec<_> = worker.dataflow::<Tick, _, _>(|scope| {
+            let streams = inputs.iter_mut().map(|input| input.to_stream(scope)).collect();
+            let given = graph(streams).into_iter().enumerate();
+            let seen = given.map(|(place, rows)| {
+                let sender = rows_sender.clone();
+                let seen = rows.inspect_container(move |event| {
+                    if let Ok((_, rows)) = event {
+                        sender.send((place, rows.0.clone())).expect("the bench waits");
+                    }
+                });
+                seen.probe().0
+            });
+            seen.collect()
+        });
+        let start = Instant::now();
+        let mut behind = Tick::ZERO;
+        for (number, (upper, group)) in parts[index].iter().enumerate() {
+            let due = every.map(|every| every * number as u32);
+            while due.is_some_and(|due| start.elapsed() < due) {
+                worker.step();
+            }
+            for (input, rows) in inputs.iter_mut().zip(group) {
+                if rows.num_rows() > 0 {
+                    input.send_batch(&mut Rows(rows.clone()));
+                }
+                input.advance_to(*upper);
+            }
+            match due {
+                // One group ahead of what is computed.
+                None => {
+                    worker.step_while(|| probes[0].less_than(&behind));
+                    behind = *upper;
+                }
+                Some(due) => {
+                    worker.step_while(|| probes[0].less_than(upper));
+                    wait_sender.send(start.elapsed() - due).expect("the bench waits");
+                }
+            }
+        }
+        let end = parts[index].last().expect("groups").0;
+        worker.step_while(|| probes.iter().any(|probe| probe.less_than(&end)));
+        // The end of input is not the end of time.
+        inputs.into_iter().for_each(std::mem::forget);
+    });
+    drop(guards.expect("workers start"));
+    let elapsed = start.elapsed();
+    Outcome { elapsed, waits: wait_receiver.try_iter().collect(), given: rows_receiver.try_iter().collect() }
+}
+
+/// A hash of all rows, whatever worker gave them in which batches.
+fn hash(given: &[(usize, RecordBatch)]) -> u64 {
+    let options = FormatOptions::default().with_null("-");
+    let mut sum = 0_u64;
+    for (place, rows) in given {
+        let cells: Vec<_> = rows
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column.as_ref(), &options).expect("any column has a text"))
+            .collect();
+        for row in 0..rows.num_rows() {
+            let mut line = place.to_string();
+            cells.iter().for_each(|cell| line += &format!("|{}", cell.value(row)));
+            let digest = Digest::of(line.as_bytes()).0;
+            sum = sum.wrapping_add(u64::from_le_bytes(digest[..8].try_into().expect("8 bytes")));
+        }
+    }
+    sum
+}
+
+fn main() {
+    let divide: u64 = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(50).max(1);
+    let (reports, claims) = (1_000_000 / divide, 40_000 / divide);
+    let mut hashes = Vec::new();
+    for (claims, workers) in [(claims, 1), (claims, 2), (claims * 10, 1)] {
+        let groups = groups(reports, claims, 8_192);
+        let best = (0..if divide > 1 { 1 } else { 3 }).map(|_| run(&groups, workers, None));
+        let best = best.min_by_key(|outcome| outcome.elapsed).expect("a round");
+        let rate = reports as f64 / best.elapsed.as_secs_f64();
+        let hash = hash(&best.given);
+        let rows: usize = best.given.iter().map(|(_, rows)| rows.num_rows()).sum();
+        println!(
+            "{reports} reports, {claims} claims, {workers} workers: {rate:.0}/s, {rows} rows, hash {hash:016x}"
+        );
+        hashes.push(hash);
+    }
+    assert_eq!(hashes[0], hashes[1], "workers must not change what is given");
+    let groups = groups(reports, claims, 1_000);
+    let mut paced = run(&groups, 2, Some(Duration::from_millis(10)));
+    paced.waits.sort();
+    let at = |share: usize| paced.waits[(paced.waits.len() * share / 100).min(paced.waits.len() - 1)];
+    println!("at 100,000/s, 2 workers: p50 {:?}, p99 {:?}", at(50), at(99));
+    assert_eq!(hash(&paced.given), hashes[0], "groups must not change what is given");
+}

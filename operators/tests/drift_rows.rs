@@ -1,0 +1,178 @@
+//! Drift and the index in a graph: the same bytes with any number of workers and any batches, and after a restart.
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+
+use arrow::array::{
+    ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array,
+};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::Schema;
+use tidegate_facts::{Span, Tick};
+use tidegate_operators::drift::periods::Shape;
+use tidegate_operators::drift::severity::Bounds;
+use tidegate_operators::drift::stream::{Drift, KEY, events_schema, input_fields, orders, periods_schema};
+use tidegate_operators::drift::{Kind, Settings};
+use tidegate_operators::ordered::{Input, Output, Route, ordered};
+use tidegate_operators::rows::{Rows, home, ticks_of};
+use timely::container::NoopBuilder;
+use timely::dataflow::InputHandle;
+use timely::dataflow::operators::{InspectCore, Probe};
+
+const SECOND: i64 = 1_000_000;
+
+fn mixed(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 7
+}
+
+/// Rows of twenty keys, some late; in the order of ticks.
+fn rows(seed: u64) -> RecordBatch {
+    let mut tick = Tick::ZERO;
+    let mut columns: (Vec<u64>, Vec<String>, Vec<i64>, Vec<i64>, Vec<String>) = Default::default();
+    for row in 0..4000_u64 {
+        let draw = |purpose: u64, end: u64| mixed(seed * 1_000_003 + row * 17 + purpose) % end;
+        let now = 1000 * SECOND + row as i64 * SECOND / 4;
+        tick = Tick::following(tick, now, draw(0, 4) as u16).expect("in range");
+        columns.0.push(tick.0);
+        columns.1.push(format!("key-{}", draw(1, 20)));
+        columns.2.push(now - (if draw(2, 10) == 0 { draw(3, 60) as i64 * SECOND } else { 1 }));
+        columns.3.push((draw(4, 900_000) / (1 + draw(5, 3))) as i64);
+        columns.4.push(format!("member-{}", draw(6, 5)));
+    }
+    let arrays: Vec<ArrayRef> = vec![
+        Arc::new(UInt64Array::from(columns.0)),
+        Arc::new(StringArray::from(columns.1)),
+        Arc::new(TimestampMicrosecondArray::from(columns.2).with_timezone("UTC")),
+        Arc::new(Int64Array::from(columns.3)),
+        Arc::new(StringArray::from(columns.4)),
+    ];
+    RecordBatch::try_new(Arc::new(Schema::new(input_fields())), arrays).expect("the columns are the schema's")
+}
+
+fn settings() -> Vec<Settings> {
+    let span = |seconds: i64| Span::from_micros(seconds * SECOND).expect("positive");
+    [(Kind::ConfidenceVolatility, 150_000), (Kind::TimingEntropy, 100_000), (Kind::Psi(None), 50_000)]
+        .into_iter()
+        .map(|(kind, yellow)| Settings {
+            name: kind.name().into(),
+            kind,
+            bounds: Bounds { yellow, red: yellow * 2, falling: false },
+            periods: Shape {
+                width: span(60),
+                slide: span(20),
+                delay: 0,
+                lateness_max: 60 * SECOND,
+                rows_min: 2,
+            },
+        })
+        .collect()
+}
+
+/// What is given of some rows, in the order of ticks: events, and periods.
+fn run(rows: &RecordBatch, workers: usize, batch: usize, restored: Tick) -> [RecordBatch; 2] {
+    let (sender, receiver) = channel();
+    let sender = Mutex::new(sender);
+    let rows = rows.clone();
+    let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
+    let guards = timely::execute(config, move |worker| {
+        let sender = sender.lock().expect("no panic").clone();
+        let (index, peers) = (worker.index(), worker.peers());
+        let mut input: InputHandle<Tick, NoopBuilder<Rows>> = InputHandle::new_with_builder();
+        let probe = worker.dataflow::<Tick, _, _>(|scope| {
+            let facts = input.to_stream(scope);
+            let schema = Arc::new(Schema::new(input_fields()));
+            let inputs = settings().into_iter().map(|_| Input {
+                rows: facts.clone(),
+                schema: Arc::clone(&schema),
+                route: Route::Key(KEY),
+            });
+            let outputs = [events_schema(), periods_schema()].into_iter().zip(orders());
+            let outputs = outputs.map(|(schema, order)| Output { schema, order }).collect();
+            let given = ordered(inputs.collect(), outputs, restored, Drift::new(settings()), "drift");
+            let probes: Vec<_> = given
+                .into_iter()
+                .enumerate()
+                .map(|(place, rows)| {
+                    let sender = sender.clone();
+                    let seen = rows.inspect_container(move |event| {
+                        if let Ok((_, rows)) = event {
+                            sender.send((place, rows.0.clone())).expect("the test waits");
+                        }
+                    });
+                    seen.probe().0
+                })
+                .collect();
+            probes
+        });
+        let ticks = ticks_of(&rows);
+        for from in (0..rows.num_rows()).step_by(batch) {
+            let part = rows.slice(from, batch.min(rows.num_rows() - from));
+            let own = ticks_of(&part).values().iter().enumerate();
+            let own = own.filter(|(_, tick)| home(Tick(**tick).partition(), peers) == index);
+            let own = UInt32Array::from_iter_values(own.map(|(row, _)| row as u32));
+            let own = take_record_batch(&part, &own).expect("the places are of these rows");
+            if own.num_rows() > 0 {
+                input.send_batch(&mut Rows(own));
+            }
+            let last = ticks_of(&part).values().last().copied().expect("a batch has rows");
+            input.advance_to(Tick(last).next());
+            worker.step();
+        }
+        let end = Tick(ticks.values().last().copied().expect("some")).next();
+        while probes_behind(&probe, end) {
+            worker.step();
+        }
+        // The end of input is not the end of time: nothing that is due later fires.
+        std::mem::forget(input);
+    });
+    let guards = guards.expect("workers start");
+    let mut given: [Vec<RecordBatch>; 2] = Default::default();
+    drop(guards);
+    while let Ok((place, rows)) = receiver.try_recv() {
+        given[place].push(rows);
+    }
+    let mut given = given.into_iter();
+    [events_schema(), periods_schema()].map(|schema| {
+        let all = concat_batches(&schema, &given.next().expect("two")).expect("one schema");
+        // Rows of one tick come from one worker, in their order; workers are told apart by nothing.
+        let ticks = ticks_of(&all).values();
+        let mut places: Vec<u32> = (0..all.num_rows() as u32).collect();
+        places.sort_by_key(|row| ticks[*row as usize]);
+        take_record_batch(&all, &UInt32Array::from(places)).expect("its own places")
+    })
+}
+
+fn probes_behind(probes: &[timely::dataflow::operators::probe::Handle<Tick>], end: Tick) -> bool {
+    probes.iter().any(|probe| probe.less_than(&end))
+}
+
+#[test]
+fn workers_and_batches_change_no_byte() {
+    for seed in 0..3 {
+        let rows = rows(seed);
+        let wanted = run(&rows, 1, 4000, Tick::ZERO);
+        assert!(
+            wanted[0].num_rows() > 20 && wanted[1].num_rows() > 500,
+            "seed {seed}: {}",
+            wanted[0].num_rows()
+        );
+        for (workers, batch) in [(1, 100), (2, 100), (2, 4000), (4, 999), (4, 7)] {
+            let given = run(&rows, workers, batch, Tick::ZERO);
+            assert_eq!(given, wanted, "seed {seed}: {workers} workers, batches of {batch}");
+        }
+    }
+}
+
+#[test]
+fn what_followed_before_a_restart_is_not_given_again_and_everything_after_it_is() {
+    let rows = rows(5);
+    let whole = run(&rows, 1, 500, Tick::ZERO);
+    let restored = Tick(ticks_of(&rows).value(2500));
+    let rest = run(&rows, 2, 700, restored);
+    for (whole, rest) in whole.iter().zip(&rest) {
+        let before = ticks_of(whole).values().partition_point(|tick| Tick(*tick) < restored);
+        assert!(before > 0 && before < whole.num_rows());
+        assert_eq!(*rest, whole.slice(before, whole.num_rows() - before));
+    }
+}

@@ -1,0 +1,201 @@
+//! The credibility topology: what happens in three days, the same however it is run, and after any stop.
+
+use std::path::Path;
+
+use arrow::array::AsArray;
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use tidegate_replay::{compare, replay};
+
+use crate::harness;
+
+const HOUR: i64 = 3_600_000_000;
+const START: i64 = 1_767_225_600_000_000;
+
+fn topology() -> std::path::PathBuf {
+    harness::file("dataflows/credibility.toml")
+}
+
+fn world(percent: u32, hours: u32) -> String {
+    format!("claim_declarations.world={{ seed = 7, percent = {percent}, hours = {hours} }}")
+}
+
+#[test]
+fn workers_and_batches_do_not_change_a_byte_of_what_is_believed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut first: Option<Vec<(String, Vec<u8>)>> = None;
+    for (workers, batch_rows) in [(1, 100_000), (2, 1_000), (4, 73)] {
+        let data = scratch.path().join(format!("{workers}-{batch_rows}"));
+        let set = [world(2, 19), "commit_rows=4000".to_owned(), format!("batch_rows={batch_rows}")];
+        let plan = harness::plan(&topology(), &set);
+        let report = harness::run_plan(&plan, &data, workers);
+        assert!(report.commits.list.len() > 3, "several commits");
+        let files = harness::committed(&data.join("store"));
+        match &first {
+            None => first = Some(files),
+            Some(first) => {
+                assert_eq!(first.len(), files.len());
+                for (one, other) in first.iter().zip(&files) {
+                    assert_eq!(one.0, other.0);
+                    let same = one.1 == other.1;
+                    assert!(same, "{} differs with {workers} workers in batches of {batch_rows}", one.0);
+                }
+            }
+        }
+    }
+    let (data, plan) = (scratch.path().join("1-100000"), [world(2, 19), "commit_rows=4000".to_owned()]);
+    let plan = harness::plan(&topology(), &plan);
+    let live = harness::run_plan(&plan, &data, 2);
+    assert_eq!(live.counts.records(), 0, "a second run adds nothing");
+    for workers in [1, 3] {
+        let out = scratch.path().join(format!("replayed-{workers}"));
+        let again = replay(&plan, &data, &out, workers, &harness::watch(&plan)).unwrap();
+        assert_eq!(compare(&live.commits, &again), None, "replayed on {workers} workers");
+    }
+}
+
+/// Reports of twelve streams, some late, some of them unfit, over six hours.
+fn reports() -> Vec<String> {
+    let mixed = |number: u64| {
+        let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 9
+    };
+    let line = |row: u64| {
+        let draw = |purpose: u64, end: u64| mixed(row * 31 + purpose + 1) % end;
+        let ingest = START + row as i64 * 36_000_000;
+        let late = if draw(0, 8) == 0 { draw(1, 1500) } else { draw(1, 3) } as i64;
+        let storm = (row / 100) % 2 == 1;
+        let status = if draw(2, if storm { 3 } else { 20 }) == 0 { "DEGRADED" } else { "OK" };
+        let confidence = if storm { draw(3, 1000) } else { 900 + draw(3, 90) };
+        let time = tidegate_facts::time::to_rfc3339;
+        format!(
+            "r-{row},claim-{},source-{},{},{},v{},{status},0.{confidence:03},{},{},{}\n",
+            draw(4, 4),
+            draw(5, 3),
+            ["east", "west"][draw(6, 2) as usize],
+            draw(7, 2),
+            draw(8, 10) / 8,
+            time(ingest - late * 1_000_000 - 1),
+            time(ingest),
+            600 + draw(9, 4) * 300,
+        )
+    };
+    (0..600).map(line).collect()
+}
+
+/// Everything that the topology gave.
+fn given(data: &Path) -> String {
+    ["claim_flips", "drift", "drift_periods", "credibility_history"]
+        .map(|table| harness::table(data, &format!("SELECT * FROM {table} ORDER BY _tick")))
+        .concat()
+}
+
+#[test]
+fn what_is_believed_after_a_stop_is_what_would_have_been_believed_without() {
+    let scratch = tempfile::tempdir().unwrap();
+    let lines = reports();
+    let header =
+        "evidence_id,claim_id,source_id,region,tier,value,status,confidence,event_time,ingest_time,ttl_s\n";
+    let run = |data: &str, upto: usize, workers: usize| {
+        let csv = scratch.path().join(format!("{data}.csv"));
+        std::fs::write(&csv, format!("{header}{}", lines[..upto].concat())).unwrap();
+        let set = [format!("reports.path={}", csv.display())];
+        let plan = harness::plan(&harness::file("tests/topologies/reports.toml"), &set);
+        harness::run_plan(&plan, &scratch.path().join(data), workers)
+    };
+    let whole = run("whole", 600, 1);
+    assert_eq!(whole.counts.admitted, 600, "{:?}", whole.counts);
+    for parts in [vec![250, 600], vec![1, 100, 101, 333, 480, 600]] {
+        let data = format!("parts-{}", parts.len());
+        for (turn, upto) in parts.into_iter().enumerate() {
+            run(&data, upto, 1 + turn % 3);
+        }
+        assert_eq!(given(&scratch.path().join(&data)), given(&scratch.path().join("whole")), "{data}");
+    }
+    let corrected = "SELECT count(*) AS n FROM drift_periods WHERE supersedes IS NOT NULL";
+    assert!(!harness::table(&scratch.path().join("whole"), corrected).contains("| 0 "), "some are corrected");
+    let dangling = "SELECT count(*) AS n FROM drift_periods a LEFT JOIN drift_periods b ON a.supersedes = b.period_id \
+                    WHERE a.supersedes IS NOT NULL AND (b.revision IS NULL OR b.revision <> a.revision - 1)";
+    assert!(
+        harness::table(&scratch.path().join("whole"), dangling).contains("| 0 "),
+        "each names the one before"
+    );
+}
+
+/// The index and its terms as of some hours after the start: index, drift, correlation, quorum, ttl, sync.
+fn index_at(data: &Path, hours: f64) -> [i32; 6] {
+    let tick = ((START + (hours * HOUR as f64) as i64) as u64) << 12;
+    let sql = format!("SELECT * FROM credibility_history WHERE _tick < {tick} ORDER BY _tick DESC LIMIT 1");
+    let rows = harness::ask(data, &sql);
+    let row =
+        rows.iter().find(|rows| rows.num_rows() > 0).expect("the index is known from the first fact on");
+    ["credibility_index", "drift", "correlation", "quorum", "ttl", "sync"]
+        .map(|column| row.column_by_name(column).unwrap().as_primitive::<Int32Type>().value(0))
+}
+
+/// The least index between two hours.
+fn least_between(data: &Path, from: f64, to: f64) -> i32 {
+    let tick = |hours: f64| ((START + (hours * HOUR as f64) as i64) as u64) << 12;
+    let sql = format!(
+        "SELECT min(credibility_index) AS least FROM credibility_history WHERE _tick >= {} AND _tick < {}",
+        tick(from),
+        tick(to)
+    );
+    let rows = harness::ask(data, &sql);
+    rows[0].column(0).as_primitive::<Int32Type>().value(0).min(index_at(data, from)[0])
+}
+
+/// What happens, hour by hour, in a lattice of some size.
+fn three_days(percent: u32) {
+    let scratch = tempfile::tempdir().unwrap();
+    let data = scratch.path();
+    let plan = harness::plan(&topology(), &[world(percent, 73)]);
+    harness::run_plan(&plan, data, 2);
+    let path: Vec<String> =
+        (0..=73).map(|hour| format!("+{hour} h {:?}", index_at(data, f64::from(hour)))).collect();
+    let path = path.join("\n");
+
+    // Six claims of tier 0 are always within half an hour of their end, so the ttl term is always at its cap.
+    let baseline = index_at(data, 12.0);
+    assert_eq!(baseline[4], -6, "{path}");
+    assert!((92..=94).contains(&baseline[0]), "the reference has 94: {baseline:?}\n{path}");
+    // The cascade: 260 claims of tier 1 lose all evidence at once, so the quorum term is at its cap.
+    let cascade = index_at(data, 18.02);
+    assert_eq!(cascade[3], -10, "{path}");
+    // The reference's clocks: two regions critical, one warned.
+    let sync = index_at(data, 36.5);
+    assert_eq!(sync[5], -7, "the reference goes from 90 to 83\n{path}");
+    assert_eq!(index_at(data, 36.8)[5], 0, "{path}");
+    // The hidden correlation is seen, and passes.
+    assert!(index_at(data, 24.0)[2] < -3, "{path}");
+    assert_eq!(index_at(data, 30.0)[2], 0, "{path}");
+    // Confidence: what the caps let drift take.
+    assert!(least_between(data, 44.0, 47.0) < baseline[0], "{path}");
+    assert_eq!(index_at(data, 72.0), baseline, "day 3 is as good as the first\n{path}");
+
+    let volatile = harness::ask(
+        data,
+        "SELECT count(DISTINCT key) AS claims, min(detected_at) AS first, max(detected_at) AS last FROM drift \
+         WHERE measure = 'confidence' AND severity = 'critical'",
+    );
+    let claims = volatile[0].column(0).as_primitive::<Int64Type>().value(0);
+    assert_eq!(claims, i64::from((12 * percent / 100).max(2)), "each of the volatile claims, and no other");
+    let at = |column: usize| {
+        (volatile[0].column(column).as_primitive::<TimestampMicrosecondType>().value(0) - START) / (HOUR / 4)
+    };
+    assert!((44 * 4..=46 * 4 + 6).contains(&at(1)) && (44 * 4..=47 * 4 + 2).contains(&at(2)));
+    let clocks = "SELECT count(DISTINCT key) AS n FROM drift WHERE measure = 'clock'";
+    assert!(harness::table(data, clocks).contains("| 3 "), "all three regions");
+    let groups = "SELECT count(DISTINCT key) AS n FROM drift WHERE measure = 'correlation' AND value > 0.7";
+    println!("{}\n{path}", harness::table(data, groups));
+}
+
+#[test]
+fn a_tenth_of_the_lattice_follows_the_path_of_the_reference() {
+    three_days(10);
+}
+
+#[test]
+#[ignore = "36,000 nodes and 1.3 million reports take a minute"]
+fn the_whole_lattice_follows_the_path_of_the_reference() {
+    three_days(100);
+}
