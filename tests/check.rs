@@ -41,6 +41,11 @@ fn every_expression_is_planned_against_its_input() {
 }
 
 #[test]
+fn identifiers_and_comparisons_are_checked_against_their_rows() {
+    check("entities", &[]);
+}
+
+#[test]
 fn measures_of_drift_and_what_the_index_reads_are_checked() {
     check("drift", &[]);
 }

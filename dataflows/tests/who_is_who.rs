@@ -136,14 +136,6 @@ fn people(folder: &Path, lines: &[String], set: &[&str], workers: usize) -> Path
     data
 }
 
-#[test]
-fn identifiers_and_comparisons_are_checked_against_their_rows() {
-    let Err(faults) = Plan::read(&file("tests/broken/entities.toml"), &[]) else { panic!("it has no fault") };
-    let root = format!("{}/", file("").display()).replace("//", "/");
-    let said: String = faults.iter().map(|fault| format!("{fault}\n").replace(&root, "")).collect();
-    expect_test::expect_file![file("tests/broken/entities.txt")].assert_eq(&said);
-}
-
 const TABLES: [&str; 6] = ["people", "matches", "full_blocks", "entities", "links", "components"];
 
 #[test]
