@@ -87,6 +87,9 @@ impl Planner<'_> {
             }
             Ttl::By(by, spans) => {
                 self.column(by, input, of)?;
+                if spans.is_empty() {
+                    return None; // What is wrong with each has been said.
+                }
                 let quoted = |text: &str| text.replace('\'', "''");
                 let cases = spans
                     .iter()

@@ -111,7 +111,7 @@ impl Planner<'_> {
         let schema = draft.schema(of)?;
         let name = declared.claim.as_ref().unwrap_or(&settings.claim);
         let key = self.key_column(name, schema, of)?;
-        self.same_type(name, claim, schema.field(key))?;
+        self.same_type(name.line, claim, (of, schema.field(key)))?;
         let mut narrow = Narrow::new(self, node, schema, key, None);
         let one = |sql: &str, data_type: &DataType| -> Expr {
             self.sql.plan(sql, schema, Some(data_type)).expect("a literal can be planned").expr
@@ -157,7 +157,7 @@ impl Planner<'_> {
             return None;
         }
         let place = |name: &str| schema.index_of(name).expect("a `families` gives it");
-        self.same_type(families, stream, schema.field(place("stream")))?;
+        self.same_type(families.line, stream, (of, schema.field(place("stream"))))?;
         let mut narrow = Narrow::new(self, node, schema, place("stream"), None);
         let shape = Memberships {
             stream: 1,
@@ -170,19 +170,18 @@ impl Planner<'_> {
     }
 
     /// Whether two columns name the same things.
-    fn same_type(&self, name: &Text, one: &Field, other: &Field) -> Option<()> {
+    fn same_type(&self, line: u32, one: &Field, (of, other): (&str, &Field)) -> Option<()> {
         if plain(one.data_type()) == plain(other.data_type()) {
             return Some(());
         }
         let what = format!(
-            "`{}` is {} and `{}` of `{}` is {}; cast one of them in a `project` before",
+            "`{}` is {} and `{}` of `{of}` is {}; cast one of them in a `project` before",
             one.name(),
             one.data_type(),
             other.name(),
-            name.value,
             other.data_type()
         );
-        self.faults.add(name.line, what);
+        self.faults.add(line, what);
         None
     }
 }
