@@ -238,6 +238,7 @@ fn run(groups: &[Group], workers: usize, every: Option<Duration>) -> Outcome {
         let index = worker.index();
         let mut inputs: Vec<InputHandle<Tick, NoopBuilder<Rows>>> =
             (0..4).map(|_| InputHandle::new_with_builder()).collect();
+        let dataflow = worker.next_dataflow_index();
         let probes: Vec<_> = worker.dataflow::<Tick, _, _>(|scope| {
             let streams = inputs.iter_mut().map(|input| input.to_stream(scope)).collect();
             let given = graph(streams).into_iter().enumerate();
@@ -268,19 +269,25 @@ fn run(groups: &[Group], workers: usize, every: Option<Duration>) -> Outcome {
             match due {
                 // One group ahead of what is computed.
                 None => {
-                    worker.step_while(|| probes[0].less_than(&behind));
+                    while probes[0].less_than(&behind) {
+                        worker.step();
+                    }
                     behind = *upper;
                 }
                 Some(due) => {
-                    worker.step_while(|| probes[0].less_than(upper));
+                    while probes[0].less_than(upper) {
+                        worker.step();
+                    }
                     wait_sender.send(start.elapsed() - due).expect("the bench waits");
                 }
             }
         }
         let end = parts[index].last().expect("groups").0;
-        worker.step_while(|| probes.iter().any(|probe| probe.less_than(&end)));
+        while probes.iter().any(|probe| probe.less_than(&end)) {
+            worker.step();
+        }
         // The end of input is not the end of time.
-        inputs.into_iter().for_each(std::mem::forget);
+        worker.drop_dataflow(dataflow);
     });
     drop(guards.expect("workers start"));
     let elapsed = start.elapsed();

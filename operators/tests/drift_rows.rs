@@ -79,6 +79,7 @@ fn run(rows: &RecordBatch, workers: usize, batch: usize, restored: Tick) -> [Rec
         let sender = sender.lock().expect("no panic").clone();
         let (index, peers) = (worker.index(), worker.peers());
         let mut input: InputHandle<Tick, NoopBuilder<Rows>> = InputHandle::new_with_builder();
+        let dataflow = worker.next_dataflow_index();
         let probe = worker.dataflow::<Tick, _, _>(|scope| {
             let facts = input.to_stream(scope);
             let schema = Arc::new(Schema::new(input_fields()));
@@ -124,7 +125,7 @@ fn run(rows: &RecordBatch, workers: usize, batch: usize, restored: Tick) -> [Rec
             worker.step();
         }
         // The end of input is not the end of time: nothing that is due later fires.
-        std::mem::forget(input);
+        worker.drop_dataflow(dataflow);
     });
     let guards = guards.expect("workers start");
     let mut given: [Vec<RecordBatch>; 2] = Default::default();
