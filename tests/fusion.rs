@@ -93,7 +93,8 @@ impl Chance {
 /// Days of flights: four sources of their own, a careless one, and two that copy from that.
 fn flights(days: i32, seed: u64) -> RecordBatch {
     let mut chance = Chance(ChaCha8Rng::seed_from_u64(seed));
-    let mut rows: Vec<(i32, i32, &str, String, &str, Option<i16>, Option<String>)> = Vec::new();
+    type Claim = (i32, i32, &'static str, String, &'static str, Option<i16>, Option<String>);
+    let mut rows: Vec<Claim> = Vec::new();
     for day in 0..days {
         let mut seq = 0;
         let truths: Vec<i16> = (0..60).map(|_| chance.below(1440) as i16).collect();

@@ -110,7 +110,7 @@ fn groups(reports: u64, claims: u64, rows: usize) -> Vec<Group> {
                 texts("source", &|row| mixed(stream[row]) % 5000),
                 texts("value", &|row| u64::from(draw(numbers[row], 3, 500) == 0)),
                 Arc::clone(&group),
-                flags(&|row| stream[row] % 3 == 0),
+                flags(&|row| stream[row].is_multiple_of(3)),
                 flags(&|row| !unfit(row)),
                 Arc::clone(&ttl),
             ];

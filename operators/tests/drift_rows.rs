@@ -29,7 +29,8 @@ fn mixed(number: u64) -> u64 {
 /// Rows of twenty keys, some late; in the order of ticks.
 fn rows(seed: u64) -> RecordBatch {
     let mut tick = Tick::ZERO;
-    let mut columns: (Vec<u64>, Vec<String>, Vec<i64>, Vec<i64>, Vec<String>) = Default::default();
+    type Columns = (Vec<u64>, Vec<String>, Vec<i64>, Vec<i64>, Vec<String>);
+    let mut columns = Columns::default();
     for row in 0..4000_u64 {
         let draw = |purpose: u64, end: u64| mixed(seed * 1_000_003 + row * 17 + purpose) % end;
         let now = 1000 * SECOND + row as i64 * SECOND / 4;

@@ -426,7 +426,7 @@ impl Lattice {
         if draw(Purpose::Straggler, 1000) < 3 {
             lag += draw(Purpose::Incident, 3 * MINUTE);
         }
-        let is_hidden_time = event >= 22 * HOUR && event < 23 * HOUR && event / QUARTER % 2 == 0;
+        let is_hidden_time = (22 * HOUR..23 * HOUR).contains(&event) && event / QUARTER % 2 == 0;
         if self.config.incidents && self.is_hidden(feed.source) && is_hidden_time {
             lag += 2 * MINUTE + draw(Purpose::Incident, 3 * MINUTE);
         }

@@ -86,7 +86,8 @@ fn the_sources_of_a_claim_are_of_different_groups_and_two_of_tier_0_are_out_of_b
         texts_of(&sources, "source_id").into_iter().zip(texts_of(&sources, "correlation_group")).collect();
     let tiers = evidence.column_by_name("tier").unwrap().as_primitive::<Int32Type>().values();
     let out_of_band = evidence.column_by_name("out_of_band").unwrap().as_boolean();
-    let mut claims: BTreeMap<&str, (i32, BTreeSet<&str>, BTreeSet<&str>, BTreeSet<&str>)> = BTreeMap::new();
+    type Names<'a> = BTreeSet<&'a str>;
+    let mut claims: BTreeMap<&str, (i32, Names, Names, Names)> = BTreeMap::new();
     let ids = texts_of(&evidence, "claim_id").into_iter().zip(texts_of(&evidence, "source_id"));
     for (row, (claim, source)) in ids.enumerate() {
         assert_eq!(groups[source], texts_of(&evidence.slice(row, 1), "correlation_group")[0]);
