@@ -168,7 +168,7 @@ pub fn build<'scope>(
                 let state = plan_of.entities.state(&step.name, wanted_ports(plan, &step.name));
                 let mut given = ordered(inputs, outputs, output.restored, state, &step.name).into_iter();
                 let answered = rejoin(input, given.next().expect("the answers come first"), &step.name);
-                streams.extend(step.ports.iter().map(|(port, _)| format!("{}.{port}", step.name)).zip(given));
+                streams.extend(step.gives().skip(1).map(|(name, _)| name).zip(given));
                 let (field, plan) = (version_field(&step.name), output.plan);
                 let versioned = move |batch: RecordBatch| {
                     let basis = batch.column_by_name(columns::BASIS).expect("the plan checks it");

@@ -822,17 +822,22 @@ fn read_world_config(world: Section<'_>, faults: &Rc<Faults>) -> WorldConfig {
     small("days", &mut config.days);
     config.seed = world.count("seed", 0).unwrap_or(config.seed);
     config.radius = world.number("radius").unwrap_or(config.radius);
-    if let Some(start) = world.text("start").filter(|start| !start.is_absent()) {
-        match tidegate_facts::time::parse_rfc3339_micros(&start.value) {
-            Some(micros) => config.start = micros,
-            None => faults.add(
-                start.line,
-                format!("`start` of {} must be a time such as 2026-01-01T00:00:00.000000Z", world.name()),
-            ),
-        }
-    }
+    config.start = read_start(&world, faults).unwrap_or(config.start);
     world.finish();
     config
+}
+
+/// When a world begins, in microseconds, if that is said.
+fn read_start(world: &Section<'_>, faults: &Rc<Faults>) -> Option<i64> {
+    let start = world.text("start").filter(|start| !start.is_absent())?;
+    let micros = tidegate_facts::time::parse_rfc3339_micros(&start.value);
+    if micros.is_none() {
+        faults.add(
+            start.line,
+            format!("`start` of {} must be a time such as 2026-01-01T00:00:00.000000Z", world.name()),
+        );
+    }
+    micros
 }
 
 fn read_windows(section: &Section<'_>, faults: &Rc<Faults>) -> WindowsNode {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tidegate_facts::names::choices;
 use tidegate_sources::{LatticeConfig, LatticeStream};
 
-use super::Place;
+use super::{Place, read_start};
 use crate::settings::{Faults, Section};
 
 /// The stream of a name; `None` for a name that is no stream of a lattice.
@@ -65,15 +65,7 @@ fn read_config(world: &Section<'_>, faults: &Rc<Faults>) -> LatticeConfig {
     small("hours", &mut config.hours);
     config.seed = world.count("seed", 0).unwrap_or(config.seed);
     config.incidents = world.flag("incidents").unwrap_or(config.incidents);
-    if let Some(start) = world.text("start").filter(|start| !start.is_absent()) {
-        match tidegate_facts::time::parse_rfc3339_micros(&start.value) {
-            Some(micros) => config.start = micros,
-            None => faults.add(
-                start.line,
-                format!("`start` of {} must be a time such as 2026-01-01T00:00:00.000000Z", world.name()),
-            ),
-        }
-    }
+    config.start = read_start(world, faults).unwrap_or(config.start);
     world.finish();
     config
 }
