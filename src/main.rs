@@ -195,6 +195,9 @@ fn main() -> ExitCode {
             ports,
             format,
         } => {
+            if !until_idle {
+                serve::restart_for_latency();
+            }
             let signer = match keys::signer(key.as_deref()) {
                 Ok(signer) => signer,
                 Err(error) => {

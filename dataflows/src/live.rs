@@ -197,6 +197,9 @@ pub struct Live {
 /// Is told of the commits there are after each that is published.
 pub type OnCommit = Box<dyn Fn(&Arc<Commits>) + Send>;
 
+/// So many records are logged while the graph computes those before them: their sync then costs nobody time.
+const LOGGED_MEANWHILE: usize = 16;
+
 struct Queue {
     phase: Phase,
     submissions: VecDeque<Submission>,
@@ -224,9 +227,10 @@ impl Queue {
     }
 
     /// Whether a group is to be made now: a group costs the graph about as much as a hundred rows do, so what comes while
-    /// it computes waits for it to rest, unless it fills a batch.
+    /// it computes waits for it to rest, unless it is enough to be logged meanwhile.
     fn is_due(&self) -> bool {
-        !self.submissions.is_empty() && (self.computing == 0 || self.records >= self.batch)
+        !self.submissions.is_empty()
+            && (self.computing == 0 || self.records >= self.batch.min(LOGGED_MEANWHILE))
     }
 }
 
@@ -296,7 +300,9 @@ impl Shelf {
             if shelf.taken != taken {
                 break; // A commit has them, or most of them.
             }
-            shelf.batches.splice(from..from + crumbs.len(), [(last, rows)]);
+            let tidied: Vec<_> = shelf.batches.splice(from..from + crumbs.len(), [(last, rows)]).collect();
+            drop(shelf);
+            drop(tidied); // Freeing a thousand columns takes longer than those may wait who put rows here.
         }
     }
 
@@ -308,8 +314,10 @@ impl Shelf {
 
     fn forget(&self, before: Tick) {
         let mut shelf = self.lock();
-        shelf.batches.retain(|(last, _)| *last >= before);
+        let gone: Vec<_> = shelf.batches.extract_if(.., |(last, _)| *last < before).collect();
         shelf.taken += 1;
+        drop(shelf);
+        drop(gone); // As above.
     }
 
     fn lock(&self) -> MutexGuard<'_, Rows> {
@@ -755,7 +763,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_while_the_graph_computes_waits_for_it_unless_it_fills_a_batch() {
+    fn what_comes_while_the_graph_computes_waits_for_it_unless_it_is_much() {
         let live = Live::new(Limits::default());
         live.enter(Phase::Serving);
         live.give(2);

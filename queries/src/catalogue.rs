@@ -14,6 +14,7 @@ use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::Optimizer;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
@@ -32,7 +33,7 @@ use crate::changelog::{self, LiveStanding};
 use crate::committed::{CommittedTable, STORE_URL};
 use crate::error::sentence;
 use crate::fair::Fair;
-use crate::functions;
+use crate::functions::{self, LargeWhenRun};
 use crate::live::{AS_OF, AsOf, Dated, FRONTIER, Frontier, LiveTable, Running};
 use crate::log::{LogProvider, LogTable};
 use crate::names::{self, Known};
@@ -281,14 +282,17 @@ fn parse(sql: &str) -> Result<VecDeque<Statement>, QueryError> {
     DFParser::parse_sql(sql).map_err(|error| QueryError::Syntax { what: sentence(&error) })
 }
 
-fn session(runtime: Arc<RuntimeEnv>) -> SessionContext {
+pub(crate) fn session(runtime: Arc<RuntimeEnv>) -> SessionContext {
     let mut config = SessionConfig::new()
         .with_information_schema(true)
         .with_default_catalog_and_schema(CATALOGUE, "public");
     // Names are settled before planning.
     config.options_mut().sql_parser.enable_ident_normalization = false;
     let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime);
-    let state = state.with_default_features().with_physical_optimizer_rule(Arc::new(Fair)).build();
+    let mut rules = Optimizer::new().rules;
+    rules.insert(0, Arc::new(LargeWhenRun)); // In front of the one that makes constants.
+    let state = state.with_default_features().with_optimizer_rules(rules);
+    let state = state.with_physical_optimizer_rule(Arc::new(Fair)).build();
     let context = SessionContext::new_with_state(state);
     functions::bound(&context);
     context

@@ -7,17 +7,19 @@
 //! | decimal | all digits | a number of all digits |
 //! | list, struct | as Arrow shows it; in CSV, JSON text | an array, an object |
 //! | null | `NULL`; in CSV, nothing | `null` |
+//!
+//! A table is for reading: a line of a text that is longer than [`LINE_CHARS_MAX`] ends there, and says so.
 
 use std::fmt;
 use std::io::Write;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringBuilder};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, LineDelimited, make_encoder};
-use arrow::util::display::FormatOptions;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow::util::pretty::pretty_format_batches_with_options;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
@@ -27,6 +29,9 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
 use crate::QueryError;
+
+/// How many characters a line in a table's cell may have.
+pub const LINE_CHARS_MAX: usize = 4096;
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,8 +163,11 @@ impl<'o, W: Write + Send> Writer<'o, W> {
                 // Without any batch, there would be no header either.
                 batches.insert(0, RecordBatch::new_empty(Arc::clone(schema)));
                 let options = FormatOptions::default().with_null("NULL");
-                let table =
-                    pretty_format_batches_with_options(&batches, &options).map_err(encode(Format::Table))?;
+                let batches: Result<Vec<RecordBatch>, ArrowError> =
+                    batches.into_iter().map(|batch| with_short_lines(batch, &options)).collect();
+                let table = batches
+                    .and_then(|batches| pretty_format_batches_with_options(&batches, &options))
+                    .map_err(encode(Format::Table))?;
                 writeln!(out, "{table}").and_then(|()| out.flush()).map_err(QueryError::Output)
             }
             Writer::Csv { out } | Writer::Json { out } => out.flush().map_err(QueryError::Output),
@@ -183,6 +191,43 @@ fn parquet_error(error: ParquetError) -> QueryError {
         },
         error => QueryError::Encode { format: Format::Parquet, source: error.into() },
     }
+}
+
+/// The batch with all lines of its texts cut to what a table shows.
+fn with_short_lines(batch: RecordBatch, options: &FormatOptions<'_>) -> Result<RecordBatch, ArrowError> {
+    let fields = batch.schema_ref().fields();
+    let short = fields.iter().zip(batch.columns()).map(|(field, column)| {
+        if column.data_type().is_primitive() || column.data_type() == &DataType::Boolean {
+            return Ok((Arc::clone(field), Arc::clone(column)));
+        }
+        let cells = ArrayFormatter::try_new(column, options)?;
+        let texts = (0..column.len()).map(|row| {
+            let text = cells.value(row).try_to_string()?;
+            Ok(short_lines(&text).unwrap_or(text))
+        });
+        let texts: Result<Vec<String>, ArrowError> = texts.collect();
+        let field = Field::new(field.name(), DataType::Utf8, false);
+        Ok((Arc::new(field), Arc::new(StringArray::from(texts?)) as ArrayRef))
+    });
+    let (fields, columns): (Vec<Arc<Field>>, Vec<ArrayRef>) =
+        short.collect::<Result<Vec<_>, ArrowError>>()?.into_iter().unzip();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+}
+
+/// The text with its lines cut, unless all are short.
+fn short_lines(text: &str) -> Option<String> {
+    let cut = |line: &str| line.char_indices().nth(LINE_CHARS_MAX).map(|(place, _)| place);
+    text.split('\n').any(|line| cut(line).is_some()).then(|| {
+        let short = |line: &str| match cut(line) {
+            Some(place) => {
+                let left = line[place..].chars().count();
+                format!("{}… and {left} characters more, which --format json shows", &line[..place])
+            }
+            None => line.to_owned(),
+        };
+        text.split('\n').map(short).collect::<Vec<_>>().join("\n")
+    })
 }
 
 /// The batch with JSON text in place of lists and structs, which CSV does not have.
@@ -213,4 +258,25 @@ fn nested_as_json(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     let (fields, columns): (Vec<_>, Vec<_>) =
         flat.collect::<Result<Vec<_>, ArrowError>>()?.into_iter().unzip();
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_ends_a_long_line_and_says_how_much_is_left() {
+        let long = "é".repeat(LINE_CHARS_MAX + 3);
+        assert_eq!(short_lines(&"é".repeat(LINE_CHARS_MAX)), None);
+        let short = short_lines(&format!("first\n{long}\nlast")).expect("one line is long");
+        let lines: Vec<&str> = short.split('\n').collect();
+        assert_eq!((lines[0], lines[2]), ("first", "last"));
+        assert_eq!(lines[1].trim_start_matches('é'), "… and 3 characters more, which --format json shows");
+        let texts = StringArray::from(vec![Some(long.as_str()), None, Some("")]);
+        let batch = RecordBatch::try_from_iter([("text", Arc::new(texts) as ArrayRef)]).expect("one column");
+        let batch = with_short_lines(batch, &FormatOptions::default().with_null("NULL")).expect("texts");
+        let texts = arrow::array::AsArray::as_string::<i32>(batch.column(0));
+        assert!(texts.value(0).contains("3 characters more"));
+        assert_eq!((texts.value(1), texts.value(2)), ("NULL", ""));
+    }
 }

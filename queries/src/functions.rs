@@ -2,6 +2,10 @@
 //!
 //! No memory is counted while an expression is evaluated, so `repeat('x', 1000000000)` would take it from all others. What
 //! such a function may make of a batch follows from its arguments, and is refused beyond [`MADE_BYTES_MAX`] before it is made.
+//!
+//! Nor is time counted while a statement is planned, and a planner makes constants of calls that have constant arguments. `EXPLAIN` writes
+//! the plan down behind each of some fifty rules, constants and all: a million numbers take it minutes. So a call that would make more than
+//! [`CONSTANT_BYTES_MAX`] stays a call until the plan is run.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -12,14 +16,22 @@ use arrow::datatypes::{
     DataType, FieldRef, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, TimeUnit,
 };
 use datafusion::common::DataFusionError;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    ColumnarValue, Documentation, Expr, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
 };
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use datafusion::prelude::SessionContext;
 
 /// How many bytes one call may make of one batch of rows.
 pub const MADE_BYTES_MAX: u64 = 128 << 20;
+
+/// How many bytes a call may make while a statement is planned: what a constant has stands in every row of a batch.
+const CONSTANT_BYTES_MAX: u64 = MADE_BYTES_MAX / 8192;
 
 /// What a function makes of its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +69,7 @@ pub(crate) fn bound(context: &SessionContext) {
     let known = context.state();
     for (name, makes) in BOUNDED {
         let inner = known.scalar_functions().get(name).expect("DataFusion has it by default");
-        context.register_udf(ScalarUDF::new_from_impl(Bounded { inner: Arc::clone(inner), makes }));
+        context.register_udf(ScalarUDF::new_from_impl(Bounded::new(Arc::clone(inner), makes)));
     }
 }
 
@@ -65,11 +77,26 @@ pub(crate) fn bound(context: &SessionContext) {
 struct Bounded {
     inner: Arc<ScalarUDF>,
     makes: Makes,
+    /// A planner leaves alone what is volatile.
+    signature: Signature,
+}
+
+impl Bounded {
+    fn new(inner: Arc<ScalarUDF>, makes: Makes) -> Bounded {
+        let signature = inner.signature().clone();
+        Bounded { inner, makes, signature }
+    }
+
+    /// The same function, called only when the plan is run.
+    fn late(&self) -> ScalarUDF {
+        let signature = Signature { volatility: Volatility::Volatile, ..self.signature.clone() };
+        ScalarUDF::new_from_impl(Bounded { inner: Arc::clone(&self.inner), makes: self.makes, signature })
+    }
 }
 
 impl PartialEq for Bounded {
     fn eq(&self, other: &Bounded) -> bool {
-        self.inner == other.inner
+        self.inner == other.inner && self.signature.volatility == other.signature.volatility
     }
 }
 
@@ -91,7 +118,7 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn signature(&self) -> &Signature {
-        self.inner.signature()
+        &self.signature
     }
 
     fn return_type(&self, types: &[DataType]) -> DataFusionResult<DataType> {
@@ -123,11 +150,63 @@ impl ScalarUDFImpl for Bounded {
     }
 }
 
+/// Keeps large constants out of plans: stands in front of the rule that makes constants of calls.
+#[derive(Debug)]
+pub(crate) struct LargeWhenRun;
+
+impl OptimizerRule for LargeWhenRun {
+    fn name(&self) -> &str {
+        "large_when_run"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::BottomUp)
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        config: &dyn OptimizerConfig,
+    ) -> DataFusionResult<Transformed<LogicalPlan>> {
+        let context = || SimplifyContext::builder().with_config_options(config.options()).build();
+        plan.map_expressions(|expr| expr.transform_up(|expr| Ok(large_when_run(expr, &context))))
+    }
+}
+
+fn large_when_run(expr: Expr, context: &impl Fn() -> SimplifyContext) -> Transformed<Expr> {
+    let Expr::ScalarFunction(mut call) = expr else { return Transformed::no(expr) };
+    let late = call.func.inner().downcast_ref::<Bounded>().filter(|_| !is_volatile(&call.func)).and_then(
+        |bounded| {
+            // What a column may hold is not known before the plan is run.
+            let constant = |arg: &Expr| match arg {
+                Expr::Literal(value, _) => Some(ColumnarValue::Scalar(value.clone())),
+                arg if !arg.column_refs().is_empty() => None,
+                arg => match ExprSimplifier::new(context()).simplify(arg.clone()) {
+                    Ok(Expr::Literal(value, _)) => Some(ColumnarValue::Scalar(value)),
+                    _ => None,
+                },
+            };
+            let args: Option<Vec<ColumnarValue>> = call.args.iter().map(constant).collect();
+            (bounded.makes.bytes(&args?, 1) > CONSTANT_BYTES_MAX).then(|| bounded.late())
+        },
+    );
+    match late {
+        Some(late) => {
+            call.func = Arc::new(late);
+            Transformed::yes(Expr::ScalarFunction(call))
+        }
+        None => Transformed::no(Expr::ScalarFunction(call)),
+    }
+}
+
+fn is_volatile(function: &ScalarUDF) -> bool {
+    function.signature().volatility == Volatility::Volatile
+}
+
 impl Makes {
     /// The most bytes that may come of a batch.
     fn bytes(self, args: &[ColumnarValue], rows: usize) -> u64 {
-        let one = args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
-        let rows = if one { 1 } else { rows as u64 };
+        let rows = rows as u64;
         // The bytes of an argument in all rows.
         let size = |place: usize| match args.get(place) {
             Some(ColumnarValue::Array(array)) => {
@@ -212,8 +291,7 @@ mod tests {
     use super::*;
 
     async fn ask(sql: &str) -> String {
-        let context = SessionContext::new();
-        bound(&context);
+        let context = crate::catalogue::session(Arc::default());
         let rows = async { context.sql(sql).await?.collect().await };
         match rows.await {
             Ok(rows) => pretty_format_batches(&rows).expect("a table").to_string(),
@@ -238,6 +316,31 @@ mod tests {
             let said = ask(sql).await;
             assert!(said.contains("at most 134217728 may be made"), "{sql}: {said}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_large_constant_is_made_when_the_plan_is_run() {
+        for (sql, call) in [
+            ("SELECT range(0, 90000 + 9999)", "range(0, 99999)"),
+            ("SELECT lpad('x', 1000 * 1000)", "lpad(x, 1000000)"),
+            ("SELECT range(0, n) FROM (SELECT 999999 AS n)", "range(0, 999999)"),
+            ("SELECT concat(repeat('x', 100000), 'y')", "concat(repeat(x, 100000), y)"),
+            ("SELECT 1 WHERE array_length(range(0, 99999)) = 99999", "array_length(range(0, 99999)) = 99999"),
+        ] {
+            let plan = ask(&format!("EXPLAIN {sql}")).await;
+            let said: String = plan.chars().filter(|c| *c != '"').collect();
+            let [call, said] = [call, &said].map(|text| text.replace("Utf8(x)", "x").replace("Utf8(y)", "y"));
+            let said = said.replace("Int64(", "").replace(')', "");
+            assert!(said.contains(&call.replace(')', "")), "{sql}: {plan}");
+            assert!(plan.len() < 4000, "{sql}: the plan has {} bytes", plan.len());
+        }
+        // What is small is a constant, as it was.
+        let plan =
+            ask("EXPLAIN SELECT * FROM generate_series(1, 9) WHERE value = length(repeat('x', 7))").await;
+        assert!(plan.contains("value@0 = 7"), "{plan}");
+        // A constant stands in every row.
+        let said = ask("SELECT count(DISTINCT lpad('x', 100000)) FROM generate_series(1, 100000)").await;
+        assert!(said.contains("at most 134217728 may be made"), "{said}");
     }
 
     #[tokio::test]

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Int64Array, ListArray,
-    RecordBatch, StringArray, UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray,
+    Int64Array, ListArray, RecordBatch, StringArray, UInt64Array,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Schema};
@@ -16,22 +16,24 @@ use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
 
 /// The rows as JSON arrays, one string for each.
 pub(crate) fn arrays(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
-    rows(batch, 0..batch.num_rows(), None)
+    rows(batch, 0..batch.num_rows(), Shape::Array)
 }
 
 /// The rows as JSON objects, one string for each.
 pub(crate) fn objects(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
-    rows(batch, 0..batch.num_rows(), Some(&names(batch)))
+    rows(batch, 0..batch.num_rows(), Shape::Object)
 }
 
 /// One of the rows as a JSON object.
 pub(crate) fn object(batch: &RecordBatch, row: usize) -> Result<String, ArrowError> {
-    Ok(rows(batch, row..row + 1, Some(&names(batch)))?.remove(0))
+    Ok(rows(batch, row..row + 1, Shape::Object)?.remove(0))
 }
 
-fn names(batch: &RecordBatch) -> Vec<String> {
-    let name = |field: &FieldRef| serde_json::to_string(field.name()).expect("a text has a JSON form");
-    batch.schema_ref().fields().iter().map(name).collect()
+/// What a row is written as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Array,
+    Object,
 }
 
 /// What a column's type is called in answers.
@@ -52,12 +54,7 @@ pub(crate) fn type_name(data_type: &DataType) -> String {
     }
 }
 
-/// Some rows: objects when the columns have names, else arrays.
-fn rows(
-    batch: &RecordBatch,
-    rows: Range<usize>,
-    names: Option<&[String]>,
-) -> Result<Vec<String>, ArrowError> {
+fn rows(batch: &RecordBatch, rows: Range<usize>, shape: Shape) -> Result<Vec<String>, ArrowError> {
     let columns = batch.schema_ref().fields().iter().zip(batch.columns());
     let exact: Vec<Option<(FieldRef, ArrayRef)>> = columns
         .map(|(field, column)| (!is_plain(column.data_type())).then(|| exact(field, column)).transpose())
@@ -72,17 +69,18 @@ fn rows(
             None => Ok(Cells::of(column)),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let (open, close) = if names.is_some() { (b'{', b'}') } else { (b'[', b']') };
+    let (open, close) = if shape == Shape::Object { (b'{', b'}') } else { (b'[', b']') };
+    let fields = batch.schema_ref().fields();
     let mut texts = Vec::with_capacity(rows.len());
     for row in rows {
-        let mut text = Vec::with_capacity(64 * cells.len());
+        let mut text = Vec::with_capacity(48 * cells.len());
         text.push(open);
         for (place, cells) in cells.iter_mut().enumerate() {
             if place > 0 {
                 text.push(b',');
             }
-            if let Some(names) = names {
-                text.extend_from_slice(names[place].as_bytes());
+            if shape == Shape::Object {
+                push_text(fields[place].name(), &mut text);
                 text.push(b':');
             }
             cells.push(row, &mut text);
@@ -100,6 +98,7 @@ enum Cells<'a> {
     Names(&'a DictionaryArray<Int32Type>, &'a StringArray),
     Unsigned(&'a UInt64Array),
     Signed(&'a Int64Array),
+    Booleans(&'a BooleanArray),
     Decimals(&'a Decimal128Array),
     Digests(&'a FixedSizeBinaryArray),
     Lists(&'a ListArray, Box<Cells<'a>>),
@@ -109,7 +108,7 @@ enum Cells<'a> {
 /// Whether the cells of a column need no encoder.
 fn is_plain(data_type: &DataType) -> bool {
     match data_type {
-        DataType::Utf8 | DataType::UInt64 | DataType::Int64 => true,
+        DataType::Utf8 | DataType::UInt64 | DataType::Int64 | DataType::Boolean => true,
         DataType::Decimal128(..) | DataType::FixedSizeBinary(_) => true,
         DataType::Dictionary(keys, values) => **keys == DataType::Int32 && **values == DataType::Utf8,
         DataType::List(item) => is_plain(item.data_type()),
@@ -124,6 +123,7 @@ impl<'a> Cells<'a> {
             DataType::Utf8 => Cells::Texts(column.as_string()),
             DataType::UInt64 => Cells::Unsigned(column.as_primitive()),
             DataType::Int64 => Cells::Signed(column.as_primitive()),
+            DataType::Boolean => Cells::Booleans(column.as_boolean()),
             DataType::Decimal128(..) => Cells::Decimals(column.as_primitive()),
             DataType::FixedSizeBinary(_) => Cells::Digests(column.as_fixed_size_binary()),
             DataType::List(_) => {
@@ -143,6 +143,7 @@ impl<'a> Cells<'a> {
             Cells::Names(cells, texts) => cells.key(row).is_none_or(|key| texts.is_null(key)),
             Cells::Unsigned(cells) => cells.is_null(row),
             Cells::Signed(cells) => cells.is_null(row),
+            Cells::Booleans(cells) => cells.is_null(row),
             Cells::Decimals(cells) => cells.is_null(row),
             Cells::Digests(cells) => cells.is_null(row),
             Cells::Lists(cells, _) => cells.is_null(row),
@@ -154,13 +155,17 @@ impl<'a> Cells<'a> {
         if self.is_null(row) {
             return out.extend_from_slice(b"null");
         }
-        let text = |text: &str, out: &mut Vec<u8>| serde_json::to_writer(out, text).expect("memory takes it");
         match self {
-            Cells::Texts(cells) => text(cells.value(row), out),
-            Cells::Names(cells, texts) => text(texts.value(cells.key(row).expect("it is not null")), out),
+            Cells::Texts(cells) => push_text(cells.value(row), out),
+            Cells::Names(cells, texts) => {
+                push_text(texts.value(cells.key(row).expect("it is not null")), out)
+            }
             Cells::Unsigned(cells) => write!(out, "\"{}\"", cells.value(row)).expect("memory takes it"),
             Cells::Signed(cells) => write!(out, "\"{}\"", cells.value(row)).expect("memory takes it"),
-            Cells::Decimals(cells) => text(&cells.value_as_string(row), out),
+            Cells::Decimals(cells) => push_text(&cells.value_as_string(row), out),
+            Cells::Booleans(cells) => {
+                out.extend_from_slice(if cells.value(row) { b"true" } else { b"false" });
+            }
             Cells::Digests(cells) => {
                 out.push(b'"');
                 for byte in cells.value(row) {
@@ -183,6 +188,17 @@ impl<'a> Cells<'a> {
             }
             Cells::Others(encoder) => encoder.encode(row, out),
         }
+    }
+}
+
+fn push_text(text: &str, out: &mut Vec<u8>) {
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        serde_json::to_writer(out, text).expect("memory takes it");
     }
 }
 
@@ -256,6 +272,7 @@ mod tests {
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("name", Arc::new(names)),
             ("text", Arc::new(StringArray::from(vec![None, Some("\n\\"), Some("")]))),
+            ("late", Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)]))),
             ("signed", Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(0)]))),
             ("unsigned", Arc::new(UInt64Array::from(vec![None, Some(1), None]))),
             (
@@ -272,9 +289,9 @@ mod tests {
         ];
         let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
         let rows = [
-            r#"["a\"b",null,"-9223372036854775808",null,"-1.50","00ff",null,1.5]"#,
-            r#"[null,"\n\\",null,"1",null,null,null,null]"#,
-            r#"["ü\u0001","","0",null,"0.07","1001",null,-0.25]"#,
+            r#"["a\"b",null,true,"-9223372036854775808",null,"-1.50","00ff",null,1.5]"#,
+            r#"[null,"\n\\",null,null,"1",null,null,null,null]"#,
+            r#"["ü\u0001","",false,"0",null,"0.07","1001",null,-0.25]"#,
         ];
         assert_eq!(arrays(&batch).expect("all have a form"), rows);
         let named = object(&batch.project(&[1, 2]).expect("two columns"), 1).expect("all have a form");

@@ -15,6 +15,7 @@ use tidegate_facts::{Tick, Verdict};
 use tokio::sync::oneshot;
 use utoipa::{IntoParams, ToSchema};
 
+use super::awaited::{Awaited, Outcome};
 use super::decisions::decided_at;
 use super::{Problem, ProblemBody, Service, Shared, body_of};
 use crate::access::Caller;
@@ -168,7 +169,7 @@ async fn admitted(
     let (told, receipts) = oneshot::channel();
     let on_receipts = Box::new(|receipts| drop(told.send(receipts)));
     submit(service, Submission { records, on_receipts, on_decision: None, arrived })?;
-    durable(receipts).await
+    known(tokio::time::timeout(DURABLE_WITHIN, receipts).await.ok().and_then(Result::ok))
 }
 
 /// How long to wait for a decision.
@@ -244,23 +245,13 @@ async fn decide_on(
     call: &mut Option<Call>,
 ) -> Result<Response, Problem> {
     let submitted = Instant::now();
-    let (told, receipts) = oneshot::channel();
-    let (decided, decision) = oneshot::channel();
+    let (awaited, on_receipts, on_row) = Awaited::new();
     // Whenever this call ends, by an answer or because its caller went away, it waits no longer.
-    let (_place, waiter) = service.live.waiter(Box::new(move |decision| {
-        drop(decided.send((Instant::now(), decision)));
-    }));
-    submit(
-        service,
-        Submission {
-            records: vec![body],
-            on_receipts: Box::new(|receipts| drop(told.send(receipts))),
-            on_decision: Some(waiter),
-            arrived: submitted,
-        },
-    )?;
-    let receipted = durable(receipts).await?;
-    let durable_at = Instant::now();
+    let (_place, waiter) = service.live.waiter(on_row);
+    let records = vec![body];
+    submit(service, Submission { records, on_receipts, on_decision: Some(waiter), arrived: submitted })?;
+    let Outcome { receipted, decided } = awaited.outcome(until, DURABLE_WITHIN).await;
+    let receipted = known(receipted)?;
     let receipt = receipted.receipts.first().expect("one record has one receipt");
     if let Some(call) = call {
         call.logged(submitted, &receipted);
@@ -268,11 +259,10 @@ async fn decide_on(
     }
     let row = match (receipt.verdict, receipt.tick) {
         (Verdict::Admit, Some(tick)) => {
-            let row = tokio::time::timeout_at(until, decision).await.ok().and_then(Result::ok);
-            if row.is_none() {
+            if decided.is_none() {
                 service.telemetry.decisions.late.fetch_add(1, Ordering::Relaxed);
             }
-            match (call, &row) {
+            match (call, &decided) {
                 (Some(call), Some((told, decision))) => {
                     let times = (receipted.appended.durable, *told);
                     call.decided(&service.live, times, tick, decision);
@@ -280,7 +270,7 @@ async fn decide_on(
                 (Some(call), None) => call.admitted(&service.live, tick),
                 (None, _) => {}
             }
-            row.map(|(_, decided)| {
+            decided.as_ref().map(|(_, decided)| {
                 let text = json::object(&decided.rows, decided.row);
                 text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error))
             })
@@ -289,7 +279,9 @@ async fn decide_on(
         _ => None,
     };
     let decision = row.transpose()?.map(|row| RawValue::from_string(row).expect("it was just written"));
-    let (Receipted { queued, logged, .. }, graph) = (&receipted, durable_at.elapsed());
+    let Receipted { queued, logged, .. } = &receipted;
+    let told = decided.as_ref().map_or_else(Instant::now, |(told, _)| *told);
+    let graph = (told - submitted).saturating_sub(*queued + *logged);
     if decision.is_some() && receipt.verdict == Verdict::Admit {
         let parts = &service.telemetry.decisions;
         parts.whole.time(submitted.elapsed());
@@ -343,15 +335,16 @@ pub(super) fn busy(busy: Busy) -> Problem {
     }
 }
 
-async fn durable(receipts: oneshot::Receiver<Result<Receipted, String>>) -> Result<Receipted, Problem> {
+/// What became of the records, or that it is not known.
+fn known(receipts: Option<Result<Receipted, String>>) -> Result<Receipted, Problem> {
     let unknown = "it is not known what became of the records; send them again, which is safe: those that are in the log \
                    are answered as duplicates";
-    match tokio::time::timeout(DURABLE_WITHIN, receipts).await {
-        Ok(Ok(Ok(receipts))) => Ok(receipts),
-        Ok(Ok(Err(what))) => {
+    match receipts {
+        Some(Ok(receipts)) => Ok(receipts),
+        Some(Err(what)) => {
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{what}; {unknown}")).retry(10))
         }
-        Ok(Err(_)) | Err(_) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, unknown).retry(10)),
+        None => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, unknown).retry(10)),
     }
 }
 

@@ -4,6 +4,7 @@
 //! is wrong and how to mend it; what was taken is answered when it is durable.
 
 mod ask;
+mod awaited;
 mod caller;
 mod console;
 mod decisions;
