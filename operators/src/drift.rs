@@ -206,6 +206,11 @@ impl Kind {
         }
     }
 
+    /// Whether it tells the members of a key apart.
+    pub fn knows_members(&self) -> bool {
+        matches!(self, Kind::CorrelationDrift | Kind::TtlCompression)
+    }
+
     /// Whether what it holds a period against is learned from facts that may be of any age.
     pub fn learns(&self) -> bool {
         matches!(self, Kind::TimingEntropy | Kind::Psi(None) | Kind::KolmogorovSmirnov(None))

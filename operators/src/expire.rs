@@ -172,22 +172,33 @@ impl Expire {
 #[derive(Default)]
 struct Said {
     ticks: Vec<u64>,
-    rows: Vec<KeptRow>,
+    rows: Vec<Told>,
     expires: Vec<Option<i64>>,
     diffs: Vec<i64>,
 }
 
+/// A row that something is said of.
+enum Told {
+    /// It was just heard, in this place.
+    Heard(usize),
+    /// It lived.
+    Ended(KeptRow),
+}
+
 impl Said {
-    fn say(&mut self, tick: Tick, row: KeptRow, expires: Option<i64>, diff: i64) {
+    fn say(&mut self, tick: Tick, row: Told, expires: Option<i64>, diff: i64) {
         self.ticks.push(tick.0);
         self.rows.push(row);
         self.expires.push(expires);
         self.diffs.push(diff);
     }
 
-    fn batch(self, form: &Form, schema: &SchemaRef) -> RecordBatch {
+    fn batch(self, form: &Form, heard: &arrow::row::Rows, schema: &SchemaRef) -> RecordBatch {
         let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(self.ticks))];
-        columns.extend(form.columns(self.rows.iter().map(|row| &row[..])));
+        columns.extend(form.columns(self.rows.iter().map(|row| match row {
+            Told::Heard(place) => heard.row(*place).data(),
+            Told::Ended(row) => row,
+        })));
         columns.push(Arc::new(TimestampMicrosecondArray::from(self.expires).with_timezone("UTC")));
         if schema.fields().len() > columns.len() {
             columns.push(Arc::new(Int64Array::from(self.diffs)));
@@ -202,7 +213,7 @@ impl Ordered for Expire {
         let (mut changes, mut late) = (Said::default(), Said::default());
         let end = |ended: (Tick, Living), changes: &mut Said| {
             let (tick, ended) = ended;
-            changes.say(tick, ended.row, Some(ended.ends.micros()), -1);
+            changes.say(tick, Told::Ended(ended.row), Some(ended.ends.micros()), -1);
         };
         let ticks = ticks_of(input).values();
         let keys = keys_of(input.column(self.places.key));
@@ -226,15 +237,16 @@ impl Ordered for Expire {
             };
             let row = || rows.row(place).data().into();
             let (ended, heard) = self.calendar.hear(key, time.unwrap_or_default(), heard, row);
+            let row = Told::Heard(place);
             if let Some(ended) = ended {
                 end((tick, ended), &mut changes);
             }
             match heard {
-                Heard::Lives(ends) => changes.say(tick, row(), Some(ends.micros()), 1),
+                Heard::Lives(ends) => changes.say(tick, row, Some(ends.micros()), 1),
                 Heard::Cancels => {}
                 Heard::Late => {
                     let ends = time.map(|time| time.saturating_add(ttl.unwrap_or_default()));
-                    late.say(tick, row(), ends, 1);
+                    late.say(tick, row, ends, 1);
                 }
             }
         }
@@ -242,6 +254,6 @@ impl Ordered for Expire {
             end(ended, &mut changes);
         }
         let [changelog, expired] = &self.schemas;
-        vec![changes.batch(&self.form, changelog), late.batch(&self.form, expired)]
+        vec![changes.batch(&self.form, &rows, changelog), late.batch(&self.form, &rows, expired)]
     }
 }

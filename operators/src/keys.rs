@@ -25,7 +25,9 @@ pub fn is_key(data_type: &DataType) -> bool {
 pub fn keys_of(column: &ArrayRef) -> Vec<KeyHash> {
     match column.data_type() {
         DataType::Utf8 => {
-            each(column, |row| key_hash("text", column.as_string::<i32>().value(row).as_bytes()))
+            let texts = column.as_string::<i32>();
+            let mut known = Known::new(column.len());
+            each(column, |row| known.key("text", texts.value(row).as_bytes()))
         }
         DataType::FixedSizeBinary(_) => {
             each(column, |row| key_hash("bytes", column.as_fixed_size_binary().value(row)))
@@ -82,8 +84,35 @@ pub fn column_of(data_type: &DataType, keys: &[KeyHash], identifiers: &[Arc<[u8]
     }
 }
 
-fn each(column: &ArrayRef, key: impl Fn(usize) -> KeyHash) -> Vec<KeyHash> {
+fn each(column: &ArrayRef, mut key: impl FnMut(usize) -> KeyHash) -> Vec<KeyHash> {
     (0..column.len()).map(|row| if column.is_null(row) { NULL_KEY } else { key(row) }).collect()
+}
+
+/// Keys that were just hashed. A column often says few things many times, and to compare costs a tenth of to hash.
+struct Known<'a> {
+    slots: Vec<Option<(&'a [u8], KeyHash)>>,
+}
+
+impl<'a> Known<'a> {
+    fn new(rows: usize) -> Known<'a> {
+        Known { slots: vec![None; rows.next_power_of_two().min(1024)] }
+    }
+
+    fn key(&mut self, kind: &str, identifier: &'a [u8]) -> KeyHash {
+        // Any spread will do: two identifiers of one slot are told apart, and only forget each other.
+        let spread = |spread: u64, byte: &u8| (spread ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
+        let end = &identifier[identifier.len().saturating_sub(8)..];
+        let spread = end.iter().fold(identifier.len() as u64, spread);
+        let place = (spread ^ (spread >> 20)) as usize & (self.slots.len() - 1);
+        match self.slots[place] {
+            Some((known, key)) if known == identifier => key,
+            _ => {
+                let key = key_hash(kind, identifier);
+                self.slots[place] = Some((identifier, key));
+                key
+            }
+        }
+    }
 }
 
 /// Which of `workers` owns a key.
@@ -111,6 +140,11 @@ mod tests {
         let keys = keys_of(&texts);
         assert_eq!(keys[0], keys[2]);
         assert!(keys[0] != keys[1] && keys[0] != keys_of(&whole)[0]);
+        // Many that share a slot, and come again.
+        let names: Vec<String> = (0..5_000).map(|row| format!("{}-aaaaaaaa", row % 2_500)).collect();
+        let keys = keys_of(&(Arc::new(StringArray::from(names.clone())) as ArrayRef));
+        let each = names.iter().map(|name| key_hash("text", name.as_bytes()));
+        assert!(keys.into_iter().eq(each));
     }
 
     #[test]

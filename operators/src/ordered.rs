@@ -13,8 +13,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::{interleave_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use tidegate_facts::Tick;
 use tidegate_facts::digest::key_hash;
@@ -28,6 +28,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::progress::frontier::MutableAntichain;
 
+use crate::kept::Form;
 use crate::keys::{keys_of, owner};
 use crate::rows::{RowStream, Rows, home, ticks_of};
 
@@ -220,12 +221,7 @@ impl Waiting {
         if self.batches.is_empty() {
             return RecordBatch::new_empty(Arc::clone(&self.schema));
         }
-        let rows = match self.batches.as_slice() {
-            [rows] => rows.clone(),
-            batches => concat_batches(batches[0].schema_ref(), batches).expect("one stream has one schema"),
-        };
-        self.batches.clear();
-        let rows = in_order(rows, &self.order);
+        let rows = in_order(&std::mem::take(&mut self.batches), &self.order);
         let cut = ticks_of(&rows).values().partition_point(|tick| Tick(*tick) < upper);
         if cut < rows.num_rows() {
             self.batches.push(rows.slice(cut, rows.num_rows() - cut));
@@ -235,27 +231,33 @@ impl Waiting {
 }
 
 /// The rows by tick, then by `order`, then as they came.
-fn in_order(rows: RecordBatch, order: &[usize]) -> RecordBatch {
-    let ticks = ticks_of(&rows).values();
-    let is_ordered = if order.is_empty() {
-        ticks.is_sorted()
-    } else {
-        ticks.is_sorted_by(|earlier, later| earlier < later)
-    };
-    if is_ordered {
-        return rows;
+fn in_order(batches: &[RecordBatch], order: &[usize]) -> RecordBatch {
+    let each = batches.iter().enumerate().flat_map(|(batch, rows)| {
+        let ticks = ticks_of(rows).values().iter().enumerate();
+        ticks.map(move |(row, tick)| (*tick, batch, row))
+    });
+    let mut places: Vec<(u64, usize, usize)> = each.collect();
+    if !places.is_sorted() {
+        // Batches are runs in order, which a stable sort merges.
+        places.sort();
     }
-    let tick: ArrayRef = Arc::new(ticks_of(&rows).clone());
-    let came: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..rows.num_rows() as u32));
-    let by = order.iter().map(|column| Arc::clone(rows.column(*column)));
-    let columns: Vec<SortColumn> = [tick]
-        .into_iter()
-        .chain(by)
-        .chain([came])
-        .map(|values| SortColumn { values, options: None })
-        .collect();
-    let places = lexsort_to_indices(&columns, None).expect("keys can be put in order");
-    take_record_batch(&rows, &places).expect("the places are of these rows")
+    let ties = |places: &[(u64, usize, usize)]| places.windows(2).any(|two| two[0].0 == two[1].0);
+    if !order.is_empty() && ties(&places) {
+        let keys = Form::new(order.iter().map(|column| batches[0].column(*column).data_type().clone()));
+        let keys: Vec<_> = batches.iter().map(|rows| keys.rows(rows, order)).collect();
+        for tied in places.chunk_by_mut(|a, b| a.0 == b.0) {
+            tied.sort_by_key(|(_, batch, row)| keys[*batch].row(*row));
+        }
+    }
+    match batches {
+        [rows] if places.is_sorted() => rows.clone(),
+        batches => {
+            let places: Vec<(usize, usize)> =
+                places.into_iter().map(|(_, batch, row)| (batch, row)).collect();
+            let batches: Vec<&RecordBatch> = batches.iter().collect();
+            interleave_record_batch(&batches, &places).expect("one stream has one schema")
+        }
+    }
 }
 
 /// Sends each row to the worker that `place` names, or to all.

@@ -12,7 +12,7 @@ use tidegate_facts::{Tick, columns};
 
 use super::severity::Level;
 use super::{Closed, Fact, Kind, Measure, Settings};
-use crate::keys::keys_of;
+use crate::keys::{NULL_KEY, keys_of};
 use crate::ordered::Ordered;
 use crate::rows::ticks_of;
 
@@ -116,7 +116,7 @@ impl Ordered for Drift {
         let mut all: Vec<(Tick, usize, Closed)> = Vec::new();
         let mut closed = Vec::new();
         for (place, (measure, rows)) in self.measures.iter_mut().zip(inputs).enumerate() {
-            hear(measure, rows, &mut closed);
+            hear(measure, rows, self.settings[place].kind.knows_members(), &mut closed);
             measure.close_before(upper, &mut closed);
             all.extend(closed.drain(..).map(|closed| (closed.tick, place, closed)));
         }
@@ -128,19 +128,20 @@ impl Ordered for Drift {
 }
 
 /// Hears the rows of an input; one without a key or a time is of no period.
-fn hear(measure: &mut Measure, rows: &RecordBatch, closed: &mut Vec<Closed>) {
+fn hear(measure: &mut Measure, rows: &RecordBatch, knows_members: bool, closed: &mut Vec<Closed>) {
     let ticks = ticks_of(rows).values();
     let keys = rows.column(KEY).as_string::<i32>();
     let times = rows.column(2).as_primitive::<TimestampMicrosecondType>();
     let values = rows.column(3).as_primitive::<Int64Type>();
-    let members = keys_of(rows.column(4));
-    for (row, member) in members.into_iter().enumerate() {
+    let members = if knows_members { keys_of(rows.column(4)) } else { Vec::new() };
+    for row in 0..rows.num_rows() {
         if keys.is_null(row) || times.is_null(row) {
             continue;
         }
         let tick = Tick(ticks[row]);
         measure.close_before(tick.next(), closed);
         let value = values.is_valid(row).then(|| values.value(row));
+        let member = members.get(row).copied().unwrap_or(NULL_KEY);
         measure.hear(keys.value(row), &Fact { tick, time: times.value(row), value, member });
     }
 }
