@@ -22,7 +22,7 @@ use crate::feed::Fed;
 use crate::live::Live;
 use crate::output::{Boundary, Output};
 use crate::plan::Plan;
-use crate::watch::Watch;
+use crate::watch::{Counter, Watch};
 
 /// The running workers of one graph.
 pub struct Workers {
@@ -189,28 +189,34 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
     writer.join().expect("the thread that writes has not panicked");
 }
 
+/// How long an operator is busy, and since when.
+struct Busy {
+    counter: Arc<Counter>,
+    started: Option<Duration>,
+}
+
 /// Counts how long each node's operators are busy.
 fn watch_operators(worker: &Worker, watch: &Watch) {
     let Some(mut register) = worker.log_register() else { return };
     let watch = watch.clone();
-    let mut counters = BTreeMap::new();
-    let mut started: BTreeMap<usize, Duration> = BTreeMap::new();
+    // By the operators' small numbers: every batch has an event or two for each of them.
+    let mut nodes: Vec<Option<Busy>> = Vec::new();
     register.insert::<TimelyEventBuilder, _>("timely", move |_, events| {
         for (at, event) in events.iter_mut().flat_map(|events| events.drain(..)) {
             match event {
                 TimelyEvent::Operates(operator) => {
                     if let Some(counter) = watch.node(&operator.name) {
-                        counters.insert(operator.id, counter);
+                        nodes.resize_with(nodes.len().max(operator.id + 1), || None);
+                        nodes[operator.id] = Some(Busy { counter, started: None });
                     }
                 }
-                TimelyEvent::Schedule(schedule) if counters.contains_key(&schedule.id) => {
+                TimelyEvent::Schedule(schedule) => {
+                    let Some(Some(node)) = nodes.get_mut(schedule.id) else { continue };
                     match schedule.start_stop {
-                        StartStop::Start => {
-                            started.insert(schedule.id, at);
-                        }
+                        StartStop::Start => node.started = Some(at),
                         StartStop::Stop => {
-                            if let Some(from) = started.remove(&schedule.id) {
-                                counters[&schedule.id].add_busy(at.saturating_sub(from));
+                            if let Some(from) = node.started.take() {
+                                node.counter.add_busy(at.saturating_sub(from));
                             }
                         }
                     }

@@ -103,7 +103,7 @@ pub fn ordered<'scope, S: Ordered>(
         let to_all = route == Route::All;
         let place = move |workers| ByPlace { workers, place, to_all };
         heard.push(builder.new_input(rows, DistributorPact(place)));
-        waiting.push(Waiting { schema, order: Vec::new(), batches: Vec::new() });
+        waiting.push(Waiting::new(schema, Vec::new()));
     }
     let (mut given, mut streams) = (Vec::new(), Vec::new());
     for Output { schema, order } in outputs {
@@ -158,13 +158,13 @@ fn at_home<'scope>(
         builder.new_input(rows, DistributorPact(move |workers| ByPlace { workers, place, to_all: false }));
     let (output, stream) = builder.new_output::<Rows>();
     let mut output = OutputBuilder::<_, NoopBuilder<Rows>>::from(output);
-    let mut waiting = [Waiting { schema, order, batches: Vec::new() }];
+    let mut waiting = Waiting::new(schema, order);
     builder.build(move |capabilities| {
         let mut passed = Passed::new(capabilities);
         move |frontiers| {
-            input.for_each(|_, rows| waiting[0].batches.push(std::mem::take(rows).0));
+            input.for_each(|_, rows| waiting.batches.push(std::mem::take(rows).0));
             let Some(upper) = passed.next(frontiers) else { return passed.close(frontiers) };
-            let rows = waiting[0].take_before(upper);
+            let rows = waiting.take_before(upper);
             if rows.num_rows() > 0 {
                 let mut output = output.activate();
                 output.session_with_builder(&passed.capabilities[0]).give_container(&mut Rows(rows));
@@ -210,16 +210,21 @@ impl Passed {
 
 /// Rows that the frontier has not passed.
 struct Waiting {
-    schema: SchemaRef,
+    /// No rows: making that anew costs as much as a small batch does.
+    nothing: RecordBatch,
     order: Vec<usize>,
     batches: Vec<RecordBatch>,
 }
 
 impl Waiting {
+    fn new(schema: SchemaRef, order: Vec<usize>) -> Waiting {
+        Waiting { nothing: RecordBatch::new_empty(schema), order, batches: Vec::new() }
+    }
+
     /// Takes out the rows before `upper`, in order.
     fn take_before(&mut self, upper: Tick) -> RecordBatch {
         if self.batches.is_empty() {
-            return RecordBatch::new_empty(Arc::clone(&self.schema));
+            return self.nothing.clone();
         }
         let rows = in_order(&std::mem::take(&mut self.batches), &self.order);
         let cut = ticks_of(&rows).values().partition_point(|tick| Tick(*tick) < upper);

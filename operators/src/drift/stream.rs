@@ -1,6 +1,6 @@
 //! Drift as a state of the graph: rows of each measure in, the rows of closed periods and the drift events among them out.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
@@ -111,6 +111,10 @@ pub fn orders() -> [Vec<usize>; 2] {
     [places(events_schema()), places(periods_schema())]
 }
 
+/// What there is to say of most ticks, since periods are long.
+static NOTHING: LazyLock<[RecordBatch; 2]> =
+    LazyLock::new(|| [events_schema(), periods_schema()].map(RecordBatch::new_empty));
+
 impl Ordered for Drift {
     fn advance(&mut self, inputs: &[RecordBatch], upper: Tick) -> Vec<RecordBatch> {
         let mut all: Vec<(Tick, usize, Closed)> = Vec::new();
@@ -119,6 +123,9 @@ impl Ordered for Drift {
             hear(measure, rows, self.settings[place].kind.knows_members(), &mut closed);
             measure.close_before(upper, &mut closed);
             all.extend(closed.drain(..).map(|closed| (closed.tick, place, closed)));
+        }
+        if all.is_empty() {
+            return NOTHING.to_vec();
         }
         all.sort_by_key(|(tick, place, _)| (*tick, *place));
         let rows: Vec<(&Settings, &Closed)> =

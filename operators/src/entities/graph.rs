@@ -124,6 +124,13 @@ pub struct Changes {
     pub components: Vec<ComponentChange>,
 }
 
+impl Changes {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.entities.is_empty() && self.links.is_empty() && self.components.is_empty()
+    }
+}
+
 /// An identifier came, went, or is in another component.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EntityChange {

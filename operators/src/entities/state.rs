@@ -1,6 +1,6 @@
 //! The graph as a state that hears rows: columns in, columns out.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt64Array,
@@ -148,6 +148,9 @@ pub fn port_schemas() -> [SchemaRef; 3] {
     })
 }
 
+/// What the ports say of most ticks.
+static NOTHING: LazyLock<[RecordBatch; 3]> = LazyLock::new(|| port_schemas().map(RecordBatch::new_empty));
+
 /// See [`Entities`].
 pub struct EntitiesState {
     graph: Graph,
@@ -189,7 +192,12 @@ impl Ordered for EntitiesState {
         }
         self.graph.pass(upper);
         let mut given = vec![told.finish(&self.schema)];
-        given.extend(batches_of(self.graph.take_changes(), &self.graph));
+        let changes = self.graph.take_changes();
+        if changes.is_empty() {
+            given.extend_from_slice(&*NOTHING);
+        } else {
+            given.extend(batches_of(changes, &self.graph));
+        }
         given
     }
 }
