@@ -143,6 +143,27 @@ impl Slow<'_> {
         frauds
     }
 
+    /// What is told as seen at the boundary that was heard last of the first `count`: when last, and at how many ticks.
+    fn seen(&self, count: usize) -> BTreeMap<String, (Tick, u64)> {
+        let before = &self.heard[..count - 1];
+        let from = before.iter().rposition(|heard| matches!(heard.what, What::Boundary));
+        let mut seen: BTreeMap<String, BTreeSet<Tick>> = BTreeMap::new();
+        for heard in &before[from.map_or(0, |from| from + 1)..] {
+            let named: Vec<Id> = match &heard.what {
+                What::Row { named, ends: false } => named.iter().flatten().copied().collect(),
+                What::Fraud { id, is_fraud: true, .. } => vec![*id],
+                _ => continue,
+            };
+            if self.expires(heard) > heard.tick {
+                named.into_iter().for_each(|id| {
+                    seen.entry(label(id)).or_default().insert(heard.tick);
+                });
+            }
+        }
+        let told = |ticks: BTreeSet<Tick>| (*ticks.last().expect("it was seen"), ticks.len() as u64);
+        seen.into_iter().map(|(id, ticks)| (id, told(ticks))).collect()
+    }
+
     fn connects(&self, links: &BTreeMap<(Id, Id), Tick>, id: Id) -> bool {
         let degree = links.keys().filter(|(a, b)| *a == id || *b == id).count();
         degree <= self.degree_max[id.0] as usize
@@ -222,7 +243,8 @@ fn add(table: &mut BTreeMap<String, i64>, line: String, diff: i64) {
 }
 
 impl Tables {
-    fn apply(&mut self, graph: &mut Graph, upper: Tick) {
+    /// The changes are put in; and what was seen at a boundary is given.
+    fn apply(&mut self, graph: &mut Graph, upper: Tick) -> BTreeMap<String, (Tick, u64)> {
         let changes = graph.take_changes();
         for change in changes.entities {
             assert!(change.tick < upper);
@@ -240,6 +262,13 @@ impl Tables {
             let line = format!("{}: {} with {}", change.component, change.size, change.frauds);
             add(&mut self.components, line, change.diff);
         }
+        let mut told = BTreeMap::new();
+        for seen in changes.sightings {
+            assert_eq!(seen.tick.next(), upper, "it is told at the boundary");
+            let before = told.insert(seen.entity.label.to_string(), (seen.last, seen.times));
+            assert_eq!(before, None, "an identifier is told once");
+        }
+        told
     }
 
     /// What the definition says after the first `count` that were heard, as of `tick`.
@@ -328,7 +357,7 @@ fn settings(ttl: Option<i64>, degree_max: [u32; 3]) -> Settings {
     Settings {
         kinds: kinds.map(|(name, degree_max)| Kind { name: (*name).to_owned(), degree_max }).collect(),
         ttl: ttl.map(|ttl| Span::from_micros(ttl).expect("positive")),
-        wanted: Wanted { entities: true, links: true, components: true },
+        wanted: Wanted { entities: true, links: true, components: true, sightings: true },
     }
 }
 
@@ -369,7 +398,9 @@ fn the_graph_is_what_its_definition_says_at_every_tick() {
             let is_row = matches!(row.what, What::Row { .. });
             let where_ = format!("seed {seed}, ttl {ttl:?}, at most {degree_max:?}, after {place}: {row:?}");
             assert_eq!(seen, is_row.then(|| view(&slow, place + 1)), "{where_}");
-            tables.apply(&mut graph, row.tick.next());
+            let told = tables.apply(&mut graph, row.tick.next());
+            let is_boundary = matches!(row.what, What::Boundary);
+            assert_eq!(told, if is_boundary { slow.seen(place + 1) } else { BTreeMap::new() }, "{where_}");
             assert_eq!(tables, Tables::slow(&slow, place + 1, row.tick), "{where_}");
             let later = Tick(row.tick.0 + 1 + chance.below((next - row.tick.0).max(1)));
             graph.pass(later);

@@ -11,6 +11,8 @@
 //! * At a boundary the identifiers go that have expired, and components become exactly those that the links make then: what
 //!   had lost a link may fall apart, and an end that no longer has too many links connects again.
 //!
+//! Which identifiers were seen since the boundary before is told at a boundary too: once for each, however often it was seen.
+//!
 //! A component is called by its oldest identifier. When two become one, the smaller gives its members to the larger, so
 //! that each identifier moves a logarithmic number of times. At a boundary only components that lost something are walked.
 
@@ -30,7 +32,7 @@ pub struct Settings {
     pub kinds: Vec<Kind>,
     /// How long after it was last seen, in event time, an identifier or a link is kept; `None` is for ever.
     pub ttl: Option<Span>,
-    /// Whether changes of entities, links and components are wanted.
+    /// Which changes of entities, links and components are wanted, and whether sightings are.
     pub wanted: Wanted,
 }
 
@@ -52,6 +54,8 @@ pub struct Wanted {
     pub links: bool,
     /// Those of [`Changes::components`].
     pub components: bool,
+    /// Those of [`Changes::sightings`].
+    pub sightings: bool,
 }
 
 /// What the columns of some rows name.
@@ -122,6 +126,8 @@ pub struct Changes {
     pub links: Vec<LinkChange>,
     /// Which components there are.
     pub components: Vec<ComponentChange>,
+    /// Which identifiers were seen up to each boundary since the one before. What was seen stays seen, so none is taken back.
+    pub sightings: Vec<Seen>,
 }
 
 /// An identifier came, went, or is in another component.
@@ -167,6 +173,19 @@ pub struct ComponentChange {
     pub diff: i64,
 }
 
+/// An identifier was seen between two boundaries.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seen {
+    /// The boundary at which this is told.
+    pub tick: Tick,
+    /// It.
+    pub entity: Name,
+    /// When it was seen last.
+    pub last: Tick,
+    /// At how many ticks it was seen.
+    pub times: u64,
+}
+
 /// What an identifier is called.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
@@ -197,6 +216,8 @@ pub struct Graph {
     torn: Vec<u32>,
     /// The identifiers that came to have too many links since the last boundary, or no longer too many.
     crossed: Vec<u32>,
+    /// The identifiers that were seen since the last boundary, if that is wanted.
+    seen: Vec<u32>,
     /// The walk that is under way, or was last.
     walk: u32,
     /// Of the last row: the identifier of each column, and the links between these.
@@ -212,6 +233,9 @@ struct Identifier {
     name: Name,
     key: KeyHash,
     first: Tick,
+    /// When it was seen last, and how many times since the last boundary, if that is wanted.
+    last: Tick,
+    times: u64,
     /// Which one it was.
     birth: u64,
     expires: Tick,
@@ -264,6 +288,7 @@ impl Graph {
             births: 0,
             torn: Vec::new(),
             crossed: Vec::new(),
+            seen: Vec::new(),
             walk: 0,
             named: Vec::new(),
             own: Vec::new(),
@@ -381,6 +406,7 @@ impl Graph {
 
     /// A boundary: components are what the links make of them. `tick` is passed already.
     pub fn bound(&mut self, tick: Tick) {
+        self.tell_seen(tick);
         let gone = self.let_go(tick);
         for torn in std::mem::take(&mut self.torn) {
             self.mend(torn);
@@ -441,6 +467,29 @@ impl Graph {
         expires: Tick,
         text: impl FnOnce() -> String,
     ) -> u32 {
+        let number = self.known(kind, key, tick, expires, text);
+        if self.settings.wanted.sightings {
+            let identifier = &mut self.identifiers[number];
+            if identifier.times == 0 {
+                self.seen.push(number);
+            }
+            if identifier.times == 0 || identifier.last != tick {
+                identifier.times += 1;
+                identifier.last = tick;
+            }
+        }
+        number
+    }
+
+    /// The number of an identifier, which is kept from now on if it was not.
+    fn known(
+        &mut self,
+        kind: usize,
+        key: KeyHash,
+        tick: Tick,
+        expires: Tick,
+        text: impl FnOnce() -> String,
+    ) -> u32 {
         if let Some(number) = self.numbers.get(&(kind, key)) {
             let identifier = &mut self.identifiers[*number];
             identifier.expires = identifier.expires.max(expires);
@@ -453,6 +502,8 @@ impl Graph {
             name: Name { kind, label },
             key,
             first: tick,
+            last: tick,
+            times: 0,
             birth: self.births,
             expires,
             component,
@@ -705,6 +756,16 @@ impl Graph {
             let mut ends = ends.map(|end| self.identifiers[end].name.clone());
             ends.sort_unstable();
             self.changes.links.push(LinkChange { tick, ends, first, diff });
+        }
+    }
+
+    /// What was seen since the boundary before is told at one.
+    fn tell_seen(&mut self, tick: Tick) {
+        for number in std::mem::take(&mut self.seen) {
+            let identifier = &mut self.identifiers[number];
+            let (entity, last) = (identifier.name.clone(), identifier.last);
+            let times = std::mem::take(&mut identifier.times);
+            self.changes.sightings.push(Seen { tick, entity, last, times });
         }
     }
 
