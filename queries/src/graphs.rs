@@ -312,29 +312,22 @@ impl<'g> Call<'g> {
         let columns: Vec<String> =
             self.graph.kinds.iter().map(|kind| format!("degrees.{0} AS {0}", ident(&degree(kind)))).collect();
         let (kind, identifier) = self.one();
-        // Rows are told at boundaries: until then it was seen last when it was seen first.
         let sightings = match &self.graph.sightings {
             Some(table) => format!(
-                "SELECT max(seen.last_tick) AS last_tick, sum(seen.times) AS times
-                 FROM {} AS seen JOIN found ON seen.last_tick >= found.first_tick
+                "SELECT CAST({} AS DATE) AS last_seen, count(*) AS days_seen
+                 FROM {} AS seen JOIN found ON seen._tick >= found.first_tick
                  WHERE seen.kind = {kind} AND seen.identifier = {identifier}{}",
+                time("max(seen._tick)"),
                 table_of(table),
                 self.seen("seen._tick"),
             ),
-            None => {
-                "SELECT arrow_cast(NULL, 'UInt64') AS last_tick, CAST(NULL AS BIGINT) AS times".to_owned()
-            }
-        };
-        let last = if self.graph.sightings.is_some() {
-            "coalesce(sightings.last_tick, found.first_tick)"
-        } else {
-            "sightings.last_tick"
+            None => "SELECT CAST(NULL AS DATE) AS last_seen, CAST(NULL AS BIGINT) AS days_seen".to_owned(),
         };
         Ok(format!(
             "WITH {found}, {whole}, ties AS ({ties}), sightings AS ({sightings})
              SELECT found.kind AS kind, found.identifier AS identifier,
                     found.first_tick AS first_tick, {first_seen} AS first_seen,
-                    {last} AS last_tick, {last_seen} AS last_seen, sightings.times AS times,
+                    sightings.last_seen AS last_seen, sightings.days_seen AS days_seen,
                     degrees.degree AS degree, {columns},
                     found.component AS component, whole.size AS size, whole.frauds AS frauds, {version}
              FROM found
@@ -346,7 +339,6 @@ impl<'g> Call<'g> {
             whole = self.whole()?,
             ties = self.ties()?,
             first_seen = time("found.first_tick"),
-            last_seen = time(last),
             columns = columns.join(", "),
             degrees = degrees.join(", "),
             version = VERSION,

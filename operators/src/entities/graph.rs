@@ -11,7 +11,8 @@
 //! * At a boundary the identifiers go that have expired, and components become exactly those that the links make then: what
 //!   had lost a link may fall apart, and an end that no longer has too many links connects again.
 //!
-//! Which identifiers were seen since the boundary before is told at a boundary too: once for each, however often it was seen.
+//! That an identifier was seen is told once a day, at its first sighting of the day: what is told of a busy one does not grow with
+//! how busy it is.
 //!
 //! A component is called by its oldest identifier. When two become one, the smaller gives its members to the larger, so
 //! that each identifier moves a logarithmic number of times. At a boundary only components that lost something are walked.
@@ -126,7 +127,7 @@ pub struct Changes {
     pub links: Vec<LinkChange>,
     /// Which components there are.
     pub components: Vec<ComponentChange>,
-    /// Which identifiers were seen up to each boundary since the one before. What was seen stays seen, so none is taken back.
+    /// Which identifiers were seen on which days. What was seen stays seen, so none is taken back.
     pub sightings: Vec<Seen>,
 }
 
@@ -173,17 +174,13 @@ pub struct ComponentChange {
     pub diff: i64,
 }
 
-/// An identifier was seen between two boundaries.
+/// An identifier was seen for the first time on a day (UTC, of its tick), or since it is there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seen {
-    /// The boundary at which this is told.
+    /// When.
     pub tick: Tick,
     /// It.
     pub entity: Name,
-    /// When it was seen last.
-    pub last: Tick,
-    /// At how many ticks it was seen.
-    pub times: u64,
 }
 
 /// What an identifier is called.
@@ -216,8 +213,6 @@ pub struct Graph {
     torn: Vec<u32>,
     /// The identifiers that came to have too many links since the last boundary, or no longer too many.
     crossed: Vec<u32>,
-    /// The identifiers that were seen since the last boundary, if that is wanted.
-    seen: Vec<u32>,
     /// The walk that is under way, or was last.
     walk: u32,
     /// Of the last row: the identifier of each column, and the links between these.
@@ -233,9 +228,8 @@ struct Identifier {
     name: Name,
     key: KeyHash,
     first: Tick,
-    /// When it was seen last, and how many times since the last boundary, if that is wanted.
-    last: Tick,
-    times: u64,
+    /// The day on which it was seen last; before its first, none.
+    day: Option<i64>,
     /// Which one it was.
     birth: u64,
     expires: Tick,
@@ -271,6 +265,9 @@ struct Members {
 /// What never expires, and what is not due.
 const NEVER: Tick = Tick(u64::MAX);
 
+/// A day of ticks.
+const DAY_MICROS: i64 = 86_400_000_000;
+
 impl Graph {
     /// An empty graph.
     pub fn new(settings: Settings) -> Graph {
@@ -288,7 +285,6 @@ impl Graph {
             births: 0,
             torn: Vec::new(),
             crossed: Vec::new(),
-            seen: Vec::new(),
             walk: 0,
             named: Vec::new(),
             own: Vec::new(),
@@ -406,7 +402,6 @@ impl Graph {
 
     /// A boundary: components are what the links make of them. `tick` is passed already.
     pub fn bound(&mut self, tick: Tick) {
-        self.tell_seen(tick);
         let gone = self.let_go(tick);
         for torn in std::mem::take(&mut self.torn) {
             self.mend(torn);
@@ -470,12 +465,10 @@ impl Graph {
         let number = self.known(kind, key, tick, expires, text);
         if self.settings.wanted.sightings {
             let identifier = &mut self.identifiers[number];
-            if identifier.times == 0 {
-                self.seen.push(number);
-            }
-            if identifier.times == 0 || identifier.last != tick {
-                identifier.times += 1;
-                identifier.last = tick;
+            let day = Some(tick.micros() / DAY_MICROS);
+            if identifier.day != day {
+                identifier.day = day;
+                self.changes.sightings.push(Seen { tick, entity: identifier.name.clone() });
             }
         }
         number
@@ -502,8 +495,7 @@ impl Graph {
             name: Name { kind, label },
             key,
             first: tick,
-            last: tick,
-            times: 0,
+            day: None,
             birth: self.births,
             expires,
             component,
@@ -756,16 +748,6 @@ impl Graph {
             let mut ends = ends.map(|end| self.identifiers[end].name.clone());
             ends.sort_unstable();
             self.changes.links.push(LinkChange { tick, ends, first, diff });
-        }
-    }
-
-    /// What was seen since the boundary before is told at one.
-    fn tell_seen(&mut self, tick: Tick) {
-        for number in std::mem::take(&mut self.seen) {
-            let identifier = &mut self.identifiers[number];
-            let (entity, last) = (identifier.name.clone(), identifier.last);
-            let times = std::mem::take(&mut identifier.times);
-            self.changes.sightings.push(Seen { tick, entity, last, times });
         }
     }
 

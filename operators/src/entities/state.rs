@@ -142,7 +142,7 @@ pub fn port_schemas() -> [SchemaRef; 4] {
         tick("first_tick"),
     ];
     let components = vec![text("component"), number("size"), number("frauds")];
-    let sightings = vec![text("kind"), text("identifier"), tick("last_tick"), number("times")];
+    let sightings = vec![text("kind"), text("identifier")];
     let diff = || vec![number(columns::DIFF)];
     // What was seen is never taken back.
     [(entities, diff()), (links, diff()), (components, diff()), (sightings, Vec::new())].map(|(own, diff)| {
@@ -382,8 +382,6 @@ fn batches_of(changes: Changes, graph: &Graph) -> [RecordBatch; 4] {
         ticks(&mut sightings.iter().map(|seen| seen.tick)),
         texts(&mut sightings.iter().map(|seen| kind(&seen.entity))),
         texts(&mut sightings.iter().map(|seen| identifier(&seen.entity, kind(&seen.entity)))),
-        ticks(&mut sightings.iter().map(|seen| seen.last)),
-        numbers(&mut sightings.iter().map(|seen| seen.times as i64)),
     ];
     let mut schemas = port_schemas().into_iter();
     [entities, links, components, sightings].map(|columns| {
