@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use arrow::array::AsArray;
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
 use serde_json::{Value, json};
 use tidegate_facts::{Tick, Topic};
 
@@ -40,7 +42,8 @@ struct Fact {
 fn texts(data: &Path, sql: &str) -> Vec<String> {
     let rows = harness::ask(data, sql);
     let column = |batch: &arrow::array::RecordBatch| -> Vec<String> {
-        batch.column(0).as_string::<i32>().iter().map(|text| text.unwrap_or("null").to_owned()).collect()
+        let texts = cast(batch.column(0), &DataType::Utf8).unwrap();
+        texts.as_string::<i32>().iter().map(|text| text.unwrap_or("null").to_owned()).collect()
     };
     rows.iter().flat_map(column).collect()
 }

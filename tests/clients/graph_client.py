@@ -13,7 +13,7 @@ with psycopg.connect(**where) as connection:
     def ask(sql, parameters=None, **how):
         return connection.execute(sql, parameters, **how).fetchall()
 
-    columns = "component, size, degree_terminal, last_seen, basis, before_tick"
+    columns = "component, size, degree_terminal, last_seen, basis"
     for binary in (False, True):
         for prepare in (False, True):
             how = dict(binary=binary, prepare=prepare)
