@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tidegate_dataflows::Plan;
+use tidegate_dataflows::graphs::graphs;
 use tidegate_dataflows::live::{INGRESS, Limits, Live};
 use tidegate_dataflows::plan::StepKind;
 use tidegate_dataflows::run::{Options, Report, RunError, serve};
@@ -173,7 +174,8 @@ async fn start(
     let store = options.store_path();
     let timelines = TimelineTable::of_plan(plan);
     let memory = ports.statement_memory.saturating_mul(1 << 20);
-    let catalogue = Catalogue::live(&options.data, &store, &live_tables(plan), timelines, &live, memory)?;
+    let tables = live_tables(plan);
+    let catalogue = Catalogue::live(&options.data, &store, &tables, timelines, graphs(plan), &live, memory)?;
     let catalogue = Arc::new(catalogue);
     let (stop_traces, traces_stop) = watch::channel(false);
     let traced = settings.map(|settings| follow(settings, plan, &live, traces_stop)).transpose()?;

@@ -17,7 +17,7 @@ mod hostile;
 pub(crate) struct Service {
     child: Child,
     http: SocketAddr,
-    postgres: SocketAddr,
+    pub(crate) postgres: SocketAddr,
 }
 
 impl Drop for Service {

@@ -479,6 +479,22 @@ fn expressions(part: &Value, found: &mut String) {
     }
 }
 
+/// The metrics in the table of a document: what stands in its second column between backticks, `a_{b,c}` being `a_b` and `a_c`.
+fn documented(text: &str) -> BTreeSet<String> {
+    let table = text.split("| about | metrics").nth(1).expect("there is a table of metrics");
+    let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
+    let cells = rows.filter_map(|row| row.split('|').nth(2));
+    let quoted = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let named = quoted.flat_map(|name| match name.split_once('{') {
+        None => vec![name.to_owned()],
+        Some((before, rest)) => {
+            let (inner, behind) = rest.split_once('}').expect("a brace is closed");
+            inner.split(',').map(|part| format!("{before}{part}{behind}")).collect()
+        }
+    });
+    named.map(|name| format!("tidegate_{name}")).collect()
+}
+
 #[test]
 fn every_metric_that_an_alert_or_a_panel_names_is_served() {
     let scratch = tempfile::tempdir().unwrap();
@@ -499,6 +515,15 @@ fn every_metric_that_an_alert_or_a_panel_names_is_served() {
     let rules = std::fs::read_to_string(harness::file("deploy/prometheus/rules.yml")).unwrap();
     // What an alert says to people may name a histogram as a whole.
     let families = named(&metrics.lines().filter(|line| line.starts_with("# TYPE")).collect::<String>());
+    let documented = documented(&std::fs::read_to_string(harness::file("docs/service.md")).unwrap());
+    let told: BTreeSet<String> =
+        families.iter().filter(|name| name.starts_with("tidegate_")).cloned().collect();
+    let untold: Vec<&String> = told.difference(&documented).collect();
+    assert!(untold.is_empty(), "docs/service.md does not tell of {untold:?}");
+    // Without a collector there are no spans to count.
+    let unserved = documented.difference(&told).filter(|name| !name.starts_with("tidegate_trace_"));
+    let unserved: Vec<&String> = unserved.collect();
+    assert!(unserved.is_empty(), "docs/service.md tells of {unserved:?}, which are not served");
     let is_prose = |line: &&str| line.contains("description:") || line.contains("summary:");
     let (prose, rules): (Vec<&str>, Vec<&str>) = rules.lines().partition(is_prose);
     let missing: Vec<String> = named(&prose.join("\n")).difference(&families).cloned().collect();

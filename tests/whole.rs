@@ -11,6 +11,7 @@ mod credibility;
 mod determinism;
 mod faults;
 mod fusion;
+mod graph;
 mod handbook;
 mod hostile;
 mod live_tables;

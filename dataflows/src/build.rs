@@ -223,8 +223,9 @@ pub fn build<'scope>(
 fn wanted_ports(plan: &Plan, node: &str) -> Wanted {
     let read: Vec<&str> =
         plan.topology.nodes.iter().flat_map(all_inputs).map(|input| input.value.as_str()).collect();
-    let [entities, links, components] = PORTS.map(|port| read.contains(&format!("{node}.{port}").as_str()));
-    Wanted { entities, links, components }
+    let wanted = PORTS.map(|port| read.contains(&format!("{node}.{port}").as_str()));
+    let [entities, links, components, sightings] = wanted;
+    Wanted { entities, links, components, sightings }
 }
 
 /// The same decisions, counted by action; and those hear of them who wait for one.

@@ -13,6 +13,7 @@ pub mod features;
 pub mod feed;
 pub mod governance;
 pub mod graph;
+pub mod graphs;
 pub mod histogram;
 pub mod live;
 mod memory;

@@ -29,6 +29,9 @@ use crate::governance::{Asked, GovernanceError, Governed, Taken};
 /// The source that records submitted over HTTP have in their receipts.
 pub const INGRESS: &str = "http";
 
+/// For how many of the last groups it is known how many facts of each partition there are before their ends.
+const BASES_KEPT: usize = 1024;
+
 /// What is told of one submitted record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
@@ -554,7 +557,7 @@ impl Live {
     pub(crate) fn fed(&self, upper: Tick, basis: Vec<u64>) {
         let mut bases = self.bases.lock().expect("no panic");
         let computed = self.computed_upper();
-        while bases.get(1).is_some_and(|(next, _)| *next <= computed) {
+        while bases.len() > BASES_KEPT && bases.get(1).is_some_and(|(next, _)| *next <= computed) {
             bases.pop_front();
         }
         bases.push_back((upper, basis));
@@ -568,6 +571,13 @@ impl Live {
         let computed = self.computed_upper();
         let known = bases.iter().rev().find(|(upper, _)| *upper <= computed && *upper > Tick::ZERO);
         known.cloned()
+    }
+
+    /// The end of the last group that ends at `tick` or before, and how many facts of each partition are before; `None` where it
+    /// is no longer known.
+    pub fn basis_at(&self, tick: Tick) -> Option<(Tick, Vec<u64>)> {
+        let bases = self.bases.lock().expect("no panic");
+        bases.iter().rev().find(|(upper, _)| *upper <= tick).cloned()
     }
 
     /// The tables that have shelves.

@@ -23,11 +23,11 @@ use tidegate_sinks::chains::LogHeads;
 use tidegate_sinks::checkpoint::Checkpoint;
 use tidegate_sinks::dedupe::{DedupeError, DedupeIndex};
 use tidegate_sinks::log::{EmbeddedLog, Group, HeldLog, LogError, LogOptions, Recovery, Until};
-use tidegate_sinks::schemas;
 use tidegate_sinks::sequencer::Sequencer;
 use tidegate_sinks::signing::Signer;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commits, TableError};
+use tidegate_sinks::{graphs, schemas};
 use tidegate_sources::{Prefix, SourceError};
 
 use crate::admission::{
@@ -35,6 +35,7 @@ use crate::admission::{
 };
 use crate::feed::{Fed, Feed};
 use crate::governance::{self, GovernanceError, Governed};
+use crate::graphs::graphs as graphs_of;
 use crate::live::{Appended, INGRESS, Live, Phase};
 use crate::memory::Memory;
 use crate::output::{Output, Standing};
@@ -259,6 +260,7 @@ fn go(
     }
     store.probe()?;
     schemas::declare(&plan.tables(), store)?;
+    graphs::declare(&graphs_of(plan), store)?;
 
     let mut workers = Workers::start(plan, options.workers, &output, watch).map_err(RunError::Worker)?;
     let gate = Gate {

@@ -44,6 +44,9 @@ struct Heard {
 
 const KINDS: [&str; 3] = ["card", "device", "person"];
 
+/// In microseconds.
+const DAY: i64 = 86_400_000_000;
+
 /// A row names a card, a device, and two persons.
 fn naming() -> Naming {
     Naming { kinds: vec![0, 1, 2, 2], links: vec![(0, 1), (0, 2), (2, 3), (1, 3)] }
@@ -143,6 +146,27 @@ impl Slow<'_> {
         frauds
     }
 
+    /// Which sightings are told of what was heard last of the first `count`: the first of an identifier on its day.
+    fn seen(&self, count: usize) -> Vec<String> {
+        let last = &self.heard[count - 1];
+        let sighted = |heard: &Heard| -> BTreeSet<Id> {
+            let named: BTreeSet<Id> = match &heard.what {
+                What::Row { named, ends: false } => named.iter().flatten().copied().collect(),
+                What::Fraud { id, is_fraud: true, .. } => BTreeSet::from([*id]),
+                _ => BTreeSet::new(),
+            };
+            if self.expires(heard) > heard.tick { named } else { BTreeSet::new() }
+        };
+        let (known, day) = (self.known(count - 1), |heard: &Heard| heard.tick.micros() / DAY);
+        let is_first = |id: &Id| {
+            let before = self.heard[..count - 1].iter().rev().find(|heard| sighted(heard).contains(id));
+            !known.contains_key(id) || before.is_none_or(|before| day(before) != day(last))
+        };
+        let mut told: Vec<String> = sighted(last).into_iter().filter(is_first).map(label).collect();
+        told.sort_unstable();
+        told
+    }
+
     fn connects(&self, links: &BTreeMap<(Id, Id), Tick>, id: Id) -> bool {
         let degree = links.keys().filter(|(a, b)| *a == id || *b == id).count();
         degree <= self.degree_max[id.0] as usize
@@ -222,7 +246,8 @@ fn add(table: &mut BTreeMap<String, i64>, line: String, diff: i64) {
 }
 
 impl Tables {
-    fn apply(&mut self, graph: &mut Graph, upper: Tick) {
+    /// The changes are put in; and what was seen is given.
+    fn apply(&mut self, graph: &mut Graph, upper: Tick) -> Vec<String> {
         let changes = graph.take_changes();
         for change in changes.entities {
             assert!(change.tick < upper);
@@ -240,6 +265,15 @@ impl Tables {
             let line = format!("{}: {} with {}", change.component, change.size, change.frauds);
             add(&mut self.components, line, change.diff);
         }
+        let seen = changes.sightings.into_iter();
+        let mut told: Vec<String> = seen
+            .map(|seen| {
+                assert_eq!(seen.tick.next(), upper, "it is told at its own tick");
+                seen.entity.label.to_string()
+            })
+            .collect();
+        told.sort_unstable();
+        told
     }
 
     /// What the definition says after the first `count` that were heard, as of `tick`.
@@ -303,7 +337,7 @@ fn history(chance: &mut Chance, count: usize) -> Vec<Heard> {
     };
     (0..count)
         .map(|_| {
-            now += chance.below(12) as i64;
+            now += if chance.one_in(40) { DAY / 3 } else { chance.below(12) as i64 };
             tick = Tick::following(tick, now, chance.below(3) as u16).expect("in range");
             let late = if chance.one_in(6) { chance.below(60) as i64 } else { 0 };
             let what = match chance.below(12) {
@@ -328,7 +362,7 @@ fn settings(ttl: Option<i64>, degree_max: [u32; 3]) -> Settings {
     Settings {
         kinds: kinds.map(|(name, degree_max)| Kind { name: (*name).to_owned(), degree_max }).collect(),
         ttl: ttl.map(|ttl| Span::from_micros(ttl).expect("positive")),
-        wanted: Wanted { entities: true, links: true, components: true },
+        wanted: Wanted { entities: true, links: true, components: true, sightings: true },
     }
 }
 
@@ -369,7 +403,8 @@ fn the_graph_is_what_its_definition_says_at_every_tick() {
             let is_row = matches!(row.what, What::Row { .. });
             let where_ = format!("seed {seed}, ttl {ttl:?}, at most {degree_max:?}, after {place}: {row:?}");
             assert_eq!(seen, is_row.then(|| view(&slow, place + 1)), "{where_}");
-            tables.apply(&mut graph, row.tick.next());
+            let told = tables.apply(&mut graph, row.tick.next());
+            assert_eq!(told, slow.seen(place + 1), "{where_}");
             assert_eq!(tables, Tables::slow(&slow, place + 1, row.tick), "{where_}");
             let later = Tick(row.tick.0 + 1 + chance.below((next - row.tick.0).max(1)));
             graph.pass(later);

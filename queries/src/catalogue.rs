@@ -22,6 +22,7 @@ use tidegate_dataflows::live::Live;
 use tidegate_dataflows::timelines::TimelineTable;
 use tidegate_facts::Tick;
 use tidegate_facts::names::choices;
+use tidegate_sinks::graphs::{self as stored_graphs, Graph};
 use tidegate_sinks::schemas;
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table::{Commits, TableFile};
@@ -34,11 +35,13 @@ use crate::committed::{CommittedTable, STORE_URL};
 use crate::error::sentence;
 use crate::fair::Fair;
 use crate::functions::{self, LargeWhenRun};
+use crate::graphs;
 use crate::live::{AS_OF, AsOf, Dated, FRONTIER, Frontier, LiveTable, Running};
 use crate::log::{LogProvider, LogTable};
 use crate::names::{self, Known};
 use crate::statements::bounded_memory;
 use crate::timelines::TimelineProvider;
+use crate::version::{End, GRAPH_VERSION, GraphVersion, Origin};
 
 /// What the catalogue is called in SQL.
 pub(crate) const CATALOGUE: &str = "tidegate";
@@ -63,6 +66,8 @@ pub struct Catalogue {
     committed: Option<Arc<Committed>>,
     running: Option<Arc<Running>>,
     schemas: BTreeMap<String, SchemaRef>,
+    /// What `resolve`, `profile` and `neighbours` can be asked of.
+    graphs: Vec<Graph>,
 }
 
 /// What a statement gives.
@@ -101,13 +106,14 @@ impl Catalogue {
             committed: None,
             running: None,
             schemas: BTreeMap::new(),
+            graphs: Vec::new(),
         };
         let own_store = data.join("store");
         let archive = store.or(own_store.is_dir().then_some(&own_store));
         match store {
             Some(store) if !store.is_dir() => return Err(QueryError::NoStore { store: store.to_owned() }),
-            Some(store) => catalogue.add_store(store)?,
-            None if own_store.is_dir() => catalogue.add_store(&own_store)?,
+            Some(store) => catalogue.add_store(store, &log, archive)?,
+            None if own_store.is_dir() => catalogue.add_store(&own_store, &log, Some(&own_store))?,
             None => {}
         }
         for table in LogTable::ALL {
@@ -117,8 +123,8 @@ impl Catalogue {
     }
 
     /// The tables of a topology that runs on `data` and commits to `store`: those of its log, its `timelines`, and `tables`, each
-    /// with its schema, as committed and as computed since. Also `frontier`, and the function `as_of`. Statements may take
-    /// `memory_bytes` together.
+    /// with its schema, as committed and as computed since. Also `frontier`, the function `as_of`, and those of `graphs`. Statements
+    /// may take `memory_bytes` together.
     ///
     /// # Errors
     /// When the store cannot be opened.
@@ -127,6 +133,7 @@ impl Catalogue {
         store: &Path,
         tables: &[(String, SchemaRef)],
         timelines: Vec<TimelineTable>,
+        graphs: Vec<Graph>,
         live: &Arc<Live>,
         memory_bytes: usize,
     ) -> Result<Catalogue, QueryError> {
@@ -138,6 +145,7 @@ impl Catalogue {
             committed: None,
             running: Some(Arc::clone(&running)),
             schemas: BTreeMap::new(),
+            graphs: Vec::new(),
         };
         let url = ObjectStoreUrl::parse(STORE_URL).expect("it is a URL");
         catalogue.context.register_object_store(url.as_ref(), running.store.objects());
@@ -161,6 +169,8 @@ impl Catalogue {
         for table in &dated {
             catalogue.add(table.name(), None, Arc::clone(table) as Arc<dyn TableProvider>);
         }
+        let origin = Origin::new(&data.join("log"), Some(store), End::Running(Arc::clone(&running)));
+        catalogue.add_graphs(graphs, origin);
         catalogue.add(FRONTIER, Some(1), Arc::new(Frontier(running)));
         catalogue.context.register_udtf(AS_OF, Arc::new(AsOf { tables: dated }));
         Ok(catalogue)
@@ -223,6 +233,7 @@ impl Catalogue {
         if statement.to_string() == "SHOW TABLES" {
             statement = parse(TABLES)?.pop_front().expect("it is one statement");
         }
+        graphs::expand(&mut statement, &self.graphs)?;
         bounds::statement(&statement)?;
         names::resolve(&mut statement, &self.known).map_err(|table| {
             let known: Vec<&str> = self.tables.keys().map(String::as_str).collect();
@@ -238,7 +249,7 @@ impl Catalogue {
         Ok(plan)
     }
 
-    fn add_store(&mut self, store: &Path) -> Result<(), QueryError> {
+    fn add_store(&mut self, store: &Path, log: &Path, archive: Option<&Path>) -> Result<(), QueryError> {
         let store = Store::open(store)?;
         let commits = Commits::read(&store)?;
         let url = ObjectStoreUrl::parse(STORE_URL).expect("it is a URL");
@@ -253,8 +264,16 @@ impl Catalogue {
                 self.add_committed(&name, 0, Arc::new(EmptyTable::new(schema)));
             }
         }
+        let graphs = stored_graphs::declared(&store)?;
+        self.add_graphs(graphs, Origin::new(log, archive, End::Committed(Arc::new(commits.clone()))));
         self.committed = Some(Arc::new(Committed::new(store, commits)));
         Ok(())
+    }
+
+    fn add_graphs(&mut self, graphs: Vec<Graph>, origin: Origin) {
+        let version = GraphVersion { graphs: graphs.clone(), origin };
+        self.context.register_udtf(GRAPH_VERSION, Arc::new(version));
+        self.graphs = graphs;
     }
 
     /// A table of a folder that nothing runs on; a changelog also as it stands.

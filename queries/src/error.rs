@@ -114,6 +114,16 @@ pub enum QueryError {
         /// What to write in its place.
         choices: String,
     },
+    /// A table function cannot be called so.
+    #[error("`{function}` {what}; write {usage}")]
+    Call {
+        /// The function.
+        function: &'static str,
+        /// What is wrong.
+        what: String,
+        /// How it is called.
+        usage: &'static str,
+    },
     /// There is no such column.
     #[error("there is no column `{column}` here; {choices}")]
     UnknownColumn {

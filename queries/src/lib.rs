@@ -14,6 +14,7 @@ mod error;
 mod fair;
 mod format;
 mod functions;
+mod graphs;
 pub mod http;
 mod json;
 mod live;
@@ -24,6 +25,7 @@ mod statements;
 pub mod telemetry;
 mod timelines;
 pub mod traces;
+mod version;
 
 pub use bounds::SQL_BYTES_MAX;
 pub use catalogue::{Answer, Catalogue, Table};

@@ -257,7 +257,7 @@ impl TableFunctionImpl for AsOf {
 }
 
 /// The first tick that is not seen: as of a tick that tick's fact is seen, and as of a time all facts stamped up to it.
-fn tick_asked(when: &ScalarValue) -> Option<Tick> {
+pub(crate) fn tick_asked(when: &ScalarValue) -> Option<Tick> {
     match when {
         ScalarValue::Int64(Some(tick)) => u64::try_from(*tick).ok().map(behind),
         ScalarValue::UInt64(Some(tick)) => Some(behind(*tick)),

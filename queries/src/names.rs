@@ -36,7 +36,7 @@ pub(crate) fn resolve(statement: &mut AnyStatement, known: &Known) -> Result<(),
 }
 
 /// The statement that an `EXPLAIN` explains, or the statement itself.
-fn inner(statement: &mut AnyStatement) -> Option<&mut Statement> {
+pub(crate) fn inner(statement: &mut AnyStatement) -> Option<&mut Statement> {
     match statement {
         AnyStatement::Statement(statement) => Some(statement),
         AnyStatement::Explain(explain) => inner(&mut explain.statement),

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Digest, Tick, Topic, columns};
 use tidegate_queries::{Catalogue, Format, write};
-use tidegate_sinks::chains::LogHeads;
+use tidegate_sinks::chains::{LogHead, LogHeads};
 use tidegate_sinks::log::{EmbeddedLog, Frame, Group, LogOptions};
 use tidegate_sinks::schemas;
 use tidegate_sinks::store::Store;
@@ -779,4 +779,283 @@ fn a_damaged_log_is_reported_as_such() {
 
 fn interval(upper: Tick, files: Vec<TableFile>) -> Interval {
     Interval { upper, plan: Digest::of(b"plan"), log: LogHeads::default(), files }
+}
+
+/// A folder with the graph `graph`: three cards, of which two were used at one device, until that link ended; and then a third
+/// device that the first and the last card share.
+fn graph_folder() -> TempDir {
+    let data = tempfile::tempdir().unwrap();
+    write_log(data.path());
+    let store = Store::open(&data.path().join("store")).unwrap();
+    let ports = tidegate_dataflows::graphs::port_schemas();
+    let names = ["entities", "links", "components", "sightings"];
+    let at = |second: i64| tick(second * 100_000, 0);
+    let rows = |port: usize, columns: Vec<ArrayRef>| {
+        RecordBatch::try_new(Arc::clone(&ports[port]), columns).unwrap()
+    };
+    let ticks = |seconds: &[i64]| -> ArrayRef {
+        Arc::new(seconds.iter().map(|second| at(*second).0).collect::<UInt64Array>())
+    };
+    let words = |words: &[&str]| -> ArrayRef { Arc::new(StringArray::from(words.to_vec())) };
+    let numbers = |numbers: &[i64]| -> ArrayRef { Arc::new(Int64Array::from(numbers.to_vec())) };
+    // A tenth of a second each: at 1 card 1 and device 9; at 3 card 2 and device 9; at 12 the latter ends.
+    let entities = rows(
+        0,
+        vec![
+            ticks(&[1, 1, 3, 12, 12, 14, 14]),
+            words(&["card", "device", "card", "card", "card", "card", "card"]),
+            words(&["1", "9", "2", "2", "2", "it's", "none"]),
+            words(&["card:1", "card:1", "card:1", "card:1", "card:2", "card:it's", "card:none"]),
+            ticks(&[1, 1, 3, 3, 3, 14, 14]),
+            numbers(&[1, 1, 1, -1, 1, 1, 1]),
+        ],
+    );
+    let links = rows(
+        1,
+        vec![
+            ticks(&[1, 3, 12, 14]),
+            words(&["card"; 4]),
+            words(&["1", "2", "2", "it's"]),
+            words(&["device", "device", "device", "card"]),
+            words(&["9", "9", "9", "none"]),
+            ticks(&[1, 3, 3, 14]),
+            numbers(&[1, 1, -1, 1]),
+        ],
+    );
+    let components = rows(
+        2,
+        vec![
+            ticks(&[1, 3, 3, 12, 12, 12]),
+            words(&["card:1", "card:1", "card:1", "card:1", "card:1", "card:2"]),
+            numbers(&[2, 2, 3, 3, 2, 1]),
+            numbers(&[0, 0, 1, 1, 1, 0]),
+            numbers(&[1, -1, 1, -1, 1, 1]),
+        ],
+    );
+    let sightings = rows(
+        3,
+        vec![
+            Arc::new(UInt64Array::from(vec![at(1).0, at(3).0, at(3).0 + (1 << 52)])),
+            words(&["card"; 3]),
+            words(&["1", "2", "1"]),
+        ],
+    );
+    let graph = tidegate_sinks::graphs::Graph {
+        node: "graph".to_owned(),
+        plan: Digest::of(b"plan"),
+        partitions: 2,
+        kinds: vec!["card".to_owned(), "device".to_owned()],
+        entities: Some(names[0].to_owned()),
+        links: Some(names[1].to_owned()),
+        components: Some(names[2].to_owned()),
+        sightings: Some(names[3].to_owned()),
+    };
+    tidegate_sinks::graphs::declare(&[graph], &store).unwrap();
+    let mut commits = Commits::default();
+    let mut files = Vec::new();
+    for (name, rows) in names.iter().zip([entities, links, components, sightings]) {
+        let mut unsealed = Unsealed::new(name, rows.schema(), TableFormat::Parquet, Tick::ZERO);
+        unsealed.insert(&rows);
+        files.extend(unsealed.seal_before(tick(2_400_000, 0), &store).unwrap());
+    }
+    let head =
+        LogHead { topic: Topic::Traffic, partition: 0, records: 1, links: 1, head: Digest::of(b"head") };
+    let interval = Interval { log: LogHeads(vec![head]), ..interval(tick(2_400_000, 0), files) };
+    commits.publish(interval, None, &store).unwrap();
+    data
+}
+
+fn ask_graph(sql: &str, expect: Expect) {
+    expect.assert_eq(&answer(Format::Table, graph_folder().path(), sql));
+}
+
+#[test]
+fn identifiers_are_resolved_to_components_and_a_conflict_is_flagged() {
+    ask_graph(
+        "select hint, kind, identifier, component, size, frauds, first_seen, candidates, conflict from resolve('card', 1, 'card', '2', 'device', 'nothing') order by hint",
+        expect![[r#"
+            +------+--------+------------+-----------+------+--------+--------------------------+------------+----------+
+            | hint | kind   | identifier | component | size | frauds | first_seen               | candidates | conflict |
+            +------+--------+------------+-----------+------+--------+--------------------------+------------+----------+
+            | 1    | card   | 1          | card:1    | 2    | 1      | 2018-04-01T00:00:00.100Z | 2          | true     |
+            | 2    | card   | 2          | card:2    | 1    | 0      | 2018-04-01T00:00:00.300Z | 2          | true     |
+            | 3    | device | nothing    | NULL      | NULL | NULL   | NULL                     | 2          | true     |
+            +------+--------+------------+-----------+------+--------+--------------------------+------------+----------+
+        "#]],
+    );
+    ask_graph(
+        "select hint, component, candidates, conflict, before_tick, basis from Resolve('card', '1', 'card', '2', as_of => '2018-04-01T00:00:01.100000Z') order by HINT",
+        expect![[r#"
+            error: `resolve` is asked as of what is neither a tick nor a time, both as literals; write resolve('KIND', 'IDENTIFIER' [, 'KIND', 'IDENTIFIER' ..] [, as_of => TICK or TIME] [, graph => 'NODE'])
+        "#]],
+    );
+    // The version is of the plan and the basis, and the basis counts the facts before the tick.
+    let basis = |when: &str| {
+        answer(
+            Format::Csv,
+            graph_folder().path(),
+            &format!("select basis, graph_version from resolve('card', '1'{when})"),
+        )
+    };
+    let version = |basis: &str| {
+        Digest::of(format!(r#"["tidegate.graph.v1","{}",{basis}]"#, Digest::of(b"plan").to_hex()).as_bytes())
+    };
+    for (when, counts) in [("", ["1", "0"]), (", as_of => '2018-04-01T00:00:00.900000Z'", ["0", "0"])] {
+        let told = basis(when);
+        let wanted = version(&format!(r#"["{}","{}"]"#, counts[0], counts[1])).to_hex();
+        assert!(told.contains(&wanted), "{told}");
+    }
+}
+
+#[test]
+fn a_profile_tells_when_who_and_how_much() {
+    ask_graph(
+        "select kind, identifier, first_seen, last_seen, days_seen, degree, degree_card, degree_device, component, size, frauds from profile('card', '1')",
+        expect![[r#"
+            +------+------------+--------------------------+--------------------------+-------+--------+-------------+---------------+-----------+------+--------+
+            | kind | identifier | first_seen               | last_seen                | times | degree | degree_card | degree_device | component | size | frauds |
+            +------+------------+--------------------------+--------------------------+-------+--------+-------------+---------------+-----------+------+--------+
+            | card | 1          | 2018-04-01T00:00:00.100Z | 2018-04-01T00:00:00.700Z | 4     | 1      | 0           | 1             | card:1    | 2    | 1      |
+            +------+------------+--------------------------+--------------------------+-------+--------+-------------+---------------+-----------+------+--------+
+        "#]],
+    );
+    ask_graph(
+        "select first_seen, last_seen, days_seen, degree_card, component, size, p.frauds from profile('device', '9', as_of => '2018-04-01T00:00:00.400000Z') p",
+        expect![[r#"
+            error: `profile` is asked as of what is neither a tick nor a time, both as literals; write profile('KIND', 'IDENTIFIER' [, as_of => TICK or TIME] [, graph => 'NODE'])
+        "#]],
+    );
+    ask_graph(
+        "select identifier, degree_card, size from profile('card', 'it''s')",
+        expect![[r#"
+        +------------+-------------+------+
+        | identifier | degree_card | size |
+        +------------+-------------+------+
+        | it's       | 1           | NULL |
+        +------------+-------------+------+
+    "#]],
+    );
+    ask_graph(
+        "select * from profile('card', 'unheard of')",
+        expect![[r#"
+        +------+------------+------------+------------+-----------+-----------+-------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
+        | kind | identifier | first_tick | first_seen | last_tick | last_seen | times | degree | degree_card | degree_device | component | size | frauds | before_tick | basis | graph_version |
+        +------+------------+------------+------------+-----------+-----------+-------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
+        +------+------------+------------+------------+-----------+-----------+-------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
+    "#]],
+    );
+}
+
+#[test]
+fn neighbours_come_in_pages_directly_or_through_what_is_shared() {
+    ask_graph(
+        "select * exclude (since_tick) from neighbours('device', '9')",
+        expect![[r#"
+        +------+------------+--------+--------------------------+--------+
+        | kind | identifier | shared | since                    | page   |
+        +------+------------+--------+--------------------------+--------+
+        | card | 1          | NULL   | 2018-04-01T00:00:00.100Z | card:1 |
+        +------+------------+--------+--------------------------+--------+
+    "#]],
+    );
+    ask_graph(
+        "select kind, identifier, since, page from neighbours('device', '9', 1, as_of => '2018-04-01T00:00:00.500000Z')",
+        expect![[r#"
+            error: `neighbours` is asked as of what is neither a tick nor a time, both as literals; write neighbours('KIND', 'IDENTIFIER' [, limit => ROWS] [, after => 'PAGE'] [, through => 'KIND'] [, as_of => TICK or TIME] [, graph => 'NODE'])
+        "#]],
+    );
+    ask_graph(
+        "select kind, identifier, since, page from neighbours('device', 9, limit => 1, after => 'card:1', as_of => '2018-04-01T00:00:00.500000Z')",
+        expect![[r#"
+            error: `neighbours` is asked as of what is neither a tick nor a time, both as literals; write neighbours('KIND', 'IDENTIFIER' [, limit => ROWS] [, after => 'PAGE'] [, through => 'KIND'] [, as_of => TICK or TIME] [, graph => 'NODE'])
+        "#]],
+    );
+    ask_graph(
+        "select kind, identifier, shared, since, page from neighbours('card', '1', through => 'device', as_of => '2018-04-01T00:00:00.500000Z')",
+        expect![[r#"
+            error: `neighbours` is asked as of what is neither a tick nor a time, both as literals; write neighbours('KIND', 'IDENTIFIER' [, limit => ROWS] [, after => 'PAGE'] [, through => 'KIND'] [, as_of => TICK or TIME] [, graph => 'NODE'])
+        "#]],
+    );
+    ask_graph(
+        "select count(*) from neighbours('card', '1', through => 'device')",
+        expect![[r#"
+        +----------+
+        | count(*) |
+        +----------+
+        | 0        |
+        +----------+
+    "#]],
+    );
+    // Both ends of a link may be of one kind.
+    ask_graph(
+        "select kind, identifier from neighbours('card', 'none')",
+        expect![[r#"
+        +------+------------+
+        | kind | identifier |
+        +------+------------+
+        | card | it's       |
+        +------+------------+
+    "#]],
+    );
+    // What the statement around calls by the names of the tables is something else.
+    ask_graph(
+        "with links as (select 1 as kind), found as (select 2 as identifier) select n.identifier, links.kind from neighbours('card', '1') n, links, found",
+        expect![[r#"
+            +------------+------+
+            | identifier | kind |
+            +------------+------+
+            | 9          | 1    |
+            +------------+------+
+        "#]],
+    );
+}
+
+#[test]
+fn a_question_to_the_graph_that_makes_no_sense_is_told_what_does() {
+    for (sql, says) in [
+        ("select * from resolve('crad', '1')", "`crad` is no kind of graph `graph`; did you mean `card`?"),
+        (
+            "select * from neighbours('card', '1', through => 'person')",
+            "`person` is no kind of graph `graph`",
+        ),
+        (
+            "select * from resolve('card')",
+            "takes a kind and an identifier; write resolve('KIND', 'IDENTIFIER'",
+        ),
+        ("select * from profile('card', '1', 'card', '2')", "takes a kind and an identifier"),
+        (
+            "select * from profile('card', '1', graph => 'grph')",
+            "there is no graph `grph`; did you mean `graph`?",
+        ),
+        ("select * from profile('card', '1', limit => 3)", "takes nothing called `limit`"),
+        ("select * from neighbours('card', '1', limit => 'all')", "its limit is a number of rows"),
+        ("select * from neighbours('card', '1', as_of => 'long ago')", "`as_of` is a tick, or a time"),
+        ("select * from neighbours('card', (select '1'))", "takes literals and parameters only"),
+        ("select * from neighbours('card', '1', 5, limit => 5)", "is given `limit` twice"),
+        ("select * from graph_version('grph')", "there is no graph `grph`"),
+    ] {
+        let said = answer(Format::Table, graph_folder().path(), sql);
+        assert!(said.starts_with("error: ") && said.contains(says), "{sql}: {said}");
+    }
+    check(
+        "select * from resolve('card', '1')",
+        expect![[r#"
+        error: `resolve` there is no entity graph here: give the topology a node of kind `entities`, and a `sink.parquet` for each of its ports `entities`, `links` and `components`, and run it (of a folder that an earlier version ran, run it again); write resolve('KIND', 'IDENTIFIER' [, 'KIND', 'IDENTIFIER' ..] [, as_of => TICK or TIME] [, graph => 'NODE'])
+    "#]],
+    );
+}
+
+#[test]
+fn the_files_of_other_kinds_are_not_read_for_a_key() {
+    // Links lead from cards to devices or other cards, and none leads from a device.
+    let read = |sql: &str| {
+        let plan = answer(Format::Csv, graph_folder().path(), &format!("explain analyze {sql}"));
+        let scans = plan.lines().filter(|line| line.contains("DataSourceExec") && line.contains("/links/"));
+        let mut pruned: Vec<bool> =
+            scans.map(|scan| scan.contains("row_groups_pruned_statistics=1 total → 0 matched")).collect();
+        pruned.sort_unstable();
+        pruned
+    };
+    assert_eq!(read("select * from neighbours('device', '9')"), [false, true]);
+    assert_eq!(read("select * from neighbours('card', '1')"), [false, false]);
 }

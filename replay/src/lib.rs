@@ -17,14 +17,15 @@ pub mod verify;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::feed::Feed;
 use tidegate_dataflows::governance::{GovernanceError, in_force};
+use tidegate_dataflows::graphs::graphs as graphs_of;
 use tidegate_dataflows::output::Output;
 use tidegate_dataflows::watch::Watch;
 use tidegate_dataflows::workers::Workers;
 use tidegate_facts::{Digest, Tick};
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
-use tidegate_sinks::schemas;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commits, TableError};
+use tidegate_sinks::{graphs, schemas};
 
 /// Why a replay stopped.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +88,7 @@ pub fn replay_to(
     let store = Store::open(out)?;
     store.probe()?;
     schemas::declare(&plan.tables(), &store)?;
+    graphs::declare(&graphs_of(plan), &store)?;
     let output = Output::to_store(store.clone(), plan.digest, None)?;
     let archive = Store::open(&data.join("store"))?;
     let plan = &in_force(plan, &data.join("log"), &archive)?;

@@ -20,10 +20,10 @@ use tidegate_operators::seal::record_digests_again;
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
 use tidegate_sinks::chains::{LogChains, LogHead};
 use tidegate_sinks::log::{Frame, Group, LogError, read_base, torn_end};
-use tidegate_sinks::schemas;
 use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::table::{Commit, MANIFEST, TableFile, read_rows, record_digests};
+use tidegate_sinks::{graphs, schemas};
 
 /// One thing that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -434,13 +434,19 @@ impl Check {
         self.find_records(&file.name, strangers);
     }
 
-    /// The objects that say which columns a table has can be read.
+    /// The objects that say which columns a table has, and which tables a graph has, can be read.
     fn schemas(&mut self, store: &Store) -> Result<(), StoreError> {
         let declared = schemas::declared(store)?;
         for name in store.list("schemas")? {
             let known = declared.iter().any(|(table, _)| name == format!("schemas/{table}.arrow"));
             if !known {
                 self.find(name, None, "holds no columns of a table");
+            }
+        }
+        let declared = graphs::declared(store)?;
+        for name in store.list("graphs")? {
+            if !declared.iter().any(|graph| name == format!("graphs/{}.json", graph.node)) {
+                self.find(name, None, "does not say what tables an entity graph has");
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ pub mod archive;
 pub mod chains;
 pub mod checkpoint;
 pub mod dedupe;
+pub mod graphs;
 pub mod log;
 pub mod schemas;
 pub mod sequencer;

@@ -11,6 +11,9 @@
 //! * At a boundary the identifiers go that have expired, and components become exactly those that the links make then: what
 //!   had lost a link may fall apart, and an end that no longer has too many links connects again.
 //!
+//! That an identifier was seen is told once a day, at its first sighting of the day: what is told of a busy one does not grow with
+//! how busy it is.
+//!
 //! A component is called by its oldest identifier. When two become one, the smaller gives its members to the larger, so
 //! that each identifier moves a logarithmic number of times. At a boundary only components that lost something are walked.
 
@@ -30,7 +33,7 @@ pub struct Settings {
     pub kinds: Vec<Kind>,
     /// How long after it was last seen, in event time, an identifier or a link is kept; `None` is for ever.
     pub ttl: Option<Span>,
-    /// Whether changes of entities, links and components are wanted.
+    /// Which changes of entities, links and components are wanted, and whether sightings are.
     pub wanted: Wanted,
 }
 
@@ -52,6 +55,8 @@ pub struct Wanted {
     pub links: bool,
     /// Those of [`Changes::components`].
     pub components: bool,
+    /// Those of [`Changes::sightings`].
+    pub sightings: bool,
 }
 
 /// What the columns of some rows name.
@@ -122,12 +127,15 @@ pub struct Changes {
     pub links: Vec<LinkChange>,
     /// Which components there are.
     pub components: Vec<ComponentChange>,
+    /// Which identifiers were seen on which days. What was seen stays seen, so none is taken back.
+    pub sightings: Vec<Seen>,
 }
 
 impl Changes {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.entities.is_empty() && self.links.is_empty() && self.components.is_empty()
+        let Changes { entities, links, components, sightings } = self;
+        entities.is_empty() && links.is_empty() && components.is_empty() && sightings.is_empty()
     }
 }
 
@@ -172,6 +180,15 @@ pub struct ComponentChange {
     pub frauds: u64,
     /// +1 or -1.
     pub diff: i64,
+}
+
+/// An identifier was seen for the first time on a day (UTC, of its tick), or since it is there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seen {
+    /// When.
+    pub tick: Tick,
+    /// It.
+    pub entity: Name,
 }
 
 /// What an identifier is called.
@@ -219,6 +236,8 @@ struct Identifier {
     name: Name,
     key: KeyHash,
     first: Tick,
+    /// The day on which it was seen last; before its first, none.
+    day: Option<i64>,
     /// Which one it was.
     birth: u64,
     expires: Tick,
@@ -253,6 +272,9 @@ struct Members {
 
 /// What never expires, and what is not due.
 const NEVER: Tick = Tick(u64::MAX);
+
+/// A day of ticks.
+const DAY_MICROS: i64 = 86_400_000_000;
 
 impl Graph {
     /// An empty graph.
@@ -448,6 +470,27 @@ impl Graph {
         expires: Tick,
         text: impl FnOnce() -> String,
     ) -> u32 {
+        let number = self.known(kind, key, tick, expires, text);
+        if self.settings.wanted.sightings {
+            let identifier = &mut self.identifiers[number];
+            let day = Some(tick.micros() / DAY_MICROS);
+            if identifier.day != day {
+                identifier.day = day;
+                self.changes.sightings.push(Seen { tick, entity: identifier.name.clone() });
+            }
+        }
+        number
+    }
+
+    /// The number of an identifier, which is kept from now on if it was not.
+    fn known(
+        &mut self,
+        kind: usize,
+        key: KeyHash,
+        tick: Tick,
+        expires: Tick,
+        text: impl FnOnce() -> String,
+    ) -> u32 {
         if let Some(number) = self.numbers.get(&(kind, key)) {
             let identifier = &mut self.identifiers[*number];
             identifier.expires = identifier.expires.max(expires);
@@ -460,6 +503,7 @@ impl Graph {
             name: Name { kind, label },
             key,
             first: tick,
+            day: None,
             birth: self.births,
             expires,
             component,

@@ -12,7 +12,7 @@ mod version;
 
 pub use graph::{
     Changes, Component, ComponentChange, Confirmation, EntityChange, Graph, Kind, LinkChange, Name, Naming,
-    Settings, Sighting, Ties, Wanted,
+    Seen, Settings, Sighting, Ties, Wanted,
 };
 pub use state::{Entities, EntitiesState, Names, PORTS, port_schemas};
 pub use version::{graph_version, graph_versions};

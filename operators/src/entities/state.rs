@@ -57,7 +57,7 @@ enum Answer {
 }
 
 /// The ports of the node, in the order in which [`Entities::outputs`] has them behind the answers.
-pub const PORTS: [&str; 3] = ["entities", "links", "components"];
+pub const PORTS: [&str; 4] = ["entities", "links", "components", "sightings"];
 
 impl Entities {
     /// The columns that are added to each row, without the graph's version; `node` is the node's name.
@@ -129,7 +129,7 @@ impl Entities {
 }
 
 /// The columns of each of [`PORTS`].
-pub fn port_schemas() -> [SchemaRef; 3] {
+pub fn port_schemas() -> [SchemaRef; 4] {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let tick = |name: &str| Field::new(name, DataType::UInt64, false);
     let number = |name: &str| Field::new(name, DataType::Int64, false);
@@ -142,14 +142,17 @@ pub fn port_schemas() -> [SchemaRef; 3] {
         tick("first_tick"),
     ];
     let components = vec![text("component"), number("size"), number("frauds")];
-    [entities, links, components].map(|own| {
-        let fields = [vec![tick(columns::TICK)], own, vec![number(columns::DIFF)]].concat();
+    let sightings = vec![text("kind"), text("identifier")];
+    let diff = || vec![number(columns::DIFF)];
+    // What was seen is never taken back.
+    [(entities, diff()), (links, diff()), (components, diff()), (sightings, Vec::new())].map(|(own, diff)| {
+        let fields = [vec![tick(columns::TICK)], own, diff].concat();
         Arc::new(Schema::new(fields))
     })
 }
 
 /// What the ports say of most ticks.
-static NOTHING: LazyLock<[RecordBatch; 3]> = LazyLock::new(|| port_schemas().map(RecordBatch::new_empty));
+static NOTHING: LazyLock<[RecordBatch; 4]> = LazyLock::new(|| port_schemas().map(RecordBatch::new_empty));
 
 /// See [`Entities`].
 pub struct EntitiesState {
@@ -342,8 +345,8 @@ impl Told {
 }
 
 /// The changes as rows of the ports.
-fn batches_of(changes: Changes, graph: &Graph) -> [RecordBatch; 3] {
-    let Changes { entities, links, components } = changes;
+fn batches_of(changes: Changes, graph: &Graph) -> [RecordBatch; 4] {
+    let Changes { entities, links, components, sightings } = changes;
     let kinds = graph.kinds();
     let ticks = |ticks: &mut dyn Iterator<Item = Tick>| -> ArrayRef {
         Arc::new(UInt64Array::from_iter_values(ticks.map(|tick| tick.0)))
@@ -383,8 +386,13 @@ fn batches_of(changes: Changes, graph: &Graph) -> [RecordBatch; 3] {
         numbers(&mut components.iter().map(|change| change.frauds as i64)),
         numbers(&mut components.iter().map(|change| change.diff)),
     ];
+    let sightings = vec![
+        ticks(&mut sightings.iter().map(|seen| seen.tick)),
+        texts(&mut sightings.iter().map(|seen| kind(&seen.entity))),
+        texts(&mut sightings.iter().map(|seen| identifier(&seen.entity, kind(&seen.entity)))),
+    ];
     let mut schemas = port_schemas().into_iter();
-    [entities, links, components].map(|columns| {
+    [entities, links, components, sightings].map(|columns| {
         let schema = schemas.next().expect("a schema for each port");
         RecordBatch::try_new(schema, columns).expect("the columns are the schema's")
     })

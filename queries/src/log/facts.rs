@@ -72,7 +72,7 @@ pub(super) fn batches(
 }
 
 /// Whether the rows of a frame are facts.
-pub(super) fn is_facts(frame: &Frame) -> bool {
+pub(crate) fn is_facts(frame: &Frame) -> bool {
     frame.rows.column_by_name(columns::TICK).is_some()
 }
 

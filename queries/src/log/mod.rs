@@ -28,6 +28,7 @@ use tidegate_facts::{Tick, Verdict};
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
 use tidegate_sinks::store::{Store, StoreError};
 
+pub(crate) use self::facts::is_facts;
 use self::receipts::Receipts;
 use crate::live::{Dated, Running};
 

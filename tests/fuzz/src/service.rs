@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use tempfile::TempDir;
 use tidegate_dataflows::Plan;
+use tidegate_dataflows::graphs::graphs;
 use tidegate_dataflows::live::{INGRESS, Limits, Live};
 use tidegate_dataflows::timelines::TimelineTable;
 use tidegate_dataflows::watch::Watch;
@@ -43,7 +44,8 @@ impl World {
         std::fs::create_dir_all(data.join("log")).expect("a folder");
         let live = Arc::new(Live::new(Limits::default()));
         let timelines = TimelineTable::of_plan(&plan);
-        let catalogue = Catalogue::live(&data, &store, &plan.tables(), timelines, &live, 64 << 20);
+        let catalogue =
+            Catalogue::live(&data, &store, &plan.tables(), timelines, graphs(&plan), &live, 64 << 20);
         let catalogue = Arc::new(catalogue.unwrap_or_else(|error| panic!("{error}")));
         let sources: Vec<String> =
             plan.sources.iter().map(|s| s.name.clone()).chain([INGRESS.to_owned()]).collect();
