@@ -309,7 +309,7 @@ impl<F: FnMut(&RecordBatch, usize) -> Vec<usize>> Distributor<Rows> for ByPlace<
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use arrow::array::{AsArray, Int64Array, UInt64Array};
+    use arrow::array::{ArrayRef, AsArray, Int64Array, UInt64Array};
     use arrow::datatypes::{DataType, Field, Int64Type, Schema};
     use tidegate_facts::columns;
 
