@@ -1,4 +1,4 @@
-//! Commit boundaries as rows, for states that change at them.
+//! Commit boundaries as rows, for states that change or are put down at them.
 //!
 //! They follow from the log alone, so a state that hears of them is a function of the log still. As rows they are kept in
 //! checkpoints like any other, and a state that is restored hears again of every boundary there was.
@@ -39,6 +39,38 @@ pub fn boundary_rows<'scope>(
             });
         }
     })
+}
+
+/// Those rows at which states are put down: of the first boundary, and of each that comes after so many facts as `every`.
+pub fn put_down_rows<'scope>(
+    boundaries: &BoundaryStream<'scope>,
+    partitions: u16,
+    every: u64,
+) -> RowStream<'scope> {
+    let is_teller = boundaries.scope().index() == 0;
+    let mut last = 0;
+    boundaries.clone().unary::<NoopBuilder<Rows>, _, _, _>(
+        Pipeline,
+        "boundaries to put down at",
+        move |_, _| {
+            move |input, output| {
+                input.for_each(|time, boundaries| {
+                    let mut uppers = Vec::new();
+                    for boundary in boundaries.drain(..) {
+                        if boundary.standing.facts >= last + every {
+                            last = boundary.standing.facts;
+                            uppers.push(boundary.upper);
+                        }
+                    }
+                    if is_teller && !uppers.is_empty() {
+                        output
+                            .session_with_builder(&time)
+                            .give_container(&mut Rows(rows_of(&uppers, partitions)));
+                    }
+                });
+            }
+        },
+    )
 }
 
 fn rows_of(uppers: &[Tick], partitions: u16) -> RecordBatch {

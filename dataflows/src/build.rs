@@ -7,6 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use tidegate_facts::{Tick, columns};
 use tidegate_operators::as_of::{AsOf, as_of};
+use tidegate_operators::checkpointed::Checkpointed;
 use tidegate_operators::entities::{PORTS, Wanted, graph_versions};
 use tidegate_operators::expr::{Expr, Projection, Split, error_schema, filter};
 use tidegate_operators::lookup::with_columns;
@@ -21,10 +22,11 @@ use tidegate_sinks::table::{Format, Unsealed};
 use timely::dataflow::Scope;
 use timely::dataflow::operators::{Concatenate, InspectCore, Probe, probe};
 
-use crate::bounds::boundary_rows;
+use crate::bounds::{boundary_rows, put_down_rows};
 use crate::commit::{BoundaryStream, Writing, keep_files, keep_pieces, publish};
 use crate::live::Live;
-use crate::plan::entities::version_field;
+use crate::plan::entities::{boundary_schema, version_field};
+use crate::plan::state::{Made, PutDown};
 use crate::plan::{ERRORS_TABLE, Plan, Step, StepKind, all_inputs};
 use crate::topology::TableFormat;
 use crate::watch::Watch;
@@ -84,7 +86,7 @@ pub fn build<'scope>(
                     let over = streams[&group.over].clone();
                     let over = narrow(over, &step.name, group.condition.clone(), &group.narrow, &mut errors);
                     let name = timeline_name(&step.name, place);
-                    files.extend(keep_pieces(&over, &boundaries, &group.narrow, writing, &name));
+                    files.extend(keep_pieces(&over, &boundaries, group.narrow.schema(), writing, &name));
                     WindowGroup {
                         over: with_restored(over, restored.remove(&name)),
                         key: group.key,
@@ -109,7 +111,7 @@ pub fn build<'scope>(
                 let timeline = streams[&plan.timeline].clone();
                 let timeline = narrow(timeline, &step.name, None, &plan.narrow, &mut errors);
                 let name = timeline_name(&step.name, 0);
-                files.extend(keep_pieces(&timeline, &boundaries, &plan.narrow, writing, &name));
+                files.extend(keep_pieces(&timeline, &boundaries, plan.narrow.schema(), writing, &name));
                 let settings = AsOf {
                     timeline: with_restored(timeline, restored.remove(&name)),
                     key: plan.key,
@@ -127,20 +129,42 @@ pub fn build<'scope>(
                     let rows =
                         narrow(streams[&heard.over].clone(), &step.name, None, &heard.narrow, &mut errors);
                     let name = timeline_name(&step.name, place);
-                    files.extend(keep_pieces(&rows, &boundaries, &heard.narrow, writing, &name));
+                    files.extend(keep_pieces(&rows, &boundaries, heard.narrow.schema(), writing, &name));
                     Input {
                         rows: with_restored(rows, restored.remove(&name)),
                         schema: Arc::clone(heard.narrow.schema()),
                         route: heard.route,
                     }
                 });
-                let inputs = inputs.collect();
+                let mut inputs: Vec<_> = inputs.collect();
                 let outputs = state.outputs.iter();
                 let outputs = outputs
                     .map(|(schema, order)| Output { schema: Arc::clone(schema), order: order.clone() });
-                let mut given =
-                    ordered(inputs, outputs.collect(), output.restored, (state.state)(), &step.name)
-                        .into_iter();
+                let mut outputs: Vec<_> = outputs.collect();
+                let mut given = match &state.state {
+                    Made::Heard(make) => ordered(inputs, outputs, output.restored, make(), &step.name),
+                    Made::PutDown(make, _) if output.outlet.state().is_none() => {
+                        ordered(inputs, outputs, output.restored, make(), &step.name)
+                    }
+                    Made::PutDown(make, PutDown { schema, route, order }) => {
+                        let name = put_down_name(&step.name);
+                        let (topology, schema) = (&plan.topology, || Arc::clone(schema));
+                        inputs.push(Input {
+                            rows: put_down_rows(&boundaries, topology.partitions, topology.state_rows),
+                            schema: boundary_schema(),
+                            route: Route::All,
+                        });
+                        let before = restored.remove(&name).expect("every timeline is restored");
+                        inputs.push(Input { rows: before, schema: schema(), route: *route });
+                        outputs.push(Output { schema: schema(), order: order.clone() });
+                        let state = Checkpointed::new(make(), schema(), output.restored);
+                        let mut given = ordered(inputs, outputs, output.restored, state, &step.name);
+                        let put_down = given.pop().expect("what is put down comes last");
+                        files.extend(keep_pieces(&put_down, &boundaries, &schema(), writing, &name));
+                        given
+                    }
+                }
+                .into_iter();
                 let own = given.next().expect("a state gives rows");
                 streams.extend(step.gives().skip(1).map(|(name, _)| name).zip(given));
                 own
@@ -159,7 +183,7 @@ pub fn build<'scope>(
                 heard.insert(1, (bounds, &plan_of.boundaries));
                 let inputs = heard.into_iter().enumerate().map(|(place, (rows, projection))| {
                     let name = timeline_name(&step.name, place);
-                    files.extend(keep_pieces(&rows, &boundaries, projection, writing, &name));
+                    files.extend(keep_pieces(&rows, &boundaries, projection.schema(), writing, &name));
                     let rows = with_restored(rows, restored.remove(&name));
                     Input { rows, schema: Arc::clone(projection.schema()), route: Route::One }
                 });
@@ -309,6 +333,23 @@ fn narrow<'scope>(
 /// What a timeline of a node is called in checkpoints.
 pub fn timeline_name(node: &str, place: usize) -> String {
     format!("{node}/{place}")
+}
+
+/// What the timeline is called of what a node's state is put down as.
+pub fn put_down_name(node: &str) -> String {
+    format!("{node}/{PUT_DOWN}")
+}
+
+const PUT_DOWN: &str = "put-down";
+
+/// The node of a timeline.
+pub fn node_of(timeline: &str) -> &str {
+    timeline.rsplit_once('/').map_or(timeline, |(node, _)| node)
+}
+
+/// Whether a timeline is one of [`put_down_name`].
+pub fn is_put_down(timeline: &str) -> bool {
+    timeline.rsplit_once('/').is_some_and(|(_, of)| of == PUT_DOWN)
 }
 
 /// The rows of a timeline, and those that came to it before.

@@ -12,9 +12,8 @@ use std::time::Instant;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::max;
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use tidegate_facts::Tick;
-use tidegate_operators::expr::Projection;
 use tidegate_operators::rows::{RowStream, Rows};
 use tidegate_sinks::checkpoint::Piece;
 use tidegate_sinks::table::{Cut, Format, Interval, TableError, Unsealed};
@@ -167,17 +166,18 @@ fn shown<'scope>(
 pub fn keep_pieces<'scope>(
     rows: &RowStream<'scope>,
     boundaries: &BoundaryStream<'scope>,
-    narrow: &Projection,
+    schema: &SchemaRef,
     writing: &Writing,
     timeline: &str,
 ) -> Option<MadeStream<'scope>> {
     let store = writing.output.outlet.state()?.clone();
     let lower = writing.output.restored;
-    let unsealed = Unsealed::new(timeline, Arc::clone(narrow.schema()), Format::Parquet, lower);
+    let unsealed = Unsealed::new(timeline, Arc::clone(schema), Format::Parquet, lower);
     let name = timeline.to_owned();
     let take = move |cut: &Cut| {
-        // A timeline's columns are tick, key and time, then what is kept.
-        let last = max(cut.rows.column(2).as_primitive::<TimestampMicrosecondType>()).unwrap_or(i64::MIN);
+        // A timeline's columns are tick, key and time, then what is kept; what is put down has its own, and no time.
+        let times = cut.rows.column(2).as_primitive_opt::<TimestampMicrosecondType>();
+        let last = times.and_then(max).unwrap_or(i64::MIN);
         let piece = Piece::write(&name, cut.partition, (cut.lower, cut.upper), last, &cut.rows, &store)?;
         Ok(Some(Made::Piece(piece)))
     };

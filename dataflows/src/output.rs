@@ -14,8 +14,10 @@ use tidegate_sinks::signing::Signer;
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table::{Commits, Cut, Interval, TableError, TableFile};
 
+use crate::build::{is_put_down, node_of};
 use crate::live::Live;
 use crate::plan::Plan;
+use crate::plan::state::Retention;
 use crate::topology::TableFormat;
 
 /// A commit boundary, and how far the log has come there.
@@ -202,8 +204,8 @@ struct State {
     plan: Digest,
     /// The pieces that look-ups can still reach.
     pieces: Mutex<Vec<Piece>>,
-    /// For how long, in microseconds of event time, the rows of each timeline are kept; `None` for ever.
-    retention: BTreeMap<String, Option<i64>>,
+    /// Which rows of each timeline are kept.
+    retention: BTreeMap<String, Retention>,
 }
 
 impl Outlet for Published {
@@ -231,10 +233,7 @@ impl Outlet for Published {
         let (Some(state), Some(past)) = (&self.state, &boundary.standing.past) else { return Ok(()) };
         let mut pieces = state.pieces.lock().expect("no panic");
         pieces.extend(new);
-        pieces.retain(|piece| {
-            let retention = state.retention.get(&piece.timeline).copied().flatten();
-            retention.is_none_or(|span| piece.last >= boundary.upper.micros().saturating_sub(span))
-        });
+        forget(&mut pieces, &state.retention, boundary.upper);
         let Standing { mark, groups, facts, basis, .. } = (*boundary.standing).clone();
         let pieces = pieces.clone();
         Checkpoint::new(state.plan, boundary.upper, mark, groups, facts, basis, past.clone(), pieces)
@@ -246,5 +245,87 @@ impl Outlet for Published {
         if let Some(state) = &self.state {
             state.pieces.lock().expect("no panic").clear();
         }
+    }
+}
+
+/// Forgets the pieces that are not needed at `upper`.
+fn forget(pieces: &mut Vec<Piece>, retention: &BTreeMap<String, Retention>, upper: Tick) {
+    // A state was put down at the beginning of the interval in which its rows came.
+    let mut put_down: BTreeMap<String, Tick> = BTreeMap::new();
+    for piece in pieces.iter().filter(|piece| is_put_down(&piece.timeline)) {
+        let last = put_down.entry(node_of(&piece.timeline).to_owned()).or_default();
+        *last = piece.lower.max(*last);
+    }
+    pieces.retain(|piece| {
+        let since = put_down.get(node_of(&piece.timeline)).copied().unwrap_or(Tick::ZERO);
+        let reaches = |tick: Tick, span| piece.last >= tick.micros().saturating_sub(span);
+        match retention.get(&piece.timeline).copied().unwrap_or(Retention::Forever) {
+            Retention::Forever => true,
+            Retention::Span(span) => reaches(upper, span),
+            Retention::PutDown => piece.lower >= since,
+            Retention::SpanBeforePutDown(span) => reaches(since, span),
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::put_down_name;
+
+    #[test]
+    fn what_a_state_was_put_down_as_stands_for_what_it_heard_before() {
+        let at = |second: i64| Tick::new(second * 1_000_000, 0).unwrap();
+        let piece = |timeline: &str, from: i64, last: i64| Piece {
+            timeline: timeline.to_owned(),
+            partition: 0,
+            lower: at(from),
+            upper: at(from + 10),
+            last: last * 1_000_000,
+            rows: 1,
+            digest: Digest::of(b"rows"),
+        };
+        let retention = [
+            ("claims/0".to_owned(), Retention::PutDown),
+            ("claims/1".to_owned(), Retention::Forever),
+            (put_down_name("claims"), Retention::PutDown),
+            ("drift/0".to_owned(), Retention::SpanBeforePutDown(5_000_000)),
+            (put_down_name("drift"), Retention::PutDown),
+            ("living/0".to_owned(), Retention::Span(5_000_000)),
+        ];
+        let mut pieces = Vec::new();
+        for from in [0, 10, 20] {
+            for (timeline, _) in retention.iter().filter(|(timeline, _)| !is_put_down(timeline)) {
+                pieces.push(piece(timeline, from, from + 9));
+            }
+        }
+        let retention: BTreeMap<String, Retention> = retention.into();
+        let left = |pieces: &[Piece]| -> Vec<String> {
+            pieces
+                .iter()
+                .map(|piece| format!("{} @{}", piece.timeline, piece.lower.micros() / 1_000_000))
+                .collect()
+        };
+        forget(&mut pieces, &retention, at(30));
+        assert_eq!(pieces.len(), 3 * 4 - 2, "only what lived is over: {:?}", left(&pieces));
+        for (node, from) in [("claims", 10), ("drift", 20)] {
+            pieces.push(piece(&put_down_name(node), from, i64::MIN));
+        }
+        forget(&mut pieces, &retention, at(30));
+        let mut left = left(&pieces);
+        left.sort();
+        let wanted = [
+            "claims/0 @10",
+            "claims/0 @20",
+            "claims/1 @0",
+            "claims/1 @10",
+            "claims/1 @20",
+            "claims/put-down @10",
+            "drift/0 @10",
+            "drift/0 @20",
+            "drift/put-down @20",
+            "living/0 @20",
+        ];
+        assert_eq!(left, wanted);
     }
 }

@@ -29,9 +29,9 @@ use tidegate_operators::snapshot::snapshot_field;
 use tidegate_operators::timeline::{Measure, is_measure};
 use tidegate_operators::windows::{Aggregate, WindowPlan, reason_field};
 
-use crate::build::timeline_name;
+use crate::build::{put_down_name, timeline_name};
 use crate::plan::entities::EntitiesPlan;
-use crate::plan::state::StatePlan;
+use crate::plan::state::{Made, Retention, StatePlan};
 use crate::settings::{Fault, Faults, Text};
 use crate::sources::{SourcePlan, plan_source};
 use crate::sql::{Planned, Sql};
@@ -229,30 +229,34 @@ impl Plan {
         self.policies.last()
     }
 
-    /// The timelines that the graph keeps, and for how long, in microseconds of event time, their rows; `None` is
-    /// for ever.
-    pub fn timelines(&self) -> BTreeMap<String, Option<i64>> {
+    /// The timelines that the graph keeps, and which of their rows. What a state is put down as is one, see [`put_down_name`].
+    pub fn timelines(&self) -> BTreeMap<String, Retention> {
         let mut timelines = BTreeMap::new();
         for step in &self.steps {
             match &step.kind {
                 StepKind::Windows(groups) => {
                     timelines.extend(groups.iter().enumerate().map(|(place, group)| {
-                        (timeline_name(&step.name, place), Some(group.plan.retention()))
+                        (timeline_name(&step.name, place), Retention::Span(group.plan.retention()))
                     }))
                 }
                 StepKind::AsOf(_) => {
-                    timelines.insert(timeline_name(&step.name, 0), None);
+                    timelines.insert(timeline_name(&step.name, 0), Retention::Forever);
                 }
                 StepKind::State(state) => {
                     let heard = state.inputs.iter().enumerate();
                     timelines.extend(
                         heard.map(|(place, heard)| (timeline_name(&step.name, place), heard.retention)),
                     );
+                    if let Made::PutDown(..) = state.state {
+                        timelines.insert(put_down_name(&step.name), Retention::PutDown);
+                    }
                 }
                 // Who is the oldest follows from all that was ever heard.
                 StepKind::Entities(plan) => {
-                    timelines
-                        .extend((0..plan.inputs()).map(|place| (timeline_name(&step.name, place), None)));
+                    timelines.extend(
+                        (0..plan.inputs())
+                            .map(|place| (timeline_name(&step.name, place), Retention::Forever)),
+                    );
                 }
                 _ => {}
             }

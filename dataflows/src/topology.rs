@@ -42,6 +42,8 @@ pub struct Topology {
     pub commit_rows: u64,
     /// or this much tick time, whichever comes first.
     pub commit_span: Span,
+    /// States are put down at the first commit boundary after so many facts; changes no answer.
+    pub state_rows: u64,
     /// How many records the gate admits together at most.
     pub batch_rows: usize,
     /// The pins of records that do not bring their own.
@@ -462,6 +464,7 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
     }
     let commit_rows = section.count("commit_rows", 1).unwrap_or(250_000);
     let commit_span = section.span("commit_span").unwrap_or(Span::parse("3650d").expect("a span"));
+    let state_rows = section.count("state_rows", 1).unwrap_or(1_000_000);
     let batch_rows = section.count("batch_rows", 1).unwrap_or(8_192) as usize;
     let before = faults.count();
     let run = section.section("run").map(|section| read_run(&section, faults)).unwrap_or_default();
@@ -508,6 +511,7 @@ fn read_root(file: &Path, text: &str, root: &DeTable<'_>, faults: &Rc<Faults>) -
         partitions: partitions.min(4096) as u16,
         commit_rows,
         commit_span,
+        state_rows,
         batch_rows,
         run,
         run_flawed,

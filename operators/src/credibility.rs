@@ -221,6 +221,16 @@ impl RegionState {
     }
 }
 
+impl RegionState {
+    fn name(self) -> &'static str {
+        match self {
+            RegionState::Ok => "OK",
+            RegionState::Warn => "WARN",
+            RegionState::Critical => "CRITICAL",
+        }
+    }
+}
+
 impl Claims {
     /// The phase that evidence until `expires` is in, and when that ends.
     fn phase_at(now: i64, expires: i64) -> (Phase, i64) {
@@ -377,6 +387,55 @@ impl Index {
         let now = self.terms();
         if self.tick > Tick::ZERO && self.said.is_none_or(|(_, said)| said != now) {
             said.push(Said { tick: self.tick, before: self.said.replace((self.tick, now)), now });
+        }
+    }
+}
+
+/// A part of the index, put down.
+pub struct Kept {
+    kind: &'static str,
+    key: Box<str>,
+    number: i64,
+    name: &'static str,
+}
+
+impl Index {
+    /// What the index has come to. Its terms follow.
+    fn put_down(&self) -> Vec<Kept> {
+        let kept = |kind, key: &str, number, name| Kept { kind, key: key.into(), number, name };
+        let mut all = vec![
+            kept("tick", "", self.tick.0.cast_signed(), ""),
+            kept("unknown", "", self.unknown, ""),
+            kept("fragile", "", self.fragile, ""),
+        ];
+        all.extend(self.events.iter().map(|event| kept("event", &event.id, event.at, event.severity.name())));
+        all.extend(self.correlations.iter().map(|(group, value)| kept("correlation", group, *value, "")));
+        all.extend(self.regions.iter().map(|(region, state)| kept("region", region, 0, state.name())));
+        let claims = &self.claims;
+        let expires = |place: &u32| claims.all[*place as usize].expires;
+        all.extend(claims.places.iter().map(|(claim, place)| kept("evidence", claim, expires(place), "")));
+        // The last, since it is of all the others.
+        all.extend(self.said.map(|(since, _)| kept("said", "", since.0.cast_signed(), "")));
+        all
+    }
+
+    /// Takes up a part, as of `now`.
+    fn take_up(&mut self, now: Tick, kind: &str, key: &str, number: i64, name: &str) {
+        let severity = || Severity::of_name(name).expect("it was put down");
+        match kind {
+            "tick" => self.tick = Tick(number.cast_unsigned()),
+            "unknown" => self.unknown = number,
+            "fragile" => self.fragile = number,
+            "event" => {
+                self.events.push_back(Detected { at: number, id: key.into(), severity: severity() });
+            }
+            "correlation" => set(&mut self.correlations, key, number),
+            "region" => {
+                set(&mut self.regions, key, RegionState::of_name(name).expect("it was put down"));
+            }
+            "evidence" => self.claims.hear(now.micros(), key, number),
+            "said" => self.said = Some((Tick(number.cast_unsigned()), self.terms())),
+            other => unreachable!("nothing is put down as {other}"),
         }
     }
 }

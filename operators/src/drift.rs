@@ -28,6 +28,8 @@ pub mod volatility;
 
 use std::sync::Arc;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tidegate_facts::{Digest, KeyHash, Tick};
 
 use periods::Periods;
@@ -51,7 +53,7 @@ pub trait Statistic: 'static {
     /// What is kept of the facts of one pane.
     type Pane: Default;
     /// What a period is held against.
-    type Reference;
+    type Reference: Serialize + DeserializeOwned;
 
     /// Keeps a fact.
     fn hear(&self, pane: &mut Self::Pane, fact: &Fact);
@@ -145,6 +147,8 @@ pub struct Measure(Box<dyn Watched>);
 trait Watched {
     fn hear(&mut self, key: &str, fact: &Fact);
     fn close_before(&mut self, upper: Tick, closed: &mut Vec<Closed>);
+    fn references(&self) -> Vec<(Arc<str>, String)>;
+    fn set_reference(&mut self, key: &str, reference: &str);
 }
 
 impl<S: Statistic> Watched for Periods<S> {
@@ -154,6 +158,16 @@ impl<S: Statistic> Watched for Periods<S> {
 
     fn close_before(&mut self, upper: Tick, closed: &mut Vec<Closed>) {
         Periods::close_before(self, upper, closed);
+    }
+
+    fn references(&self) -> Vec<(Arc<str>, String)> {
+        let text = |reference| serde_json::to_string(reference).expect("numbers have a text");
+        Periods::references(self).map(|(key, reference)| (Arc::clone(key), text(reference))).collect()
+    }
+
+    fn set_reference(&mut self, key: &str, reference: &str) {
+        let reference = serde_json::from_str(reference).expect("it was put down");
+        Periods::set_reference(self, key, reference);
     }
 }
 
@@ -189,6 +203,16 @@ impl Measure {
     /// Closes what is due before `upper`: rows in the order of ticks.
     pub fn close_before(&mut self, upper: Tick, closed: &mut Vec<Closed>) {
         self.0.close_before(upper, closed);
+    }
+
+    /// What was learned of each key, as a text.
+    pub fn references(&self) -> Vec<(Arc<str>, String)> {
+        self.0.references()
+    }
+
+    /// What was learned of a key, of which nothing was heard yet.
+    pub fn set_reference(&mut self, key: &str, reference: &str) {
+        self.0.set_reference(key, reference);
     }
 }
 

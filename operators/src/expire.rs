@@ -19,11 +19,12 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt64Array,
 };
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType, UInt64Type};
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::tick::MICROS_MAX;
 use tidegate_facts::{KeyHash, Tick, columns};
 
+use crate::checkpointed::Lasting;
 use crate::kept::{Form, KeptRow, plain_field};
 use crate::keys::{NULL_KEY, keys_of};
 use crate::ordered::Ordered;
@@ -162,6 +163,15 @@ impl Expire {
         }
     }
 
+    /// The columns of what is put down, the living rows, behind which stands the tick at which each ends; the second is the key.
+    pub fn put_down_schema(input: &Schema, given: usize) -> SchemaRef {
+        let [_, late] = Expire::schemas(input, given);
+        let fields = late.fields()[..given].iter().map(|field| field.as_ref().clone());
+        Arc::new(Schema::new(
+            fields.chain([Field::new("_ends", DataType::UInt64, false)]).collect::<Vec<_>>(),
+        ))
+    }
+
     /// How many rows live.
     pub fn living(&self) -> usize {
         self.calendar.len()
@@ -255,5 +265,25 @@ impl Ordered for Expire {
         }
         let [changelog, expired] = &self.schemas;
         vec![changes.batch(&self.form, &rows, changelog), late.batch(&self.form, &rows, expired)]
+    }
+}
+
+impl Lasting for Expire {
+    fn put_down(&self) -> Vec<ArrayRef> {
+        let living = || self.calendar.living.values();
+        let mut columns = self.form.columns(living().map(|living| &living.row[..]));
+        columns.push(Arc::new(UInt64Array::from_iter_values(living().map(|living| living.ends.0))));
+        columns
+    }
+
+    fn take_up(&mut self, rows: &RecordBatch) {
+        let keys = keys_of(rows.column(self.places.key));
+        let times = rows.column(self.places.time).as_primitive::<TimestampMicrosecondType>();
+        let ends = rows.column(self.places.given).as_primitive::<UInt64Type>();
+        let kept = self.form.rows(rows, &self.kept);
+        for (place, key) in keys.into_iter().enumerate() {
+            let row = || kept.row(place).data().into();
+            self.calendar.hear(key, times.value(place), Heard::Lives(Tick(ends.value(place))), row);
+        }
     }
 }

@@ -31,10 +31,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Int64Array, RecordBatch, StringArray,
+    UInt64Array,
+};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use tidegate_facts::{KeyHash, Span, Tick, columns};
 
+use crate::checkpointed::Lasting;
 use crate::kept::{Names, plain};
 use crate::keys::{NULL_KEY, keys_of};
 use crate::ordered::Ordered;
@@ -181,6 +186,11 @@ impl Learner {
         for said in std::mem::take(&mut self.said).into_values() {
             self.learn_from(&said, streams, values);
         }
+        self.learn_again(streams)
+    }
+
+    /// What follows from what the rounds have counted.
+    fn learn_again(&mut self, streams: &Names) -> Learned {
         let near = self.pairs.iter().map(|(streams, pair)| (*streams, (*pair, pair.nearness(&self.learn))));
         let near = near.filter(|(_, (_, nearness))| *nearness > Nearness::Apart).collect();
         let known = self.known_by(&near, streams);
@@ -499,6 +509,111 @@ impl Ordered for Learning {
             self.learner.hear(keys[row], streams[row], time, values[row]);
         }
         vec![self.families_batch(&families), self.pairs_batch(&pairs)]
+    }
+}
+
+/// What is put down: rows of four kinds, which use some of the columns each.
+#[derive(Default)]
+struct PutDown {
+    kinds: Vec<&'static str>,
+    claims: Vec<KeyHash>,
+    streams: [Vec<u32>; 2],
+    values: Vec<u32>,
+    numbers: [Vec<i64>; 3],
+}
+
+impl PutDown {
+    fn push(&mut self, kind: &'static str, claim: KeyHash, streams: [u32; 2], value: u32, numbers: [i64; 3]) {
+        self.kinds.push(kind);
+        self.claims.push(claim);
+        self.values.push(value);
+        self.streams.iter_mut().zip(streams).for_each(|(all, stream)| all.push(stream));
+        self.numbers.iter_mut().zip(numbers).for_each(|(all, number)| all.push(number));
+    }
+}
+
+impl Learning {
+    /// The columns of what is put down, of evidence with these columns.
+    pub fn put_down_schema(input: &Schema, places: Places) -> SchemaRef {
+        let field = |name: &str, place: usize| Field::new(name, plain(input.field(place).data_type()), true);
+        let number = |name: &str| Field::new(name, DataType::Int64, false);
+        Arc::new(Schema::new(vec![
+            Field::new(columns::TICK, DataType::UInt64, false),
+            Field::new("_kind", DataType::Utf8, false),
+            Field::new("_claim", DataType::FixedSizeBinary(16), false),
+            field("_stream", places.stream),
+            field("_other", places.stream),
+            field("_value", places.value),
+            number("_first"),
+            number("_second"),
+            number("_third"),
+        ]))
+    }
+}
+
+impl Lasting for Learning {
+    fn put_down(&self) -> Vec<ArrayRef> {
+        let mut rows = PutDown::default();
+        const NULL: u32 = Names::NULL;
+        let learner = &self.learner;
+        let signed = u64::cast_signed;
+        learner.round.iter().for_each(|round| rows.push("round", 0, [NULL; 2], NULL, [*round, 0, 0]));
+        for (claim, said) in &learner.said {
+            for (stream, time, value) in said {
+                rows.push("said", *claim, [*stream, NULL], *value, [*time, 0, 0]);
+            }
+        }
+        for ((a, b), pair) in &learner.pairs {
+            // Numbers are another run's; names are not.
+            let (one, other) = if self.streams.get(*a) < self.streams.get(*b) { (a, b) } else { (b, a) };
+            let Pair { shared, differing, surprise } = *pair;
+            rows.push("pair", 0, [*one, *other], NULL, [shared, differing, surprise].map(signed));
+        }
+        for (stream, (right, all)) in &learner.records {
+            rows.push("record", 0, [*stream, NULL], NULL, [*right, *all, 0].map(signed));
+        }
+        let claims = rows.claims.iter().map(|claim| claim.to_le_bytes()).collect::<Vec<_>>().concat();
+        let [one, other] = rows.streams.map(|streams| self.streams.column(streams));
+        let numbers = rows.numbers.map(|numbers| Arc::new(Int64Array::from(numbers)) as ArrayRef);
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(rows.kinds)),
+            Arc::new(FixedSizeBinaryArray::new(16, Buffer::from_vec(claims), None)),
+            one,
+            other,
+            self.values.column(rows.values),
+        ];
+        columns.extend(numbers);
+        columns
+    }
+
+    fn take_up(&mut self, rows: &RecordBatch) {
+        let kinds = rows.column(1).as_string::<i32>();
+        let claims = rows.column(2).as_fixed_size_binary();
+        let [ones, others] = [3, 4].map(|place| self.streams.numbers(rows, place));
+        let values = self.values.numbers(rows, 5);
+        let numbers = [6, 7, 8].map(|place| rows.column(place).as_primitive::<Int64Type>());
+        let learner = &mut self.learner;
+        for row in 0..rows.num_rows() {
+            let [first, second, third] = numbers.map(|numbers| numbers.value(row));
+            let [shared, differing, surprise] = [first, second, third].map(i64::cast_unsigned);
+            let (one, other) = (ones[row], others[row]);
+            match kinds.value(row) {
+                "round" => learner.round = Some(first),
+                "said" => {
+                    let claim = claims.value(row).try_into().expect("sixteen bytes");
+                    let said = learner.said.entry(KeyHash::from_le_bytes(claim)).or_default();
+                    said.push((one, first, values[row]));
+                }
+                "pair" => {
+                    let pair = Pair { shared, differing, surprise };
+                    learner.pairs.insert((one.min(other), one.max(other)), pair);
+                }
+                "record" => drop(learner.records.insert(one, (shared, differing))),
+                kind => unreachable!("nothing is put down as {kind}"),
+            }
+        }
+        // What follows was said before.
+        learner.learn_again(&self.streams);
     }
 }
 

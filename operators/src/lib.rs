@@ -5,6 +5,7 @@
 
 pub mod as_of;
 pub mod changes;
+pub mod checkpointed;
 pub mod credibility;
 pub mod decide;
 pub mod drift;

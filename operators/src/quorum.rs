@@ -30,6 +30,7 @@ use crate::kept::{KeptRow, Names};
 use crate::votes::{Ballot, Count, Families, Lead, Membership};
 
 mod columns;
+mod put_down;
 
 pub use columns::{Declared, Evidences, Memberships, Quorum, Shape};
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tidegate_facts::columns;
 use tidegate_facts::names::choices;
 use tidegate_operators::credibility::Settings;
-use tidegate_operators::credibility::stream::{Credibility, Reads, history_schema, schema};
+use tidegate_operators::credibility::stream::{Credibility, Reads, history_schema, put_down_schema, schema};
 use tidegate_operators::ordered::Route;
 
 use super::drift::{PORTS as DRIFT_PORTS, millionths, tick_micros};
-use super::state::{Heard, StatePlan};
+use super::state::{Heard, Made, PutDown, Retention, StatePlan};
 use super::{Draft, Planner};
 use crate::settings::Text;
 use crate::topology::credibility::{CredibilityNode, Part};
@@ -71,7 +71,10 @@ impl Planner<'_> {
         add(Reads::Regions, &credibility.regions, |of, at| vec![of[0].clone(), at, of[1].clone()]);
         let planned = parts.into_iter().map(|(reads, over, sqls)| {
             let narrow = self.computed(node, &over, reads.fields(), &sqls, draft)?;
-            Some((reads, Heard { over, narrow, route: Route::One, retention: None, is_passed: false }))
+            Some((
+                reads,
+                Heard { over, narrow, route: Route::One, retention: Retention::PutDown, is_passed: false },
+            ))
         });
         let planned: Vec<Option<(Reads, Heard)>> = planned.collect();
         let (reads, inputs): (Vec<Reads>, Vec<Heard>) =
@@ -82,7 +85,9 @@ impl Planner<'_> {
         };
         // One tick has at most the old row and the new one, of one worker.
         let outputs = vec![(schema(), Vec::new()), (history_schema(), Vec::new())];
-        let state = Arc::new(move || Box::new(Credibility::new(settings, reads.clone())) as Box<_>);
+        let make = Arc::new(move || Box::new(Credibility::new(settings, reads.clone())) as Box<_>);
+        let put_down = PutDown { schema: put_down_schema(), route: Route::One, order: Vec::new() };
+        let state = Made::PutDown(make, put_down);
         Some(StatePlan { inputs, outputs, state })
     }
 }

@@ -8,12 +8,14 @@ use tidegate_facts::{Span, columns};
 use tidegate_operators::drift::periods::Shape;
 use tidegate_operators::drift::population::Histogram;
 use tidegate_operators::drift::severity::Bounds;
-use tidegate_operators::drift::stream::{Drift, KEY, events_schema, input_fields, orders, periods_schema};
+use tidegate_operators::drift::stream::{
+    Drift, KEY, events_schema, input_fields, orders, periods_schema, put_down_schema,
+};
 use tidegate_operators::drift::{Kind, Settings};
 use tidegate_operators::expr::{Column, Projection};
 use tidegate_operators::ordered::Route;
 
-use super::state::{Heard, StatePlan};
+use super::state::{Heard, Made, PutDown, Retention, StatePlan};
 use super::{Draft, Planner};
 use crate::settings::Text;
 use crate::topology::Node;
@@ -29,7 +31,13 @@ impl Planner<'_> {
         let (settings, inputs): (Vec<Settings>, Vec<Heard>) =
             measures.into_iter().collect::<Option<Vec<_>>>()?.into_iter().unzip();
         let outputs = [events_schema(), periods_schema()].into_iter().zip(orders()).collect();
-        let state = Arc::new(move || Box::new(Drift::new(settings.clone())) as Box<_>);
+        let learns = settings.iter().any(|of| of.kind.learns());
+        let state = if learns {
+            let put_down = PutDown { schema: put_down_schema(), route: Route::Key(1), order: vec![1, 2] };
+            Made::PutDown(Arc::new(move || Box::new(Drift::new(settings.clone()))), put_down)
+        } else {
+            Made::Heard(Arc::new(move || Box::new(Drift::new(settings.clone()))))
+        };
         Some(StatePlan { inputs, outputs, state })
     }
 
@@ -118,7 +126,8 @@ impl Planner<'_> {
         let time = Text { value: time.clone(), line };
         let sqls = vec![key, time, value, member];
         let narrow = self.computed(node, over, input_fields(), &sqls, draft)?;
-        let retention = (!kind.learns()).then(|| periods.retention());
+        let of = if kind.learns() { Retention::SpanBeforePutDown } else { Retention::Span };
+        let retention = of(periods.retention());
         let heard = Heard { over: over.clone(), narrow, route: Route::Key(KEY), retention, is_passed: false };
         let name = measure.name.value.as_str().into();
         Some((Settings { name, kind, bounds, periods }, heard))

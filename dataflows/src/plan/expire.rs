@@ -10,7 +10,7 @@ use tidegate_operators::kept::is_kept;
 use tidegate_operators::ordered::Route;
 
 use super::Planner;
-use super::state::{Narrow, StatePlan};
+use super::state::{Made, Narrow, PutDown, Retention, StatePlan};
 use crate::settings::Text;
 use crate::topology::Node;
 use crate::topology::expire::{ExpireNode, Ttl};
@@ -52,14 +52,23 @@ impl Planner<'_> {
         let places = Places { key: 1, time: 2, ttl, cancel, given };
         let mut heard = narrow.heard(of, Route::Key(1));
         heard.is_passed = true;
-        heard.retention = settings.ttl.longest();
+        let longest = settings.ttl.longest();
+        heard.retention = longest.map_or(Retention::PutDown, Retention::Span);
         let schema = Arc::clone(heard.narrow.schema());
         let outputs = Expire::schemas(&schema, given).map(|schema| (schema, vec![1])).to_vec();
         outputs.iter().for_each(|(schema, _)| {
             let fields: Vec<_> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
             self.no_twins(node, &fields);
         });
-        let state = Arc::new(move || Box::new(Expire::new(&schema, places)) as Box<_>);
+        let state = match longest {
+            Some(_) => Made::Heard(Arc::new(move || Box::new(Expire::new(&schema, places)))),
+            // What can still live is not told by its age.
+            None => {
+                let put_down = Expire::put_down_schema(&schema, given);
+                let put_down = PutDown { schema: put_down, route: Route::Key(1), order: vec![1] };
+                Made::PutDown(Arc::new(move || Box::new(Expire::new(&schema, places))), put_down)
+            }
+        };
         Some(StatePlan { inputs: vec![heard], outputs, state })
     }
 

@@ -7,7 +7,7 @@ use tidegate_operators::families::{Learning, Places};
 use tidegate_operators::ordered::Route;
 
 use super::Planner;
-use super::state::{Narrow, StatePlan};
+use super::state::{Made, Narrow, PutDown, Retention, StatePlan};
 use crate::topology::Node;
 use crate::topology::families::FamiliesNode;
 
@@ -30,12 +30,19 @@ impl Planner<'_> {
         let mut narrow = Narrow::new(self, node, input, claim?, Some(time?));
         let places = Places { claim: 1, time: 2, stream: narrow.keep(stream?), value: narrow.keep(value?) };
         // Pairs are counted over all claims, so one worker hears of all.
-        let heard = narrow.heard(of, Route::One);
+        let mut heard = narrow.heard(of, Route::One);
+        heard.retention = Retention::PutDown;
         let schema = Arc::clone(heard.narrow.schema());
         let schemas = Learning::schemas(schema.field(places.stream).data_type());
         let outputs = schemas.into_iter().zip(Learning::orders()).collect();
         let learn = settings.learn;
-        let state = Arc::new(move || Box::new(Learning::new(&schema, places, learn)) as Box<_>);
+        let put_down = PutDown {
+            schema: Learning::put_down_schema(&schema, places),
+            route: Route::One,
+            order: vec![1, 2, 3, 4],
+        };
+        let make = Arc::new(move || Box::new(Learning::new(&schema, places, learn)) as Box<_>);
+        let state = Made::PutDown(make, put_down);
         Some(StatePlan { inputs: vec![heard], outputs, state })
     }
 }

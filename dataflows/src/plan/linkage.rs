@@ -7,10 +7,10 @@ use tidegate_facts::columns;
 use tidegate_operators::expr::{Column, Projection};
 use tidegate_operators::keys::is_key;
 use tidegate_operators::linkage::{Comparator, Comparison, Linkage, Rules, weights};
-use tidegate_operators::ordered::{Ordered, Route};
+use tidegate_operators::ordered::Route;
 
 use super::Planner;
-use super::state::{Heard, StatePlan};
+use super::state::{Heard, Made, Retention, StatePlan};
 use crate::settings::Text;
 use crate::topology::Node;
 use crate::topology::linkage::LinkageNode;
@@ -72,9 +72,14 @@ impl Planner<'_> {
         let linkage = Linkage { rules, id: input.field(id).data_type().clone() };
         let outputs = linkage.outputs().into_iter().map(|output| (output.schema, output.order)).collect();
         let narrow = Arc::new(Projection::new(&node.name, narrow));
-        let heard =
-            Heard { over: of.to_owned(), narrow, route: Route::One, retention: None, is_passed: false };
-        let state = Arc::new(move || Box::new(linkage.state()) as Box<dyn Ordered>);
+        let heard = Heard {
+            over: of.to_owned(),
+            narrow,
+            route: Route::One,
+            retention: Retention::Forever,
+            is_passed: false,
+        };
+        let state = Made::Heard(Arc::new(move || Box::new(linkage.state())));
         Some(StatePlan { inputs: vec![heard], outputs, state })
     }
 

@@ -9,7 +9,7 @@ use tidegate_operators::kept::plain;
 use tidegate_operators::ordered::Route;
 use tidegate_operators::quorum::{Declared, Evidences, Memberships, Quorum, Shape};
 
-use super::state::{Heard, Narrow, StatePlan};
+use super::state::{Heard, Made, Narrow, PutDown, Retention, StatePlan};
 use super::{Draft, Planner};
 use crate::settings::Text;
 use crate::topology::quorum::{DeclaredNode, QuorumNode};
@@ -93,8 +93,12 @@ impl Planner<'_> {
         let outputs = schemas.into_iter().zip(shape.orders()).collect();
         let mut inputs = vec![narrow.heard(of, Route::Key(1))];
         inputs.extend(heard_of_declared);
+        // Families are heard by all workers, so that none could put them down for the others.
+        inputs.iter_mut().for_each(|heard| heard.retention = Retention::PutDown);
         inputs.extend(families.map(|(heard, _)| heard));
-        let state = Arc::new(move || Box::new(Quorum::new(shape.clone())) as Box<_>);
+        let (schema, order) = shape.put_down();
+        let put_down = PutDown { schema, route: Route::Key(1), order };
+        let state = Made::PutDown(Arc::new(move || Box::new(Quorum::new(shape.clone()))), put_down);
         Some(StatePlan { inputs, outputs, state })
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tidegate_facts::columns;
 use tidegate_facts::schema::timestamp;
+use tidegate_operators::checkpointed::Lasting;
 use tidegate_operators::expr::{Column, Expr, Projection};
 use tidegate_operators::kept::is_kept;
 use tidegate_operators::ordered::{Ordered, Route};
@@ -22,7 +23,43 @@ pub struct StatePlan {
     /// The columns of what it gives, the node's own rows first, and by which of them rows of one tick are in order.
     pub outputs: Vec<(SchemaRef, Vec<usize>)>,
     /// Makes a worker's state.
-    pub state: Arc<dyn Fn() -> Box<dyn Ordered> + Send + Sync>,
+    pub state: Made,
+}
+
+/// How a worker's state is made.
+#[derive(Clone)]
+pub enum Made {
+    /// One that is restored by what it heard.
+    Heard(Make<dyn Ordered>),
+    /// One that is put down at boundaries.
+    PutDown(Make<dyn Lasting>, PutDown),
+}
+
+/// Makes a state.
+pub type Make<S> = Arc<dyn Fn() -> Box<S> + Send + Sync>;
+
+/// The rows of a state that is put down.
+#[derive(Clone)]
+pub struct PutDown {
+    /// Their columns.
+    pub schema: SchemaRef,
+    /// To which workers they go.
+    pub route: Route,
+    /// By which columns rows of one tick are in order.
+    pub order: Vec<usize>,
+}
+
+/// Which rows of a timeline a checkpoint has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retention {
+    /// All.
+    Forever,
+    /// Those of so many microseconds of event time.
+    Span(i64),
+    /// Those that came since the node's state was last put down.
+    PutDown,
+    /// Those of so many microseconds of event time before the node's state was last put down.
+    SpanBeforePutDown(i64),
 }
 
 /// What a state hears of one node.
@@ -34,8 +71,8 @@ pub struct Heard {
     pub narrow: Arc<Projection>,
     /// To which workers they go.
     pub route: Route,
-    /// For how long, in microseconds of event time, a checkpoint needs them; `None` is for ever.
-    pub retention: Option<i64>,
+    /// Which of them a checkpoint needs.
+    pub retention: Retention,
     /// Whether the state passes its columns on, so that it reads what others read of it.
     pub is_passed: bool,
 }
@@ -120,7 +157,7 @@ impl<'s> Narrow<'s> {
     /// What is heard of `over`.
     pub fn heard(self, over: &str, route: Route) -> Heard {
         let narrow = Arc::new(Projection::new(&self.node, self.columns));
-        Heard { over: over.to_owned(), narrow, route, retention: None, is_passed: false }
+        Heard { over: over.to_owned(), narrow, route, retention: Retention::Forever, is_passed: false }
     }
 }
 

@@ -10,7 +10,8 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampM
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Tick, columns};
 
-use super::{Heard, Index, RegionState, Said, Settings, Terms};
+use super::{Heard, Index, Kept, RegionState, Said, Settings, Terms};
+use crate::checkpointed::Lasting;
 use crate::drift::severity::Severity;
 use crate::ordered::Ordered;
 use crate::rows::ticks_of;
@@ -118,6 +119,38 @@ impl Ordered for Credibility {
         }
         self.index.until(upper, &mut said);
         vec![changes(&said), history(&said)]
+    }
+}
+
+/// The columns of what is put down.
+pub fn put_down_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new(columns::TICK, DataType::UInt64, false),
+        Field::new("_key", DataType::Utf8, false),
+        Field::new("_kind", DataType::Utf8, false),
+        Field::new("_number", DataType::Int64, false),
+        Field::new("_name", DataType::Utf8, false),
+    ]))
+}
+
+impl Lasting for Credibility {
+    fn put_down(&self) -> Vec<ArrayRef> {
+        let kept = self.index.put_down();
+        let texts = |text: fn(&Kept) -> &str| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(kept.iter().map(text)))
+        };
+        let numbers = Int64Array::from_iter_values(kept.iter().map(|kept| kept.number));
+        vec![texts(|kept| &kept.key), texts(|kept| kept.kind), Arc::new(numbers), texts(|kept| kept.name)]
+    }
+
+    fn take_up(&mut self, rows: &RecordBatch) {
+        // Whatever was due before the tick had happened.
+        let now = Tick(ticks_of(rows).value(0) - 1);
+        let [keys, kinds, names] = [1, 2, 4].map(|place| rows.column(place).as_string::<i32>());
+        let numbers = rows.column(3).as_primitive::<Int64Type>();
+        for row in 0..rows.num_rows() {
+            self.index.take_up(now, kinds.value(row), keys.value(row), numbers.value(row), names.value(row));
+        }
     }
 }
 

@@ -131,22 +131,7 @@ impl<S: Statistic> Periods<S> {
         if next > last_period + corrections {
             return; // Every period that it is in is final.
         }
-        let place = match self.places.get(key) {
-            Some(place) => *place,
-            None => {
-                let name: Arc<str> = key.into();
-                let place = self.keys.len() as u32;
-                self.places.insert(Arc::clone(&name), place);
-                self.keys.push(Key {
-                    name,
-                    panes: BTreeMap::new(),
-                    reference: None,
-                    said: BTreeMap::new(),
-                    recurrence: Recurrence::default(),
-                });
-                place
-            }
-        };
+        let place = self.place(key);
         let due = &mut self.due;
         let pane = self.keys[place as usize].panes.entry(number).or_insert_with(|| {
             // When its last period is final it goes, whatever came meanwhile.
@@ -165,6 +150,34 @@ impl<S: Statistic> Periods<S> {
                 }
             }
         }
+    }
+
+    fn place(&mut self, key: &str) -> u32 {
+        if let Some(place) = self.places.get(key) {
+            return *place;
+        }
+        let name: Arc<str> = key.into();
+        let place = self.keys.len() as u32;
+        self.places.insert(Arc::clone(&name), place);
+        self.keys.push(Key {
+            name,
+            panes: BTreeMap::new(),
+            reference: None,
+            said: BTreeMap::new(),
+            recurrence: Recurrence::default(),
+        });
+        place
+    }
+
+    /// What the periods of each key are held against.
+    pub fn references(&self) -> impl Iterator<Item = (&Arc<str>, &S::Reference)> {
+        self.keys.iter().filter_map(|key| Some((&key.name, key.reference.as_ref()?)))
+    }
+
+    /// What the periods of a key are held against.
+    pub fn set_reference(&mut self, key: &str, reference: S::Reference) {
+        let place = self.place(key);
+        self.keys[place as usize].reference = Some(reference);
     }
 
     /// Closes what is due before `upper`, in order.

@@ -6,11 +6,13 @@
 //! it. The reference is a declared histogram, or the key's first period: then its tenths are the bins of the index, and the
 //! distance is exact.
 
+use serde::{Deserialize, Serialize};
+
 use super::fixed::{log2, ratio};
 use super::{Fact, Measured, Statistic};
 
 /// Counts of values up to each edge and above the one before it; the last bin has no end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
     /// In millionths, ascending.
     pub edges: Vec<i64>,
@@ -38,12 +40,14 @@ pub struct Values {
 }
 
 /// The histogram of a period to be compared with, and how many of its values are missing.
+#[derive(Serialize, Deserialize)]
 pub struct Bins {
     histogram: Histogram,
     missing: u64,
 }
 
 /// How many values of a period were at most `.0`, for each value there was; `.1` ascending.
+#[derive(Serialize, Deserialize)]
 pub struct Steps {
     steps: Vec<(i64, u64)>,
     total: u64,

@@ -12,6 +12,7 @@ use tidegate_facts::{Tick, columns};
 
 use super::severity::Level;
 use super::{Closed, Fact, Kind, Measure, Settings};
+use crate::checkpointed::Lasting;
 use crate::keys::{NULL_KEY, keys_of};
 use crate::ordered::Ordered;
 use crate::rows::ticks_of;
@@ -109,6 +110,43 @@ pub fn orders() -> [Vec<usize>; 2] {
         ["measure", "key", "period_to"].map(|name| schema.index_of(name).expect("its own column")).to_vec()
     };
     [places(events_schema()), places(periods_schema())]
+}
+
+/// The columns of what is put down, the references that were learned; the second is the key.
+pub fn put_down_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new(columns::TICK, DataType::UInt64, false),
+        Field::new("key", DataType::Utf8, false),
+        Field::new("_measure", DataType::Utf8, false),
+        Field::new("_reference", DataType::Utf8, false),
+    ]))
+}
+
+/// A key, a measure, and the reference of the two.
+type Learned = (Arc<str>, Arc<str>, String);
+
+/// References are put down. The facts of periods that can still change are heard again, since they are most of the state.
+impl Lasting for Drift {
+    fn put_down(&self) -> Vec<ArrayRef> {
+        let measures = self.settings.iter().zip(&self.measures).filter(|(of, _)| of.kind.learns());
+        let references = measures.flat_map(|(of, measure)| {
+            measure.references().into_iter().map(|(key, text)| (key, Arc::clone(&of.name), text))
+        });
+        let references: Vec<Learned> = references.collect();
+        let texts = |text: fn(&Learned) -> &str| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(references.iter().map(text)))
+        };
+        vec![texts(|(key, ..)| key), texts(|(_, measure, _)| measure), texts(|(.., reference)| reference)]
+    }
+
+    fn take_up(&mut self, rows: &RecordBatch) {
+        let [keys, measures, references] = [1, 2, 3].map(|place| rows.column(place).as_string::<i32>());
+        for row in 0..rows.num_rows() {
+            let measure = self.settings.iter().position(|of| *of.name == *measures.value(row));
+            let measure = measure.expect("another plan has another checkpoint");
+            self.measures[measure].set_reference(keys.value(row), references.value(row));
+        }
+    }
 }
 
 /// What there is to say of most ticks, since periods are long.

@@ -145,13 +145,13 @@ impl Shape {
 
 /// What is known of each claim, as changelogs.
 pub struct Quorum {
-    shape: Shape,
+    pub(super) shape: Shape,
     schemas: [SchemaRef; 3],
-    claims: Claims,
-    form: Form,
-    streams: Names,
-    groups: Names,
-    values: Names,
+    pub(super) claims: Claims,
+    pub(super) form: Form,
+    pub(super) streams: Names,
+    pub(super) groups: Names,
+    pub(super) values: Names,
 }
 
 impl Quorum {
