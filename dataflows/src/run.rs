@@ -266,7 +266,6 @@ fn go(
     }
     store.probe()?;
     schemas::declare(&plan.tables(), store)?;
-    graphs::declare(&graphs_of(plan), store)?;
 
     let mut workers = Workers::start(plan, options.workers, &output, watch).map_err(RunError::Worker)?;
     let gate = Gate {
@@ -366,6 +365,8 @@ impl Gate<'_> {
         let (mut dedupe, covered) = DedupeIndex::open(&index, self.options.dedupe_bytes, self.log.upper())?;
         let mut feed = self.feed()?;
         self.replay(&mut feed, &mut dedupe, covered)?;
+        // Not before the log was seen to be this plan's.
+        graphs::declare(&graphs_of(self.plan), self.store)?;
         // What the sources go on from; the groups to come tell of themselves.
         let past = self.past.clone();
         let sources = self.plan.sources.iter().map(|source| {
