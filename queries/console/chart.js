@@ -4,6 +4,8 @@ import { el, svg, empty } from "./dom.js";
 import { count, isNumeric, isTime, time } from "./format.js";
 
 const BARS_MAX = 40;
+/** So many lines can be told apart by their colours. */
+const LINES_MAX = 6;
 
 /** A phone gets a narrower drawing rather than smaller letters. */
 const narrow = matchMedia("(max-width: 700px)");
@@ -16,13 +18,21 @@ export function chartable({ columns, rows }) {
   const by = all.find(({ type }) => isTime(type)) ?? all.find(({ type }) => !isNumeric(type) && !/list|\[\]/i.test(type))
     ?? (numbers.length > 1 ? numbers[0] : null);
   const shown = numbers.filter((number) => number !== by);
-  return by && shown.length && rows.length ? { by, numbers: shown } : null;
+  return by && shown.length && rows.length ? { by: { ...by, series: seriesOf(all, by, rows) }, numbers: shown } : null;
+}
+
+/** Over times that come several times, the column that tells their rows apart: each of its values is a line of its own. */
+function seriesOf(columns, by, rows) {
+  if (!isTime(by.type) || new Set(rows.map((row) => row[by.at])).size === rows.length) return null;
+  return columns.find((column) => column !== by && !isNumeric(column.type) && !isTime(column.type) && !/list|\[\]/i.test(column.type)
+    && new Set(rows.map((row) => row[column.at])).size <= LINES_MAX) ?? null;
 }
 
 export function chart({ rows }, by, number) {
-  const points = rows.map((row) => ({ at: row[by.at], of: Number(row[number.at] ?? NaN) })).filter(({ of }) => Number.isFinite(of));
+  const series = (row) => (by.series ? String(row[by.series.at] ?? "null") : number.name);
+  const points = rows.map((row) => ({ at: row[by.at], of: Number(row[number.at] ?? NaN), series: series(row) })).filter(({ of }) => Number.isFinite(of));
   if (!points.length) return empty("The column has no numbers to draw.");
-  return isTime(by.type) ? line(points, number.name) : bars(points, number.name);
+  return isTime(by.type) ? lines(points, number.name, Boolean(by.series)) : bars(points, number.name);
 }
 
 function bars(points, label) {
@@ -46,8 +56,8 @@ function bars(points, label) {
     points.length > BARS_MAX && el("figcaption.note", `The first ${BARS_MAX} of ${count(points.length)} rows.`));
 }
 
-function line(points, label) {
-  const sorted = points.map(({ at, of }) => ({ t: Date.parse(at), at, of })).filter(({ t }) => Number.isFinite(t)).sort((a, b) => a.t - b.t);
+function lines(points, label, isNamed) {
+  const sorted = points.map((point) => ({ ...point, t: Date.parse(point.at) })).filter(({ t }) => Number.isFinite(t)).sort((a, b) => a.t - b.t);
   if (!sorted.length) return empty("The column has no times to draw.");
   const width = widthNow();
   const height = 260, left = narrow.matches ? 48 : 70, right = 16, top = 12, bottom = 28;
@@ -62,10 +72,15 @@ function line(points, label) {
   ]);
   const ends = [["start", left, sorted[0]], ["end", width - right, sorted.at(-1)]].map(([anchor, at, point]) =>
     svg("text.label", { x: at, y: height - 8, "text-anchor": anchor }, narrow.matches ? time(point.at).slice(0, 16) : time(point.at)));
-  const dots = sorted.length <= 120 && sorted.map((point) =>
-    svg("circle.dot", { cx: x(point.t), cy: y(point.of), r: 3 }, svg("title", `${time(point.at)}: ${point.of}`)));
-  return el("figure", svg("svg.chart", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Line of ${label}` },
-    grid, ends, svg("polyline.curve", { points: sorted.map((point) => `${x(point.t).toFixed(1)},${y(point.of).toFixed(1)}`).join(" ") }), dots || []));
+  const names = [...new Set(sorted.map(({ series }) => series))].sort();
+  const drawn = names.map((name, place) => {
+    const own = sorted.filter(({ series }) => series === name);
+    const dots = sorted.length <= 120 ? own.map((point) =>
+      svg("circle.dot", { cx: x(point.t), cy: y(point.of), r: 3 }, svg("title", `${isNamed ? `${name}, ` : ""}${time(point.at)}: ${point.of}`))) : [];
+    return svg(`g.series.of${place}`, svg("polyline.curve", { points: own.map((point) => `${x(point.t).toFixed(1)},${y(point.of).toFixed(1)}`).join(" ") }), dots);
+  });
+  const legend = isNamed && el("figcaption.legend", names.map((name, place) => el(`span.of${place}`, name)));
+  return el("figure", svg("svg.chart", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Line of ${label}` }, grid, ends, drawn), legend);
 }
 
 /** Round numbers from below the least to above the most. */

@@ -96,7 +96,7 @@ function showStrip() {
     item("state", el("span", { class: `dot ${state[0]}`, title: readiness?.why ?? "" }), state[1], lag),
     item("time", time(now.time)),
     item("committed", now.committed ? [`#${now.committed.number}`, " to ", time(now.committed.time)] : "nothing yet"),
-    item("admitted", count(now.counts.admitted)),
+    item("admitted since the start", count(now.counts.admitted)),
     item("quarantined", refusals ? el("a", { href: "#/quarantine" }, count(refusals)) : "0"),
     item("plan", digest(now.plan, "plan digest")),
   ];

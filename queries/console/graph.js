@@ -68,7 +68,7 @@ function tilesOf(now) {
   const behind = now.committed && (Date.parse(now.time) - Date.parse(now.committed.time)) * 1000;
   const { readiness } = status;
   return [
-    tile("Admission", rate(admitted), `${count(now.counts.admitted)} admitted, ${count(now.counts.duplicate)} duplicate`),
+    tile("Admission", rate(admitted), `${count(now.counts.admitted)} admitted, ${count(now.counts.duplicate)} duplicate since the start`),
     tile("Quarantine", rate(status.growth(sum)), el("a", { href: "#/quarantine" }, `${count(sum(now))} refused`)),
     tile("Lag", !Number.isFinite(readiness?.lag_us) ? "–" : span(readiness.lag_us), readiness?.why ?? (now.ready ? "caught up" : "catching up")),
     tile("Commit", now.committed ? `#${now.committed.number}` : "–", !now.committed ? "nothing is committed yet" : behind > 0 ? `${span(behind)} of event time behind` : "up to the present"),
@@ -190,7 +190,7 @@ function box({ name, kind }, { x, y }, choose) {
   }, title,
     svg("rect.box", { width: WIDTH, height: HEIGHT, rx: 6 }), svg("rect.side", { width: 4, height: HEIGHT, rx: 2 }),
     svg("text.name", { x: 12, y: 19 }, cut(name, 18)),
-    svg("text.kind", { x: WIDTH - 10, y: 19, "text-anchor": "end" }, name.length + short.length <= 20 ? short : ""), flow, load, bar);
+    svg("text.kind", { x: WIDTH - 10, y: 19, "text-anchor": "end" }, name.length + short.length <= 18 ? short : ""), flow, load, bar);
   const show = (node, isChosen) => {
     const says = node.committed ? `#${node.committed.number}` : held(node) && `holds ${held(node)}`;
     flow.textContent = says ? `${rate(node.rate)} · ${share(node.busy)}` : rate(node.rate);

@@ -5,7 +5,7 @@
 
 import { call } from "./api.js";
 import { action, badge, breakable, button, card, code, command, copier, digest, el, empty, facts, failure, fill, note, prose, scored, value } from "./dom.js";
-import { count, isDigest, isFeature, time } from "./format.js";
+import { count, isDigest, isFeature, shellWord, time } from "./format.js";
 import * as status from "./status.js";
 
 export async function showWhy(main, { argument: id }, signal) {
@@ -46,7 +46,7 @@ export async function showWhy(main, { argument: id }, signal) {
       el("div.stack",
         el("section.card", el("div.head", el("h2", "Seal and proof"), el("span.spring"), verify), seal,
           note("Prove it without this console:"),
-          command(`tidegate verify --episode ${isDigest(decision.decision_id) ? decision.decision_id : "ID"}`)),
+          command(`tidegate verify --data ${shellWord(status.latest()?.data ?? "DATA")} --episode ${isDigest(decision.decision_id) ? decision.decision_id : "ID"}`)),
         basedOn(decision), factCard(fact, decision))));
   if (!answer.sealed) sealLater(reload, signal);
 }
@@ -87,10 +87,10 @@ function sealOf({ sealed, proof }, checked) {
   }
   const good = proof.verified;
   return [
-    el("div", { class: `verdict ${good ? "good" : "bad"}`, "data-verdict": good ? "verified" : "broken" },
-      el("strong", good ? "Verified" : "Not what was committed"),
+    el("div", { class: `verdict ${!good ? "bad" : proof.key ? "good" : "mind"}`, "data-verdict": good ? "verified" : "broken" },
+      el("strong", !good ? "Not what was committed" : proof.key ? "Verified" : "Verified, and signed by nobody"),
       el("p", good ? "The record has the digest that its seal chains, under a root that the commit states"
-        + (proof.key ? " and signs." : ". The commit is not signed.")
+        + (proof.key ? " and signs." : ". The commit is not signed: who could write to the store could have written all of it.")
         : [proof.problem ?? "The proof does not hold.", " The command below names every file and record that differs."], at)),
     facts(
       ["commit", `#${proof.commit}`],
