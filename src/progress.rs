@@ -7,6 +7,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tidegate_dataflows::watch::{StageReport, Watch};
+use tidegate_facts::Tick;
+use tidegate_facts::time::to_rfc3339;
+
+use crate::account::thousands;
+
+/// The stage that facts have passed when they are durable.
+const LOGGED: &str = "gate: log";
 
 /// Shows the progress of a run until it is stopped.
 pub struct Shown {
@@ -31,7 +38,7 @@ pub fn show(watch: &Watch, wanted: bool) -> Shown {
             if terminal {
                 drawn = redraw(&mut err, &watch, &before, &now, every, drawn);
             } else {
-                let _ = writeln!(err, "{}", plain(&watch, &now));
+                let _ = writeln!(err, "{}", plain(&watch, &before, &now, every));
             }
             before = now;
         }
@@ -81,7 +88,24 @@ fn redraw(
     now.len() + 1
 }
 
-fn plain(watch: &Watch, now: &[StageReport]) -> String {
-    let stages: Vec<String> = now.iter().map(|stage| format!("{} {}", stage.name, stage.rows)).collect();
-    format!("{:6.1} s  fed to {}  {}", watch.elapsed().as_secs_f64(), watch.fed_upper(), stages.join(", "))
+/// One line that can be read: how far it is, how fast, and what takes longest.
+fn plain(watch: &Watch, before: &[StageReport], now: &[StageReport], every: Duration) -> String {
+    let grown = || before.iter().zip(now);
+    let busy = |(before, now): (&StageReport, &StageReport)| now.busy.saturating_sub(before.busy);
+    let facts = |reports: &[StageReport]| {
+        reports.iter().find(|stage| stage.name == LOGGED).map_or(0, |stage| stage.rows)
+    };
+    let rate = (facts(now) - facts(before)) as f64 / every.as_secs_f64();
+    let (seconds, logged) = (watch.elapsed().as_secs_f64(), thousands(facts(now)));
+    let mut line = format!("{seconds:6.1} s  {logged} facts ({} a second)", thousands(rate as u64));
+    if watch.fed_upper() > Tick::ZERO {
+        line += &format!(", to {}", to_rfc3339(watch.fed_upper().micros()));
+    }
+    if let Some((before, now)) =
+        grown().max_by_key(|stage| busy(*stage)).filter(|stage| !busy(*stage).is_zero())
+    {
+        let share = busy((before, now)).as_secs_f64() / every.as_secs_f64() * 100.0;
+        line += &format!("; busiest: {} {share:.0} %", now.name);
+    }
+    line
 }
