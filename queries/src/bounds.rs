@@ -4,7 +4,8 @@
 //! tree that ends the process; and a planner cannot be interrupted. So three things are bounded:
 //!
 //! * the text, in bytes, and in how long it goes on at one place without a comma, which bounds the depth of what is parsed of
-//!   it: chains of operators lean to one side, and brackets are bounded by the parser;
+//!   it: chains of operators lean to one side, and brackets are bounded by the parser; and in how long a chain of names and
+//!   subscripts is, each link of which the parser may try in two ways;
 //! * the tables and the columns that it names: both are planned in the square of their number. A `WITH` whose parts use each
 //!   other twice unfolds to two to the power of their number, so they are counted as they unfold;
 //! * the plan, in its nodes.
@@ -31,6 +32,9 @@ pub const SQL_BYTES_MAX: usize = 256 << 10;
 
 /// How many words and marks may stand between two commas, with those around the brackets that they stand in.
 const RUN_MAX: usize = 2000;
+
+/// How many names and subscripts may be linked, as in `a.b[1].c`.
+const LINKS_MAX: usize = 16;
 
 /// How many `UNION`, `EXCEPT` and `INTERSECT` a text may have.
 const SET_OPERATIONS_MAX: usize = 200;
@@ -59,7 +63,11 @@ pub(crate) fn text(sql: &str) -> Result<(), QueryError> {
     // What is no SQL is for the parser to refuse, which reads the same tokens.
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else { return Ok(()) };
     let (mut outer, mut run, mut outer_sum, mut set_operations) = (Vec::new(), 0usize, 0usize, 0usize);
+    let mut chain = Chain::default();
     for token in tokens {
+        if !matches!(token, Token::Whitespace(_)) && chain.add(&token) > LINKS_MAX {
+            return Err(too_large(format!("it links more than {LINKS_MAX} names and subscripts")));
+        }
         match token {
             Token::Whitespace(_) => continue,
             Token::Comma => run = 0,
@@ -91,6 +99,36 @@ pub(crate) fn text(sql: &str) -> Result<(), QueryError> {
         )));
     }
     Ok(())
+}
+
+/// A chain of names and subscripts, as far as it was read.
+#[derive(Default)]
+struct Chain {
+    links: usize,
+    /// How many subscripts are open.
+    open: usize,
+    /// Whether a name or a subscript has just ended, so that a word begins something else.
+    is_ended: bool,
+}
+
+impl Chain {
+    /// How many links there are with this token.
+    fn add(&mut self, token: &Token) -> usize {
+        match token {
+            Token::Period => self.links += 1,
+            Token::LBracket => {
+                self.links += 1;
+                self.open += 1;
+            }
+            Token::RBracket => self.open = self.open.saturating_sub(1),
+            Token::Word(_) | Token::Number(..) if self.is_ended && self.open == 0 => self.links = 0,
+            Token::Word(_) | Token::Number(..) => {}
+            _ if self.open == 0 => self.links = 0,
+            _ => {}
+        }
+        self.is_ended = matches!(token, Token::Word(_) | Token::Number(..) | Token::RBracket);
+        self.links
+    }
 }
 
 /// Whether a statement may be planned.
@@ -256,6 +294,10 @@ mod tests {
         check(&format!("SELECT 1 WHERE 1 IN ({})", list("1", 50_000)), "");
         check(&format!("VALUES {}", list("(1, 'a', 2.5)", 10_000)), "");
         check(&format!("SELECT {}", list("a + b * (c - 1) AS x", 5000)), "");
+        check(&format!("SELECT a{} IN.r[0TIMESTAMP].x", ".b[0].IN".repeat(20)), "links more than 16");
+        check(&format!("SELECT a{}", "[0][x y]".repeat(20)), "links more than 16");
+        check(&format!("SELECT 1 WHERE {}", vec!["a.b[1].c IS NULL"; 100].join(" AND ")), "");
+        check("SELECT a.b.c.d[1][2].e, f.g FROM h.i.j AS k JOIN l.m ON k.n = m.o.p[3]", "");
         check("SELECT ')))(((' -- ((((\n, '+,+,+'", "");
         check("SELECT ]]])))", "");
         check("SELECT 'never closed", "");
