@@ -402,6 +402,9 @@ pub struct Kept {
 impl Index {
     /// What the index has come to. Its terms follow.
     fn put_down(&self) -> Vec<Kept> {
+        if self.tick == Tick::ZERO {
+            return Vec::new(); // Another worker's has heard something.
+        }
         let kept = |kind, key: &str, number, name| Kept { kind, key: key.into(), number, name };
         let mut all = vec![
             kept("tick", "", self.tick.0.cast_signed(), ""),
