@@ -322,11 +322,12 @@ impl<'a> Heard<'a> {
     }
 
     fn tell(&self, row: usize, tick: u64, claims: &mut Claims) {
-        if self.keys[row] == NULL_KEY || self.streams[row] == Names::NULL || self.times.is_null(row) {
-            return; // Of no claim, by nobody, or never.
+        if self.keys[row] == NULL_KEY || self.streams[row] == Names::NULL {
+            return; // Of no claim, or by nobody.
         }
         let claim = claims.claim(self.keys[row], || self.kept.row(row).data().into());
-        let said = self.times.value(row);
+        // Without times the order of arrival decides.
+        let said = if self.times.is_valid(row) { self.times.value(row) } else { 0 };
         let evidence = Evidence {
             time: said.min(Tick(tick).micros()),
             said,
