@@ -246,7 +246,7 @@ impl<'a> Named<'a> {
         // The event time stands behind the first.
         let places = (0..count).map(|place| if place == 0 { 1 } else { place + 2 });
         let identifiers: Vec<ArrayRef> = places.map(|place| named(rows.column(place))).collect();
-        let columns: Vec<Vec<KeyHash>> = identifiers.iter().map(|column| keys_of(column)).collect();
+        let columns: Vec<Vec<KeyHash>> = identifiers.iter().map(keys_of).collect();
         let keys = (0..rows.num_rows()).flat_map(|row| columns.iter().map(move |keys| keys[row])).collect();
         let ends = names.with_ends.then(|| rows.column(count + 2).as_boolean());
         Named { ticks: Ticks::of(rows), times: micros_of(rows.column(2)), keys, identifiers, ends }
