@@ -181,7 +181,7 @@ fn graph<'scope>(mut inputs: Vec<RowStream<'scope>>) -> Vec<RowStream<'scope>> {
     let measured = inputs.split_off(1);
     let evidence = inputs.pop().expect("the evidence");
     let schema = evidence_schema();
-    let places = Places { key: 1, time: 2, ttl: 9, cancel: None, given: 9 };
+    let places = Places { key: 1, time: 2, ttl: 9, cancel: None, given: 9, longest: None };
     let schemas = Expire::schemas(&schema, places.given);
     let live_schema = Arc::clone(&schemas[0]);
     let outputs = schemas.map(|schema| Output { schema, order: vec![1] }).into();

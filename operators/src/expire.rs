@@ -1,15 +1,19 @@
 //! What is alive: each row until its time to live is over, a later row of its key replaces it, or one cancels it.
 //!
-//! A row is alive from its tick until it expires, at its event time and its time to live, in its own partition. At that tick it is
+//! A row is alive from its tick until it expires, at its event time and its time to live, in its own partition. What says that it is of
+//! the future is of its tick: nothing lives longer than its time to live after it came. At that tick it is
 //! gone before anything of the tick is heard. The calendar of what is due is in the order of ticks, and has one entry a
 //! living key: who refreshes or cancels takes the old entry out, so that it costs nothing later. A wheel of slots would do the same
 //! with more words: a million entries of a balanced tree are one look of some hundred nanoseconds, and are never rehashed or cascaded.
 //!
+//! Who cancels ends what was reported up to the cancellation's own event time, also what is still on its way. So a cancellation is
+//! remembered until nothing of that time could still live: for the longest time to live there is, and for good when that is not known.
+//!
 //! * Input: facts, in the order of ticks. The newest of a key stands, by event time, then by tick: one that was overtaken on its way,
-//!   and one that had expired when it came, never live. They are told by the port `late`.
+//!   one that was cancelled, and one that had expired when it came, never live. They are told by the port `late`.
 //! * Output: a changelog: `+1` of a row that lives from its tick on, `-1` of it when that is over, with that tick.
 //! * Time: `upper` moves the calendar; what is due at or after it stays due.
-//! * State: the bytes of the living rows.
+//! * State: the bytes of the living rows, and of the cancellations that are remembered.
 //!
 //! Invariant: at every tick, the output accumulates to the rows that live, at most one of a key.
 
@@ -34,11 +38,11 @@ use crate::rows::ticks_of;
 pub const EXPIRES_AT: &str = "expires_at";
 
 /// When a row that comes at `tick` ends, of which the event time and the time to live are known, in microseconds; `None` when
-/// that is not after it came.
+/// that is not after it came. What is longer than time itself ends with it.
 ///
 /// Without a time to live nothing lives: evidence that does not say how long it is good for is good for nothing.
 pub fn expiry(tick: Tick, time: Option<i64>, ttl: Option<i64>) -> Option<Tick> {
-    let ends = time?.saturating_add(ttl?).min(MICROS_MAX);
+    let ends = time?.min(tick.micros()).saturating_add(ttl?).min(MICROS_MAX);
     Tick::new(ends, tick.partition()).filter(|ends| *ends > tick)
 }
 
@@ -47,12 +51,26 @@ pub fn expiry(tick: Tick, time: Option<i64>, ttl: Option<i64>) -> Option<Tick> {
 pub struct Calendar {
     living: BTreeMap<KeyHash, Living>,
     due: BTreeSet<(Tick, KeyHash)>,
+    cancelled: BTreeMap<KeyHash, Cancelled>,
+    /// When cancellations are forgotten.
+    forgotten: BTreeSet<(Tick, KeyHash)>,
+}
+
+/// A cancellation of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cancelled {
+    /// Its event time.
+    time: i64,
+    /// From when on it need not be remembered.
+    until: Tick,
+    /// Its row.
+    row: KeptRow,
 }
 
 /// A row that lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Living {
-    /// Its event time.
+    /// Its event time; not after it came.
     pub time: i64,
     /// When it ends.
     pub ends: Tick,
@@ -65,8 +83,8 @@ pub struct Living {
 pub enum Heard {
     /// It lives until then.
     Lives(Tick),
-    /// It ends what lives.
-    Cancels,
+    /// It ends what was reported up to its event time, and is remembered until then.
+    Cancels(Tick),
     /// It was over when it came.
     Late,
 }
@@ -88,15 +106,22 @@ impl Calendar {
         row: impl FnOnce() -> KeptRow,
     ) -> (Option<Living>, Heard) {
         let is_overtaken = self.living.get(&key).is_some_and(|living| time < living.time);
-        if heard == Heard::Late || is_overtaken {
-            return (None, Heard::Late);
-        }
         let ended = match heard {
+            Heard::Late => return (None, Heard::Late),
             Heard::Lives(ends) => {
+                if is_overtaken || self.cancelled.get(&key).is_some_and(|cancelled| time <= cancelled.time) {
+                    return (None, Heard::Late);
+                }
                 self.due.insert((ends, key));
                 self.living.insert(key, Living { time, ends, row: row() })
             }
-            _ => self.living.remove(&key),
+            Heard::Cancels(until) => {
+                self.remember(key, time, until, row);
+                if is_overtaken {
+                    return (None, Heard::Late);
+                }
+                self.living.remove(&key)
+            }
         };
         if let Some(ended) = &ended
             && heard != Heard::Lives(ended.ends)
@@ -104,6 +129,28 @@ impl Calendar {
             self.due.remove(&(ended.ends, key));
         }
         (ended, heard)
+    }
+
+    /// A key is cancelled up to `time`.
+    fn remember(&mut self, key: KeyHash, time: i64, until: Tick, row: impl FnOnce() -> KeptRow) {
+        if let Some(before) = self.cancelled.get(&key) {
+            if before.time >= time {
+                return;
+            }
+            self.forgotten.remove(&(before.until, key));
+        }
+        self.forgotten.insert((until, key));
+        self.cancelled.insert(key, Cancelled { time, until, row: row() });
+    }
+
+    /// Forgets the cancellations of which nothing before `upper` could still live.
+    fn forget_before(&mut self, upper: Tick) {
+        while let Some((until, key)) = self.forgotten.first().copied()
+            && until < upper
+        {
+            self.forgotten.pop_first();
+            self.cancelled.remove(&key);
+        }
     }
 
     /// How many live.
@@ -130,6 +177,8 @@ pub struct Places {
     pub cancel: Option<usize>,
     /// How many of the input's columns, the first ones, are given.
     pub given: usize,
+    /// The longest time to live of any row, in microseconds, if that is known.
+    pub longest: Option<i64>,
 }
 
 /// What lives, as a changelog; and the rows that came late.
@@ -163,13 +212,28 @@ impl Expire {
         }
     }
 
-    /// The columns of what is put down, the living rows, behind which stands the tick at which each ends; the second is the key.
+    /// The columns of what is put down, the living rows and the cancellations; the second is the key. Behind them stand the tick at
+    /// which each ends, its event time as far as it counts, and whether it is a cancellation.
     pub fn put_down_schema(input: &Schema, given: usize) -> SchemaRef {
         let [_, late] = Expire::schemas(input, given);
         let fields = late.fields()[..given].iter().map(|field| field.as_ref().clone());
         Arc::new(Schema::new(
-            fields.chain([Field::new("_ends", DataType::UInt64, false)]).collect::<Vec<_>>(),
+            fields
+                .chain([
+                    Field::new("_ends", DataType::UInt64, false),
+                    Field::new("_since", DataType::Int64, false),
+                    Field::new("_cancels", DataType::Boolean, false),
+                ])
+                .collect::<Vec<_>>(),
         ))
+    }
+
+    /// From when on nothing of event time `time` or before can still live.
+    fn forgotten_at(&self, time: i64) -> Tick {
+        let longest = self.places.longest.unwrap_or(i64::MAX);
+        // In no partition.
+        let after = time.saturating_add(longest).saturating_add(1).clamp(0, MICROS_MAX);
+        Tick::new(after, 0).expect("in the range of a tick")
     }
 
     /// How many rows live.
@@ -236,12 +300,15 @@ impl Ordered for Expire {
             while let Some(ended) = self.calendar.end_before(tick.next()) {
                 end(ended, &mut changes);
             }
-            let time = times.is_valid(place).then(|| times.value(place));
+            let said = times.is_valid(place).then(|| times.value(place));
+            let time = said.map(|said| said.min(tick.micros()));
             let ttl = ttls.is_valid(place).then(|| ttls.value(place));
             let is_cancel = cancels.is_some_and(|cancels| cancels.is_valid(place) && cancels.value(place));
             let heard = match expiry(tick, time, ttl) {
                 _ if key == NULL_KEY => Heard::Late,
-                _ if is_cancel && time.is_some() => Heard::Cancels,
+                _ if is_cancel && time.is_some() => {
+                    Heard::Cancels(self.forgotten_at(time.unwrap_or_default()))
+                }
                 Some(ends) => Heard::Lives(ends),
                 None => Heard::Late,
             };
@@ -253,9 +320,10 @@ impl Ordered for Expire {
             }
             match heard {
                 Heard::Lives(ends) => changes.say(tick, row, Some(ends.micros()), 1),
-                Heard::Cancels => {}
+                Heard::Cancels(_) => {}
                 Heard::Late => {
                     let ends = time.map(|time| time.saturating_add(ttl.unwrap_or_default()));
+                    let ends = ends.map(|ends| ends.clamp(0, MICROS_MAX));
                     late.say(tick, row, ends, 1);
                 }
             }
@@ -263,6 +331,7 @@ impl Ordered for Expire {
         while let Some(ended) = self.calendar.end_before(upper) {
             end(ended, &mut changes);
         }
+        self.calendar.forget_before(upper);
         let [changelog, expired] = &self.schemas;
         vec![changes.batch(&self.form, &rows, changelog), late.batch(&self.form, &rows, expired)]
     }
@@ -271,19 +340,35 @@ impl Ordered for Expire {
 impl Lasting for Expire {
     fn put_down(&self) -> Vec<ArrayRef> {
         let living = || self.calendar.living.values();
-        let mut columns = self.form.columns(living().map(|living| &living.row[..]));
-        columns.push(Arc::new(UInt64Array::from_iter_values(living().map(|living| living.ends.0))));
+        let cancelled = || self.calendar.cancelled.values();
+        let rows = living().map(|of| &of.row[..]).chain(cancelled().map(|of| &of.row[..]));
+        let mut columns = self.form.columns(rows);
+        let ends = living().map(|of| of.ends.0).chain(cancelled().map(|of| of.until.0));
+        columns.push(Arc::new(UInt64Array::from_iter_values(ends)));
+        let since = living().map(|of| of.time).chain(cancelled().map(|of| of.time));
+        columns.push(Arc::new(Int64Array::from_iter_values(since)));
+        let cancels = living().map(|_| Some(false)).chain(cancelled().map(|_| Some(true)));
+        columns.push(Arc::new(cancels.collect::<BooleanArray>()));
         columns
     }
 
     fn take_up(&mut self, rows: &RecordBatch) {
         let keys = keys_of(rows.column(self.places.key));
-        let times = rows.column(self.places.time).as_primitive::<TimestampMicrosecondType>();
-        let ends = rows.column(self.places.given).as_primitive::<UInt64Type>();
+        let given = self.places.given;
+        let ends = rows.column(given).as_primitive::<UInt64Type>();
+        let since = rows.column(given + 1).as_primitive::<Int64Type>();
+        let cancels = rows.column(given + 2).as_boolean();
         let kept = self.form.rows(rows, &self.kept);
         for (place, key) in keys.into_iter().enumerate() {
-            let row = || kept.row(place).data().into();
-            self.calendar.hear(key, times.value(place), Heard::Lives(Tick(ends.value(place))), row);
+            let (time, ends) = (since.value(place), Tick(ends.value(place)));
+            let row = kept.row(place).data().into();
+            if cancels.value(place) {
+                self.calendar.remember(key, time, ends, || row);
+            } else {
+                // It came before it was put down, and so lives whatever was cancelled then.
+                self.calendar.due.insert((ends, key));
+                self.calendar.living.insert(key, Living { time, ends, row });
+            }
         }
     }
 }

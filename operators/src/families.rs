@@ -14,17 +14,25 @@
 //! wrong together, fail the first: they differ once in twenty or fifty times, in a minute or a digit, where a copy
 //! differs once in a thousand. A family is what is alike, directly or through others; it is called after its least stream.
 //!
+//! That leaves one way to fool it: a family with a majority is never wrong, and whoever tells the truth against it seems to copy. So a
+//! second measure asks nobody who is right. On the claims that are contested (two values are given at least), two streams are
+//! inseparable when it is shown that they are alike, and not excluded that they differ in a tenth of what `alike` allows: for all that
+//! can be known they are one source. They are kin, whoever is right; and they vote once where it is decided what was wrong in a round, so
+//! that no bloc makes others wrong by its number. What neither measure sees is a family that errs where no two others agree on
+//! anything else, and one that is always right: of the last nothing is wrong to believe.
+//!
 //! Two streams are kin when they may be alike: when chance would need `bits` or more, and the upper end of the interval is not
-//! below `alike`. To take a vote away, copying must be shown; to vouch for a claim together, it must be excluded. So a family votes
+//! below `alike`; or when they are inseparable. To take a vote away, copying must be shown; to vouch for a claim together, it must be excluded. So a family votes
 //! once, and kin are of one correlation group.
 //!
 //! When asked, the share of right values of each family weighs its vote: log2 of 100 times the odds that it is right, as if each claim had
 //! a hundred wrong values. It starts at 8 right of 10.
 //!
-//! * Input: evidence, as facts. The newest of a stream for a claim in the period counts, by event time, then by tick.
-//! * Output: what is known of each stream, a changelog; `pairs`, those that are kin, a changelog.
+//! * Input: evidence, as facts. The newest of a stream for a claim in the period counts, by event time, then by tick; what says that
+//!   it is of the future is of its tick, or it would end all rounds until then.
+//! * Output: what is known of each stream that was heard in a round that ended, a changelog; `pairs`, those that are kin, a changelog.
 //! * Time: a round ends with the first fact of a later period, before it is heard, at its tick: by the log alone.
-//! * State: the votes of the period; for each pair of streams that ever met, three numbers. No value that was accepted is kept.
+//! * State: the votes of the period; for each pair of streams that ever met, five numbers. No value that was accepted is kept.
 //!
 //! Invariant: what is known at a tick is what the rounds that ended by then have counted; no gold standard is read.
 
@@ -39,6 +47,7 @@ use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use tidegate_facts::{KeyHash, Span, Tick, columns};
 
+use crate::blank::without_blanks;
 use crate::checkpointed::Lasting;
 use crate::kept::{Names, plain};
 use crate::keys::{NULL_KEY, keys_of};
@@ -70,23 +79,65 @@ pub struct Pair {
     pub surprise: u64,
 }
 
+/// What a pair of streams gave where two values at least were given, whoever was right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contested {
+    /// How often they gave the same value.
+    pub same: u64,
+    /// How often they gave different values.
+    pub differing: u64,
+}
+
+impl Contested {
+    /// Whether the two cannot be told from one source.
+    pub fn is_inseparable(&self, learn: &Learn) -> bool {
+        let alike = i128::from(learn.alike);
+        let nearer = MILLION - (MILLION - alike) / 10;
+        let against = |share| Against::of(self.same, self.differing, share);
+        against(alike).is_above() && !against(nearer).is_below()
+    }
+}
+
+const MILLION: i128 = 1_000_000;
+
+/// A share that was counted against one, in millionths, that is supposed. Wilson's interval ends where the score test begins to
+/// refuse, so no root is needed.
+struct Against {
+    beyond: i128,
+    is_sure: bool,
+}
+
+impl Against {
+    fn of(yes: u64, no: u64, share: i128) -> Against {
+        let all = i128::from(yes) + i128::from(no);
+        let beyond = i128::from(yes) * MILLION - share * all;
+        Against { beyond, is_sure: all > 0 && beyond * beyond >= 9 * all * share * (MILLION - share) }
+    }
+
+    /// Whether the share is surely at least the one supposed.
+    fn is_above(&self) -> bool {
+        self.is_sure && self.beyond >= 0
+    }
+
+    /// Whether it is surely less.
+    fn is_below(&self) -> bool {
+        self.is_sure && self.beyond < 0
+    }
+}
+
 /// The parts of a bit that surprise is counted in.
 const BIT: u64 = 1 << 16;
 
 impl Pair {
     /// How near they are.
     pub fn nearness(&self, learn: &Learn) -> Nearness {
-        const MILLION: i128 = 1_000_000;
-        let (shared, all) = (i128::from(self.shared), i128::from(self.shared + self.differing));
-        let alike = i128::from(learn.alike);
-        // Wilson's interval ends where the score test begins to refuse, so no root is needed.
-        let beyond = shared * MILLION - alike * all;
-        let is_sure = beyond * beyond >= 9 * all * alike * (MILLION - alike);
-        match (self.surprise / BIT >= u64::from(learn.bits), is_sure, beyond >= 0) {
-            _ if all == 0 => Nearness::Apart,
-            (true, true, true) => Nearness::Family,
-            (true, false, _) => Nearness::Kin,
-            _ => Nearness::Apart,
+        let against = Against::of(self.shared, self.differing, i128::from(learn.alike));
+        let is_surprising = self.surprise / BIT >= u64::from(learn.bits);
+        match () {
+            () if self.shared + self.differing == 0 || !is_surprising => Nearness::Apart,
+            () if against.is_above() => Nearness::Family,
+            () if against.is_below() => Nearness::Apart,
+            () => Nearness::Kin,
         }
     }
 }
@@ -100,6 +151,20 @@ pub enum Nearness {
     Kin,
     /// It is shown.
     Family,
+}
+
+/// Two streams, the lesser number first.
+pub type Two = (u32, u32);
+
+/// What speaks for it that two streams are near.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Near {
+    /// What they had in common where one was wrong.
+    pub pair: Pair,
+    /// What they had in common whoever was right.
+    pub contested: Contested,
+    /// How near that brings them.
+    pub nearness: Nearness,
 }
 
 /// What is known of one stream.
@@ -125,11 +190,12 @@ pub struct Learner {
     round: Option<i64>,
     /// What was said in this round, by claim: stream, time, value.
     said: BTreeMap<KeyHash, Vec<(u32, i64, u32)>>,
-    pairs: BTreeMap<(u32, u32), Pair>,
+    pairs: BTreeMap<Two, Pair>,
+    contested: BTreeMap<Two, Contested>,
+    /// Of every stream that was heard in a round that ended: how many of its values were accepted, of how many.
     records: BTreeMap<u32, (u64, u64)>,
-    families: Families,
     known: BTreeMap<u32, Known>,
-    near: BTreeMap<(u32, u32), (Pair, Nearness)>,
+    near: BTreeMap<Two, Near>,
     count: Count,
 }
 
@@ -142,7 +208,7 @@ pub struct Learned {
     /// What is known of streams.
     pub streams: Changes<u32, Known>,
     /// The pairs that are kin.
-    pub pairs: Changes<(u32, u32), (Pair, Nearness)>,
+    pub pairs: Changes<Two, Near>,
 }
 
 impl Learner {
@@ -153,8 +219,8 @@ impl Learner {
             round: None,
             said: BTreeMap::new(),
             pairs: BTreeMap::new(),
+            contested: BTreeMap::new(),
             records: BTreeMap::new(),
-            families: Families::default(),
             known: BTreeMap::new(),
             near: BTreeMap::new(),
             count: Count::default(),
@@ -183,27 +249,75 @@ impl Learner {
 
     /// Ends the round, and learns from it.
     pub fn end(&mut self, streams: &Names, values: &Names) -> Learned {
-        for said in std::mem::take(&mut self.said).into_values() {
-            self.learn_from(&said, streams, values);
+        let said = std::mem::take(&mut self.said);
+        for said in said.values() {
+            self.compare(said);
+        }
+        let voices = self.voices(streams);
+        for said in said.values() {
+            self.learn_from(said, &voices, streams, values);
         }
         self.learn_again(streams)
     }
 
     /// What follows from what the rounds have counted.
     fn learn_again(&mut self, streams: &Names) -> Learned {
-        let near = self.pairs.iter().map(|(streams, pair)| (*streams, (*pair, pair.nearness(&self.learn))));
-        let near = near.filter(|(_, (_, nearness))| *nearness > Nearness::Apart).collect();
+        let shown = self.pairs.iter().map(|(streams, pair)| (*streams, pair.nearness(&self.learn)));
+        let mut nearness: BTreeMap<Two, Nearness> = shown.filter(|(_, of)| *of > Nearness::Apart).collect();
+        for streams in self.inseparable() {
+            nearness.entry(streams).or_insert(Nearness::Kin);
+        }
+        let near = nearness.into_iter().map(|(streams, nearness)| {
+            let pair = self.pairs.get(&streams).copied().unwrap_or_default();
+            (streams, Near { pair, contested: self.contested[&streams], nearness })
+        });
+        let near: BTreeMap<Two, Near> = near.collect();
         let known = self.known_by(&near, streams);
         let learned = Learned { streams: changes(&self.known, &known), pairs: changes(&self.near, &near) };
-        for (stream, _, after) in &learned.streams {
-            let of = |known: Known| Membership { family: known.family, kin: known.kin, weight: known.weight };
-            self.families.set(*stream, after.map_or(Membership::ALONE, of));
-        }
         (self.known, self.near) = (known, near);
         learned
     }
 
-    fn learn_from(&mut self, said: &[(u32, i64, u32)], streams: &Names, values: &Names) {
+    /// Counts what was said of a claim, if it is contested, whoever is right.
+    fn compare(&mut self, said: &[(u32, i64, u32)]) {
+        let spoken = || said.iter().filter(|(.., value)| *value != Names::NULL);
+        let is_contested = spoken().any(|(.., value)| spoken().any(|(.., other)| value != other));
+        for (place, (one, _, value)) in spoken().enumerate() {
+            self.records.entry(*one).or_default();
+            for (other, _, theirs) in spoken().skip(place + 1).filter(|_| is_contested) {
+                let pair = self.contested.entry((*one.min(other), *one.max(other))).or_default();
+                let count = if value == theirs { &mut pair.same } else { &mut pair.differing };
+                *count += 1;
+            }
+        }
+    }
+
+    /// The pairs that cannot be told from one source.
+    fn inseparable(&self) -> impl Iterator<Item = Two> {
+        self.contested
+            .iter()
+            .filter(|(_, pair)| pair.is_inseparable(&self.learn))
+            .map(|(streams, _)| *streams)
+    }
+
+    /// Who votes once in a round: families as they are known, and whoever is inseparable.
+    fn voices(&self, streams: &Names) -> Families {
+        let members: BTreeSet<u32> = self.records.keys().copied().collect();
+        let families = self.near.iter().filter(|(_, near)| near.nearness == Nearness::Family);
+        let pairs = families.map(|(streams, _)| *streams).chain(self.inseparable());
+        let blocs = components(&members, pairs, streams);
+        let mut sizes: BTreeMap<u32, u32> = BTreeMap::new();
+        blocs.values().for_each(|bloc| *sizes.entry(*bloc).or_default() += 1);
+        let mut voices = Families::default();
+        for (stream, bloc) in blocs {
+            let weight = self.known.get(&stream).map_or(WEIGHT, |known| known.weight);
+            let family = (sizes[&bloc] > 1).then_some(bloc);
+            voices.set(stream, Membership { family, weight, ..Membership::ALONE });
+        }
+        voices
+    }
+
+    fn learn_from(&mut self, said: &[(u32, i64, u32)], voices: &Families, streams: &Names, values: &Names) {
         let spoken = said.iter().filter(|(.., value)| *value != Names::NULL);
         let ballots = spoken.map(|(stream, _, value)| Ballot {
             stream: *stream,
@@ -211,8 +325,8 @@ impl Learner {
             group: Names::NULL,
             out_of_band: false,
         });
-        let lead = self.count.count(ballots, &self.families, streams, values);
-        let Some(accepted) = lead.filter(|lead| !lead.is_tied).map(|lead| lead.value) else { return };
+        let lead = self.count.count(ballots, voices, streams, values);
+        let Some(accepted) = lead.filter(|lead| !lead.is_tied()).map(|lead| lead.value) else { return };
         let ballots = &self.count.ballots;
         let votes = self.count.votes().count();
         for (place, one) in ballots.iter().enumerate() {
@@ -248,15 +362,10 @@ impl Learner {
     }
 
     /// What is known of each stream when these pairs are near.
-    fn known_by(
-        &self,
-        near: &BTreeMap<(u32, u32), (Pair, Nearness)>,
-        streams: &Names,
-    ) -> BTreeMap<u32, Known> {
-        let of_records = self.learn.weighs.then_some(&self.records).into_iter().flatten().map(|(s, _)| *s);
-        let members: BTreeSet<u32> = near.keys().flat_map(|(a, b)| [*a, *b]).chain(of_records).collect();
+    fn known_by(&self, near: &BTreeMap<Two, Near>, streams: &Names) -> BTreeMap<u32, Known> {
+        let members: BTreeSet<u32> = self.records.keys().copied().collect();
         let pairs = |least: Nearness| {
-            near.iter().filter(move |(_, (_, nearness))| *nearness >= least).map(|(pair, _)| *pair)
+            near.iter().filter(move |(_, near)| near.nearness >= least).map(|(pair, _)| *pair)
         };
         let families = components(&members, pairs(Nearness::Family), streams);
         let kin = components(&members, pairs(Nearness::Kin), streams);
@@ -270,7 +379,7 @@ impl Learner {
             *relatives.entry(kin[stream]).or_default() += 1;
         }
         let mut likest: BTreeMap<u32, (u32, Pair)> = BTreeMap::new();
-        for ((a, b), (pair, _)) in near {
+        for ((a, b), Near { pair, .. }) in near {
             for (one, other) in [(*a, *b), (*b, *a)] {
                 let best = likest.entry(one).or_insert((other, *pair));
                 let names = || streams.get(best.0).cmp(streams.get(other));
@@ -361,12 +470,6 @@ pub struct Places {
     pub time: usize,
 }
 
-/// Two streams.
-type Two = (u32, u32);
-
-/// What they have in common, and how near that brings them.
-type Near = (Pair, Nearness);
-
 /// A row of a changelog: its tick, its key, what is so, and the difference.
 type Said<K, V> = (u64, K, V, i64);
 
@@ -407,6 +510,8 @@ impl Learning {
             number("shared_wrong", false),
             number("differing", false),
             number("surprise_bits", false),
+            number("contested_same", false),
+            number("contested_differing", false),
             Field::new("is_family", DataType::Boolean, false),
             number(columns::DIFF, false),
         ];
@@ -461,8 +566,10 @@ impl Learning {
                 },
             )
             .collect();
-        let pair = |of: fn(&Pair) -> u64| numbers(said.iter().map(|(_, _, (pair, _), _)| Some(of(pair))));
-        let is_family = said.iter().map(|(_, _, (_, nearness), _)| *nearness == Nearness::Family);
+        let near = || said.iter().map(|(_, _, near, _)| near);
+        let pair = |of: fn(&Pair) -> u64| numbers(near().map(|near| Some(of(&near.pair))));
+        let contested = |of: fn(&Contested) -> u64| numbers(near().map(|near| Some(of(&near.contested))));
+        let is_family = near().map(|near| near.nearness == Nearness::Family);
         let columns: Vec<ArrayRef> = vec![
             Arc::new(UInt64Array::from_iter_values(said.iter().map(|(tick, ..)| *tick))),
             self.streams.column(ordered.iter().map(|(stream, _)| *stream)),
@@ -470,6 +577,8 @@ impl Learning {
             pair(|pair| pair.shared),
             pair(|pair| pair.differing),
             pair(|pair| pair.surprise / BIT),
+            contested(|contested| contested.same),
+            contested(|contested| contested.differing),
             Arc::new(is_family.map(Some).collect::<BooleanArray>()),
             Arc::new(Int64Array::from_iter_values(said.iter().map(|(.., diff)| *diff))),
         ];
@@ -484,7 +593,7 @@ fn numbers(numbers: impl Iterator<Item = Option<u64>>) -> ArrayRef {
 
 impl Ordered for Learning {
     fn advance(&mut self, inputs: &[RecordBatch], _: Tick) -> Vec<RecordBatch> {
-        let rows = &inputs[0];
+        let rows = &without_blanks(&inputs[0], &[self.places.claim, self.places.stream]);
         let keys = keys_of(rows.column(self.places.claim));
         let streams = self.streams.numbers(rows, self.places.stream);
         let values = self.values.numbers(rows, self.places.value);
@@ -494,7 +603,7 @@ impl Ordered for Learning {
             if keys[row] == NULL_KEY || streams[row] == Names::NULL || times.is_null(row) {
                 continue; // Of no claim, by nobody, or never.
             }
-            let time = times.value(row);
+            let time = times.value(row).min(Tick(*tick).micros());
             if self.learner.is_over(time) {
                 let learned = self.learner.end(&self.streams, &self.values);
                 for (stream, before, after) in learned.streams {
@@ -512,7 +621,7 @@ impl Ordered for Learning {
     }
 }
 
-/// What is put down: rows of four kinds, which use some of the columns each.
+/// What is put down: rows of five kinds, which use some of the columns each.
 #[derive(Default)]
 struct PutDown {
     kinds: Vec<&'static str>,
@@ -569,6 +678,11 @@ impl Lasting for Learning {
             let Pair { shared, differing, surprise } = *pair;
             rows.push("pair", 0, [*one, *other], NULL, [shared, differing, surprise].map(signed));
         }
+        for ((a, b), pair) in &learner.contested {
+            let (one, other) = if self.streams.get(*a) < self.streams.get(*b) { (a, b) } else { (b, a) };
+            let Contested { same, differing } = *pair;
+            rows.push("contested", 0, [*one, *other], NULL, [same, differing, 0].map(signed));
+        }
         for (stream, (right, all)) in &learner.records {
             rows.push("record", 0, [*stream, NULL], NULL, [*right, *all, 0].map(signed));
         }
@@ -608,6 +722,10 @@ impl Lasting for Learning {
                     let pair = Pair { shared, differing, surprise };
                     learner.pairs.insert((one.min(other), one.max(other)), pair);
                 }
+                "contested" => {
+                    let pair = Contested { same: shared, differing };
+                    learner.contested.insert((one.min(other), one.max(other)), pair);
+                }
                 "record" => drop(learner.records.insert(one, (shared, differing))),
                 kind => unreachable!("nothing is put down as {kind}"),
             }
@@ -642,5 +760,9 @@ mod tests {
         assert_eq!(nearness(8_856, 250), Nearness::Apart, "and once in thirty-five is");
         let popular = Pair { shared: 5_000, differing: 0, surprise: 99 * BIT };
         assert_eq!(popular.nearness(&learn), Nearness::Apart, "what everyone says is not copied from anyone");
+        let inseparable = |same, differing| Contested { same, differing }.is_inseparable(&learn);
+        assert!(!inseparable(0, 0) && !inseparable(890, 0), "too few to say so");
+        assert!(inseparable(891, 0) && inseparable(4_990, 10), "one in a thousand is not excluded");
+        assert!(!inseparable(4_980, 20), "four in a thousand are their own");
     }
 }

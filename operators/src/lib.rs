@@ -4,6 +4,7 @@
 //! output depends on the order of a hash map: that is why a replay gives the same bytes.
 
 pub mod as_of;
+mod blank;
 pub mod changes;
 pub mod checkpointed;
 pub mod credibility;

@@ -1,19 +1,23 @@
 //! What is known of each claim: whether enough independent streams agree on one value, now.
 //!
-//! A stream votes with the newest of its living evidence, by event time, then by tick. Streams of one learned family vote once. The
-//! value with most votes leads; when two have as many, none is agreed on. With `n`, `k`, `groups` and `out_of_band` of the claim:
+//! A stream votes with the newest of its living evidence, by event time, then by tick. What says that it is of the future is of the tick at
+//! which it came: otherwise one report of a wrong clock would speak for its stream until then. Streams of one learned family vote once, and
+//! not at all when they are divided. The value with most votes leads; when two have as many, none is agreed on. With `n`, `k`, `groups`
+//! and `out_of_band` of the claim, none of which may be missing, and of which the numbers are 1 at least:
 //!
 //! * The quorum holds when the leading value has at least `k` votes, of at least `groups` correlation groups (a stream without a
 //!   group is one of its own, and streams that may have copied from each other are of one), one of them out of band where that is required. A quorum that does not hold is UNKNOWN.
 //! * It is VERIFIED when it holds and at least `n` streams vote, and DEGRADED when it holds with fewer: "k of n" was agreed on
-//!   with a part of the n.
+//!   with a part of the n. Where families are learned it is DEGRADED too as long as those who agree may all have copied: unless it
+//!   would hold by the streams alone that a round has looked at, and kin were counted once.
 //! * The margin is how many of the agreeing votes must go before it is broken: 0 is broken, 1 fragile, 2 acceptable, 3 and more
 //!   healthy. The reference says "N - K", that quorum is "at least K of N", and that 0 is broken, which cannot all be; here a
-//!   claim with `k` agreeing votes holds, with a margin of 1. Groups and the out-of-band vote count too: a claim that hangs on its
+//!   claim with `k` agreeing votes holds, with a margin of 1. Whoever
+//!   disagrees, groups and the out-of-band vote count too: three against two are a tie when one goes, and a claim that hangs on its
 //!   only out-of-band stream has a margin of 1, however many others agree.
 //!
-//! What a vote is worth is told of each stream: it counts, or DISAGREES, speaks through its FAMILY, has a STATUS that does not vote,
-//! gives NO_VALUE, is EXPIRED, or was WITHDRAWN.
+//! What a vote is worth is told of each stream: it counts, or DISAGREES, speaks through its FAMILY, is of a DIVIDED one, has a STATUS that does
+//! not vote, gives NO_VALUE, is EXPIRED, or was WITHDRAWN.
 //!
 //! * Input: evidence, as facts or as a changelog; declarations of claims; what is known of streams. The last are heard by all workers.
 //! * Output: the claims, a changelog with one row a claim; `flips`; `votes`, a changelog with one row a claim and stream.
@@ -27,7 +31,7 @@ use std::collections::BTreeMap;
 use tidegate_facts::KeyHash;
 
 use crate::kept::{KeptRow, Names};
-use crate::votes::{Ballot, Count, Families, Lead, Membership};
+use crate::votes::{Ballot, Count, Families, Lead, Membership, Turn};
 
 mod columns;
 mod put_down;
@@ -37,8 +41,10 @@ pub use columns::{Declared, Evidences, Memberships, Quorum, Shape};
 /// One piece of evidence: what a stream said of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// When, in microseconds of event time.
+    /// When, in microseconds of event time; not after it came.
     pub time: i64,
+    /// When, as it says itself.
+    pub said: i64,
     /// Who.
     pub stream: u32,
     /// What; [`Names::NULL`] is nothing.
@@ -64,6 +70,11 @@ pub struct Need {
     pub out_of_band: bool,
 }
 
+impl Need {
+    /// What is needed of a claim whose declaration lacks something, or has a number below 1: nothing can meet it.
+    pub const UNSAID: Need = Need { n: 0, k: 0, groups: 0, out_of_band: false };
+}
+
 /// How much a claim can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -78,7 +89,7 @@ pub enum Status {
 /// Why a claim is not verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Nobody said what it needs.
+    /// Nobody said what it needs, or not all of it.
     Undeclared,
     /// Nobody votes.
     NoEvidence,
@@ -92,6 +103,8 @@ pub enum Reason {
     OutOfBand,
     /// Fewer vote than should.
     Streams,
+    /// Those who agree may have copied from each other: of too few it is known that they have not.
+    FamiliesUnknown,
 }
 
 /// Why a stream's vote does not count for the leading value.
@@ -101,6 +114,8 @@ pub enum Loss {
     Disagrees,
     /// Its family votes through another stream.
     Family,
+    /// Its family is divided, and abstains.
+    Divided,
     /// The status of its evidence lets it not vote.
     Status,
     /// Its evidence gives no value.
@@ -229,6 +244,8 @@ pub struct Claims {
     is_final: bool,
     /// Whether votes are told.
     tells_votes: bool,
+    /// Whether families are learned, so that of a stream of which nothing is known anything can be.
+    learns: bool,
     families: Families,
     /// In which claims each stream has, or had, a vote.
     claims_of: Vec<Vec<u32>>,
@@ -237,8 +254,8 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// No claims. `is_final`: evidence is never taken back; `tells_votes`: changes of votes are wanted.
-    pub fn new(need: Option<Need>, is_final: bool, tells_votes: bool) -> Claims {
+    /// No claims. `is_final`: evidence is never taken back; `tells_votes`: changes of votes are wanted; `learns`: families are learned.
+    pub fn new(need: Option<Need>, is_final: bool, tells_votes: bool, learns: bool) -> Claims {
         Claims {
             numbers: BTreeMap::new(),
             claims: Vec::new(),
@@ -247,6 +264,7 @@ impl Claims {
             need,
             is_final,
             tells_votes,
+            learns,
             families: Families::default(),
             claims_of: Vec::new(),
             count: Count::default(),
@@ -326,7 +344,7 @@ impl Claims {
     pub fn unhear(&mut self, claim: u32, evidence: Evidence, loss: Loss) {
         assert!(!self.is_final, "the plan said that nothing is taken back");
         let claim = self.touch(claim, Cause::Ending);
-        let place = claim.evidence.iter().position(|other| *other == evidence);
+        let place = claim.evidence.iter().position(|other| other.says_as(&evidence));
         claim.evidence.remove(place.expect("a changelog takes back what it gave"));
         if claim.evidence.iter().all(|other| other.stream != evidence.stream) {
             claim.gone.push((evidence.stream, loss));
@@ -388,8 +406,15 @@ impl Claims {
             let ballots = newest.clone().filter(|newest| newest.votes()).map(Evidence::ballot);
             let lead = self.count.count(ballots, &self.families, streams, values);
             let present = newest.count() as u32;
-            let need = claim.declared.or(self.need);
+            let need = claim.declared.or(self.need).filter(|need| *need != Need::UNSAID);
             let mut verdict = judged(&self.count, lead, need, present, &mut self.groups);
+            if self.learns && verdict.status == Status::Verified {
+                let is_vouched = need.is_some_and(|need| self.groups.vouch(&self.count, verdict.value, need));
+                if !is_vouched {
+                    (verdict.status, verdict.reason) = (Status::Degraded, Some(Reason::FamiliesUnknown));
+                    verdict.heard.1 = Status::Degraded;
+                }
+            }
             verdict.row = claim.row;
             if let (false, Some(said)) = (is_heard, claim.said) {
                 verdict.heard = said.heard;
@@ -424,6 +449,11 @@ const CAUSES: [Cause; 4] = [Cause::Evidence, Cause::Ending, Cause::Declaration, 
 impl Evidence {
     fn votes(&self) -> bool {
         self.is_fit && self.value != Names::NULL
+    }
+
+    /// Whether both say the same, whenever they came.
+    fn says_as(&self, other: &Evidence) -> bool {
+        Evidence { time: other.time, ..*self } == *other
     }
 
     fn ballot(&self) -> Ballot {
@@ -462,6 +492,29 @@ impl Groups {
         sizes.extend(labels.chunk_by(|a, b| a == b).map(|group| group.len() as u32));
         sizes.sort_unstable();
     }
+
+    /// Whether those who agree on `value` are enough when only the streams count that a round has looked at, and kin count once.
+    fn vouch(&mut self, count: &Count, value: u32, need: Need) -> bool {
+        let vouching = || count.votes().filter(|vote| vote.ballot.value == value && vote.is_known);
+        self.votes.clear();
+        self.votes.extend(vouching().map(|vote| (group_of(&vote.ballot), vote.kin)));
+        self.count();
+        let is_of_groups = self.sizes.len() >= need.groups as usize;
+        let mut kin: Vec<u32> = self.votes.iter().filter_map(|(_, kin)| *kin).collect();
+        kin.sort_unstable();
+        kin.dedup();
+        let voices = self.votes.iter().filter(|(_, kin)| kin.is_none()).count() + kin.len();
+        let has_band = !need.out_of_band || vouching().any(|vote| vote.ballot.out_of_band);
+        is_of_groups && voices >= need.k as usize && has_band
+    }
+}
+
+/// The group of a ballot; a stream without one is its own.
+fn group_of(ballot: &Ballot) -> u64 {
+    match ballot.group {
+        Names::NULL => 1 << 32 | u64::from(ballot.stream),
+        group => u64::from(group),
+    }
 }
 
 /// What counted ballots make of a claim.
@@ -480,11 +533,7 @@ fn judged(
         if counted.ballot.value == value {
             families += u32::from(counted.family.is_some());
             out_of_band += u32::from(counted.ballot.out_of_band);
-            let group = match counted.ballot.group {
-                Names::NULL => 1 << 32 | u64::from(counted.ballot.stream),
-                group => u64::from(group),
-            };
-            groups.votes.push((group, counted.kin));
+            groups.votes.push((group_of(&counted.ballot), counted.kin));
         }
     }
     groups.count();
@@ -493,16 +542,17 @@ fn judged(
     let (status, reason, margin) = match (need, lead) {
         (None, _) => (Status::Unknown, Some(Reason::Undeclared), 0),
         (_, None) => (Status::Unknown, Some(Reason::NoEvidence), 0),
-        (_, Some(Lead { is_tied: true, .. })) => (Status::Unknown, Some(Reason::Tied), 0),
+        (_, Some(lead)) if lead.is_tied() => (Status::Unknown, Some(Reason::Tied), 0),
         (Some(need), _) if agreeing < need.k => (Status::Unknown, Some(Reason::Votes), 0),
         (Some(need), _) if spanned < need.groups => (Status::Unknown, Some(Reason::Groups), 0),
         (Some(need), _) if need.out_of_band && out_of_band == 0 => {
             (Status::Unknown, Some(Reason::OutOfBand), 0)
         }
-        (Some(need), _) => {
-            // The cheapest way to break it: take votes, take the smallest groups, or take what is out of band.
-            let by_votes = agreeing - need.k.max(1) + 1;
-            let surplus = spanned - need.groups.max(1) + 1;
+        (Some(need), Some(lead)) => {
+            // The cheapest way to break it: take votes until too few are left or others have as many, take the smallest groups, or
+            // take what is out of band.
+            let by_votes = (agreeing - need.k + 1).min(until_tied(count, lead));
+            let surplus = spanned - need.groups + 1;
             let by_groups: u32 = sizes[..surplus as usize].iter().sum();
             let by_band = if need.out_of_band { out_of_band } else { u32::MAX };
             let margin = by_votes.min(by_groups).min(by_band);
@@ -528,16 +578,31 @@ fn judged(
     }
 }
 
+/// How many of the votes for the leading value must go, the heaviest first, before another has as many.
+fn until_tied(count: &Count, lead: Lead) -> u32 {
+    let mut weights: Vec<u32> =
+        count.votes().filter(|vote| vote.ballot.value == lead.value).map(|vote| vote.weight).collect();
+    weights.sort_unstable_by(|a, b| b.cmp(a));
+    let mut ahead = lead.ahead;
+    let enough = weights.iter().position(|weight| {
+        ahead = ahead.saturating_sub(u64::from(*weight));
+        ahead == 0
+    });
+    enough.map_or(u32::MAX, |place| place as u32 + 1)
+}
+
 /// What became of the votes in a claim, by stream.
 fn votes(claim: &Claim, count: &Count, lead: Option<Lead>, families: &Families) -> Vec<Vote> {
     let newest =
         claim.evidence.chunk_by(|a, b| a.stream == b.stream).filter_map(|of_stream| of_stream.last());
     let living = newest.map(|newest| {
-        let counted = || count.ballots.iter().find(|counted| counted.ballot.stream == newest.stream);
+        let turn =
+            || count.ballots.iter().find(|counted| counted.ballot.stream == newest.stream).map(|of| of.turn);
         let loss = match newest {
             _ if !newest.is_fit => Some(Loss::Status),
             _ if newest.value == Names::NULL => Some(Loss::NoValue),
-            _ if !counted().is_some_and(|counted| counted.counts) => Some(Loss::Family),
+            _ if turn() == Some(Turn::Another) => Some(Loss::Family),
+            _ if turn() == Some(Turn::Nobody) => Some(Loss::Divided),
             _ if lead.is_some_and(|lead| lead.value == newest.value) => None,
             _ => Some(Loss::Disagrees),
         };

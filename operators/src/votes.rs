@@ -1,10 +1,9 @@
 //! One vote a stream, one vote a family: which value has most votes.
 //!
 //! Streams that are shown to be copies are a family; those that may be, for all that is known, are kin, which takes no vote from
-//! anyone. A family speaks with one voice: for the value that most of its streams give, by the stream that stands for it. What is even is
+//! anyone. A family speaks with one voice: for the value that most of its streams give, by the stream that stands for it. One that is divided
+//! abstains: if the least value spoke for it, whoever copied a source for long enough could speak for it too. What else is even is
 //! broken by the order of values and of streams, never by who came first, so that the same ballots have the same outcome.
-
-use std::cmp::Ordering;
 
 use crate::kept::Names;
 
@@ -36,6 +35,8 @@ pub struct Membership {
     pub kin: Option<u32>,
     /// What its family's vote weighs, or its own.
     pub weight: u32,
+    /// Whether anybody looked at whom it may have copied.
+    pub is_known: bool,
 }
 
 /// What a vote weighs of which nothing is known.
@@ -43,7 +44,7 @@ pub const WEIGHT: u32 = 1_000;
 
 impl Membership {
     /// Nothing is known.
-    pub const ALONE: Membership = Membership { family: None, kin: None, weight: WEIGHT };
+    pub const ALONE: Membership = Membership { family: None, kin: None, weight: WEIGHT, is_known: false };
 }
 
 impl Families {
@@ -72,8 +73,21 @@ pub struct Counted {
     pub kin: Option<u32>,
     /// What the vote weighs.
     pub weight: u32,
-    /// Whether it is the vote of its family, or of a stream alone.
-    pub counts: bool,
+    /// Whether somebody looked at whom the stream may have copied.
+    pub is_known: bool,
+    /// Who speaks.
+    pub turn: Turn,
+}
+
+/// Who speaks for a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Itself: it is alone, or stands for its family. The vote counts.
+    Own,
+    /// Another of its family.
+    Another,
+    /// Nobody: its family is divided.
+    Nobody,
 }
 
 /// Which value leads.
@@ -81,8 +95,15 @@ pub struct Counted {
 pub struct Lead {
     /// The value with the greatest weight of votes, and of those the least.
     pub value: u32,
+    /// By how much it leads; 0 when another value has as much.
+    pub ahead: u64,
+}
+
+impl Lead {
     /// Whether another value has as much.
-    pub is_tied: bool,
+    pub fn is_tied(&self) -> bool {
+        self.ahead == 0
+    }
 }
 
 /// Ballots, counted; kept from one count to the next, so that counting asks for no memory.
@@ -104,8 +125,9 @@ impl Count {
     ) -> Option<Lead> {
         self.ballots.clear();
         self.ballots.extend(ballots.into_iter().map(|ballot| {
-            let Membership { family, kin, weight } = families.of(ballot.stream);
-            Counted { ballot, family, kin, weight, counts: family.is_none() }
+            let Membership { family, kin, weight, is_known } = families.of(ballot.stream);
+            let turn = if family.is_none() { Turn::Own } else { Turn::Another };
+            Counted { ballot, family, kin, weight, is_known, turn }
         }));
         // Those of a family beside each other, by value, and of each value first who would speak for it.
         let speaks_first = |a: &Ballot, b: &Ballot| {
@@ -118,9 +140,12 @@ impl Count {
                 a.family.cmp(&b.family).then_with(values).then_with(|| speaks_first(&a.ballot, &b.ballot))
             });
             for family in self.ballots.chunk_by_mut(|a, b| a.family == b.family) {
-                if family[0].family.is_some() {
-                    let voice = voice(family, values);
-                    family[voice].counts = true;
+                if family[0].family.is_none() {
+                    continue;
+                }
+                match voice(family) {
+                    Some(voice) => family[voice].turn = Turn::Own,
+                    None => family.iter_mut().for_each(|counted| counted.turn = Turn::Nobody),
                 }
             }
         }
@@ -129,12 +154,12 @@ impl Count {
 
     /// The counted votes.
     pub fn votes(&self) -> impl Iterator<Item = &Counted> {
-        self.ballots.iter().filter(|counted| counted.counts)
+        self.ballots.iter().filter(|counted| counted.turn == Turn::Own)
     }
 
     fn lead(&mut self, values: &Names) -> Option<Lead> {
         self.sums.clear();
-        for counted in self.ballots.iter().filter(|counted| counted.counts) {
+        for counted in self.ballots.iter().filter(|counted| counted.turn == Turn::Own) {
             let weight = u64::from(counted.weight);
             match self.sums.iter_mut().find(|(value, _)| *value == counted.ballot.value) {
                 Some((_, sum)) => *sum += weight,
@@ -142,29 +167,23 @@ impl Count {
             }
         }
         let most = self.sums.iter().map(|(_, sum)| *sum).max()?;
-        let mut leading = self.sums.iter().filter(|(_, sum)| *sum == most).map(|(value, _)| *value);
-        let first = leading.next()?;
-        let (mut value, mut is_tied) = (first, false);
-        for other in leading {
-            is_tied = true;
-            if values.get(other) < values.get(value) {
-                value = other;
-            }
-        }
-        Some(Lead { value, is_tied })
+        let leading = self.sums.iter().filter(|(_, sum)| *sum == most).map(|(value, _)| *value);
+        let value = leading.min_by(|a, b| values.get(*a).cmp(values.get(*b)))?;
+        let second = self.sums.iter().filter(|(other, _)| *other != value).map(|(_, sum)| *sum).max();
+        Some(Lead { value, ahead: most - second.unwrap_or(0) })
     }
 }
 
-/// Which ballot of a family speaks for it: the first of the value that most of it gives, and of those of the least value.
-fn voice(family: &[Counted], values: &Names) -> usize {
-    let mut start = 0;
-    let runs = family.chunk_by(|a, b| a.ballot.value == b.ballot.value).map(|run| {
+/// Which ballot of a family, whose ballots are by value, speaks for it: the first of the value that most of it gives; `None` when
+/// two are given by as many.
+fn voice(family: &[Counted]) -> Option<usize> {
+    let (mut start, mut best, mut voice) = (0, 0, None);
+    for run in family.chunk_by(|a, b| a.ballot.value == b.ballot.value) {
+        if run.len() >= best {
+            voice = (run.len() > best).then_some(start);
+            best = run.len();
+        }
         start += run.len();
-        (start - run.len(), run.len())
-    });
-    let better = |(a, many): &(usize, usize), (b, more): &(usize, usize)| -> Ordering {
-        let value = |place: usize| values.get(family[place].ballot.value);
-        many.cmp(more).then_with(|| value(*b).cmp(value(*a)))
-    };
-    runs.max_by(better).expect("a family has members").0
+    }
+    voice
 }

@@ -9,9 +9,10 @@ use arrow::array::{
     ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
     UInt64Array,
 };
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt64Type};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType, UInt64Type};
 use chance::Chance;
 use tidegate_facts::schema::timestamp;
+use tidegate_facts::tick::MICROS_MAX;
 use tidegate_facts::{Tick, columns};
 use tidegate_operators::expire::{Expire, Places};
 use tidegate_operators::ordered::Ordered;
@@ -26,7 +27,7 @@ struct Fact {
     word: String,
 }
 
-const PLACES: Places = Places { key: 1, time: 3, ttl: 5, cancel: Some(4), given: 4 };
+const PLACES: Places = Places { key: 1, time: 3, ttl: 5, cancel: Some(4), given: 4, longest: Some(30) };
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -60,12 +61,13 @@ fn facts(seed: u64) -> Vec<Fact> {
         .map(|place| {
             now += chance.below(5) as i64;
             tick = Tick::following(tick, now, chance.below(3) as u16).expect("in range");
-            // Late facts, short lives, lives that end in one microsecond, and what has no key, time or life.
+            // Late facts, clocks that are ahead, short lives, lives that end in one microsecond, and what has no key, time or life.
             let late = if chance.below(4) == 0 { chance.below(40) as i64 } else { 0 };
+            let early = if chance.below(8) == 0 { chance.below(1_000) as i64 } else { 0 };
             Fact {
                 tick,
                 key: (chance.below(30) > 0).then(|| chance.below(8) as i64),
-                time: (chance.below(30) > 0).then_some(now - late),
+                time: (chance.below(30) > 0).then_some(now - late + early),
                 ttl: (chance.below(30) > 0).then(|| chance.below(30) as i64),
                 cancels: chance.below(10) == 0,
                 word: format!("word {place}"),
@@ -77,12 +79,20 @@ fn facts(seed: u64) -> Vec<Fact> {
 /// What lives at `at`, when all facts with ticks up to it were heard, by key.
 fn living(facts: &[Fact], at: Tick) -> Vec<String> {
     let mut stands: BTreeMap<i64, (i64, Option<(Tick, String)>)> = BTreeMap::new();
+    let mut cancelled: BTreeMap<i64, i64> = BTreeMap::new();
     for fact in facts.iter().filter(|fact| fact.tick <= at) {
         let (Some(key), Some(time)) = (fact.key, fact.time) else { continue };
+        // Nothing is of the future.
+        let time = time.min(fact.tick.micros());
         // What is over when a fact comes stands in nobody's way.
         stands.retain(|_, (_, living)| living.as_ref().is_some_and(|(ends, _)| *ends > fact.tick));
         let is_overtaken = stands.get(&key).is_some_and(|(newest, _)| time < *newest);
-        if is_overtaken {
+        if fact.cancels {
+            let until = cancelled.entry(key).or_insert(time);
+            *until = time.max(*until);
+        }
+        let is_cancelled = !fact.cancels && cancelled.get(&key).is_some_and(|until| time <= *until);
+        if is_overtaken || is_cancelled {
             continue;
         }
         if fact.cancels {
@@ -177,6 +187,78 @@ fn what_is_due_after_the_end_of_input_stays_due() {
     assert_eq!(changes, [(fact.tick, "lives".to_owned(), 1)]);
     let [changes, _] = run(std::slice::from_ref(&fact), ends.next(), &mut Chance(1));
     assert_eq!(changes[1], (ends, "lives".to_owned(), -1));
+}
+
+/// A fact of one key.
+fn fact(at: i64, time: i64, ttl: i64, word: &str) -> Fact {
+    let tick = Tick::new(at, 0).expect("in range");
+    Fact {
+        tick,
+        key: Some(1),
+        time: Some(time),
+        ttl: Some(ttl),
+        cancels: word == "cancels",
+        word: word.to_owned(),
+    }
+}
+
+/// What lives at the end, and what came late.
+fn words(facts: &[Fact], places: Places) -> [Vec<String>; 2] {
+    let last = facts.last().expect("some").tick;
+    let mut expire = Expire::new(&schema(), places);
+    let given = expire.advance(&[batch(facts)], last.next());
+    let mut lives = Vec::new();
+    let words = |batch: &RecordBatch| -> Vec<String> {
+        let words = batch.column_by_name("word").expect("kept").as_string::<i32>();
+        words.iter().flatten().map(str::to_owned).collect()
+    };
+    let diffs = given[0].column_by_name(columns::DIFF).expect("a changelog").as_primitive::<Int64Type>();
+    for (word, diff) in words(&given[0]).into_iter().zip(diffs.values()) {
+        if *diff > 0 { lives.push(word) } else { lives.retain(|other| *other != word) }
+    }
+    [lives, words(&given[1])]
+}
+
+#[test]
+fn one_report_from_the_future_does_not_lock_its_key() {
+    let facts = [fact(1_000, 1_000_000, 60, "of 2096"), fact(1_030, 1_030, 60, "true")];
+    assert_eq!(words(&facts, PLACES), [vec!["true"], vec![]]);
+    let [changes, _] = run(&facts[..1], Tick::new(1_100, 0).expect("in range"), &mut Chance(1));
+    assert_eq!(
+        changes[1].0,
+        Tick::new(1_060, 0).expect("in range"),
+        "it lives so long after it came, no longer"
+    );
+}
+
+#[test]
+fn a_time_to_live_beyond_all_time_ends_with_time() {
+    let facts = [fact(1_000, 1_000, i64::MAX, "for ever"), fact(1_001, i64::MIN, i64::MIN, "never")];
+    let mut expire = Expire::new(&schema(), PLACES);
+    let given = expire.advance(&[batch(&facts)], Tick::new(5_000, 0).expect("in range"));
+    let ends = given.iter().map(|batch| {
+        let ends =
+            batch.column_by_name("expires_at").expect("given").as_primitive::<TimestampMicrosecondType>();
+        ends.values().to_vec()
+    });
+    assert_eq!(ends.collect::<Vec<_>>(), [vec![MICROS_MAX], vec![0]], "times that there are");
+}
+
+#[test]
+fn what_was_cancelled_is_not_brought_back_by_an_older_report() {
+    let cancelled = [fact(10, 10, 100, "first"), fact(20, 20, 0, "cancels"), fact(30, 5, 100, "delayed")];
+    for longest in [Some(100), None] {
+        let places = Places { longest, ..PLACES };
+        assert_eq!(words(&cancelled, places), [vec![], vec!["delayed".to_owned()]]);
+        // Nor after something newer lived and ended, and whether or not the cancellation was overtaken itself.
+        let mut later = cancelled.to_vec();
+        later.insert(1, fact(15, 25, 2, "newer"));
+        assert_eq!(words(&later, places)[0], Vec::<String>::new());
+        // What is reported after it lives.
+        let mut again = cancelled.to_vec();
+        again.push(fact(40, 21, 100, "again"));
+        assert_eq!(words(&again, places)[0], ["again"]);
+    }
 }
 
 /// Memory of this process in bytes, as the kernel counts it.

@@ -81,6 +81,9 @@ fn facts(seed: u64) -> Vec<Fact> {
     for fact in &mut facts {
         tick = Tick::following(tick, fact.time, chance.below(2) as u16).expect("in range");
         fact.tick = tick;
+        if chance.below(40) == 0 {
+            fact.time += 5_000; // A clock that is ahead.
+        }
     }
     facts
 }
@@ -92,19 +95,24 @@ struct Known {
     pairs: BTreeMap<(String, String), (i64, i64, bool)>,
 }
 
+/// How often two streams gave the same value of a contested claim, and how often they did not.
+type Contested = BTreeMap<(String, String), (i64, i64)>;
+
 /// Every round that ended, from the beginning.
 fn slow(facts: &[Fact], learn: Learn) -> Vec<(Tick, Known)> {
     let mut known = vec![(Tick::ZERO, Known::default())];
     let mut round: Option<i64> = None;
     let mut said: Vec<&Fact> = Vec::new();
     let mut pairs: BTreeMap<(String, String), (i64, i64, f64)> = BTreeMap::new();
+    let mut contested = Contested::new();
     let mut records: BTreeMap<String, (i64, i64)> = BTreeMap::new();
     for fact in facts {
-        let own = fact.time.div_euclid(PERIOD);
+        let own = fact.time.min(fact.tick.micros()).div_euclid(PERIOD);
         if round.is_some_and(|round| own > round) {
             let before = known.last().expect("nothing, at first").1.clone();
-            count(&said, &before, &mut pairs, &mut records);
-            known.push((fact.tick, judge(&pairs, &records, learn)));
+            compare(&said, &mut contested, &mut records);
+            count(&said, &before, &contested, learn, &mut pairs, &mut records);
+            known.push((fact.tick, judge(&pairs, &contested, &records, learn)));
             said.clear();
         }
         round = round.max(Some(own));
@@ -113,33 +121,110 @@ fn slow(facts: &[Fact], learn: Learn) -> Vec<(Tick, Known)> {
     known
 }
 
+/// What each stream said last of a claim in a round.
+fn votes_of<'a>(said: &[&'a Fact], claim: i64) -> Vec<(&'a str, i64)> {
+    let mut newest: BTreeMap<&str, &Fact> = BTreeMap::new();
+    let time = |fact: &Fact| fact.time.min(fact.tick.micros());
+    for fact in said.iter().filter(|fact| fact.claim == claim) {
+        let other = newest.entry(&fact.stream).or_insert(fact);
+        if time(fact) >= time(other) {
+            *other = fact;
+        }
+    }
+    newest.iter().filter_map(|(s, f)| Some((*s, f.value?))).collect()
+}
+
+fn compare(said: &[&Fact], contested: &mut Contested, records: &mut BTreeMap<String, (i64, i64)>) {
+    let claims: BTreeSet<i64> = said.iter().map(|fact| fact.claim).collect();
+    for votes in claims.into_iter().map(|claim| votes_of(said, claim)) {
+        let values: BTreeSet<i64> = votes.iter().map(|(_, value)| *value).collect();
+        for (place, (one, value)) in votes.iter().enumerate() {
+            records.entry((*one).to_owned()).or_default();
+            for (other, theirs) in votes[place + 1..].iter().filter(|_| values.len() > 1) {
+                let (same, differing) =
+                    contested.entry(((*one).to_owned(), (*other).to_owned())).or_default();
+                *if value == theirs { same } else { differing } += 1;
+            }
+        }
+    }
+}
+
+/// What is nearer to a bound than this is on it, where whole numbers would be exact: sure.
+const EVEN: f64 = 1e-9;
+
+/// Both ends of Wilson's interval at three standard deviations.
+fn ends(yes: i64, no: i64) -> (f64, f64) {
+    let n = (yes + no) as f64;
+    let (p, z) = (yes as f64 / n, 3.0_f64);
+    let middle = p + z * z / (2.0 * n);
+    let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + z * z / n;
+    ((middle - half) / scale, (middle + half) / scale)
+}
+
+fn inseparable(contested: &Contested, learn: Learn) -> BTreeSet<(String, String)> {
+    let alike = f64::from(learn.alike) / 1e6;
+    let nearer = 1.0 - (1.0 - alike) / 10.0;
+    let is_near = |(same, differing): &(i64, i64)| {
+        let (low, high) = ends(*same, *differing);
+        low + EVEN >= alike && high - EVEN >= nearer
+    };
+    contested.iter().filter(|(_, of)| is_near(of)).map(|(pair, _)| pair.clone()).collect()
+}
+
+/// Who is connected with a stream.
+fn group(stream: &str, pairs: &BTreeSet<(String, String)>) -> BTreeSet<String> {
+    let mut members = BTreeSet::from([stream.to_owned()]);
+    loop {
+        let more: Vec<String> = pairs
+            .iter()
+            .filter(|(a, b)| members.contains(a) || members.contains(b))
+            .flat_map(|(a, b)| [a.clone(), b.clone()])
+            .filter(|stream| !members.contains(stream))
+            .collect();
+        if more.is_empty() {
+            return members;
+        }
+        members.extend(more);
+    }
+}
+
 fn count(
     said: &[&Fact],
     known: &Known,
+    contested: &Contested,
+    learn: Learn,
     pairs: &mut BTreeMap<(String, String), (i64, i64, f64)>,
     records: &mut BTreeMap<String, (i64, i64)>,
 ) {
     let claims: BTreeSet<i64> = said.iter().map(|fact| fact.claim).collect();
+    let mut once = inseparable(contested, learn);
+    once.extend(known.pairs.iter().filter(|(_, (.., is_family))| *is_family).map(|(pair, _)| pair.clone()));
+    let voices: BTreeMap<String, String> =
+        records.keys().map(|s| (s.clone(), group(s, &once).pop_first().expect("itself"))).collect();
     for claim in claims {
-        let mut newest: BTreeMap<&str, &Fact> = BTreeMap::new();
-        for fact in said.iter().filter(|fact| fact.claim == claim) {
-            let other = newest.entry(&fact.stream).or_insert(fact);
-            if fact.time >= other.time {
-                *other = fact;
-            }
-        }
-        let votes: Vec<(&str, i64)> = newest.iter().filter_map(|(s, f)| Some((*s, f.value?))).collect();
-        let family = |s: &str| known.streams.get(s).and_then(|k| k.0.clone()).unwrap_or(format!("alone {s}"));
+        let votes = votes_of(said, claim);
+        let family = |s: &str| voices[s].clone();
         let weight = |s: &str| known.streams.get(s).map_or(1_000, |k| k.3);
-        let mut voices: BTreeMap<String, Vec<(&str, i64)>> = BTreeMap::new();
-        votes.iter().for_each(|vote| voices.entry(family(vote.0)).or_default().push(*vote));
+        let mut members: BTreeMap<String, Vec<(&str, i64)>> = BTreeMap::new();
+        votes.iter().for_each(|vote| members.entry(family(vote.0)).or_default().push(*vote));
         let voice = |members: &Vec<(&str, i64)>| {
             let many = |value: i64| members.iter().filter(|m| m.1 == value).count();
-            members.iter().map(|m| m.1).max_by_key(|v| (many(*v), std::cmp::Reverse(*v))).expect("some")
+            let given: BTreeSet<i64> = members.iter().map(|m| m.1).collect();
+            let most = given.iter().map(|value| many(*value)).max().expect("some");
+            let mut best = given.into_iter().filter(|value| many(*value) == most);
+            // Who is divided says nothing.
+            best.next().filter(|_| best.next().is_none())
         };
-        let spoken: BTreeMap<String, (i64, i64)> = voices
+        let speaker = |members: &Vec<(&str, i64)>, value: i64| {
+            members.iter().filter(|m| m.1 == value).map(|m| m.0).min().expect("one gives it").to_owned()
+        };
+        let spoken: BTreeMap<String, (i64, i64)> = members
             .iter()
-            .map(|(name, members)| (name.clone(), (voice(members), weight(members[0].0))))
+            .filter_map(|(name, members)| {
+                let value = voice(members)?;
+                Some((name.clone(), (value, weight(&speaker(members, value)))))
+            })
             .collect();
         let mut sums: BTreeMap<i64, i64> = BTreeMap::new();
         spoken.values().for_each(|(value, weight)| *sums.entry(*value).or_default() += weight);
@@ -177,50 +262,28 @@ fn count(
 
 fn judge(
     pairs: &BTreeMap<(String, String), (i64, i64, f64)>,
+    contested: &Contested,
     records: &BTreeMap<String, (i64, i64)>,
     learn: Learn,
 ) -> Known {
     let alike = f64::from(learn.alike) / 1e6;
-    // Both ends of Wilson's interval at three standard deviations.
-    let ends = |shared: i64, differing: i64| {
-        let n = (shared + differing) as f64;
-        let (p, z) = (shared as f64 / n, 3.0_f64);
-        let middle = p + z * z / (2.0 * n);
-        let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
-        let scale = 1.0 + z * z / n;
-        ((middle - half) / scale, (middle + half) / scale)
-    };
     let surprising =
         pairs.iter().filter(|(_, (shared, _, bits))| *shared > 0 && *bits >= f64::from(learn.bits));
-    let near: BTreeMap<(String, String), (i64, i64, bool)> = surprising
+    let mut near: BTreeMap<(String, String), (i64, i64, bool)> = surprising
         .filter_map(|(pair, (shared, differing, _))| {
             let (low, high) = ends(*shared, *differing);
-            (high >= alike).then(|| (pair.clone(), (*shared, *differing, low >= alike)))
+            (high - EVEN >= alike).then(|| (pair.clone(), (*shared, *differing, low + EVEN >= alike)))
         })
         .collect();
-    let group = |stream: &str, shown: bool| {
-        let mut members = BTreeSet::from([stream.to_owned()]);
-        loop {
-            let more: Vec<String> = near
-                .iter()
-                .filter(|(_, (.., is_family))| *is_family || !shown)
-                .filter(|((a, b), _)| members.contains(a) || members.contains(b))
-                .flat_map(|((a, b), _)| [a.clone(), b.clone()])
-                .filter(|stream| !members.contains(stream))
-                .collect();
-            if more.is_empty() {
-                return members;
-            }
-            members.extend(more);
-        }
-    };
-    let mut named: BTreeSet<String> = near.keys().flat_map(|(a, b)| [a.clone(), b.clone()]).collect();
-    if learn.weighs {
-        named.extend(records.keys().cloned());
+    for pair in inseparable(contested, learn) {
+        let (shared, differing, _) = pairs.get(&pair).copied().unwrap_or_default();
+        near.entry(pair).or_insert((shared, differing, false));
     }
+    let kin: BTreeSet<_> = near.keys().cloned().collect();
+    let shown: BTreeSet<_> = near.iter().filter(|(_, (.., of))| *of).map(|(pair, _)| pair.clone()).collect();
     let mut known = Known { pairs: near.clone(), ..Known::default() };
-    for stream in named {
-        let [family, kin] = [group(&stream, true), group(&stream, false)];
+    for stream in records.keys().cloned() {
+        let [family, kin] = [group(&stream, &shown), group(&stream, &kin)];
         let least =
             |members: &BTreeSet<String>| (members.len() > 1).then(|| members.first().expect("some").clone());
         let mut weight = 1_000;

@@ -145,9 +145,14 @@ fn batches(log: &[(Tick, Event)], with_declarations: bool) -> Vec<RecordBatch> {
         let columns: Vec<ArrayRef> = vec![
             ticks(&declared),
             Arc::new(each().map(|d| Some(d.0)).collect::<Int64Array>()),
-            Arc::new(each().map(|d| Some(i64::from(d.1.n))).collect::<Int64Array>()),
+            // What is 0 here is missing, 0 or less than that.
+            Arc::new(each().map(|d| Some(i64::from(d.1.n)).filter(|n| *n > 0)).collect::<Int64Array>()),
             Arc::new(each().map(|d| Some(i64::from(d.1.k))).collect::<Int64Array>()),
-            Arc::new(each().map(|d| Some(i64::from(d.1.groups))).collect::<Int64Array>()),
+            Arc::new(
+                each()
+                    .map(|d| Some(if d.1.groups == 0 { -1 } else { i64::from(d.1.groups) }))
+                    .collect::<Int64Array>(),
+            ),
             Arc::new(each().map(|d| Some(d.1.out_of_band)).collect::<BooleanArray>()),
             Arc::new(each().map(|d| Some(d.2)).collect::<StringArray>()),
             Arc::new(each().map(|d| Some(d.3)).collect::<Int64Array>()),
@@ -197,9 +202,9 @@ fn log(seed: u64, with_declarations: bool, is_changelog: bool) -> Log {
             match chance.below(10) {
                 0 if with_declarations => {
                     let need = Need {
-                        n: 1 + chance.below(4) as u32,
-                        k: 1 + chance.below(3) as u32,
-                        groups: 1 + chance.below(3) as u32,
+                        n: (1 + chance.below(4) as u32) * u32::from(chance.below(12) > 0),
+                        k: (1 + chance.below(3) as u32) * u32::from(chance.below(12) > 0),
+                        groups: (1 + chance.below(3) as u32) * u32::from(chance.below(12) > 0),
                         out_of_band: chance.below(3) == 0,
                     };
                     let title = format!("claim {claim}, edition {}", chance.below(3));
@@ -231,7 +236,7 @@ fn log(seed: u64, with_declarations: bool, is_changelog: bool) -> Log {
                         claim,
                         stream: format!("stream {stream}"),
                         value: (chance.below(8) > 0).then(|| chance.below(3) as i64),
-                        time: now - chance.below(20) as i64,
+                        time: now - chance.below(20) as i64 + 50 * i64::from(chance.below(6) == 0),
                         group: (chance.below(3) > 0).then(|| format!("group {}", chance.below(3))),
                         out_of_band: stream == 0,
                         is_fit: chance.below(8) > 0,
@@ -360,7 +365,7 @@ impl Scan {
         for (place, (tick, evidence)) in
             self.evidence.iter().enumerate().filter(|(_, (_, e))| e.claim == claim)
         {
-            let this = (evidence.time, *tick, place, evidence);
+            let this = (evidence.time.min(tick.micros()), *tick, place, evidence);
             let other = newest.entry(&evidence.stream).or_insert(this);
             if (this.0, this.1, this.2) > (other.0, other.1, other.2) {
                 *other = this;
@@ -378,10 +383,16 @@ impl Scan {
             voices.entry(name).or_default().push(evidence);
         }
         let mut votes: Vec<&Evidence> = Vec::new();
+        let mut divided: BTreeSet<&str> = BTreeSet::new();
         for members in voices.values() {
             let many = |value: Option<i64>| members.iter().filter(|e| e.value == value).count();
-            let best =
-                members.iter().map(|e| e.value).max_by_key(|v| (many(*v), std::cmp::Reverse(*v))).unwrap();
+            let given: BTreeSet<Option<i64>> = members.iter().map(|e| e.value).collect();
+            let most = given.iter().map(|value| many(*value)).max().unwrap();
+            let best: Vec<Option<i64>> = given.into_iter().filter(|value| many(*value) == most).collect();
+            let [best] = best[..] else {
+                divided.extend(members.iter().map(|e| e.stream.as_str()));
+                continue;
+            };
             let speaker =
                 members.iter().filter(|e| e.value == best).min_by_key(|e| (!e.out_of_band, &e.stream));
             votes.push(speaker.unwrap());
@@ -417,9 +428,13 @@ impl Scan {
             }
         };
         let need = self.declared.get(&claim).map(|(need, _)| *need).or(all);
+        let need = need.filter(|need| need.n > 0 && need.k > 0 && need.groups > 0);
+        let weigh = |of: &[&&Evidence]| of.iter().map(|e| weight_of(&e.stream)).sum::<i64>();
+        let second = sums.iter().filter(|(value, _)| Some(**value) != lead).map(|(_, sum)| *sum).max();
         // A quorum by its definition, and its margin by trying: how many of those who agree can go, whichever they are.
         let holds = |of: &[&&Evidence], need: Need| {
-            of.len() as u32 >= need.k.max(1)
+            of.len() as u32 >= need.k
+                && weigh(of) > second.unwrap_or(0)
                 && groups_of(of) >= need.groups
                 && (!need.out_of_band || of.iter().any(|e| e.out_of_band))
         };
@@ -437,6 +452,18 @@ impl Scan {
             broken.min().expect("without anyone nothing holds")
         });
         let groups = groups_of(&agreeing);
+        // Who agrees and was looked at: these must hold alone, whoever leads, and kin are one voice.
+        let known: Vec<&&Evidence> =
+            agreeing.iter().filter(|e| self.families.contains_key(&e.stream)).copied().collect();
+        let voices: BTreeSet<String> = known
+            .iter()
+            .map(|e| kin_of(&e.stream).map_or(format!("alone {}", e.stream), |kin| format!("kin {kin}")))
+            .collect();
+        let is_vouched = |need: Need| {
+            voices.len() as u32 >= need.k
+                && groups_of(&known) >= need.groups
+                && (!need.out_of_band || known.iter().any(|e| e.out_of_band))
+        };
         let reason = match need {
             None => "UNDECLARED",
             Some(_) if votes.is_empty() => "NO_EVIDENCE",
@@ -445,6 +472,7 @@ impl Scan {
             Some(need) if groups < need.groups => "GROUPS",
             Some(need) if need.out_of_band && !agreeing.iter().any(|e| e.out_of_band) => "OUT_OF_BAND",
             Some(need) if (votes.len() as u32) < need.n => "STREAMS",
+            Some(need) if !is_vouched(need) => "FAMILIES_UNKNOWN",
             Some(_) => "-",
         };
         let status = match (margin, reason) {
@@ -471,6 +499,7 @@ impl Scan {
                 None => "WITHDRAWN",
                 Some(e) if !e.is_fit => "STATUS",
                 Some(e) if e.value.is_none() => "NO_VALUE",
+                Some(e) if divided.contains(e.stream.as_str()) => "DIVIDED",
                 Some(e) if !votes.contains(e) => "FAMILY",
                 Some(e) if e.value == lead => "-",
                 Some(_) => "DISAGREES",

@@ -68,6 +68,11 @@ impl Planner<'_> {
             vec![of[0].clone(), at, of[1].clone(), diff]
         });
         add(Reads::Evidence, &credibility.evidence, |of, _| of.to_vec());
+        let facts =
+            [&credibility.evidence, &credibility.regions].into_iter().flatten().map(|part| &part.over);
+        for of in facts.filter(|of| !of.is_absent()) {
+            self.facts_of(node, of, draft.schema(&of.value)?)?;
+        }
         add(Reads::Regions, &credibility.regions, |of, at| vec![of[0].clone(), at, of[1].clone()]);
         let planned = parts.into_iter().map(|(reads, over, sqls)| {
             let narrow = self.computed(node, &over, reads.fields(), &sqls, draft)?;

@@ -46,8 +46,10 @@ impl Planner<'_> {
         let fault = |what: String| {
             self.faults.add(line, format!("measure `{}` of node `{}` {what}", measure.name.value, node.name));
         };
-        let over = measure.over.as_ref().map_or(&node.inputs[0].value, |over| &over.value);
+        let of = measure.over.as_ref().unwrap_or(&node.inputs[0]);
+        let over = &of.value;
         let schema = draft.schema(over)?;
+        self.facts_of(node, of, schema)?;
         let time = self.time_column(&measure.time, schema, over)?;
         let time = schema.field(time).name();
         let declared = measure.reference.as_ref().map(|(edges, counts, _)| Histogram {

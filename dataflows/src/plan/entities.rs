@@ -86,12 +86,14 @@ impl Planner<'_> {
                 return None;
             }
         }
+        self.facts_only(node, input)?;
         // Kinds in the order in which they are first named.
         let mut kinds: Vec<(Text, DataType)> = Vec::new();
         let asking = self.names(node, &settings.names, input, of, &mut kinds);
         let mut linked = Vec::new();
         for other in &settings.linked {
             let schema = draft.schema(&other.over.value)?;
+            self.facts_of(node, &other.over, schema)?;
             let names = self.names(node, &other.names, schema, &other.over.value, &mut kinds)?;
             linked.push((other.over.value.clone(), names));
         }
@@ -222,6 +224,7 @@ impl Planner<'_> {
     ) -> Option<Arc<Projection>> {
         let of = frauds.over.value.as_str();
         let schema = draft.schema(of)?;
+        self.facts_of(node, &frauds.over, schema)?;
         let identifier = self.key_column(&frauds.identifier, schema, of);
         let about = self.key_column(&frauds.about, schema, of);
         let own_time = Text { value: columns::TS_UTC.to_owned(), line: node.line };

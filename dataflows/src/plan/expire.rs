@@ -49,10 +49,10 @@ impl Planner<'_> {
             Some(condition) => Some(narrow.compute("_cancel", condition?)),
             None => None,
         };
-        let places = Places { key: 1, time: 2, ttl, cancel, given };
+        let longest = settings.ttl.longest();
+        let places = Places { key: 1, time: 2, ttl, cancel, given, longest };
         let mut heard = narrow.heard(of, Route::Key(1));
         heard.is_passed = true;
-        let longest = settings.ttl.longest();
         heard.retention = longest.map_or(Retention::PutDown, Retention::Span);
         let schema = Arc::clone(heard.narrow.schema());
         let outputs = Expire::schemas(&schema, given).map(|schema| (schema, vec![1])).to_vec();
@@ -79,7 +79,7 @@ impl Planner<'_> {
             Ttl::Sql(text) => {
                 let planned = self.planned(text, self.sql.plan(&text.value, input, None))?;
                 let sql = match planned.expr.data_type {
-                    ref whole if whole.is_integer() => format!("cast(({}) as bigint) * 1000000", text.value),
+                    ref whole if whole.is_integer() => seconds(&text.value),
                     DataType::Duration(_) => {
                         format!("cast(arrow_cast({}, 'Duration(Microsecond)') as bigint)", text.value)
                     }
@@ -110,6 +110,15 @@ impl Planner<'_> {
         let line = Text { value: sql.clone(), line: text.map_or(0, |text| text.line) };
         Some(self.planned(&line, self.sql.plan(&sql, input, Some(&DataType::Int64)))?.expr)
     }
+}
+
+/// SQL of so many seconds in microseconds. What is beyond all time stays beyond it, whatever its product would wrap to.
+fn seconds(sql: &str) -> String {
+    const MOST: i64 = i64::MAX / 1_000_000;
+    let whole = format!("cast(({sql}) as bigint)");
+    format!(
+        "case when {whole} > {MOST} then {MOST} when {whole} < -{MOST} then -{MOST} else {whole} end * 1000000"
+    )
 }
 
 impl Ttl {

@@ -41,6 +41,7 @@ impl Planner<'_> {
         let group = settings.group.as_ref().map(|group| self.kept_column(group, input, of));
         let [out_of_band, votes] = [&settings.out_of_band, &settings.votes]
             .map(|text| text.as_ref().map(|text| self.condition(text, input)));
+        self.can_hold(settings);
         let (claim, stream, value, time) = (claim?, stream?, value?, optional(time)?);
         let mut narrow = Narrow::new(self, node, input, claim, time);
         let mut evidence = Evidences {
@@ -87,7 +88,7 @@ impl Planner<'_> {
             evidence,
             declared: declared_shape,
             families: families.as_ref().map(|(_, shape)| *shape),
-            need: settings.need,
+            need: settings.need.map(|(need, _)| need),
             tells_votes: self.is_port_read(node, PORTS[1]),
             claim: fields,
             types: [data_type(value), data_type(stream), group_type],
@@ -178,6 +179,37 @@ impl Planner<'_> {
             diff: narrow.diff().expect("a `families` gives a changelog"),
         };
         Some((narrow.heard(of, Route::All), shape))
+    }
+
+    /// Says so when what claims need contradicts itself, or can never be met.
+    fn can_hold(&self, settings: &QuorumNode) {
+        let wants = |line: u32| {
+            let what = "needs a vote from out of band, and no stream is; say which are in `out_of_band`, such as \"tier = 0\"";
+            self.faults.add(line, format!("a claim {what}"));
+        };
+        if let Some((need, line)) = &settings.need {
+            let fault = |what: String| self.faults.add(*line, format!("`need` {what}"));
+            if need.k > need.n {
+                fault(format!(
+                    "wants {} of {} streams to agree; `k` is at most `n`, how many should vote",
+                    need.k, need.n
+                ));
+            }
+            if need.groups > need.k {
+                fault(format!(
+                    "wants {} to agree, of {} groups, and so many are of as many groups at most; put `k` at {} or more",
+                    need.k, need.groups, need.groups
+                ));
+            }
+            if need.out_of_band && settings.out_of_band.is_none() {
+                wants(*line);
+            }
+        }
+        if let Some(text) = settings.declared.as_ref().and_then(|declared| declared.out_of_band.as_ref())
+            && settings.out_of_band.is_none()
+        {
+            wants(text.line);
+        }
     }
 
     /// Whether two columns name the same things.

@@ -194,15 +194,20 @@ impl Planner<'_> {
 
     /// Says so when a node whose rows are taken for facts gives a changelog.
     pub(super) fn facts_only(&self, node: &Node, schema: &Schema) -> Option<()> {
+        self.facts_of(node, &node.inputs[0], schema)
+    }
+
+    /// The same of another node that it reads.
+    pub(super) fn facts_of(&self, node: &Node, of: &Text, schema: &Schema) -> Option<()> {
         if schema.index_of(columns::DIFF).is_err() {
             return Some(());
         }
         let what = format!(
             "{} reads facts, and `{}` gives a changelog, whose rows are taken back; read what it is made of",
             node.called("node"),
-            node.inputs[0].value
+            of.value
         );
-        self.faults.add(node.inputs[0].line, what);
+        self.faults.add(of.line, what);
         None
     }
 

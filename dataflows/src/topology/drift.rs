@@ -98,8 +98,8 @@ pub fn read(section: &Section<'_>, faults: &Rc<Faults>) -> DriftNode {
             delay: span(2, "delay"),
             lateness_max: span(3, "lateness_max"),
             rows_min: of.count("rows_min", 1).or(rows_min),
-            yellow: of.number("yellow"),
-            red: of.number("red"),
+            yellow: bound(&of, "yellow", faults),
+            red: bound(&of, "red", faults),
             reference: of.section("reference").and_then(|reference| {
                 let (edges, counts) = (reference.numbers("edges"), reference.numbers("counts"));
                 reference.finish();
@@ -113,6 +113,20 @@ pub fn read(section: &Section<'_>, faults: &Rc<Faults>) -> DriftNode {
     DriftNode { measures: measures.collect() }
 }
 
+/// A bound that a value can be beyond.
+fn bound(section: &Section<'_>, key: &'static str, faults: &Rc<Faults>) -> Option<f64> {
+    let number = section.number(key)?;
+    if number.is_finite() && number.abs() <= GREATEST {
+        return Some(number);
+    }
+    let what = format!("`{key}` of {} is {number}; write a number of at most {GREATEST}", section.name());
+    faults.add(section.line(), what);
+    None
+}
+
+/// The greatest number that is kept in millionths.
+const GREATEST: f64 = 9e12;
+
 /// A histogram whose edges ascend and whose counts are whole.
 fn histogram(
     section: &Section<'_>,
@@ -122,6 +136,7 @@ fn histogram(
 ) -> Option<(Vec<f64>, Vec<u64>, u32)> {
     let is_whole = |count: &f64| *count >= 0.0 && count.fract() == 0.0 && *count < 1e15;
     let holds = !edges.is_empty()
+        && edges.iter().all(|edge| edge.is_finite() && edge.abs() <= GREATEST)
         && edges.is_sorted_by(|a, b| a < b)
         && counts.len() == edges.len() + 1
         && counts.iter().all(is_whole)

@@ -25,8 +25,8 @@ pub struct QuorumNode {
     pub votes: Option<Text>,
     /// The columns that a claim keeps, of its declaration or of its first row.
     pub keep: Vec<Text>,
-    /// What claims need of which nobody said so.
-    pub need: Option<Need>,
+    /// What claims need of which nobody said so, and where that stands.
+    pub need: Option<(Need, u32)>,
     /// Who says what claims need.
     pub declared: Option<DeclaredNode>,
     /// Who says which streams are one family.
@@ -64,7 +64,7 @@ pub fn read(section: &Section<'_>) -> QuorumNode {
             out_of_band: need.flag("out_of_band").unwrap_or(false),
         };
         need.finish();
-        read
+        (read, need.line())
     });
     let declared = section.section("declared").map(|declared| {
         let read = DeclaredNode {

@@ -10,6 +10,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tidegate_facts::{KeyHash, Tick, columns};
 
 use super::graph::{Changes, Confirmation, Graph, Kind, Name, Naming, Settings, Sighting, Wanted};
+use crate::blank::nulls_for_blanks;
 use crate::keys::keys_of;
 use crate::lookup::micros_of;
 use crate::ordered::{Ordered, Output};
@@ -235,7 +236,7 @@ struct Named<'a> {
     times: Vec<i64>,
     /// The keys of the first row, then those of the second, and so on.
     keys: Vec<KeyHash>,
-    identifiers: Vec<&'a ArrayRef>,
+    identifiers: Vec<ArrayRef>,
     ends: Option<&'a BooleanArray>,
 }
 
@@ -244,8 +245,8 @@ impl<'a> Named<'a> {
         let count = names.naming.kinds.len();
         // The event time stands behind the first.
         let places = (0..count).map(|place| if place == 0 { 1 } else { place + 2 });
-        let identifiers: Vec<&ArrayRef> = places.map(|place| rows.column(place)).collect();
-        let columns: Vec<Vec<KeyHash>> = identifiers.iter().map(|column| keys_of(column)).collect();
+        let identifiers: Vec<ArrayRef> = places.map(|place| named(rows.column(place))).collect();
+        let columns: Vec<Vec<KeyHash>> = identifiers.iter().map(keys_of).collect();
         let keys = (0..rows.num_rows()).flat_map(|row| columns.iter().map(move |keys| keys[row])).collect();
         let ends = names.with_ends.then(|| rows.column(count + 2).as_boolean());
         Named { ticks: Ticks::of(rows), times: micros_of(rows.column(2)), keys, identifiers, ends }
@@ -258,7 +259,7 @@ impl<'a> Named<'a> {
         let keys = &self.keys[row * count..][..count];
         let ends = self.ends.is_some_and(|ends| ends.is_valid(row) && ends.value(row));
         let sighting = Sighting { tick, time: self.times[row], keys, ends };
-        graph.hear(naming, sighting, |column| text_of(self.identifiers[column], row));
+        graph.hear(naming, sighting, |column| text_of(&self.identifiers[column], row));
         true
     }
 }
@@ -268,18 +269,19 @@ struct Frauds<'a> {
     ticks: Ticks<'a>,
     times: Vec<i64>,
     keys: Vec<KeyHash>,
-    identifiers: &'a ArrayRef,
+    identifiers: ArrayRef,
     about: Vec<KeyHash>,
     is_fraud: &'a BooleanArray,
 }
 
 impl<'a> Frauds<'a> {
     fn of(rows: &'a RecordBatch) -> Frauds<'a> {
+        let identifiers = named(rows.column(1));
         Frauds {
             ticks: Ticks::of(rows),
             times: micros_of(rows.column(2)),
-            keys: keys_of(rows.column(1)),
-            identifiers: rows.column(1),
+            keys: keys_of(&identifiers),
+            identifiers,
             about: keys_of(rows.column(3)),
             is_fraud: rows.column(4).as_boolean(),
         }
@@ -290,9 +292,14 @@ impl<'a> Frauds<'a> {
         let is_fraud = self.is_fraud.is_valid(row) && self.is_fraud.value(row);
         let (time, about, key) = (self.times[row], self.about[row], self.keys[row]);
         let confirmation = Confirmation { tick, time, about, kind, key, is_fraud };
-        graph.confirm(confirmation, || text_of(self.identifiers, row));
+        graph.confirm(confirmation, || text_of(&self.identifiers, row));
         true
     }
+}
+
+/// A column of identifiers; a blank text is none.
+fn named(column: &ArrayRef) -> ArrayRef {
+    nulls_for_blanks(column).unwrap_or_else(|| Arc::clone(column))
 }
 
 /// An identifier as people write it.

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use tidegate_facts::{Tick, columns};
 
 use super::{Cause, Change, Claims, Evidence, Loss, Need, Reason, Status, Verdict, VoteChange};
+use crate::blank::without_blanks;
 use crate::kept::{Form, Names, plain, plain_field};
 use crate::keys::{NULL_KEY, keys_of};
 use crate::ordered::Ordered;
@@ -46,7 +48,7 @@ pub struct Evidences {
 pub struct Declared {
     /// The claim.
     pub claim: usize,
-    /// `n`, `k`, and the groups, 64 bits each; without a value 1.
+    /// `n`, `k`, and the groups, 64 bits each.
     pub numbers: [usize; 3],
     /// Whether it needs a vote from out of band.
     pub out_of_band: usize,
@@ -159,7 +161,12 @@ impl Quorum {
     pub fn new(shape: Shape) -> Quorum {
         let [values, streams, groups] = shape.types.clone().map(Names::new);
         Quorum {
-            claims: Claims::new(shape.need, shape.evidence.diff.is_none(), shape.tells_votes),
+            claims: Claims::new(
+                shape.need,
+                shape.evidence.diff.is_none(),
+                shape.tells_votes,
+                shape.families.is_some(),
+            ),
             form: Form::new(shape.claim.iter().map(|field| field.data_type().clone())),
             schemas: shape.schemas(),
             streams,
@@ -178,10 +185,14 @@ impl Quorum {
         for (row, key) in keys.into_iter().enumerate().filter(|(_, key)| *key != NULL_KEY) {
             let number = |of: usize| {
                 let value = numbers[of].is_valid(row).then(|| numbers[of].value(row));
-                value.map_or(1, |value| value.clamp(0, i64::from(u32::MAX)) as u32)
+                value.map_or(0, |value| value.clamp(0, i64::from(u32::MAX)) as u32)
             };
             let [n, k, groups] = [0, 1, 2].map(number);
-            let need = Need { n, k, groups, out_of_band: holds(out_of_band, row) };
+            let need = if n > 0 && k > 0 && groups > 0 && out_of_band.is_valid(row) {
+                Need { n, k, groups, out_of_band: out_of_band.value(row) }
+            } else {
+                Need::UNSAID
+            };
             let kept = kept.row(row).data();
             let claim = self.claims.claim(key, || kept.into());
             if is_plus(&rows, shape.diff, row) {
@@ -205,7 +216,7 @@ impl Quorum {
             let known = |name: u32| (name != Names::NULL).then_some(name);
             let is_so = is_plus(&rows, Some(shape.diff), row);
             let membership = if is_so {
-                Membership { family: known(families[row]), kin: known(kin[row]), weight }
+                Membership { family: known(families[row]), kin: known(kin[row]), weight, is_known: true }
             } else {
                 Membership::ALONE
             };
@@ -224,7 +235,8 @@ impl Ordered for Quorum {
         let mut others = inputs[1..].iter();
         let declared = shape.declared.as_ref().map(|shape| (shape, others.next().expect("an input each")));
         let families = shape.families.as_ref().map(|shape| (shape, others.next().expect("an input each")));
-        let heard = Heard::of(&inputs[0], &shape.evidence, self);
+        let evidence = without_blanks(&inputs[0], &[shape.evidence.claim, shape.evidence.stream]);
+        let heard = Heard::of(&evidence, &shape.evidence, self);
         let mut said = Said::default();
         let mut places = [0; 3];
         let empty = RecordBatch::new_empty(Arc::new(Schema::empty()));
@@ -278,7 +290,7 @@ struct Heard<'a> {
     streams: Vec<u32>,
     values: Vec<u32>,
     groups: Option<Vec<u32>>,
-    times: &'a [i64],
+    times: &'a TimestampMicrosecondArray,
     out_of_band: Option<&'a BooleanArray>,
     is_fit: Option<&'a BooleanArray>,
     expires: Option<&'a [i64]>,
@@ -301,7 +313,7 @@ impl<'a> Heard<'a> {
             streams: quorum.streams.numbers(rows, shape.stream),
             values: quorum.values.numbers(rows, shape.value),
             groups: shape.group.map(|place| quorum.groups.numbers(rows, place)),
-            times: micros(shape.time),
+            times: rows.column(shape.time).as_primitive(),
             out_of_band: shape.out_of_band.map(|place| rows.column(place).as_boolean()),
             is_fit: shape.is_fit.map(|place| rows.column(place).as_boolean()),
             expires: shape.expires.map(micros),
@@ -314,8 +326,11 @@ impl<'a> Heard<'a> {
             return; // Of no claim, or by nobody.
         }
         let claim = claims.claim(self.keys[row], || self.kept.row(row).data().into());
+        // Without times the order of arrival decides.
+        let said = if self.times.is_valid(row) { self.times.value(row) } else { 0 };
         let evidence = Evidence {
-            time: self.times[row],
+            time: said.min(Tick(tick).micros()),
+            said,
             stream: self.streams[row],
             value: self.values[row],
             group: self.groups.as_ref().map_or(Names::NULL, |groups| groups[row]),
@@ -454,6 +469,7 @@ impl Reason {
             Reason::Groups => "GROUPS",
             Reason::OutOfBand => "OUT_OF_BAND",
             Reason::Streams => "STREAMS",
+            Reason::FamiliesUnknown => "FAMILIES_UNKNOWN",
         }
     }
 }
@@ -464,6 +480,7 @@ impl Loss {
         match self {
             Loss::Disagrees => "DISAGREES",
             Loss::Family => "FAMILY",
+            Loss::Divided => "DIVIDED",
             Loss::Status => "STATUS",
             Loss::NoValue => "NO_VALUE",
             Loss::Expired => "EXPIRED",

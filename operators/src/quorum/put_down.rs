@@ -40,6 +40,7 @@ impl Shape {
             field("_n", &DataType::UInt32),
             field("_k", &DataType::UInt32),
             field("_groups", &DataType::UInt32),
+            field("_said", &timestamp()),
         ]);
         (Arc::new(Schema::new(fields)), vec![1, first, first + 1, first + 2])
     }
@@ -107,12 +108,15 @@ impl Lasting for Quorum {
         let counts = |count: fn(&Need) -> u32| -> ArrayRef {
             Arc::new(rows.iter().map(|row| row.need.as_ref().map(count)).collect::<UInt32Array>())
         };
-        let times = rows.iter().map(|row| row.evidence.map(|evidence| evidence.time));
+        let times = |of: fn(&Evidence) -> i64| -> ArrayRef {
+            let times = rows.iter().map(|row| row.evidence.as_ref().map(of));
+            Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+        };
         let mut columns = self.form.columns(rows.iter().map(|row| self.claims.row(row.claim)));
         columns.extend([
             Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.kind))) as ArrayRef,
             self.streams.column(of(|evidence| evidence.stream, |row| row.named.0)),
-            Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
+            times(|evidence| evidence.time),
             self.values.column(of(|evidence| evidence.value, |row| row.named.1)),
             Arc::new(rows.iter().map(|row| row.status).collect::<StringArray>()),
             self.groups.column(of(|evidence| evidence.group, |_| Names::NULL)),
@@ -121,6 +125,7 @@ impl Lasting for Quorum {
             counts(|need| need.n),
             counts(|need| need.k),
             counts(|need| need.groups),
+            times(|evidence| evidence.said),
         ]);
         columns
     }
@@ -132,7 +137,8 @@ impl Lasting for Quorum {
         let [kinds, statuses] = [first, first + 4].map(|place| rows.column(place).as_string::<i32>());
         let [out_of_band, is_fit] = [first + 6, first + 7].map(|place| rows.column(place).as_boolean());
         let counts = [8, 9, 10].map(|place| rows.column(first + place).as_primitive::<UInt32Type>());
-        let times = rows.column(first + 2).as_primitive::<TimestampMicrosecondType>();
+        let [times, said] =
+            [2, 11].map(|place| rows.column(first + place).as_primitive::<TimestampMicrosecondType>());
         let streams = self.streams.numbers(rows, first + 1);
         let values = self.values.numbers(rows, first + 3);
         let groups = self.groups.numbers(rows, first + 5);
@@ -151,6 +157,7 @@ impl Lasting for Quorum {
                 kind if kind == KINDS[1] => {
                     let evidence = Evidence {
                         time: times.value(row),
+                        said: said.value(row),
                         stream: streams[row],
                         value: values[row],
                         group: groups[row],
@@ -211,8 +218,16 @@ impl Status {
 
 impl Loss {
     fn of_name(name: &str) -> Option<Loss> {
-        [Loss::Disagrees, Loss::Family, Loss::Status, Loss::NoValue, Loss::Expired, Loss::Withdrawn]
-            .into_iter()
-            .find(|loss| loss.name() == name)
+        [
+            Loss::Disagrees,
+            Loss::Family,
+            Loss::Divided,
+            Loss::Status,
+            Loss::NoValue,
+            Loss::Expired,
+            Loss::Withdrawn,
+        ]
+        .into_iter()
+        .find(|loss| loss.name() == name)
     }
 }
