@@ -11,7 +11,7 @@ use tidegate_operators::drift::severity::Bounds;
 use tidegate_operators::drift::stream::{
     Drift, KEY, events_schema, input_fields, orders, periods_schema, put_down_schema,
 };
-use tidegate_operators::drift::{Kind, Settings};
+use tidegate_operators::drift::{BEYOND, Kind, Settings};
 use tidegate_operators::expr::{Column, Projection};
 use tidegate_operators::ordered::Route;
 
@@ -61,6 +61,13 @@ impl Planner<'_> {
             let what = format!("`reference` is for `psi` and `ks`; `{}` has none to declare", kind.name());
             self.faults.add(*line, what);
         }
+        if measure.settles.is_some() && !kind.learns() {
+            fault(
+                "has nothing to settle; `settles` is for what is held against a key's first period: `timing_entropy`, and \
+                 `psi` and `ks` without a `reference`"
+                    .to_owned(),
+            );
+        }
         let missing = |setting: &str, what: &str| fault(format!("lacks `{setting}`, {what}"));
         if measure.key.is_none() && !matches!(kind, Kind::Psi(_) | Kind::KolmogorovSmirnov(_)) {
             missing("key", "SQL of whose facts belong together");
@@ -107,6 +114,7 @@ impl Planner<'_> {
             delay: measure.delay.map_or(0, Span::micros),
             lateness_max: measure.lateness_max.map_or(0, Span::micros),
             rows_min: measure.rows_min.unwrap_or(1),
+            settles: measure.settles,
         };
         let usual = bounds_of(&kind);
         let bound = |set: Option<f64>, usual: i64| set.map_or(usual, in_millionths);
@@ -115,6 +123,10 @@ impl Planner<'_> {
             red: bound(measure.red, usual.red),
             falling: usual.falling,
         };
+        let is_small = |bound: &Option<f64>| bound.is_none_or(|bound| bound.abs() < MEASURED_MAX);
+        if !(is_small(&measure.yellow) && is_small(&measure.red)) {
+            fault(format!("has a bound that nothing is beyond; values are measured up to {MEASURED_MAX:e}"));
+        }
         let is_ordered =
             if bounds.falling { bounds.red <= bounds.yellow } else { bounds.yellow <= bounds.red };
         if !is_ordered {
@@ -206,7 +218,14 @@ pub(super) fn tick_micros() -> String {
     format!("cast({} / {} as bigint)", columns::TICK, 1 << PARTITION_BITS)
 }
 
-/// SQL of a number in millionths.
+/// Numbers whose millionths are represented; what is greater is [`BEYOND`].
+const MEASURED_MAX: f64 = 9e12;
+
+/// SQL of a number in millionths. What is no number at all fails, and goes to `errors`.
 pub(super) fn millionths(sql: &str) -> String {
-    format!("cast(round(cast(({sql}) as double) * 1000000) as bigint)")
+    let number = format!("cast(({sql}) as double)");
+    format!(
+        "case when abs({number}) < {MEASURED_MAX:e} or isnan({number}) then cast(round({number} * 1000000) as bigint) \
+         when {number} > 0 then {BEYOND} when {number} < 0 then -{BEYOND} end"
+    )
 }
