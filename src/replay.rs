@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use tidegate_dataflows::Plan;
+use tidegate_dataflows::governance::began_with;
 use tidegate_dataflows::watch::Watch;
 use tidegate_facts::Tick;
 use tidegate_replay::compare::{Compared, compare_seals};
@@ -103,6 +104,8 @@ fn verify(arguments: &Replay, plan: &Arc<Plan>, watch: &Watch) -> Outcome {
     let range = (arguments.from.unwrap_or(Tick::ZERO), arguments.to.unwrap_or(Tick(u64::MAX)));
     let compared = compare_seals(plan, &arguments.data, &store, range, arguments.workers.into(), watch)?;
     let code = if compared.first.is_none() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) };
+    let began = began_with(&arguments.data.join("log"), &store)?.map(|run| run.plan);
+    let other = began.filter(|began| *began != plan.digest);
     if arguments.format == Answer::Json {
         let first = compared.first.as_ref().map(|d| {
             let values = d.values.iter().map(|(name, a, b)| serde_json::json!({"name": name, "sealed": a, "computed": b}));
@@ -111,7 +114,7 @@ fn verify(arguments: &Replay, plan: &Arc<Plan>, watch: &Watch) -> Outcome {
         let answer = serde_json::json!({
             "facts": compared.facts, "commits": compared.commits, "equal_records": compared.equal,
             "differing_files": compared.files, "uncommitted": compared.uncommitted, "first_difference": first,
-            "seconds": watch.elapsed().as_secs_f64(),
+            "plan": plan.digest, "plan_of_log": began, "seconds": watch.elapsed().as_secs_f64(),
         });
         return Ok((vec![answer.to_string()], code));
     }
@@ -123,6 +126,14 @@ fn verify(arguments: &Replay, plan: &Arc<Plan>, watch: &Watch) -> Outcome {
     )];
     if compared.uncommitted > 0 {
         lines.push(format!("{} intervals of the log are not committed yet", compared.uncommitted));
+    }
+    if let Some(other) = other {
+        lines.push(format!(
+            "`{}` was run under plan {other}, and this topology is plan {}: its seals cannot be the same; give the files and the \
+             --set with which it was started",
+            arguments.data.display(),
+            plan.digest
+        ));
     }
     lines.extend(difference(arguments, &compared));
     Ok((lines, code))

@@ -10,7 +10,7 @@ use crate::harness;
 use crate::service::Service;
 
 /// A report that holds for some seconds from now.
-fn report(id: &str, source: &str, ttl_s: u32) -> String {
+fn report(id: &str, claim: &str, source: &str, ttl_s: u32) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
     let time = tidegate_facts::time::to_rfc3339(i64::try_from(now).unwrap());
     let (a, b) = ("a".repeat(64), "b".repeat(64));
@@ -19,7 +19,7 @@ fn report(id: &str, source: &str, ttl_s: u32) -> String {
         "parameter_hash": b, "seed": 7, "scenario_id": "s", "run_id": "c".repeat(32), "scenario_run_id": "d".repeat(32),
         "platform_run_id": "platform_20260101T000000Z",
         "payload": {
-            "stream_id": source, "claim_id": "claim-1", "source_id": source, "correlation_group": "g", "region": "east",
+            "stream_id": source, "claim_id": claim, "source_id": source, "correlation_group": "g", "region": "east",
             "domain": "one", "tier": 0, "out_of_band": true, "value": "up", "status": "OK", "confidence": "0.900",
             "event_time": time, "ttl_s": ttl_s,
         },
@@ -44,7 +44,7 @@ fn evidence_expires_although_nothing_follows_it_and_a_replay_agrees() {
     let scratch = tempfile::tempdir().unwrap();
     let (topology, data) = (harness::file("tests/topologies/beats.toml"), scratch.path().join("data"));
     let service = Service::run(&topology, &data, &["-w", "2", "--commit-within", "100ms"]);
-    let both = [report("e-1", "s-1", 2), report("e-2", "s-2", 3600)].join("\n");
+    let both = [report("e-1", "claim-1", "s-1", 2), report("e-2", "claim-1", "s-2", 3600)].join("\n");
     let answered = service.post("/v1/facts", "application/x-ndjson", &both);
     assert_eq!(answered.status, 200, "{}", answered.body);
     wait_for(&service, "SELECT count(*) FROM alive", &json!([["2"]]));
@@ -54,6 +54,9 @@ fn evidence_expires_although_nothing_follows_it_and_a_replay_agrees() {
     wait_for(&service, "SELECT status, margin FROM claims", &json!([["VERIFIED", 1]]));
     assert_eq!(service.sql("SELECT count(*), sum(_diff) FROM alive_changes")["rows"], json!([["3", "1"]]));
     service.stop();
+    // What followed from time alone is committed as what follows from facts is.
+    let committed = harness::ask(&data, "SELECT stream_id FROM alive");
+    assert_eq!(committed.iter().map(|rows| rows.num_rows()).sum::<usize>(), 1);
 
     // What it committed follows from its log, beats and all; and so it does after a start.
     let again = Service::run(&topology, &data, &["-w", "1"]);
@@ -64,5 +67,30 @@ fn evidence_expires_although_nothing_follows_it_and_a_replay_agrees() {
     let commits = tidegate_sinks::table::Commits::read(&store).unwrap();
     assert_ne!(commits.list.last().unwrap().check, Digest::default());
     let replayed = replay(&plan, &data, &scratch.path().join("replayed"), 2, &harness::watch(&plan)).unwrap();
+    assert_eq!(compare(&commits, &replayed), None);
+}
+
+#[test]
+fn a_claim_that_follows_from_claims_falls_with_one_of_them_also_on_disk() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (topology, data) = (harness::file("tests/topologies/beats.toml"), scratch.path().join("data"));
+    let service = Service::run(&topology, &data, &["-w", "2", "--commit-within", "100ms"]);
+    let both = [report("e-1", "pump-1", "s-1", 3600), report("e-2", "pump-2", "s-2", 2)].join("\n");
+    let answered = service.post("/v1/facts", "application/x-ndjson", &both);
+    assert_eq!(answered.status, 200, "{}", answered.body);
+    wait_for(&service, "SELECT whole, status FROM wholes", &json!([["pump", "VERIFIED"]]));
+    // Nobody says anything more, and what is known of one part runs out.
+    wait_for(&service, "SELECT whole, status FROM wholes", &json!([["pump", "UNKNOWN"]]));
+    let sql = "SELECT count(*) FROM frontier WHERE committed_tick > (SELECT max(_tick) FROM whole_flips)";
+    wait_for(&service, sql, &json!([["1"]]));
+    service.stop();
+    let flips = harness::ask(&data, "SELECT status, cause FROM whole_flips ORDER BY _tick DESC LIMIT 1");
+    let said = arrow::util::pretty::pretty_format_batches(&flips).unwrap().to_string();
+    assert!(said.contains("UNKNOWN") && said.contains("ENDING"), "{said}");
+
+    let plan = harness::plan(&topology, &[]);
+    let store = tidegate_sinks::store::Store::open(&data.join("store")).unwrap();
+    let commits = tidegate_sinks::table::Commits::read(&store).unwrap();
+    let replayed = replay(&plan, &data, &scratch.path().join("replayed"), 1, &harness::watch(&plan)).unwrap();
     assert_eq!(compare(&commits, &replayed), None);
 }

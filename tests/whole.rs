@@ -9,6 +9,7 @@ mod check;
 mod corpora;
 mod credibility;
 mod determinism;
+mod examples;
 mod faults;
 mod fusion;
 mod graph;

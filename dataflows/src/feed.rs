@@ -116,6 +116,10 @@ impl Feed {
             group,
             upper,
             ends: ends.into_iter().map(|(topic, partition, end)| ((topic, partition), end)).collect(),
+            boundaries: Boundaries {
+                last: checkpoint.upper,
+                ..Boundaries::new(plan.topology.commit_rows, plan.topology.commit_span)
+            },
             ..Feed::new(plan, workers)
         }
     }
@@ -171,7 +175,12 @@ impl Feed {
             standings.resize_with(uppers.len(), || (self.facts, self.basis.clone()));
         }
         if group.commit || group.upper >= self.to {
-            self.boundaries.mark(group.upper.min(self.to), &mut uppers);
+            let upper = group.upper.min(self.to);
+            if group.commit {
+                self.boundaries.pass(upper, &mut uppers);
+            } else {
+                self.boundaries.mark(upper, &mut uppers);
+            }
             standings.resize_with(uppers.len(), || (self.facts, self.basis.clone()));
         }
         let heads = self.chains.group(group, &order, &uppers, self.from);
@@ -374,12 +383,14 @@ pub struct Boundaries {
     span: Span,
     counted: u64,
     first: Option<Tick>,
+    /// The last boundary.
+    last: Tick,
 }
 
 impl Boundaries {
     /// Boundaries from the beginning of a log.
     pub fn new(rows: u64, span: Span) -> Boundaries {
-        Boundaries { rows, span, counted: 0, first: None }
+        Boundaries { rows, span, counted: 0, first: None, last: Tick::ZERO }
     }
 
     /// A fact of this tick comes next; the boundary in front of it is added, if there is one.
@@ -400,13 +411,24 @@ impl Boundaries {
         }
     }
 
-    /// A boundary that stands in the log itself. Where nothing came since the last one there is none.
+    /// A boundary, unless nothing came since the last one.
     pub fn mark(&mut self, upper: Tick, boundaries: &mut Vec<Tick>) {
         if self.counted > 0 {
             boundaries.push(upper);
+            self.last = upper;
         }
         self.counted = 0;
         self.first = None;
+    }
+
+    /// A boundary that stands in the log itself: also where nothing came but time has passed, since something may follow from
+    /// that alone.
+    pub fn pass(&mut self, upper: Tick, boundaries: &mut Vec<Tick>) {
+        if self.counted == 0 && upper > self.last {
+            boundaries.push(upper);
+            self.last = upper;
+        }
+        self.mark(upper, boundaries);
     }
 
     /// How many facts stand behind the last boundary.
@@ -439,5 +461,9 @@ mod tests {
         boundaries.mark(at(112), &mut found);
         boundaries.mark(at(112), &mut found);
         assert_eq!(found.len(), 3, "an empty interval is not committed");
+        boundaries.pass(at(112), &mut found);
+        boundaries.pass(at(200), &mut found);
+        boundaries.pass(at(200), &mut found);
+        assert_eq!(found[3..], [at(200)], "unless time has passed, and the log says so");
     }
 }

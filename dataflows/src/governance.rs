@@ -313,6 +313,23 @@ fn text_of(proposal: &Proposal) -> RevisionText {
     RevisionText { file, text: proposal.text.as_str().into() }
 }
 
+/// What the log in `folder` says that it was begun with; what was pruned of it is read from `archive`. `None` of an empty log.
+///
+/// # Errors
+/// When the log's first group cannot be read.
+pub fn began_with(folder: &Path, archive: &Store) -> Result<Option<RunRecord>, GovernanceError> {
+    let first = read_range(folder, Some(archive), Bound::Group(0), Some(Bound::Group(1)), Preference::Log)?;
+    let groups: Vec<Group> = first.collect::<Result<_, _>>()?;
+    let mut frames = groups.iter().flat_map(|group| &group.frames);
+    let run = frames.find(|frame| frame.topic == Topic::Audit && frame.name == RUN);
+    run.map(run_record).transpose()
+}
+
+fn run_record(frame: &Frame) -> Result<RunRecord, GovernanceError> {
+    let record = frame.rows.column(0).as_string::<i32>().value(0);
+    serde_json::from_str(record).map_err(|error| GovernanceError::Unreadable { what: error.to_string() })
+}
+
 /// A plan with everything that came into force by the steps in the log of `folder`; what was pruned of it is read
 /// from `archive`.
 ///
@@ -449,10 +466,7 @@ impl Past {
         self.backfills.extend(backfills_of(frames)?);
         for frame in frames.iter().filter(|frame| frame.topic == Topic::Audit) {
             if frame.name == RUN {
-                let record = frame.rows.column(0).as_string::<i32>().value(0);
-                let run: RunRecord = serde_json::from_str(record)
-                    .map_err(|error| GovernanceError::Unreadable { what: error.to_string() })?;
-                self.kinship.check(plan, data, run)?;
+                self.kinship.check(plan, data, run_record(frame)?)?;
                 self.began = true;
             } else if frame.name == RECEIPTS {
                 let sources = frame.rows.column(0).as_dictionary::<Int32Type>();
@@ -556,7 +570,7 @@ pub fn text_said(plan: &Plan, lifecycle: &Lifecycle, subject: &Subject, digest: 
     let (NodeKind::Gate { policy: file } | NodeKind::Decide { bundle: file }) = &node.kind else {
         unreachable!("only these are revised")
     };
-    Arc::clone(&plan.topology.files[&plan.topology.path_of(&file.value)])
+    Arc::clone(&plan.topology.files[&plan.topology.path_of(file)])
 }
 
 /// The name and digest of a revision.

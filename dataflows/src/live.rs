@@ -609,6 +609,11 @@ impl Live {
             .collect()
     }
 
+    /// Whether any table has rows that no commit has.
+    pub fn has_uncommitted(&self) -> bool {
+        self.shelves().values().flatten().any(|shelf| !shelf.lock().batches.is_empty())
+    }
+
     /// The commits that there are.
     pub fn commits(&self) -> Arc<Commits> {
         Arc::clone(&self.commits.lock().expect("no panic"))

@@ -668,7 +668,7 @@ impl Planner<'_> {
         if named.is_absent() {
             return None;
         }
-        let file = self.topology.path_of(&named.value);
+        let file = self.topology.path_of(named);
         if let Some(text) = self.files.borrow().get(&file) {
             return Some(RevisionText { file, text: Arc::clone(text) });
         }
@@ -680,7 +680,8 @@ impl Planner<'_> {
             }
             Err(error) => {
                 let shown = file.display();
-                self.faults.add(named.line, format!("{what} file `{shown}` cannot be read ({error}); check the path, which is relative to the topology"));
+                let from = if named.line == 0 { "where the command runs" } else { "the topology" };
+                self.faults.add(named.line, format!("{what} file `{shown}` cannot be read ({error}); check the path, which is relative to {from}"));
                 None
             }
         }
@@ -1309,9 +1310,17 @@ impl Planner<'_> {
         let in_bundle = |span: std::ops::Range<usize>, what: String| {
             self.faults.add_of(file, line_of(text, span.start), what)
         };
+        let number = |planned: &Planned| {
+            let data_type = &planned.expr.data_type;
+            (data_type.is_numeric() || *data_type == DataType::Null).then_some(()).ok_or_else(|| {
+                format!("the score `{}` is {data_type}; write a number", bundle.score.get_ref())
+            })
+        };
         let score = self
             .sql
-            .plan(bundle.score.get_ref(), input, Some(&DataType::Float64))
+            .plan(bundle.score.get_ref(), input, None)
+            .and_then(|planned| number(&planned))
+            .and_then(|()| self.sql.plan(bundle.score.get_ref(), input, Some(&DataType::Float64)))
             .map_err(|what| in_bundle(bundle.score.span(), what))
             .ok();
         let mut rules = Vec::new();

@@ -253,6 +253,12 @@ fn go(
         output.forget_checkpoint();
     }
     let (plan, governed) = &governance::governed(plan, log.folder(), store, &BTreeSet::new())?;
+    // Before anything is written there.
+    let began = if recovery.groups > 0 { governance::began_with(log.folder(), store)? } else { None };
+    if let Some(run) = began.filter(|run| run.plan != plan.digest) {
+        let (data, wanted) = (options.data.clone(), plan.digest);
+        return Err(RunError::OtherPlan { data, topology: run.topology, found: run.plan, wanted });
+    }
     if let Some(live) = live {
         live.begin(governed.clone());
         output.live = Some(Arc::clone(live));
@@ -260,7 +266,6 @@ fn go(
     }
     store.probe()?;
     schemas::declare(&plan.tables(), store)?;
-    graphs::declare(&graphs_of(plan), store)?;
 
     let mut workers = Workers::start(plan, options.workers, &output, watch).map_err(RunError::Worker)?;
     let gate = Gate {
@@ -360,6 +365,8 @@ impl Gate<'_> {
         let (mut dedupe, covered) = DedupeIndex::open(&index, self.options.dedupe_bytes, self.log.upper())?;
         let mut feed = self.feed()?;
         self.replay(&mut feed, &mut dedupe, covered)?;
+        // Not before the log was seen to be this plan's.
+        graphs::declare(&graphs_of(self.plan), self.store)?;
         // What the sources go on from; the groups to come tell of themselves.
         let past = self.past.clone();
         let sources = self.plan.sources.iter().map(|source| {
@@ -535,10 +542,14 @@ impl Gate<'_> {
     ) -> Result<Receiver<FromSource>, RunError> {
         let failed = |source| RunError::Source { name: plan.name.clone(), source };
         let from = past.sources.get(&plan.name).map_or(0, Resume::next);
-        if let (Some(known), Some(path)) = (past.prefixes.get(&plan.name), plan.path()) {
+        let known = past.prefixes.get(&plan.name);
+        if let (Some(known), Some(path)) = (known, plan.path()) {
             known.prefix.check(path).map_err(failed)?;
         }
         let mut source = plan.open(from).map_err(failed)?;
+        if plan.path().is_none() && known.is_some_and(|known| known.prefix != source.prefix()) {
+            return Err(failed(SourceError::OtherWorld));
+        }
         let mut judge = judge_of(self.plan.policy(), self.plan.topology.partitions, plan.bounds);
         let counter = self.watch.stage(&Stage::Source(place, plan.name.clone()));
         let plan = plan.clone();
@@ -623,7 +634,7 @@ impl Gate<'_> {
             (!unchanged).then(|| audit_record(PROGRESS, &record))
         });
         let progress: Vec<_> = progress.collect();
-        let commit = feed.pending() > 0;
+        let commit = self.is_unsaid(feed);
         if commit || !progress.is_empty() {
             let group = admission.group(progress, commit).expect("it has a mark or a frame");
             self.append(&group, admission, feed)?;

@@ -9,6 +9,7 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr as Logical, Volatility, cast};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use tidegate_facts::columns;
 use tidegate_facts::names::choices;
 use tidegate_operators::expr::Expr;
 
@@ -50,7 +51,9 @@ impl Sql {
             None => logical,
         };
         let logical = self.simplified(logical, &df_schema).map_err(|error| sentence(text, &error, schema))?;
-        let reads = logical.column_refs().into_iter().map(|column| column.name.clone()).collect();
+        let reads: Vec<String> =
+            logical.column_refs().into_iter().map(|column| column.name.clone()).collect();
+        refuse_what_is_not_taken_back(text, schema, &reads)?;
         let physical = self
             .context
             .create_physical_expr(logical, &df_schema)
@@ -77,6 +80,19 @@ impl Sql {
             DataType::Boolean => Ok(planned),
             ref other => Err(format!("`{text}` is a {other}; write a condition that is true or false")),
         }
+    }
+}
+
+/// Over a changelog, only what is the same when a row is taken back may be computed of it.
+fn refuse_what_is_not_taken_back(text: &str, schema: &Schema, reads: &[String]) -> Result<(), String> {
+    let own = [columns::TICK, columns::DIFF];
+    let read = reads.iter().find(|name| own.contains(&name.as_str()));
+    match read {
+        Some(name) if schema.index_of(columns::DIFF).is_ok() => Err(format!(
+            "`{text}` reads `{name}` of a changelog, which is another when a row is taken back than when it was given, so \
+             what follows from the row would stay for ever; compute from the row's own columns"
+        )),
+        _ => Ok(()),
     }
 }
 

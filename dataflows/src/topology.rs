@@ -392,9 +392,12 @@ impl Topology {
         self.nodes.iter().find(|node| node.name == name && !name.is_empty())
     }
 
-    /// A path of the file, relative to its folder.
-    pub fn path_of(&self, path: &str) -> PathBuf {
-        self.file.parent().unwrap_or(Path::new("")).join(path)
+    /// Where a path leads: one of the file is relative to its folder, one of the command line to where the command runs.
+    pub fn path_of(&self, path: &Text) -> PathBuf {
+        if path.line == 0 {
+            return PathBuf::from(&path.value);
+        }
+        self.file.parent().unwrap_or(Path::new("")).join(&path.value)
     }
 }
 

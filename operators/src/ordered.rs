@@ -11,8 +11,6 @@
 //! * Time: nothing is given before the frontier has passed it; the output's frontier is the input's.
 //! * State: what the frontier has not passed, and the state's own.
 
-use std::sync::Arc;
-
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{interleave_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
@@ -313,6 +311,7 @@ impl<F: FnMut(&RecordBatch, usize) -> Vec<usize>> Distributor<Rows> for ByPlace<
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
 
     use arrow::array::{ArrayRef, AsArray, Int64Array, UInt64Array};
     use arrow::datatypes::{DataType, Field, Int64Type, Schema};

@@ -115,7 +115,7 @@ pub enum QueryError {
         choices: String,
     },
     /// A table function cannot be called so.
-    #[error("`{function}` {what}; write {usage}")]
+    #[error("`{function}`: {what}; write {usage}")]
     Call {
         /// The function.
         function: &'static str,

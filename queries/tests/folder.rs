@@ -886,7 +886,12 @@ fn identifiers_are_resolved_to_components_and_a_conflict_is_flagged() {
     ask_graph(
         "select hint, component, candidates, conflict, before_tick, basis from Resolve('card', '1', 'card', '2', as_of => '2018-04-01T00:00:01.100000Z') order by HINT",
         expect![[r#"
-            error: `resolve` is asked as of what is neither a tick nor a time, both as literals; write resolve('KIND', 'IDENTIFIER' [, 'KIND', 'IDENTIFIER' ..] [, as_of => TICK or TIME] [, graph => 'NODE'])
+            +------+-----------+------------+----------+---------------------+--------+
+            | hint | component | candidates | conflict | before_tick         | basis  |
+            +------+-----------+------------+----------+---------------------+--------+
+            | 1    | card:1    | 1          | false    | 6236327121305604096 | [1, 0] |
+            | 2    | card:1    | 1          | false    | 6236327121305604096 | [1, 0] |
+            +------+-----------+------------+----------+---------------------+--------+
         "#]],
     );
     // The version is of the plan and the basis, and the basis counts the facts before the tick.
@@ -912,17 +917,21 @@ fn a_profile_tells_when_who_and_how_much() {
     ask_graph(
         "select kind, identifier, first_seen, last_seen, days_seen, degree, degree_card, degree_device, component, size, frauds from profile('card', '1')",
         expect![[r#"
-            +------+------------+--------------------------+--------------------------+-------+--------+-------------+---------------+-----------+------+--------+
-            | kind | identifier | first_seen               | last_seen                | times | degree | degree_card | degree_device | component | size | frauds |
-            +------+------------+--------------------------+--------------------------+-------+--------+-------------+---------------+-----------+------+--------+
-            | card | 1          | 2018-04-01T00:00:00.100Z | 2018-04-01T00:00:00.700Z | 4     | 1      | 0           | 1             | card:1    | 2    | 1      |
-            +------+------------+--------------------------+--------------------------+-------+--------+-------------+---------------+-----------+------+--------+
+            +------+------------+--------------------------+------------+-----------+--------+-------------+---------------+-----------+------+--------+
+            | kind | identifier | first_seen               | last_seen  | days_seen | degree | degree_card | degree_device | component | size | frauds |
+            +------+------------+--------------------------+------------+-----------+--------+-------------+---------------+-----------+------+--------+
+            | card | 1          | 2018-04-01T00:00:00.100Z | 2018-04-01 | 1         | 1      | 0           | 1             | card:1    | 2    | 1      |
+            +------+------------+--------------------------+------------+-----------+--------+-------------+---------------+-----------+------+--------+
         "#]],
     );
     ask_graph(
         "select first_seen, last_seen, days_seen, degree_card, component, size, p.frauds from profile('device', '9', as_of => '2018-04-01T00:00:00.400000Z') p",
         expect![[r#"
-            error: `profile` is asked as of what is neither a tick nor a time, both as literals; write profile('KIND', 'IDENTIFIER' [, as_of => TICK or TIME] [, graph => 'NODE'])
+            +--------------------------+-----------+-----------+-------------+-----------+------+--------+
+            | first_seen               | last_seen | days_seen | degree_card | component | size | frauds |
+            +--------------------------+-----------+-----------+-------------+-----------+------+--------+
+            | 2018-04-01T00:00:00.100Z | NULL      | 0         | 2           | card:1    | 3    | 1      |
+            +--------------------------+-----------+-----------+-------------+-----------+------+--------+
         "#]],
     );
     ask_graph(
@@ -938,11 +947,11 @@ fn a_profile_tells_when_who_and_how_much() {
     ask_graph(
         "select * from profile('card', 'unheard of')",
         expect![[r#"
-        +------+------------+------------+------------+-----------+-----------+-------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
-        | kind | identifier | first_tick | first_seen | last_tick | last_seen | times | degree | degree_card | degree_device | component | size | frauds | before_tick | basis | graph_version |
-        +------+------------+------------+------------+-----------+-----------+-------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
-        +------+------------+------------+------------+-----------+-----------+-------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
-    "#]],
+            +------+------------+------------+------------+-----------+-----------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
+            | kind | identifier | first_tick | first_seen | last_seen | days_seen | degree | degree_card | degree_device | component | size | frauds | before_tick | basis | graph_version |
+            +------+------------+------------+------------+-----------+-----------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
+            +------+------------+------------+------------+-----------+-----------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
+        "#]],
     );
 }
 
@@ -961,19 +970,31 @@ fn neighbours_come_in_pages_directly_or_through_what_is_shared() {
     ask_graph(
         "select kind, identifier, since, page from neighbours('device', '9', 1, as_of => '2018-04-01T00:00:00.500000Z')",
         expect![[r#"
-            error: `neighbours` is asked as of what is neither a tick nor a time, both as literals; write neighbours('KIND', 'IDENTIFIER' [, limit => ROWS] [, after => 'PAGE'] [, through => 'KIND'] [, as_of => TICK or TIME] [, graph => 'NODE'])
+            +------+------------+--------------------------+--------+
+            | kind | identifier | since                    | page   |
+            +------+------------+--------------------------+--------+
+            | card | 1          | 2018-04-01T00:00:00.100Z | card:1 |
+            +------+------------+--------------------------+--------+
         "#]],
     );
     ask_graph(
         "select kind, identifier, since, page from neighbours('device', 9, limit => 1, after => 'card:1', as_of => '2018-04-01T00:00:00.500000Z')",
         expect![[r#"
-            error: `neighbours` is asked as of what is neither a tick nor a time, both as literals; write neighbours('KIND', 'IDENTIFIER' [, limit => ROWS] [, after => 'PAGE'] [, through => 'KIND'] [, as_of => TICK or TIME] [, graph => 'NODE'])
+            +------+------------+--------------------------+--------+
+            | kind | identifier | since                    | page   |
+            +------+------------+--------------------------+--------+
+            | card | 2          | 2018-04-01T00:00:00.300Z | card:2 |
+            +------+------------+--------------------------+--------+
         "#]],
     );
     ask_graph(
         "select kind, identifier, shared, since, page from neighbours('card', '1', through => 'device', as_of => '2018-04-01T00:00:00.500000Z')",
         expect![[r#"
-            error: `neighbours` is asked as of what is neither a tick nor a time, both as literals; write neighbours('KIND', 'IDENTIFIER' [, limit => ROWS] [, after => 'PAGE'] [, through => 'KIND'] [, as_of => TICK or TIME] [, graph => 'NODE'])
+            +------+------------+----------+--------------------------+-------------------------+
+            | kind | identifier | shared   | since                    | page                    |
+            +------+------------+----------+--------------------------+-------------------------+
+            | card | 2          | device:9 | 2018-04-01T00:00:00.300Z | card:2 through device:9 |
+            +------+------------+----------+--------------------------+-------------------------+
         "#]],
     );
     ask_graph(
@@ -1028,8 +1049,8 @@ fn a_question_to_the_graph_that_makes_no_sense_is_told_what_does() {
             "there is no graph `grph`; did you mean `graph`?",
         ),
         ("select * from profile('card', '1', limit => 3)", "takes nothing called `limit`"),
-        ("select * from neighbours('card', '1', limit => 'all')", "its limit is a number of rows"),
-        ("select * from neighbours('card', '1', as_of => 'long ago')", "`as_of` is a tick, or a time"),
+        ("select * from neighbours('card', '1', limit => 'all')", "takes a number of rows"),
+        ("select * from neighbours('card', '1', as_of => 'long ago')", "neither a tick nor a time"),
         ("select * from neighbours('card', (select '1'))", "takes literals and parameters only"),
         ("select * from neighbours('card', '1', 5, limit => 5)", "is given `limit` twice"),
         ("select * from graph_version('grph')", "there is no graph `grph`"),
@@ -1040,7 +1061,7 @@ fn a_question_to_the_graph_that_makes_no_sense_is_told_what_does() {
     check(
         "select * from resolve('card', '1')",
         expect![[r#"
-        error: `resolve` there is no entity graph here: give the topology a node of kind `entities`, and a `sink.parquet` for each of its ports `entities`, `links` and `components`, and run it (of a folder that an earlier version ran, run it again); write resolve('KIND', 'IDENTIFIER' [, 'KIND', 'IDENTIFIER' ..] [, as_of => TICK or TIME] [, graph => 'NODE'])
+        error: `resolve`: there is no entity graph here: give the topology a node of kind `entities`, and a `sink.parquet` for each of its ports `entities`, `links` and `components`, and run it (of a folder that an earlier version ran, run it again); write resolve('KIND', 'IDENTIFIER' [, 'KIND', 'IDENTIFIER' ..] [, as_of => TICK or TIME] [, graph => 'NODE'])
     "#]],
     );
 }
@@ -1057,5 +1078,5 @@ fn the_files_of_other_kinds_are_not_read_for_a_key() {
         pruned
     };
     assert_eq!(read("select * from neighbours('device', '9')"), [false, true]);
-    assert_eq!(read("select * from neighbours('card', '1')"), [false, false]);
+    assert_eq!(read("select * from neighbours('card', 'it''s')"), [false, false]);
 }

@@ -9,6 +9,12 @@ use ::parquet::errors::ParquetError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
+    /// A world is made from other settings than the one that was read.
+    #[error(
+        "its world is made from other settings than the one whose records are in the log; run it with those it began with, or \
+         with `--data` on a new folder"
+    )]
+    OtherWorld,
     /// Nothing stands at the path.
     #[error("there is no file or folder `{path}`; check the spelling, or put the input there")]
     Missing {

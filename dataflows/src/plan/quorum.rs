@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, SchemaRef};
+use tidegate_facts::columns;
 use tidegate_operators::expire::EXPIRES_AT;
 use tidegate_operators::expr::Expr;
 use tidegate_operators::kept::plain;
@@ -30,12 +31,18 @@ impl Planner<'_> {
         let claim = self.key_column(&settings.claim, input, of);
         let stream = self.kept_column(&settings.stream, input, of);
         let value = self.kept_column(&settings.value, input, of);
-        let time = self.time_column(&settings.time, input, of);
+        // What stands in a changelog stands in its order; a time of its own it need not have.
+        let is_changelog = input.index_of(columns::DIFF).is_ok();
+        let time = if is_changelog && !settings.has_time {
+            input.index_of(&settings.time.value).is_ok().then(|| self.time_column(&settings.time, input, of))
+        } else {
+            Some(self.time_column(&settings.time, input, of))
+        };
         let group = settings.group.as_ref().map(|group| self.kept_column(group, input, of));
         let [out_of_band, votes] = [&settings.out_of_band, &settings.votes]
             .map(|text| text.as_ref().map(|text| self.condition(text, input)));
-        let (claim, stream, value, time) = (claim?, stream?, value?, time?);
-        let mut narrow = Narrow::new(self, node, input, claim, Some(time));
+        let (claim, stream, value, time) = (claim?, stream?, value?, optional(time)?);
+        let mut narrow = Narrow::new(self, node, input, claim, time);
         let mut evidence = Evidences {
             claim: 1,
             time: 2,

@@ -73,7 +73,7 @@ impl Gate<'_> {
             let first = next;
             next += records.len() as u64;
             self.take_all(live, admission, feed, submissions, (first, taken))?;
-            let since = (feed.pending() > 0).then(|| uncommitted.unwrap_or(taken));
+            let since = self.is_unsaid(feed).then(|| uncommitted.unwrap_or(taken));
             uncommitted = since;
             if since.is_some_and(|since| since.elapsed() >= self.options.commit_within) {
                 let mark = admission.group(Vec::new(), true).expect("it has a mark");
@@ -88,6 +88,12 @@ impl Gate<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether something waits for its commit.
+    pub(super) fn is_unsaid(&self, feed: &Feed) -> bool {
+        // What follows from time alone has no fact to be counted.
+        feed.pending() > 0 || self.plan.awaits_time() && self.live.is_some_and(Live::has_uncommitted)
     }
 
     /// Says in the log that time has passed, when something in the graph waits for time and nothing else moves it.

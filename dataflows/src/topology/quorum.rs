@@ -13,8 +13,10 @@ pub struct QuorumNode {
     pub stream: Text,
     /// The value column: what is said.
     pub value: Text,
-    /// The event-time column.
+    /// The event-time column,
     pub time: Text,
+    /// and whether the file names one.
+    pub has_time: bool,
     /// The column of the stream's declared group.
     pub group: Option<Text>,
     /// SQL: whether the stream is out of band.
@@ -86,6 +88,7 @@ pub fn read(section: &Section<'_>) -> QuorumNode {
         stream: section.required_text("stream", "the column that names who says it"),
         value: section.required_text("value", "the column of what is said"),
         time: section.text("time").unwrap_or(Text { value: "ts_utc".to_owned(), line: section.line() }),
+        has_time: section.has("time"),
         group: section.text("group"),
         out_of_band: section.text("out_of_band"),
         votes: section.text("votes"),

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::awaited::{Awaited, Outcome};
 use super::decisions::decided_at;
-use super::{Problem, ProblemBody, Service, Shared, body_of};
+use super::{Asked, Problem, ProblemBody, Service, Shared, body_of};
 use crate::access::Caller;
 use crate::json;
 use crate::traces::{Call, Origin};
@@ -27,6 +27,32 @@ const RECORDS_MAX: usize = 10_000;
 
 /// How long the log may take before a call is told that it is not known what became of its records.
 pub(super) const DURABLE_WITHIN: Duration = Duration::from_secs(30);
+
+/// An event as its producer sends it. Which of these a class of events needs, and what its payload holds, says the gate's policy.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "read by the gate; here only described")]
+struct Envelope {
+    /// Sent again under the same id, it is a duplicate.
+    #[schema(example = "payment-1")]
+    event_id: String,
+    #[schema(example = "card.transaction.v1")]
+    event_type: String,
+    /// When it happened: UTC, with six digits of a second.
+    #[schema(example = "2026-04-18T09:30:00.000000Z")]
+    ts_utc: String,
+    manifest_fingerprint: String,
+    parameter_hash: Option<String>,
+    seed: Option<u64>,
+    scenario_id: Option<String>,
+    run_id: Option<String>,
+    scenario_run_id: Option<String>,
+    platform_run_id: Option<String>,
+    /// The trace that it belongs to.
+    trace_id: Option<String>,
+    /// The fields of its type; decimals as strings.
+    #[schema(value_type = Object)]
+    payload: serde_json::Value,
+}
 
 /// What became of the records of a call, in their order.
 #[derive(Serialize, ToSchema)]
@@ -102,7 +128,10 @@ impl ReceiptBody {
 /// again is safe, and answered as a duplicate.
 #[utoipa::path(
     post, path = "/v1/facts", tag = "facts",
-    request_body(content = String, description = "One envelope, or one a line", content_type = "application/json"),
+    request_body(
+        content((Envelope = "application/json"), (String = "application/x-ndjson")),
+        description = "One envelope, or one a line"
+    ),
     responses(
         (status = 200, description = "Every record has a receipt", body = Receipts),
         (status = 403, description = "The key may not send these events", body = ProblemBody),
@@ -126,6 +155,12 @@ pub(super) async fn facts(State(service): Shared, request: Request) -> Result<Js
     if records.len() > RECORDS_MAX {
         let what = format!("the body has {} records; send at most {RECORDS_MAX} at once", records.len());
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, what));
+    }
+    if records.is_empty() {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "the body has no records; send one envelope a line",
+        ));
     }
     let heads: Vec<Head> = records.iter().map(|record| Head::of(record)).collect();
     may_send(&caller, &heads)?;
@@ -174,9 +209,12 @@ async fn admitted(
 
 /// How long to wait for a decision.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Within {
-    /// Milliseconds, at most 30,000.
+    /// Milliseconds, at most 30,000; 1000 if it is not given.
     #[serde(default = "a_second")]
+    #[param(required = false, default = 1000, maximum = 30_000)]
     within_ms: u64,
 }
 
@@ -203,7 +241,7 @@ struct Decided {
 /// answered with the decision that it had.
 #[utoipa::path(
     post, path = "/v1/decide", tag = "facts", params(Within),
-    request_body(content = String, description = "One envelope", content_type = "application/json"),
+    request_body(content = Envelope, description = "One envelope", content_type = "application/json"),
     responses(
         (status = 200, description = "Decided", body = Decided),
         (status = 202, description = "Durable, and not decided in time: look there", body = Decided),
@@ -214,7 +252,7 @@ struct Decided {
 )]
 pub(super) async fn decide(
     State(service): Shared,
-    Query(within): Query<Within>,
+    Asked(within): Asked<Within>,
     request: Request,
 ) -> Result<Response, Problem> {
     if within.within_ms > 30_000 {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,12 +13,13 @@ use tidegate_facts::time::to_rfc3339;
 use utoipa::{IntoParams, ToSchema};
 
 use super::ask::time_of;
-use super::{Problem, ProblemBody, Shared};
+use super::{Asked, Problem, ProblemBody, Shared};
 use crate::json;
 
 /// Where the windows end.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(super) struct When {
     /// The event time at which the windows end; that of `as_of` if it is not given.
     at: Option<String>,
@@ -85,7 +86,7 @@ struct Freshness {
 pub(super) async fn features(
     State(service): Shared,
     Path((group, key)): Path<(String, String)>,
-    Query(When { at }): Query<When>,
+    Asked(When { at }): Asked<When>,
 ) -> Result<Json<impl Serialize>, Problem> {
     let began = Instant::now();
     let at = at.map(|at| Tick::parse(&at).map(Tick::micros)).transpose();

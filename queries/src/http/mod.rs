@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Query, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -29,6 +30,7 @@ use futures::StreamExt;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::live::Live;
 use tidegate_dataflows::watch::Watch;
@@ -126,6 +128,23 @@ impl IntoResponse for Problem {
     }
 }
 
+/// What a call asks for behind the `?`.
+struct Asked<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Asked<T>, Problem> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(asked)) => Ok(Asked(asked)),
+            Err(refused) => {
+                let what = format!("{}; GET /openapi.json lists what may be asked", refused.body_text());
+                Err(Problem::new(StatusCode::BAD_REQUEST, what))
+            }
+        }
+    }
+}
+
 #[derive(OpenApi)]
 #[openapi(info(
     title = "Tidegate",
@@ -174,6 +193,10 @@ fn router(service: Arc<Service>) -> axum::Router {
         .fallback(|| async {
             Problem::new(StatusCode::NOT_FOUND, "there is nothing here; GET /openapi.json lists every call")
         })
+        .method_not_allowed_fallback(|request: Request| async move {
+            let what = format!("{} is not taken here; GET /openapi.json lists every call", request.method());
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, what)
+        })
         .layer(from_fn_with_state(measuring, measured))
         .with_state(service)
 }
@@ -198,7 +221,7 @@ async fn allowed(role: Role, request: Request, next: Next) -> Result<Response, P
 }
 
 /// The body of a request, if it comes in time and is not too long.
-async fn body_of(request: Request) -> Result<(axum::http::request::Parts, Vec<u8>), Problem> {
+async fn body_of(request: Request) -> Result<(Parts, Vec<u8>), Problem> {
     let (head, body) = request.into_parts();
     match tokio::time::timeout(BODY_WITHIN, read_whole(body)).await {
         Ok(read) => Ok((head, read?)),
