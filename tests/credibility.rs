@@ -53,8 +53,8 @@ fn workers_and_batches_do_not_change_a_byte_of_what_is_believed() {
     }
 }
 
-/// Reports of twelve streams, some late, some of them unfit, over six hours.
-fn reports() -> Vec<String> {
+/// Reports of twelve streams, some late, some of them unfit, a hundred an hour.
+fn reports(rows: u64) -> Vec<String> {
     let mixed = |number: u64| {
         let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 9
@@ -79,7 +79,7 @@ fn reports() -> Vec<String> {
             600 + draw(9, 4) * 300,
         )
     };
-    (0..600).map(line).collect()
+    (0..rows).map(line).collect()
 }
 
 /// Everything that the topology gave.
@@ -89,16 +89,52 @@ fn given(data: &Path) -> String {
         .concat()
 }
 
+const HEADER: &str =
+    "evidence_id,claim_id,source_id,region,tier,value,status,confidence,event_time,ingest_time,ttl_s\n";
+
+#[test]
+fn a_checkpoint_stays_as_large_as_what_is_known_while_evidence_is_refreshed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let lines = reports(9_000);
+    let csv = scratch.path().join("reports.csv");
+    let size_after = |upto: usize| {
+        std::fs::write(&csv, format!("{HEADER}{}", lines[..upto].concat())).unwrap();
+        let set = [
+            format!("reports.path={}", csv.display()),
+            "commit_rows=500".to_owned(),
+            "state_rows=1000".to_owned(),
+        ];
+        let plan = harness::plan(&harness::file("tests/topologies/reports.toml"), &set);
+        let data = scratch.path().join("data");
+        harness::run_plan(&plan, &data, 2);
+        let mut checkpoints = harness::files(&data.join("store"));
+        checkpoints.retain(|(name, _)| name.starts_with("checkpoints") && name.ends_with(".json"));
+        let (_, newest) = checkpoints.pop().expect("a run keeps its state");
+        let newest: serde_json::Value = serde_json::from_slice(&newest).unwrap();
+        let pieces = newest["checkpoint"]["pieces"].as_array().unwrap();
+        let rows = |piece: &serde_json::Value| piece["rows"].as_u64().unwrap();
+        let of = |wanted: &dyn Fn(&str) -> bool| -> u64 {
+            pieces.iter().filter(|piece| wanted(piece["timeline"].as_str().unwrap())).map(rows).sum()
+        };
+        assert!(of(&|timeline| timeline.ends_with("/put-down")) > 0, "states are put down: {newest:#}");
+        // What drift still hears is of a day, and the rest of what came since.
+        (of(&|timeline| timeline.starts_with("drift/")), of(&|timeline| !timeline.starts_with("drift/")))
+    };
+    let sizes = [3_000, 6_000, 9_000].map(size_after);
+    println!("drift, and all else: {sizes:?}");
+    assert!(sizes[2].0 * 10 <= sizes[1].0 * 12, "{sizes:?}");
+    assert!(sizes[2].1 * 10 <= sizes[0].1 * 15, "{sizes:?}");
+}
+
 #[test]
 fn what_is_believed_after_a_stop_is_what_would_have_been_believed_without() {
     let scratch = tempfile::tempdir().unwrap();
-    let lines = reports();
-    let header =
-        "evidence_id,claim_id,source_id,region,tier,value,status,confidence,event_time,ingest_time,ttl_s\n";
+    let lines = reports(600);
     let run = |data: &str, upto: usize, workers: usize| {
         let csv = scratch.path().join(format!("{data}.csv"));
-        std::fs::write(&csv, format!("{header}{}", lines[..upto].concat())).unwrap();
-        let set = [format!("reports.path={}", csv.display())];
+        std::fs::write(&csv, format!("{HEADER}{}", lines[..upto].concat())).unwrap();
+        // States are put down at every second commit.
+        let set = [format!("reports.path={}", csv.display()), "state_rows=100".to_owned()];
         let plan = harness::plan(&harness::file("tests/topologies/reports.toml"), &set);
         harness::run_plan(&plan, &scratch.path().join(data), workers)
     };

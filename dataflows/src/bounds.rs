@@ -41,7 +41,8 @@ pub fn boundary_rows<'scope>(
     })
 }
 
-/// Those rows at which states are put down: of the first boundary, and of each that comes after so many facts as `every`.
+/// Rows, as above, of the boundaries at which states are put down: the first after so many facts as `every` since the last one, and the
+/// first after a start.
 pub fn put_down_rows<'scope>(
     boundaries: &BoundaryStream<'scope>,
     partitions: u16,

@@ -469,6 +469,9 @@ pub struct Kept {
 impl Index {
     /// What the index has come to. Its terms follow.
     fn put_down(&self) -> Vec<Kept> {
+        if self.tick == Tick::ZERO {
+            return Vec::new(); // Another worker's has heard something.
+        }
         let kept = |kind, key: &str, numbers, name| Kept { kind, key: key.into(), numbers, name };
         let number = |kind, number| kept(kind, "", [number, 0, 0], "");
         let mut all = vec![

@@ -1,22 +1,13 @@
 //! The index equals its slow version at every tick: all that was heard, gone through from the beginning.
 
+mod chance;
+
 use std::collections::BTreeMap;
 
+use chance::Chance;
 use tidegate_facts::{Span, Tick};
 use tidegate_operators::credibility::{Heard, Index, RegionState, Said, Settings, Terms};
 use tidegate_operators::drift::severity::Severity;
-
-/// Numbers from a seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
 
 const MINUTE: i64 = 60_000_000;
 

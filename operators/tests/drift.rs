@@ -3,27 +3,18 @@
 //! The slow version keeps all facts, and at each close goes through all of them for each key and period, with floats and loops
 //! over pairs. Only what a statistic means is shared.
 
+mod chance;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use chance::Chance;
 use tidegate_facts::{Digest, KeyHash, Span, Tick};
 use tidegate_operators::drift::periods::{Shape, row_id};
 use tidegate_operators::drift::population::Histogram;
 use tidegate_operators::drift::severity::{Bounds, Level, RECURRENCE};
 use tidegate_operators::drift::timing_entropy::bin_of;
 use tidegate_operators::drift::{BEYOND, Closed, Fact, Kind, Measure, Settings};
-
-/// Numbers from a seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
 
 const SECOND: i64 = 1_000_000;
 

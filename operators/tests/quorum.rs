@@ -1,5 +1,7 @@
 //! `quorum` beside its slow, obvious version: at every tick, what a scan of all evidence makes of a claim is its row.
 
+mod chance;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -8,22 +10,11 @@ use arrow::array::{
     UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, UInt64Type};
+use chance::Chance;
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Tick, columns};
 use tidegate_operators::ordered::Ordered;
 use tidegate_operators::quorum::{Declared, Evidences, Memberships, Need, Quorum, Shape};
-
-/// Chance with a seed (splitmix64).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Evidence {

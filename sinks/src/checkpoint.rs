@@ -4,8 +4,9 @@
 //! What a graph keeps are timelines, to which rows are only ever added. So a checkpoint is a list of
 //! [`Piece`]s, the rows that came to one timeline from one partition in one interval, each an object named
 //! by the digest of its bytes; and the next checkpoint has the same pieces, but for those whose rows no
-//! look-up can reach any more, and those of its own interval. Which rows a piece holds follows from the log
-//! alone, whatever the number of workers, and any number of workers can take them up.
+//! look-up can reach any more, or for which the rows stand that a state was put down as, and those of its
+//! own interval. Which rows a piece holds follows from the log alone, whatever the number of workers, and
+//! any number of workers can take them up.
 //!
 //! Objects of the store:
 //!
@@ -37,7 +38,7 @@ const KEPT: usize = 3;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Piece {
-    /// The timeline: its node, a slash, and its number in the node.
+    /// The timeline: its node, a slash, and its number in the node, or a word for what its state was put down as.
     pub timeline: String,
     /// The partition of its rows.
     pub partition: u16,

@@ -114,8 +114,11 @@ const HIDDEN_GROUPS: i64 = 3;
 /// Sources in each of them.
 const HIDDEN_SOURCES: i64 = 6;
 
+/// The number of a stream's first report, which is out of turn, beside those of an incident, which are -1 and -2.
+const FIRST: i64 = -3;
+
 /// The name and version of the recipe. Whoever changes what a lattice contains changes it.
-const RECIPE: &str = "tidegate.lattice.v1";
+const RECIPE: &str = "tidegate.lattice.v2";
 
 impl LatticeConfig {
     /// The digest of the recipe and all settings.
@@ -375,17 +378,17 @@ impl Lattice {
             let spread =
                 |purpose, number, end: i64| (self.draw(purpose, place.into(), number) % end as u64) as i64;
             let phase = spread(Purpose::Phase, 0, refresh);
-            // Everyone reports in the first ten minutes, and then in turn.
+            // Everyone reports in the first ten minutes, and then in turn, from the first turn on: no stream is late at the start.
             let first = 10 * SECOND + spread(Purpose::Phase, 1, 10 * MINUTE);
             let mut add = |number: i64, event: i64| {
                 if (from..to).contains(&event) {
                     reports.push(self.report(place, number, event));
                 }
             };
-            add(0, first);
+            add(FIRST, first);
             let silence = self.silence(*feed);
             let begin = (from - phase) / refresh - 1;
-            for number in begin.max(1)..=(to - phase) / refresh + 1 {
+            for number in begin.max(0)..=(to - phase) / refresh + 1 {
                 let event = phase + number * refresh + spread(Purpose::Jitter, number, refresh / 20);
                 let is_silent = silence.is_some_and(|(from, to)| (from..to).contains(&event));
                 if event > first && !is_silent {

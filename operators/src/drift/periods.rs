@@ -68,6 +68,8 @@ pub struct Learned<R> {
 struct Pane<P> {
     facts: P,
     content: Content,
+    /// Whether it is in the form in which it is read.
+    is_settled: bool,
     /// The first close that was put down for its newest fact: others before it need no new entry.
     noted: i64,
 }
@@ -153,9 +155,10 @@ impl<S: Statistic> Periods<S> {
             // When its last period is final it goes, whatever came meanwhile.
             due.entry(last_period + corrections).or_default().push((place, last_period));
             let content = Content { rows: 0, first: fact.tick, last: fact.tick };
-            Pane { facts: S::Pane::default(), content, noted: i64::MIN }
+            Pane { facts: S::Pane::default(), content, is_settled: true, noted: i64::MIN }
         });
         self.statistic.hear(&mut pane.facts, fact);
+        pane.is_settled = false;
         pane.content.rows += 1;
         pane.content.last = fact.tick;
         if pane.noted < next {
@@ -236,7 +239,9 @@ impl<S: Statistic> Key<S> {
         let in_period = period - shape.panes()..period;
         let mut content: Option<Content> = None;
         for (_, pane) in self.panes.range_mut(in_period.clone()) {
-            statistic.settle(&mut pane.facts);
+            if !std::mem::replace(&mut pane.is_settled, true) {
+                statistic.settle(&mut pane.facts);
+            }
             let Content { rows, first, last } = pane.content;
             content = Some(content.map_or(pane.content, |so_far| Content {
                 rows: so_far.rows + rows,

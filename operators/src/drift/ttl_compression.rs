@@ -37,7 +37,7 @@ struct Member {
 impl Member {
     /// Sorted, and those of the same member put together.
     fn together(members: &mut Vec<Member>) {
-        members.sort_unstable_by_key(|m| m.member);
+        members.sort_by_key(|m| m.member); // Runs that are sorted already: a merge.
         members.dedup_by(|next, kept| {
             let same = next.member == kept.member;
             if same {
