@@ -8,7 +8,7 @@ use tidegate_operators::credibility::Settings;
 use tidegate_operators::credibility::stream::{Credibility, Reads, history_schema, put_down_schema, schema};
 use tidegate_operators::ordered::Route;
 
-use super::drift::{PORTS as DRIFT_PORTS, millionths, tick_micros};
+use super::drift::{PORTS as DRIFT_PORTS, millionths};
 use super::state::{Heard, Made, PutDown, Retention, StatePlan};
 use super::{Draft, Planner};
 use crate::settings::Text;
@@ -42,7 +42,8 @@ impl Planner<'_> {
         };
         let line = node.line;
         let own = |sql: &str| Text { value: sql.to_owned(), line };
-        let at = own(&format!("arrow_cast({}, 'Timestamp(Microsecond, Some(\"UTC\"))')", tick_micros()));
+        // What is put down needs no time by which rows are kept.
+        let at = own("null");
         let evidence = credibility.evidence.clone().filter(|Part { over, .. }| {
             if draft.schema(&over.value).is_none_or(|schema| schema.index_of(columns::DIFF).is_ok()) {
                 return true;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
+use arrow::datatypes::{DataType, Field};
 use tidegate_facts::tick::PARTITION_BITS;
 use tidegate_facts::{Span, columns};
 use tidegate_operators::drift::periods::Shape;
@@ -160,7 +160,15 @@ impl Planner<'_> {
         let mut fields = fields.into_iter();
         let mut made: Vec<(Column, Field)> =
             fields.next().map(|field| (Column::Kept(tick), field)).into_iter().collect();
+        let diff = schema.index_of(columns::DIFF).ok();
         for (sql, field) in sqls.iter().zip(fields).filter(|(sql, _)| !sql.is_absent()) {
+            // Who hears a changelog hears what is taken back; nothing else may be computed of it.
+            if let Some(diff) =
+                diff.filter(|_| sql.value == columns::DIFF && *field.data_type() == DataType::Int64)
+            {
+                made.push((Column::Kept(diff), field));
+                continue;
+            }
             let planned = self.planned(sql, self.sql.plan(&sql.value, schema, Some(field.data_type())));
             made.extend(planned.map(|planned| (Column::Computed(planned.expr), field)));
         }
@@ -214,7 +222,7 @@ fn in_millionths(number: f64) -> i64 {
 }
 
 /// SQL of a tick's microseconds.
-pub(super) fn tick_micros() -> String {
+fn tick_micros() -> String {
     format!("cast({} / {} as bigint)", columns::TICK, 1 << PARTITION_BITS)
 }
 
