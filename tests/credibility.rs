@@ -234,6 +234,18 @@ fn a_tenth_of_the_lattice_follows_the_path_of_the_reference() {
 }
 
 #[test]
+fn the_ttl_term_follows_the_cascade_where_evidence_that_is_due_is_not_short() {
+    // In five minutes, no claim of tier 0 loses the last of its evidence by itself.
+    let scratch = tempfile::tempdir().unwrap();
+    let data = scratch.path();
+    let plan = harness::plan(&topology(), &[world(10, 23), "credibility.short=5m".to_owned()]);
+    harness::run_plan(&plan, data, 2);
+    let ttl: Vec<i32> =
+        [6.0, 12.0, 17.0, 18.02, 18.15, 21.0, 22.0].map(|hours| index_at(data, hours)[4]).to_vec();
+    assert_eq!(ttl, [0, 0, 0, -6, -6, 0, 0], "hours 6, 12, 17, 18.02, 18.15, 21, 22");
+}
+
+#[test]
 #[ignore = "36,000 nodes and 1.3 million reports take a minute"]
 fn the_whole_lattice_follows_the_path_of_the_reference() {
     three_days(100);

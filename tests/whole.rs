@@ -9,6 +9,7 @@ mod check;
 mod corpora;
 mod credibility;
 mod determinism;
+mod drift;
 mod examples;
 mod faults;
 mod fusion;

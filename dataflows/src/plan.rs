@@ -404,9 +404,9 @@ fn projection_reads(projection: &Projection, input: &Schema) -> BTreeSet<String>
 /// operator gives, or a recipe, counts up here, so that no later build takes its output for this one's.
 const OPERATORS: [&str; 15] = [
     "as_of.2",
-    "credibility.1",
+    "credibility.2",
     "decide.1",
-    "drift.1",
+    "drift.2",
     "entities.1",
     "episode.1",
     "expire.1",

@@ -148,6 +148,7 @@ fn measures() -> Vec<Settings> {
             delay: 0,
             lateness_max: 300 * SECOND,
             rows_min: 10,
+            settles: None,
         },
     });
     settings.collect()

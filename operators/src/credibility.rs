@@ -5,22 +5,25 @@
 //! | term | of | cap |
 //! |---|---|---|
 //! | drift | the newest events: critical 6, high 2, medium 0.3, low 0, their sum times the share of 50 events that there are | 15 |
-//! | correlation | groups: 3 above 0.9, 1 above 0.7 (one above 0.9 is both), and five times what the greatest has above 0.6 | 12 |
+//! | correlation | groups' newest periods: 3 above 0.9, 1 above 0.7 (one above 0.9 is both), and five times what the greatest has above 0.6 | 12 |
 //! | quorum | claims: 2 unknown, 1 with a margin of one | 10 |
-//! | ttl | claims: 2 whose evidence has run out, 1 where it will within half an hour | 6 |
+//! | ttl | claims: 2 that no evidence is alive for, 1 where the last of it ends within half an hour (`short`) | 6 |
 //! | sync | regions: 3 critical, 1 warned | 9 |
 //!
 //! What is not whole is cut off. The caps add up to 52, so the index never falls below 48: of the two tables of bands that the reference
 //! has, the one that ends at 50 is used here, since the lowest band of the other, below 40, cannot be reached.
 //!
-//! * Input: drift events; correlations of groups; changes of claims; evidence and when it runs out; regions and their state.
+//! Events and periods are as old as their first detection: what late facts correct keeps the time of what it supersedes, so that
+//! nothing that was forgotten counts again.
+//!
+//! * Input: drift events; correlations of groups; changes of claims; what evidence is alive, and until when; regions and their state.
 //! * Output: a changelog of one row, at each tick at which a term changes; and those changes, each a row that stays.
 //! * Time: evidence runs short and out, and events are forgotten, at ticks of their own; nothing polls.
-//! * State: of each claim when its evidence runs out; of each group and region the newest value; the newest events.
+//! * State: of each claim the living evidence; of each group the newest period, of each region the newest state; the newest events.
 //!
 //! Invariant: at every tick the terms are those of all that was heard with ticks up to it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tidegate_facts::{Span, Tick};
 
@@ -35,6 +38,8 @@ pub enum Heard<'a> {
     Drift {
         /// Its id.
         id: &'a str,
+        /// When its period was first an event, in microseconds.
+        since: i64,
         /// How bad it is.
         severity: Option<Severity>,
         /// The event that it replaces.
@@ -44,7 +49,9 @@ pub enum Heard<'a> {
     Correlation {
         /// The group.
         group: &'a str,
-        /// The newest value.
+        /// The end of the period that it is of, in microseconds.
+        to: i64,
+        /// The value.
         value: i64,
     },
     /// A claim is so (`diff` 1) or no longer (-1).
@@ -56,12 +63,14 @@ pub enum Heard<'a> {
         /// How the count of such claims changes.
         diff: i64,
     },
-    /// Evidence for a claim.
+    /// Evidence for a claim lives (`diff` 1) or no longer (-1).
     Evidence {
         /// The claim.
         claim: &'a str,
-        /// When it is no longer valid, in microseconds.
-        expires: i64,
+        /// When it is no longer valid, in microseconds; `None` of evidence that is not fit to hold the claim up.
+        expires: Option<i64>,
+        /// How the count of such evidence changes.
+        diff: i64,
     },
     /// The state of a region.
     Region {
@@ -98,13 +107,15 @@ pub struct Terms {
     pub sync: i64,
 }
 
-/// Which drift events count.
+/// What counts, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// At most so many, the newest,
+    /// At most so many events, the newest,
     pub events_max: usize,
-    /// and for so long after they were detected; always when not given.
+    /// and for so long after they were detected, as do the correlations of groups; always when not given.
     pub events_span: Option<Span>,
+    /// Evidence that lives no longer than this runs short.
+    pub short: Span,
 }
 
 /// The terms from a tick on.
@@ -123,8 +134,11 @@ pub struct Index {
     settings: Settings,
     tick: Tick,
     said: Option<(Tick, Terms)>,
+    /// By their time, then as they were heard.
     events: VecDeque<Detected>,
-    correlations: BTreeMap<Box<str>, i64>,
+    correlations: BTreeMap<Box<str>, Correlation>,
+    /// When correlations are forgotten, and perhaps some that are no more.
+    forgets: BTreeSet<i64>,
     unknown: i64,
     fragile: i64,
     claims: Claims,
@@ -133,16 +147,28 @@ pub struct Index {
 
 struct Detected {
     /// In microseconds.
-    at: i64,
+    since: i64,
     id: Box<str>,
     severity: Severity,
 }
 
+/// What the newest period of a group came to.
+#[derive(Clone, Copy)]
+struct Correlation {
+    to: i64,
+    /// When it was first said of this period, in microseconds.
+    since: i64,
+    value: i64,
+}
+
 /// When the evidence of each claim runs out.
-#[derive(Default)]
 struct Claims {
+    /// In microseconds.
+    short_max: i64,
     places: BTreeMap<Box<str>, u32>,
     all: Vec<Claim>,
+    /// How much evidence lives, by claim and by when it ends.
+    living: BTreeMap<(u32, i64), i64>,
     /// The claims that may change their phase, by microsecond; a refreshed one is put down again when its turn comes.
     due: BTreeMap<i64, Vec<u32>>,
     short: i64,
@@ -150,7 +176,6 @@ struct Claims {
 }
 
 struct Claim {
-    expires: i64,
     phase: Phase,
     /// For when it is put down; nothing before that.
     noted: i64,
@@ -162,9 +187,6 @@ enum Phase {
     Short,
     Expired,
 }
-
-/// Evidence that is valid no longer than this, in microseconds, runs short.
-const SHORT: i64 = 30 * 60 * 1_000_000;
 
 impl Terms {
     /// The index.
@@ -232,15 +254,33 @@ impl RegionState {
 }
 
 impl Claims {
+    fn new(short: Span) -> Claims {
+        Claims {
+            short_max: short.micros(),
+            places: BTreeMap::new(),
+            all: Vec::new(),
+            living: BTreeMap::new(),
+            due: BTreeMap::new(),
+            short: 0,
+            expired: 0,
+        }
+    }
+
     /// The phase that evidence until `expires` is in, and when that ends.
-    fn phase_at(now: i64, expires: i64) -> (Phase, i64) {
+    fn phase_at(&self, now: i64, expires: i64) -> (Phase, i64) {
         if expires <= now {
             (Phase::Expired, i64::MAX)
-        } else if expires.saturating_sub(now) <= SHORT {
+        } else if expires.saturating_sub(now) <= self.short_max {
             (Phase::Short, expires)
         } else {
-            (Phase::Fresh, expires - SHORT)
+            (Phase::Fresh, expires - self.short_max)
         }
+    }
+
+    /// When the last of a claim's living evidence ends; the beginning of time when none lives.
+    fn end_of(&self, place: u32) -> i64 {
+        let mut living = self.living.range((place, i64::MIN)..=(place, i64::MAX)).rev();
+        living.find(|(_, count)| **count > 0).map_or(i64::MIN, |((_, expires), _)| *expires)
     }
 
     fn count(&mut self, phase: Phase, diff: i64) {
@@ -251,25 +291,30 @@ impl Claims {
         }
     }
 
-    fn hear(&mut self, now: i64, claim: &str, expires: i64) {
+    fn hear(&mut self, now: i64, claim: &str, expires: Option<i64>, diff: i64) {
         let place = match self.places.get(claim) {
             Some(place) => *place,
             None => {
                 let place = self.all.len() as u32;
                 self.places.insert(claim.into(), place);
-                self.all.push(Claim { expires: i64::MIN, phase: Phase::Fresh, noted: i64::MAX });
+                self.all.push(Claim { phase: Phase::Fresh, noted: i64::MAX });
                 place
             }
         };
-        let claim = &mut self.all[place as usize];
-        claim.expires = claim.expires.max(expires);
+        if let Some(expires) = expires {
+            let count = self.living.entry((place, expires)).or_default();
+            *count += diff;
+            if *count == 0 {
+                self.living.remove(&(place, expires));
+            }
+        }
         self.look(now, place);
     }
 
     /// Brings a claim's phase up to `now`, and puts it down for the next.
     fn look(&mut self, now: i64, place: u32) {
+        let (phase, until) = self.phase_at(now, self.end_of(place));
         let claim = &mut self.all[place as usize];
-        let (phase, until) = Claims::phase_at(now, claim.expires);
         if until < claim.noted {
             claim.noted = until;
             self.due.entry(until).or_default().push(place);
@@ -301,23 +346,31 @@ impl Index {
             said: None,
             events: VecDeque::new(),
             correlations: BTreeMap::new(),
+            forgets: BTreeSet::new(),
             unknown: 0,
             fragile: 0,
-            claims: Claims::default(),
+            claims: Claims::new(settings.short),
             regions: BTreeMap::new(),
         }
     }
 
     /// The terms as of now.
     pub fn terms(&self) -> Terms {
+        let now = self.tick.micros();
+        let correlations = self.correlations.values().filter(|of| self.forgotten_at(of.since) > now);
         let regions = |state| self.regions.values().filter(|of| **of == state).count() as i64;
         Terms {
             drift: drift_term(self.events.iter().map(|event| event.severity)),
-            correlation: correlation_term(self.correlations.values().copied()),
+            correlation: correlation_term(correlations.map(|of| of.value)),
             quorum: (2 * self.unknown + self.fragile).clamp(0, 10),
             ttl: (2 * self.claims.expired + self.claims.short).min(6),
             sync: (3 * regions(RegionState::Critical) + regions(RegionState::Warn)).min(9),
         }
+    }
+
+    /// When what was first detected at `since` no longer counts.
+    fn forgotten_at(&self, since: i64) -> i64 {
+        self.settings.events_span.map_or(i64::MAX, |span| since.saturating_add(span.micros()))
     }
 
     /// Hears something at a tick that is not before the last.
@@ -328,24 +381,38 @@ impl Index {
         }
         let now = tick.micros();
         match heard {
-            Heard::Drift { id, severity, supersedes } => {
+            Heard::Drift { id, since, severity, supersedes } => {
                 if let Some(superseded) = supersedes {
                     self.events.retain(|event| *event.id != *superseded);
                 }
-                if let Some(severity) = severity {
-                    self.events.push_back(Detected { at: now, id: id.into(), severity });
+                if let Some(severity) = severity.filter(|_| self.forgotten_at(since) > now) {
+                    let place = self.events.partition_point(|event| event.since <= since);
+                    self.events.insert(place, Detected { since, id: id.into(), severity });
                     if self.events.len() > self.settings.events_max {
                         self.events.pop_front();
                     }
                 }
             }
-            Heard::Correlation { group, value } => set(&mut self.correlations, group, value),
+            Heard::Correlation { group, to, value } => {
+                let newest = self.correlations.get(group).copied().filter(|newest| newest.to >= to);
+                if newest.is_none_or(|newest| newest.to == to) {
+                    let since = newest.map_or(now, |newest| newest.since);
+                    self.correlate(group, Correlation { to, since, value });
+                }
+            }
             Heard::Claim { is_unknown, is_fragile, diff } => {
                 self.unknown += diff * i64::from(is_unknown);
                 self.fragile += diff * i64::from(is_fragile && !is_unknown);
             }
-            Heard::Evidence { claim, expires } => self.claims.hear(now, claim, expires),
+            Heard::Evidence { claim, expires, diff } => self.claims.hear(now, claim, expires, diff),
             Heard::Region { region, state } => set(&mut self.regions, region, state),
+        }
+    }
+
+    fn correlate(&mut self, group: &str, newest: Correlation) {
+        set(&mut self.correlations, group, newest);
+        if self.settings.events_span.is_some() {
+            self.forgets.insert(self.forgotten_at(newest.since));
         }
     }
 
@@ -359,10 +426,10 @@ impl Index {
     fn bring_up(&mut self, upper: Tick, said: &mut Vec<Said>) {
         while let Some((micros, tick)) = self.next_due().filter(|(_, tick)| *tick < upper) {
             self.move_to(tick, said);
-            let span = self.settings.events_span.map_or(i64::MAX, Span::micros);
-            while self.events.front().is_some_and(|event| event.at.saturating_add(span) <= micros) {
+            while self.events.front().is_some_and(|event| self.forgotten_at(event.since) <= micros) {
                 self.events.pop_front();
             }
+            self.forgets = self.forgets.split_off(&(micros + 1));
             self.claims.due_at(micros);
         }
     }
@@ -376,10 +443,10 @@ impl Index {
 
     /// When time alone may change something next, and at which tick.
     fn next_due(&self) -> Option<(i64, Tick)> {
-        let forgotten = self.settings.events_span.zip(self.events.front());
-        let forgotten = forgotten.map(|(span, event)| event.at.saturating_add(span.micros()));
+        let event = self.events.front().map(|event| self.forgotten_at(event.since));
+        let correlation = self.forgets.first().copied();
         let run_out = self.claims.due.first_key_value().map(|(micros, _)| *micros);
-        let micros = forgotten.into_iter().chain(run_out).min()?;
+        let micros = [event, correlation, run_out].into_iter().flatten().min()?;
         Some((micros, Tick::new(micros, 0)?))
     }
 
@@ -395,7 +462,7 @@ impl Index {
 pub struct Kept {
     kind: &'static str,
     key: Box<str>,
-    number: i64,
+    numbers: [i64; 3],
     name: &'static str,
 }
 
@@ -405,38 +472,52 @@ impl Index {
         if self.tick == Tick::ZERO {
             return Vec::new(); // Another worker's has heard something.
         }
-        let kept = |kind, key: &str, number, name| Kept { kind, key: key.into(), number, name };
+        let kept = |kind, key: &str, numbers, name| Kept { kind, key: key.into(), numbers, name };
+        let number = |kind, number| kept(kind, "", [number, 0, 0], "");
         let mut all = vec![
-            kept("tick", "", self.tick.0.cast_signed(), ""),
-            kept("unknown", "", self.unknown, ""),
-            kept("fragile", "", self.fragile, ""),
+            number("tick", self.tick.0.cast_signed()),
+            number("unknown", self.unknown),
+            number("fragile", self.fragile),
         ];
-        all.extend(self.events.iter().map(|event| kept("event", &event.id, event.at, event.severity.name())));
-        all.extend(self.correlations.iter().map(|(group, value)| kept("correlation", group, *value, "")));
-        all.extend(self.regions.iter().map(|(region, state)| kept("region", region, 0, state.name())));
-        let claims = &self.claims;
-        let expires = |place: &u32| claims.all[*place as usize].expires;
-        all.extend(claims.places.iter().map(|(claim, place)| kept("evidence", claim, expires(place), "")));
+        let events = self.events.iter();
+        all.extend(events.map(|event| kept("event", &event.id, [event.since, 0, 0], event.severity.name())));
+        let correlations = self.correlations.iter();
+        all.extend(
+            correlations.map(|(group, of)| kept("correlation", group, [of.to, of.since, of.value], "")),
+        );
+        all.extend(self.regions.iter().map(|(region, state)| kept("region", region, [0; 3], state.name())));
+        for (claim, place) in &self.claims.places {
+            all.push(kept("claim", claim, [0; 3], ""));
+            let living = self.claims.living.range((*place, i64::MIN)..=(*place, i64::MAX));
+            all.extend(
+                living.map(|((_, expires), count)| kept("evidence", claim, [*expires, *count, 0], "")),
+            );
+        }
         // The last, since it is of all the others.
-        all.extend(self.said.map(|(since, _)| kept("said", "", since.0.cast_signed(), "")));
+        all.extend(self.said.map(|(since, _)| number("said", since.0.cast_signed())));
         all
     }
 
     /// Takes up a part, as of `now`.
-    fn take_up(&mut self, now: Tick, kind: &str, key: &str, number: i64, name: &str) {
+    fn take_up(&mut self, now: Tick, kind: &str, key: &str, numbers: [i64; 3], name: &str) {
+        let number = numbers[0];
         let severity = || Severity::of_name(name).expect("it was put down");
         match kind {
             "tick" => self.tick = Tick(number.cast_unsigned()),
             "unknown" => self.unknown = number,
             "fragile" => self.fragile = number,
             "event" => {
-                self.events.push_back(Detected { at: number, id: key.into(), severity: severity() });
+                self.events.push_back(Detected { since: number, id: key.into(), severity: severity() });
             }
-            "correlation" => set(&mut self.correlations, key, number),
+            "correlation" => {
+                let [to, since, value] = numbers;
+                self.correlate(key, Correlation { to, since, value });
+            }
             "region" => {
                 set(&mut self.regions, key, RegionState::of_name(name).expect("it was put down"));
             }
-            "evidence" => self.claims.hear(now.micros(), key, number),
+            "claim" => self.claims.hear(now.micros(), key, None, 0),
+            "evidence" => self.claims.hear(now.micros(), key, Some(number), numbers[1]),
             "said" => self.said = Some((Tick(number.cast_unsigned()), self.terms())),
             other => unreachable!("nothing is put down as {other}"),
         }

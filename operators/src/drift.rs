@@ -35,6 +35,9 @@ use tidegate_facts::{Digest, KeyHash, Tick};
 use periods::Periods;
 use severity::{Event, Level};
 
+/// The greatest value there is: what is greater stands as this one, and what is less than its opposite as that.
+pub const BEYOND: i64 = i64::MAX;
+
 /// A row of a measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fact {
@@ -147,8 +150,8 @@ pub struct Measure(Box<dyn Watched>);
 trait Watched {
     fn hear(&mut self, key: &str, fact: &Fact);
     fn close_before(&mut self, upper: Tick, closed: &mut Vec<Closed>);
-    fn references(&self) -> Vec<(Arc<str>, String)>;
-    fn set_reference(&mut self, key: &str, reference: &str);
+    fn learned(&self) -> Vec<(Arc<str>, String)>;
+    fn set_learned(&mut self, key: &str, learned: &str);
 }
 
 impl<S: Statistic> Watched for Periods<S> {
@@ -160,14 +163,14 @@ impl<S: Statistic> Watched for Periods<S> {
         Periods::close_before(self, upper, closed);
     }
 
-    fn references(&self) -> Vec<(Arc<str>, String)> {
-        let text = |reference| serde_json::to_string(reference).expect("numbers have a text");
-        Periods::references(self).map(|(key, reference)| (Arc::clone(key), text(reference))).collect()
+    fn learned(&self) -> Vec<(Arc<str>, String)> {
+        let text = |learned| serde_json::to_string(learned).expect("numbers have a text");
+        Periods::learned(self).map(|(key, learned)| (Arc::clone(key), text(learned))).collect()
     }
 
-    fn set_reference(&mut self, key: &str, reference: &str) {
-        let reference = serde_json::from_str(reference).expect("it was put down");
-        Periods::set_reference(self, key, reference);
+    fn set_learned(&mut self, key: &str, learned: &str) {
+        let learned = serde_json::from_str(learned).expect("it was put down");
+        Periods::set_learned(self, key, learned);
     }
 }
 
@@ -206,13 +209,13 @@ impl Measure {
     }
 
     /// What was learned of each key, as a text.
-    pub fn references(&self) -> Vec<(Arc<str>, String)> {
-        self.0.references()
+    pub fn learned(&self) -> Vec<(Arc<str>, String)> {
+        self.0.learned()
     }
 
     /// What was learned of a key, of which nothing was heard yet.
-    pub fn set_reference(&mut self, key: &str, reference: &str) {
-        self.0.set_reference(key, reference);
+    pub fn set_learned(&mut self, key: &str, learned: &str) {
+        self.0.set_learned(key, learned);
     }
 }
 
@@ -235,7 +238,7 @@ impl Kind {
         matches!(self, Kind::CorrelationDrift | Kind::TtlCompression)
     }
 
-    /// Whether what it holds a period against is learned from facts that may be of any age.
+    /// Whether what it holds a period against is learned, from facts that may be of any age.
     pub fn learns(&self) -> bool {
         matches!(self, Kind::TimingEntropy | Kind::Psi(None) | Kind::KolmogorovSmirnov(None))
     }

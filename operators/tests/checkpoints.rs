@@ -3,6 +3,7 @@
 
 mod chance;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -392,6 +393,8 @@ fn drift_is_held_against_a_first_period_that_is_long_forgotten() {
                 delay: 0,
                 lateness_max: 600 * SECOND,
                 rows_min: 3,
+                // One is held against a period of the second day.
+                settles: (yellow == 100_000).then(|| span(1440)),
             },
         })
         .collect();
@@ -444,7 +447,9 @@ fn the_index_is_taken_up_with_all_that_is_due() {
                     columns.push(texts("event-", 400, chance));
                 }
                 Reads::Correlations => {
-                    columns.extend([texts("group-", 9, chance), times(when.into_iter())]);
+                    // Of periods of an hour.
+                    let ends = when.into_iter().map(|at| at - at % (3600 * SECOND));
+                    columns.extend([texts("group-", 9, chance), times(ends)]);
                     columns.push(Arc::new(Int64Array::from_iter_values(
                         (0..rows).map(|_| chance.below(1_000_000) as i64),
                     )));
@@ -459,9 +464,27 @@ fn the_index_is_taken_up_with_all_that_is_due() {
                     )));
                 }
                 Reads::Evidence => {
-                    columns.push(texts("claim-", 20, chance));
-                    let expires = when.into_iter().map(|at| at + chance.below(7_200) as i64 * SECOND);
-                    columns.push(times(expires));
+                    // Of twenty claims, the living piece of each of three streams; a third is refreshed by nothing.
+                    let mut living: BTreeMap<(u64, u64), Option<i64>> = BTreeMap::new();
+                    let (mut claims, mut expires, mut diffs) = (Vec::new(), Vec::new(), Vec::new());
+                    for at in when {
+                        let of = (chance.below(20), chance.below(3));
+                        let said = match living.remove(&of) {
+                            Some(ended) => (ended, -1),
+                            None => {
+                                let ends = at + chance.below(7_200) as i64 * SECOND;
+                                let ends = (chance.below(8) > 0).then_some(ends);
+                                living.insert(of, ends);
+                                (ends, 1)
+                            }
+                        };
+                        claims.push(Some(format!("claim-{}", of.0)));
+                        expires.push(said.0);
+                        diffs.push(said.1);
+                    }
+                    columns.push(Arc::new(StringArray::from(claims)));
+                    columns.push(Arc::new(TimestampMicrosecondArray::from(expires).with_timezone("UTC")));
+                    columns.push(Arc::new(Int64Array::from(diffs)));
                 }
                 Reads::Regions => {
                     columns.extend([texts("region-", 4, chance), times(when.into_iter())]);
@@ -472,7 +495,8 @@ fn the_index_is_taken_up_with_all_that_is_due() {
         };
         let reads = vec![Reads::Drift, Reads::Correlations, Reads::Claims, Reads::Evidence, Reads::Regions];
         let inputs = reads.iter().map(|reads| (input(*reads), Route::One)).collect();
-        let settings = Credible { events_max: 50, events_span: Some(hour()) };
+        let short = Span::from_micros(1800 * SECOND).expect("positive");
+        let settings = Credible { events_max: 50, events_span: Some(hour()), short };
         let case = Case {
             make: Box::new(move || Box::new(Credibility::new(settings, reads.clone()))),
             schema: credibility_schema(),
@@ -481,7 +505,7 @@ fn the_index_is_taken_up_with_all_that_is_due() {
             retention: None,
         };
         let put_down = check(&case, &[1, 2], seed);
-        assert!(put_down.iter().all(|rows| *rows <= 4 + 50 + 9 + 4 + 20), "seed {seed}: {put_down:?}");
+        assert!(put_down.iter().all(|rows| *rows <= 4 + 50 + 9 + 4 + 20 + 60), "seed {seed}: {put_down:?}");
     }
 }
 

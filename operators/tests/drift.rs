@@ -14,7 +14,7 @@ use tidegate_operators::drift::periods::{Shape, row_id};
 use tidegate_operators::drift::population::Histogram;
 use tidegate_operators::drift::severity::{Bounds, Level, RECURRENCE};
 use tidegate_operators::drift::timing_entropy::bin_of;
-use tidegate_operators::drift::{Closed, Fact, Kind, Measure, Settings};
+use tidegate_operators::drift::{BEYOND, Closed, Fact, Kind, Measure, Settings};
 
 const SECOND: i64 = 1_000_000;
 
@@ -52,6 +52,16 @@ fn facts(seed: u64, kind: &Kind) -> Vec<Heard> {
                     chance.below(if storm { 9_000_000 } else { 400_000 }) as i64 - 200_000
                 }
                 _ => chance.below(if storm { 900_000 } else { 300_000 }) as i64 / 7_000 * 7_000,
+            };
+            let value = match kind {
+                // Rarely, one that is beyond everything.
+                Kind::ConfidenceVolatility | Kind::TtlCompression | Kind::ExternalMismatch
+                    if chance.below(150) == 0 =>
+                {
+                    [BEYOND, -BEYOND, i64::MIN][chance.below(3) as usize]
+                }
+                Kind::ConfidenceVolatility if chance.below(150) == 0 => 1_000_000_000_001,
+                _ => value,
             };
             let value = (chance.below(15) > 0).then_some(value);
             let fact = Fact { tick, time: now - late, value, member: KeyHash::from(chance.below(6)) };
@@ -134,11 +144,19 @@ fn check(kind: &Kind, row: &Closed, slide: i64, facts: &[Fact], reference: &[Fac
             }
         }
         Kind::ConfidenceVolatility => {
+            let is_beyond = |value: &i64| value.saturating_abs() > 1_000_000_000_000;
+            if values(facts).iter().any(is_beyond) {
+                assert_eq!((value, row.level), (BEYOND, Level::Red), "{what}");
+                return;
+            }
             let values = values(facts);
             let mean = values.iter().sum::<i64>() as f64 / values.len() as f64;
             let squares = values.iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>();
             close(value, (squares / values.len() as f64).sqrt() / 1e6, 1.5, what);
             close(base, mean / 1e6, 1.0, what);
+        }
+        Kind::TtlCompression if beyond(facts) => {
+            assert_eq!((value, row.level), (-BEYOND, Level::Red), "{what}");
         }
         Kind::TtlCompression => {
             let mut members = BTreeMap::<KeyHash, Vec<i64>>::new();
@@ -155,8 +173,9 @@ fn check(kind: &Kind, row: &Closed, slide: i64, facts: &[Fact], reference: &[Fac
             close(base, interval / 1e6, 1.0, what);
         }
         Kind::ExternalMismatch => {
-            let far: Vec<i64> = facts.iter().filter_map(|fact| fact.value).map(i64::abs).collect();
+            let far: Vec<i64> = facts.iter().filter_map(|fact| fact.value).map(i64::saturating_abs).collect();
             assert_eq!(Some(&value), far.iter().max(), "{what}");
+            assert!(row.level == Level::Red || !beyond(facts), "{what}");
             let beyond = far.iter().filter(|far| **far > 500_000).count();
             close(base, beyond as f64 / far.len() as f64, 1.0, what);
         }
@@ -207,6 +226,11 @@ fn check(kind: &Kind, row: &Closed, slide: i64, facts: &[Fact], reference: &[Fac
     }
 }
 
+/// Whether a value is beyond what can be represented.
+fn beyond(facts: &[Fact]) -> bool {
+    facts.iter().filter_map(|fact| fact.value).any(|value| value.saturating_abs() == BEYOND)
+}
+
 /// Whether the facts decide the statistic at all.
 fn decides(kind: &Kind, slide: i64, facts: &[Fact], reference: &[Fact]) -> bool {
     let stated = || facts.iter().filter(|fact| fact.value.is_some());
@@ -217,7 +241,7 @@ fn decides(kind: &Kind, slide: i64, facts: &[Fact], reference: &[Fact]) -> bool 
         Kind::CorrelationDrift => facts.iter().any(|a| {
             facts.iter().any(|b| a.member != b.member && a.time.div_euclid(slide) == b.time.div_euclid(slide))
         }),
-        Kind::TtlCompression => pair(&|a, b| a.member == b.member && a.time != b.time),
+        Kind::TtlCompression => beyond(facts) || pair(&|a, b| a.member == b.member && a.time != b.time),
         Kind::ConfidenceVolatility | Kind::ExternalMismatch => stated().count() > 0,
         Kind::KolmogorovSmirnov(declared) => {
             stated().count() > 0 && (declared.is_some() || reference.iter().any(|fact| fact.value.is_some()))
@@ -232,13 +256,15 @@ struct Said {
     row: Closed,
     /// When it became the drift event that stands.
     raised: Option<(i64, u32)>,
+    /// When it was first one.
+    since: Option<Tick>,
     newest_event: Option<Digest>,
 }
 
 /// Goes through all closes and all facts; every row of `rows` is accounted for.
 fn account_for(settings: &Settings, facts: &[Heard], mut rows: Vec<Closed>, upper: Tick, what: &str) {
-    let Settings { kind, bounds, periods: Shape { width, slide, delay, lateness_max, rows_min }, name } =
-        settings;
+    let Settings { kind, bounds, periods, name } = settings;
+    let Shape { width, slide, delay, lateness_max, rows_min, settles } = periods;
     let (width, slide) = (width.micros(), slide.micros());
     rows.sort_by_key(|row| (row.tick, row.key.clone(), row.to));
     let mut rows = rows.into_iter();
@@ -247,6 +273,19 @@ fn account_for(settings: &Settings, facts: &[Heard], mut rows: Vec<Closed>, uppe
     let mut raised = BTreeMap::<String, Vec<(i64, i64)>>::new();
     let keys: BTreeSet<&str> = facts.iter().map(|heard| heard.key.as_str()).collect();
     let first = facts.iter().map(|heard| heard.fact.time).filter(|time| *time >= 0).min().unwrap_or(0);
+    // The first period of a key begins so long after its first fact that is not too late for all.
+    let settled: BTreeMap<&str, i64> = keys
+        .iter()
+        .map(|key| {
+            let in_time = facts.iter().find(|Heard { key: of, fact }| {
+                let last = fact.time.div_euclid(slide) * slide + width;
+                let close = ((fact.tick.micros() - delay).div_euclid(slide) + 1) * slide;
+                of == key && fact.time >= 0 && close <= last + (lateness_max + slide - 1) / slide * slide
+            });
+            let first = in_time.map_or(i64::MIN, |heard| heard.fact.time);
+            (*key, settles.map_or(i64::MIN, |span| first.saturating_add(span.micros())))
+        })
+        .collect();
     let mut end = first.div_euclid(slide) * slide;
     loop {
         let due = Tick::new(end + delay, 0).expect("in range");
@@ -271,6 +310,7 @@ fn account_for(settings: &Settings, facts: &[Heard], mut rows: Vec<Closed>, uppe
                     known.iter().filter(|fact| (to - width..to).contains(&fact.time)).copied().collect();
                 let before = said.get(&((*key).to_owned(), to));
                 if in_period.is_empty()
+                    || to - width < settled[key]
                     || (in_period.len() as u64) < *rows_min
                     || before.is_some_and(|said| said.content == in_period.len())
                 {
@@ -310,10 +350,17 @@ fn account_for(settings: &Settings, facts: &[Heard], mut rows: Vec<Closed>, uppe
                     assert_eq!(event.recurrence, raised.map_or(0, |(_, recurrence)| recurrence), "{where_}");
                     assert_eq!(event.supersedes, newest_event, "{where_}");
                 }
+                let is_one = (row.level > Level::Green).then_some(due);
+                let since = before.and_then(|said| said.since).or(is_one);
+                assert_eq!(
+                    row.event.as_ref().map(|event| event.since),
+                    since.filter(|_| row.event.is_some()),
+                    "{where_}"
+                );
                 let newest_event = if row.event.is_some() { Some(row.id) } else { newest_event };
                 said.insert(
                     ((*key).to_owned(), to),
-                    Said { content: in_period.len(), row, raised, newest_event },
+                    Said { content: in_period.len(), row, raised, since, newest_event },
                 );
             }
         }
@@ -352,6 +399,7 @@ fn settings(kind: Kind, width: i64, slide: i64, delay: i64, lateness_max: i64, r
         delay: delay * SECOND,
         lateness_max: lateness_max * SECOND,
         rows_min,
+        settles: None,
     };
     Settings { name: Arc::from(kind.name()), kind, bounds, periods }
 }
@@ -382,7 +430,10 @@ fn every_statistic_equals_its_slow_version_at_every_close() {
             let last = facts.last().expect("some").fact.tick;
             let upper = Tick::new(last.micros() + 400 * SECOND, 0).expect("in range");
             for (width, slide, delay, lateness_max, rows_min) in shapes {
-                let settings = settings(kind.clone(), width, slide, delay, lateness_max, rows_min);
+                let mut settings = settings(kind.clone(), width, slide, delay, lateness_max, rows_min);
+                if kind.learns() && seed % 2 == 0 {
+                    settings.periods.settles = Span::from_micros((width + 70) * SECOND);
+                }
                 let what = format!("{}, seed {seed}, width {width}, slide {slide}", kind.name());
                 let rows = run(&settings, &facts, upper, 1);
                 corrections += rows.iter().filter(|row| row.supersedes.is_some()).count();
@@ -436,6 +487,57 @@ fn members_that_fail_together_are_told_from_those_that_fail_as_often_each_for_it
             assert_eq!(row.measured.value, 1_000_000);
         } else {
             assert!(row.measured.value < 0, "{}", row.measured.value);
+        }
+    }
+}
+
+/// The levels of a key's periods of a hundred seconds, of what `value` gives for each second.
+fn levels(settings: &Settings, seconds: i64, value: impl Fn(i64) -> i64) -> Vec<(i64, Level)> {
+    let fact = |second: i64| {
+        let tick = Tick::new((1000 + second) * SECOND, 0).expect("in range");
+        Fact { tick, time: tick.micros(), value: Some(value(second)), member: second as KeyHash % 3 }
+    };
+    let heard: Vec<Heard> =
+        (0..seconds).map(|second| Heard { key: "key".to_owned(), fact: fact(second) }).collect();
+    let upper = Tick::new((1000 + seconds) * SECOND, 1).expect("in range");
+    let rows = run(settings, &heard, upper, 10);
+    rows.iter().map(|row| (row.from / SECOND / 100 - 10, row.level)).collect()
+}
+
+#[test]
+fn what_fills_slowly_is_held_against_its_first_full_period_and_still_seen_to_change() {
+    // It fills for 250 seconds, stays as it is, and changes at 900.
+    let value = |second: i64| {
+        let full = second.min(250) * 3_000 + second % 7;
+        if second < 900 { full } else { full / 2 }
+    };
+    let mut settings = settings(Kind::Psi(None), 100, 100, 0, 0, 1);
+    let unsettled = levels(&settings, 1200, value);
+    let red: Vec<i64> =
+        unsettled.iter().filter(|(_, level)| *level == Level::Red).map(|(period, _)| *period).collect();
+    assert_eq!(red, (1..12).collect::<Vec<_>>(), "held against the first, all others are red");
+
+    settings.periods.settles = Span::from_micros(250 * SECOND);
+    let (green, red) = (Level::Green, Level::Red);
+    let settled: Vec<(i64, Level)> =
+        (3..12).map(|period| (period, if period < 9 { green } else { red })).collect();
+    assert_eq!(levels(&settings, 1200, value), settled);
+}
+
+#[test]
+fn a_value_beyond_what_can_be_represented_makes_its_period_red_whatever_the_bounds() {
+    for (kind, falling) in
+        [(Kind::ExternalMismatch, false), (Kind::ConfidenceVolatility, false), (Kind::TtlCompression, true)]
+    {
+        let far = BEYOND - 1;
+        let (yellow, red) = if falling { (-far, -far) } else { (far, far) };
+        for extreme in [BEYOND, -BEYOND, i64::MIN] {
+            let mut settings = settings(kind.clone(), 100, 100, 0, 0, 1);
+            settings.bounds = Bounds { yellow, red, falling };
+            let value = |second: i64| if second == 150 { extreme } else { 500_000 };
+            let wanted = [Level::Green, Level::Red, Level::Green];
+            let wanted: Vec<(i64, Level)> = (0..).zip(wanted).collect();
+            assert_eq!(levels(&settings, 300, value), wanted, "{}, {extreme}", kind.name());
         }
     }
 }

@@ -57,15 +57,16 @@ fn settings() -> Vec<Settings> {
         .into_iter()
         .map(|(kind, yellow)| Settings {
             name: kind.name().into(),
-            kind,
-            bounds: Bounds { yellow, red: yellow * 2, falling: false },
             periods: Shape {
                 width: span(60),
                 slide: span(20),
                 delay: 0,
                 lateness_max: 60 * SECOND,
                 rows_min: 2,
+                settles: matches!(kind, Kind::Psi(None)).then(|| span(100)),
             },
+            kind,
+            bounds: Bounds { yellow, red: yellow * 2, falling: false },
         })
         .collect()
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
+use arrow::datatypes::{DataType, Field};
 use tidegate_facts::tick::PARTITION_BITS;
 use tidegate_facts::{Span, columns};
 use tidegate_operators::drift::periods::Shape;
@@ -11,7 +11,7 @@ use tidegate_operators::drift::severity::Bounds;
 use tidegate_operators::drift::stream::{
     Drift, KEY, events_schema, input_fields, orders, periods_schema, put_down_schema,
 };
-use tidegate_operators::drift::{Kind, Settings};
+use tidegate_operators::drift::{BEYOND, Kind, Settings};
 use tidegate_operators::expr::{Column, Projection};
 use tidegate_operators::ordered::Route;
 
@@ -63,6 +63,13 @@ impl Planner<'_> {
             let what = format!("`reference` is for `psi` and `ks`; `{}` has none to declare", kind.name());
             self.faults.add(*line, what);
         }
+        if measure.settles.is_some() && !kind.learns() {
+            fault(
+                "has nothing to settle; `settles` is for what is held against a key's first period: `timing_entropy`, and \
+                 `psi` and `ks` without a `reference`"
+                    .to_owned(),
+            );
+        }
         let missing = |setting: &str, what: &str| fault(format!("lacks `{setting}`, {what}"));
         if measure.key.is_none() && !matches!(kind, Kind::Psi(_) | Kind::KolmogorovSmirnov(_)) {
             missing("key", "SQL of whose facts belong together");
@@ -109,6 +116,7 @@ impl Planner<'_> {
             delay: measure.delay.map_or(0, Span::micros),
             lateness_max: measure.lateness_max.map_or(0, Span::micros),
             rows_min: measure.rows_min.unwrap_or(1),
+            settles: measure.settles,
         };
         let usual = bounds_of(&kind);
         let bound = |set: Option<f64>, usual: i64| set.map_or(usual, in_millionths);
@@ -117,6 +125,10 @@ impl Planner<'_> {
             red: bound(measure.red, usual.red),
             falling: usual.falling,
         };
+        let is_small = |bound: &Option<f64>| bound.is_none_or(|bound| bound.abs() < MEASURED_MAX);
+        if !(is_small(&measure.yellow) && is_small(&measure.red)) {
+            fault(format!("has a bound that nothing is beyond; values are measured up to {MEASURED_MAX:e}"));
+        }
         let is_ordered =
             if bounds.falling { bounds.red <= bounds.yellow } else { bounds.yellow <= bounds.red };
         if !is_ordered {
@@ -150,7 +162,15 @@ impl Planner<'_> {
         let mut fields = fields.into_iter();
         let mut made: Vec<(Column, Field)> =
             fields.next().map(|field| (Column::Kept(tick), field)).into_iter().collect();
+        let diff = schema.index_of(columns::DIFF).ok();
         for (sql, field) in sqls.iter().zip(fields).filter(|(sql, _)| !sql.is_absent()) {
+            // Who hears a changelog hears what is taken back; nothing else may be computed of it.
+            if let Some(diff) =
+                diff.filter(|_| sql.value == columns::DIFF && *field.data_type() == DataType::Int64)
+            {
+                made.push((Column::Kept(diff), field));
+                continue;
+            }
             let planned = self.planned(sql, self.sql.plan(&sql.value, schema, Some(field.data_type())));
             made.extend(planned.map(|planned| (Column::Computed(planned.expr), field)));
         }
@@ -204,11 +224,18 @@ fn in_millionths(number: f64) -> i64 {
 }
 
 /// SQL of a tick's microseconds.
-pub(super) fn tick_micros() -> String {
+fn tick_micros() -> String {
     format!("cast({} / {} as bigint)", columns::TICK, 1 << PARTITION_BITS)
 }
 
-/// SQL of a number in millionths.
+/// Numbers whose millionths are represented; what is greater is [`BEYOND`].
+const MEASURED_MAX: f64 = 9e12;
+
+/// SQL of a number in millionths. What is no number at all fails, and goes to `errors`.
 pub(super) fn millionths(sql: &str) -> String {
-    format!("cast(round(cast(({sql}) as double) * 1000000) as bigint)")
+    let number = format!("cast(({sql}) as double)");
+    format!(
+        "case when abs({number}) < {MEASURED_MAX:e} or isnan({number}) then cast(round({number} * 1000000) as bigint) \
+         when {number} > 0 then {BEYOND} when {number} < 0 then -{BEYOND} end"
+    )
 }

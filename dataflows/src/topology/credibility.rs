@@ -11,11 +11,13 @@ pub struct CredibilityNode {
     pub events_max: Option<u64>,
     /// and for so long.
     pub events_span: Option<Span>,
+    /// Evidence that lives no longer runs short.
+    pub short: Option<Span>,
     /// The measure of the drift node that says how groups fail together.
     pub correlation: Option<Text>,
     /// Changes of claims: node, and SQL of whether one is unknown and of whether it is fragile.
     pub claims: Option<Part>,
-    /// Evidence: node, and SQL of its claim and of when it runs out.
+    /// What evidence is alive: node, and SQL of its claim and of when it ends.
     pub evidence: Option<Part>,
     /// Regions: node, and SQL of the region and of its state.
     pub regions: Option<Part>,
@@ -51,6 +53,7 @@ pub fn read(section: &Section<'_>) -> CredibilityNode {
     CredibilityNode {
         events_max: section.count("events_max", 1),
         events_span: section.span("events_span"),
+        short: section.span("short"),
         correlation: section.text("correlation"),
         claims: part(
             "claims",
@@ -61,7 +64,7 @@ pub fn read(section: &Section<'_>) -> CredibilityNode {
         ),
         evidence: part(
             "evidence",
-            &[("claim", "SQL of the claim that it is for"), ("expires", "SQL of the time when it runs out")],
+            &[("claim", "SQL of the claim that it is for"), ("expires", "SQL of the time when it ends")],
         ),
         regions: part(
             "regions",

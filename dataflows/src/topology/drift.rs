@@ -41,6 +41,8 @@ pub struct MeasureNode {
     pub lateness_max: Option<Span>,
     /// How many facts make a period.
     pub rows_min: Option<u64>,
+    /// How long after its first row a key's first period begins.
+    pub settles: Option<Span>,
     /// Beyond this value it is yellow.
     pub yellow: Option<f64>,
     /// Beyond this value it is red.
@@ -98,6 +100,7 @@ pub fn read(section: &Section<'_>, faults: &Rc<Faults>) -> DriftNode {
             delay: span(2, "delay"),
             lateness_max: span(3, "lateness_max"),
             rows_min: of.count("rows_min", 1).or(rows_min),
+            settles: of.span("settles"),
             yellow: bound(&of, "yellow", faults),
             red: bound(&of, "red", faults),
             reference: of.section("reference").and_then(|reference| {

@@ -19,13 +19,13 @@ use crate::rows::ticks_of;
 /// What the rows of an input are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
-    /// Drift events: id, severity (null takes back), the id that is superseded.
+    /// Drift events: id, since when its period is one, severity (null takes back), the id that is superseded.
     Drift,
-    /// Correlations: group, value in millionths.
+    /// Correlations: group, end of the period, value in millionths.
     Correlations,
     /// Changes of claims: unknown, fragile, `_diff`.
     Claims,
-    /// Evidence: claim, when it runs out.
+    /// Living evidence: claim, when it ends (null when it is not fit to hold the claim up), `_diff`.
     Evidence,
     /// Regions: region, state (`OK`, `WARN`, `CRITICAL`).
     Regions,
@@ -40,16 +40,19 @@ pub struct Credibility {
 impl Reads {
     /// The columns of such an input: what checkpoints need, tick, key and time, and then the others.
     pub fn fields(self) -> Vec<Field> {
-        let at = Field::new("at", timestamp(), true);
+        let time = |name: &str| Field::new(name, timestamp(), true);
+        let at = time("at");
         let tick = Field::new(columns::TICK, DataType::UInt64, false);
         let text = |name: &str| Field::new(name, DataType::Utf8, true);
         let number = |name: &str| Field::new(name, DataType::Int64, true);
         let flag = |name: &str| Field::new(name, DataType::Boolean, true);
         match self {
-            Reads::Drift => vec![tick, text("id"), at, text("severity"), text("supersedes")],
-            Reads::Correlations => vec![tick, text("group"), at, number("value")],
+            Reads::Drift => {
+                vec![tick, text("id"), time("since"), text("severity"), text("supersedes")]
+            }
+            Reads::Correlations => vec![tick, text("group"), time("to"), number("value")],
             Reads::Claims => vec![tick, flag("unknown"), at, flag("fragile"), number("diff")],
-            Reads::Evidence => vec![tick, text("claim"), Field::new("expires", timestamp(), true)],
+            Reads::Evidence => vec![tick, text("claim"), time("expires"), number("diff")],
             Reads::Regions => vec![tick, text("region"), at, text("state")],
         }
     }
@@ -71,26 +74,30 @@ impl Credibility {
             let numbers = rows.column(column).as_primitive::<Int64Type>();
             numbers.is_valid(row).then(|| numbers.value(row))
         };
+        let time = || {
+            let times = rows.column(2).as_primitive::<TimestampMicrosecondType>();
+            times.is_valid(row).then(|| times.value(row))
+        };
         let flag = |column: usize| {
             let flags: &BooleanArray = rows.column(column).as_boolean();
             flags.is_valid(row) && flags.value(row)
         };
         let heard = match reads {
-            Reads::Drift => text(1).map(|id| Heard::Drift {
+            Reads::Drift => text(1).zip(time()).map(|(id, since)| Heard::Drift {
                 id,
+                since,
                 severity: text(3).and_then(Severity::of_name),
                 supersedes: text(4),
             }),
             Reads::Correlations => {
-                text(1).zip(number(3)).map(|(group, value)| Heard::Correlation { group, value })
+                let of = text(1).zip(time()).zip(number(3));
+                of.map(|((group, to), value)| Heard::Correlation { group, to, value })
             }
             Reads::Claims => {
                 number(4).map(|diff| Heard::Claim { is_unknown: flag(1), is_fragile: flag(3), diff })
             }
             Reads::Evidence => {
-                let times = rows.column(2).as_primitive::<TimestampMicrosecondType>();
-                let expires = times.is_valid(row).then(|| times.value(row));
-                text(1).zip(expires).map(|(claim, expires)| Heard::Evidence { claim, expires })
+                text(1).zip(number(3)).map(|(claim, diff)| Heard::Evidence { claim, expires: time(), diff })
             }
             Reads::Regions => {
                 let state = text(3).and_then(RegionState::of_name);
@@ -128,7 +135,9 @@ pub fn put_down_schema() -> SchemaRef {
         Field::new(columns::TICK, DataType::UInt64, false),
         Field::new("_key", DataType::Utf8, false),
         Field::new("_kind", DataType::Utf8, false),
-        Field::new("_number", DataType::Int64, false),
+        Field::new("_first", DataType::Int64, false),
+        Field::new("_second", DataType::Int64, false),
+        Field::new("_third", DataType::Int64, false),
         Field::new("_name", DataType::Utf8, false),
     ]))
 }
@@ -139,17 +148,27 @@ impl Lasting for Credibility {
         let texts = |text: fn(&Kept) -> &str| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(kept.iter().map(text)))
         };
-        let numbers = Int64Array::from_iter_values(kept.iter().map(|kept| kept.number));
-        vec![texts(|kept| &kept.key), texts(|kept| kept.kind), Arc::new(numbers), texts(|kept| kept.name)]
+        let numbers = |place: usize| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(kept.iter().map(|kept| kept.numbers[place])))
+        };
+        vec![
+            texts(|kept| &kept.key),
+            texts(|kept| kept.kind),
+            numbers(0),
+            numbers(1),
+            numbers(2),
+            texts(|kept| kept.name),
+        ]
     }
 
     fn take_up(&mut self, rows: &RecordBatch) {
         // Whatever was due before the tick had happened.
         let now = Tick(ticks_of(rows).value(0) - 1);
-        let [keys, kinds, names] = [1, 2, 4].map(|place| rows.column(place).as_string::<i32>());
-        let numbers = rows.column(3).as_primitive::<Int64Type>();
+        let [keys, kinds, names] = [1, 2, 6].map(|place| rows.column(place).as_string::<i32>());
+        let numbers = [3, 4, 5].map(|place| rows.column(place).as_primitive::<Int64Type>());
         for row in 0..rows.num_rows() {
-            self.index.take_up(now, kinds.value(row), keys.value(row), numbers.value(row), names.value(row));
+            let numbers = numbers.map(|numbers| numbers.value(row));
+            self.index.take_up(now, kinds.value(row), keys.value(row), numbers, names.value(row));
         }
     }
 }

@@ -6,11 +6,14 @@
 //! first close is not, since it is final then and its panes are dropped.
 //!
 //! The reference of a key is what the first of its periods had when that was closed for the first time. A later correction of that
-//! period does not move it: all rows of a key are held against the same.
+//! period does not move it: all rows of a key are held against the same. What takes time to fill, such as a window of 30 days, is like
+//! nothing that comes later while it fills: where a measure `settles`, a key's first period is the first that begins so
+//! long after its first fact, and there are no rows of those before.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tidegate_facts::tick::MICROS_MAX;
 use tidegate_facts::{Digest, Span, Tick};
 
@@ -30,6 +33,8 @@ pub struct Shape {
     pub lateness_max: i64,
     /// A period with fewer facts has no row.
     pub rows_min: u64,
+    /// A period that begins less than this after the key's first fact has no row, in microseconds.
+    pub settles: Option<Span>,
 }
 
 /// The periods of every key.
@@ -45,10 +50,19 @@ pub struct Periods<S: Statistic> {
 struct Key<S: Statistic> {
     name: Arc<str>,
     panes: BTreeMap<i64, Pane<S::Pane>>,
-    reference: Option<S::Reference>,
+    learned: Learned<S::Reference>,
     /// The latest row of each period that is not final.
     said: BTreeMap<i64, Said>,
     recurrence: Recurrence,
+}
+
+/// What is known of a key for good.
+#[derive(Serialize, Deserialize)]
+pub struct Learned<R> {
+    /// Periods that begin before this have no row.
+    settled: i64,
+    /// What the others are held against, from the first of them on.
+    reference: Option<R>,
 }
 
 struct Pane<P> {
@@ -77,6 +91,8 @@ struct Said {
     recurrence: u32,
     /// The newest event of the period, or the one that took it back.
     event: Option<Digest>,
+    /// When the period was first an event, if it ever was.
+    event_since: Option<Tick>,
 }
 
 impl Shape {
@@ -133,7 +149,7 @@ impl<S: Statistic> Periods<S> {
         if next > last_period + corrections {
             return; // Every period that it is in is final.
         }
-        let place = self.place(key);
+        let place = self.place(key, fact.time);
         let due = &mut self.due;
         let pane = self.keys[place as usize].panes.entry(number).or_insert_with(|| {
             // When its last period is final it goes, whatever came meanwhile.
@@ -155,32 +171,35 @@ impl<S: Statistic> Periods<S> {
         }
     }
 
-    fn place(&mut self, key: &str) -> u32 {
+    /// The place of a key, whose first fact is of `time` if it has none yet.
+    fn place(&mut self, key: &str, time: i64) -> u32 {
         if let Some(place) = self.places.get(key) {
             return *place;
         }
         let name: Arc<str> = key.into();
         let place = self.keys.len() as u32;
         self.places.insert(Arc::clone(&name), place);
+        let settled =
+            self.settings.periods.settles.map_or(i64::MIN, |span| time.saturating_add(span.micros()));
         self.keys.push(Key {
             name,
             panes: BTreeMap::new(),
-            reference: None,
+            learned: Learned { settled, reference: None },
             said: BTreeMap::new(),
             recurrence: Recurrence::default(),
         });
         place
     }
 
-    /// What the periods of each key are held against.
-    pub fn references(&self) -> impl Iterator<Item = (&Arc<str>, &S::Reference)> {
-        self.keys.iter().filter_map(|key| Some((&key.name, key.reference.as_ref()?)))
+    /// What is known of each key for good.
+    pub fn learned(&self) -> impl Iterator<Item = (&Arc<str>, &Learned<S::Reference>)> {
+        self.keys.iter().map(|key| (&key.name, &key.learned))
     }
 
-    /// What the periods of a key are held against.
-    pub fn set_reference(&mut self, key: &str, reference: S::Reference) {
-        let place = self.place(key);
-        self.keys[place as usize].reference = Some(reference);
+    /// What is known of a key for good.
+    pub fn set_learned(&mut self, key: &str, learned: Learned<S::Reference>) {
+        let place = self.place(key, 0);
+        self.keys[place as usize].learned = learned;
     }
 
     /// Closes what is due before `upper`, in order.
@@ -212,6 +231,11 @@ impl<S: Statistic> Key<S> {
     /// The row of a period, if there is a new one.
     fn close(&mut self, settings: &Settings, statistic: &S, tick: Tick, period: i64) -> Option<Closed> {
         let shape = settings.periods;
+        let (from, to) =
+            (period * shape.slide.micros() - shape.width.micros(), period * shape.slide.micros());
+        if from < self.learned.settled {
+            return None;
+        }
         let in_period = period - shape.panes()..period;
         let mut content: Option<Content> = None;
         for (_, pane) in self.panes.range_mut(in_period.clone()) {
@@ -231,10 +255,8 @@ impl<S: Statistic> Key<S> {
             return None; // Nothing has come since.
         }
         let panes: Vec<&S::Pane> = self.panes.range(in_period).map(|(_, pane)| &pane.facts).collect();
-        let reference = self.reference.get_or_insert_with(|| statistic.learn(&panes));
+        let reference = self.learned.reference.get_or_insert_with(|| statistic.learn(&panes));
         let measured = statistic.measure(&panes, reference)?;
-        let (from, to) =
-            (period * shape.slide.micros() - shape.width.micros(), period * shape.slide.micros());
         let revision = before.map_or(1, |said| said.revision + 1);
         let id = row_id(&settings.name, &self.name, from, to, revision);
         let level = settings.bounds.level(measured.value);
@@ -248,9 +270,10 @@ impl<S: Statistic> Key<S> {
             (true, true) => before.map_or(0, |said| said.recurrence),
             (false, true) => self.recurrence.raise(tick.micros(), period),
         };
-        let event = (was_event || level > Level::Green).then(|| {
+        let event_since = before.and_then(|said| said.event_since).or((level > Level::Green).then_some(tick));
+        let event = event_since.filter(|_| was_event || level > Level::Green).map(|since| {
             let episode = episode_id(&settings.name, &self.name, to);
-            settings.kind.event(level, recurrence, episode, superseded)
+            settings.kind.event(level, recurrence, since, episode, superseded)
         });
         let closed = Closed {
             tick,
@@ -268,7 +291,7 @@ impl<S: Statistic> Key<S> {
             event,
         };
         let event = if closed.event.is_some() { Some(id) } else { superseded };
-        self.said.insert(period, Said { revision, id, content, level, recurrence, event });
+        self.said.insert(period, Said { revision, id, content, level, recurrence, event, event_since });
         Some(closed)
     }
 }

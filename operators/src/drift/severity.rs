@@ -4,10 +4,12 @@
 //! light is red from 0.7 on and yellow from 0.3 on. The engine's scale has one step more, and nothing says how the two meet: here
 //! `critical` is red, `medium` begins with yellow, and `high` is the upper half of yellow, from 0.5 on. So a category of small weight
 //! begins low and rises as it comes again, and one that is verified against something outside is critical at once.
+//!
+//! A value at the end of what can be represented stands for all beyond it. Bounds lie inside, so it is red, whatever they are.
 
 use std::collections::VecDeque;
 
-use tidegate_facts::Digest;
+use tidegate_facts::{Digest, Tick};
 
 use super::Kind;
 
@@ -22,7 +24,7 @@ pub enum Level {
     Red,
 }
 
-/// From which value on something is wrong, in millionths.
+/// From which value on something is wrong, in millionths; neither is a [`super::BEYOND`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Beyond this value it is yellow,
@@ -55,6 +57,8 @@ pub struct Event {
     pub light: Level,
     /// In thousandths.
     pub score: u32,
+    /// When its period was first an event. What corrects it, takes it back or raises it again keeps that.
+    pub since: Tick,
     /// How many events of its fingerprint there were in 24 hours, with this one; 0 when this takes one back.
     pub recurrence: u32,
     /// What that makes of a weight, in tenths.
@@ -169,7 +173,14 @@ impl Kind {
     }
 
     /// The event of a level that comes for the `recurrence`th time in 24 hours (0: it takes one back).
-    pub fn event(&self, level: Level, recurrence: u32, episode: Digest, supersedes: Option<Digest>) -> Event {
+    pub fn event(
+        &self,
+        level: Level,
+        recurrence: u32,
+        since: Tick,
+        episode: Digest,
+        supersedes: Option<Digest>,
+    ) -> Event {
         let earlier = recurrence.saturating_sub(1);
         let score =
             (self.weight() * level.share() / 1000).saturating_add(earlier.saturating_mul(50)).min(1000);
@@ -185,7 +196,7 @@ impl Kind {
             _ => 10,
         };
         let severity = Severity::of_score(score);
-        Event { severity, light, score, recurrence, multiplier, episode, supersedes }
+        Event { severity, light, score, since, recurrence, multiplier, episode, supersedes }
     }
 }
 
@@ -212,19 +223,21 @@ mod tests {
     #[test]
     fn a_light_category_rises_as_it_comes_again_and_a_verified_one_is_critical_at_once() {
         let id = Digest([0; 32]);
-        let severity = |kind: Kind, level, recurrence| kind.event(level, recurrence, id, None).severity;
+        let severity =
+            |kind: Kind, level, recurrence| kind.event(level, recurrence, Tick::ZERO, id, None).severity;
         assert_eq!(severity(Kind::TimingEntropy, Level::Yellow, 1), Severity::Low);
         assert_eq!(severity(Kind::TimingEntropy, Level::Red, 1), Severity::Medium);
         assert_eq!(severity(Kind::TimingEntropy, Level::Red, 9), Severity::Critical);
         assert_eq!(severity(Kind::TtlCompression, Level::Red, 1), Severity::High);
         assert_eq!(severity(Kind::TtlCompression, Level::Red, 3), Severity::Critical);
         assert_eq!(severity(Kind::ConfidenceVolatility, Level::Red, 1), Severity::Critical);
-        assert_eq!(Kind::ConfidenceVolatility.event(Level::Red, 1000, id, None).score, 1000);
+        assert_eq!(Kind::ConfidenceVolatility.event(Level::Red, 1000, Tick::ZERO, id, None).score, 1000);
     }
 
     #[test]
     fn recurrence_multiplies_above_ten_twenty_five_and_fifty() {
-        let event = |recurrence| Kind::TimingEntropy.event(Level::Red, recurrence, Digest([0; 32]), None);
+        let id = Digest([0; 32]);
+        let event = |recurrence| Kind::TimingEntropy.event(Level::Red, recurrence, Tick::ZERO, id, None);
         let multipliers = [1, 10, 11, 25, 26, 50, 51].map(|recurrence| event(recurrence).multiplier);
         assert_eq!(multipliers, [10, 10, 15, 15, 20, 20, 30]);
     }

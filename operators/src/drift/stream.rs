@@ -11,7 +11,7 @@ use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Tick, columns};
 
 use super::severity::Level;
-use super::{Closed, Fact, Kind, Measure, Settings};
+use super::{BEYOND, Closed, Fact, Kind, Measure, Settings};
 use crate::checkpointed::Lasting;
 use crate::keys::{NULL_KEY, keys_of};
 use crate::ordered::Ordered;
@@ -63,6 +63,7 @@ pub fn events_schema() -> SchemaRef {
         text("light", false),
         count("score", DataType::Float64),
         time("detected_at"),
+        time("first_detected_at"),
         text("measure", false),
         text("key", false),
         time("period_from"),
@@ -112,39 +113,39 @@ pub fn orders() -> [Vec<usize>; 2] {
     [places(events_schema()), places(periods_schema())]
 }
 
-/// The columns of what is put down, the references that were learned; the second is the key.
+/// The columns of what is put down, what was learned of keys; the second is the key.
 pub fn put_down_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new(columns::TICK, DataType::UInt64, false),
         Field::new("key", DataType::Utf8, false),
         Field::new("_measure", DataType::Utf8, false),
-        Field::new("_reference", DataType::Utf8, false),
+        Field::new("_learned", DataType::Utf8, false),
     ]))
 }
 
-/// A key, a measure, and the reference of the two.
+/// A key, a measure, and what was learned of the two.
 type Learned = (Arc<str>, Arc<str>, String);
 
-/// References are put down. The facts of periods that can still change are heard again, since they are most of the state.
+/// What was learned is put down. The facts of periods that can still change are heard again, since they are most of the state.
 impl Lasting for Drift {
     fn put_down(&self) -> Vec<ArrayRef> {
         let measures = self.settings.iter().zip(&self.measures).filter(|(of, _)| of.kind.learns());
-        let references = measures.flat_map(|(of, measure)| {
-            measure.references().into_iter().map(|(key, text)| (key, Arc::clone(&of.name), text))
+        let learned = measures.flat_map(|(of, measure)| {
+            measure.learned().into_iter().map(|(key, text)| (key, Arc::clone(&of.name), text))
         });
-        let references: Vec<Learned> = references.collect();
+        let learned: Vec<Learned> = learned.collect();
         let texts = |text: fn(&Learned) -> &str| -> ArrayRef {
-            Arc::new(StringArray::from_iter_values(references.iter().map(text)))
+            Arc::new(StringArray::from_iter_values(learned.iter().map(text)))
         };
-        vec![texts(|(key, ..)| key), texts(|(_, measure, _)| measure), texts(|(.., reference)| reference)]
+        vec![texts(|(key, ..)| key), texts(|(_, measure, _)| measure), texts(|(.., learned)| learned)]
     }
 
     fn take_up(&mut self, rows: &RecordBatch) {
-        let [keys, measures, references] = [1, 2, 3].map(|place| rows.column(place).as_string::<i32>());
+        let [keys, measures, learned] = [1, 2, 3].map(|place| rows.column(place).as_string::<i32>());
         for row in 0..rows.num_rows() {
             let measure = self.settings.iter().position(|of| *of.name == *measures.value(row));
             let measure = measure.expect("another plan has another checkpoint");
-            self.measures[measure].set_reference(keys.value(row), references.value(row));
+            self.measures[measure].set_learned(keys.value(row), learned.value(row));
         }
     }
 }
@@ -217,6 +218,7 @@ fn events(rows: &[(&Settings, &Closed)]) -> RecordBatch {
         texts(&|row| rows[row].2.light.name().to_owned()),
         floats(&|row| f64::from(rows[row].2.score) / 1000.0),
         times(rows.iter().map(|(_, closed, _)| closed.tick.micros())),
+        times(rows.iter().map(|(_, _, event)| event.since.micros())),
         texts(&|row| rows[row].0.name.to_string()),
         texts(&|row| rows[row].1.key.to_string()),
         times(rows.iter().map(|(_, closed, _)| closed.from)),
@@ -294,6 +296,8 @@ fn notes(settings: &Settings, closed: &Closed) -> String {
             format!("distance {value:.3} from the reference, {base:.3} by chance one time in twenty")
         }
     };
+    let is_beyond = closed.measured.value.saturating_abs() == BEYOND;
+    let said = if is_beyond { "a value is greater than any that can be measured".to_owned() } else { said };
     let bounds = settings.bounds;
     match closed.level {
         Level::Green => format!("{said}; taken back after late facts"),

@@ -4,11 +4,14 @@
 //! be lost without harm; below, none may; at 1 : 1 evidence goes as the next one comes. The intervals of one member add up to the time
 //! between its first fact and its last, so only these are kept. A period must be longer than the interval at which members are
 //! refreshed, else it has nothing to say.
+//!
+//! A single time to live beyond what can be represented would make any mean of them look long, so it makes the ratio less than any
+//! bound instead.
 
 use tidegate_facts::KeyHash;
 
 use super::fixed::ratio;
-use super::{Fact, Measured, Statistic};
+use super::{BEYOND, Fact, Measured, Statistic};
 
 /// The statistic; a fact's value is its time to live.
 pub struct TtlCompression;
@@ -19,6 +22,7 @@ pub struct Refreshes {
     members: Vec<Member>,
     count: i128,
     ttl: i128,
+    is_beyond: bool,
 }
 
 /// The facts of one member.
@@ -55,6 +59,7 @@ impl Statistic for TtlCompression {
         pane.members.push(Member { member: fact.member, first: fact.time, last: fact.time, count: 1 });
         pane.count += 1;
         pane.ttl += i128::from(ttl);
+        pane.is_beyond |= ttl.saturating_abs() == BEYOND;
     }
 
     fn settle(&self, pane: &mut Refreshes) {
@@ -70,10 +75,13 @@ impl Statistic for TtlCompression {
         let between: i128 = members.iter().map(|m| i128::from(m.last - m.first)).sum();
         let intervals: i128 = members.iter().map(|m| i128::from(m.count) - 1).sum();
         let (ttl, count) = panes.iter().fold((0, 0), |(ttl, count), p| (ttl + p.ttl, count + p.count));
+        let is_beyond = panes.iter().any(|pane| pane.is_beyond);
         if between == 0 {
-            return None; // Nothing was refreshed in the period.
+            // Nothing was refreshed in the period.
+            return is_beyond.then_some(Measured { value: -BEYOND, base: 0 });
         }
         let base = (between / intervals) as i64;
-        Some(Measured { value: ratio(ttl * intervals, count * between), base })
+        let value = if is_beyond { -BEYOND } else { ratio(ttl * intervals, count * between) };
+        Some(Measured { value, base })
     }
 }
