@@ -62,6 +62,9 @@ struct Scope<'k> {
     unknown: Option<String>,
     /// Whether a table of the information schema is read; its names are in lower case.
     information: bool,
+    /// Whether the table that was named last is one of those, and what stands before the dots of all of them.
+    is_system: bool,
+    systems: BTreeSet<String>,
 }
 
 impl<'k> Scope<'k> {
@@ -75,6 +78,8 @@ impl<'k> Scope<'k> {
             aliases: Vec::new(),
             unknown: None,
             information: false,
+            is_system: false,
+            systems: BTreeSet::new(),
         }
     }
 
@@ -174,6 +179,7 @@ impl VisitorMut for Scope<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        self.is_system = false;
         if let TableFactor::Table { name, args: Some(_), .. } = factor
             && let [ObjectNamePart::Identifier(function)] = name.0.as_mut_slice()
         {
@@ -196,6 +202,7 @@ impl VisitorMut for Scope<'_> {
         {
             lower(table);
             self.information = true;
+            self.is_system = true;
             return ControlFlow::Continue(());
         }
         if self.functions.contains(&table.value) {
@@ -220,6 +227,11 @@ impl VisitorMut for Scope<'_> {
             _ => return ControlFlow::Continue(()),
         };
         let name = name.map(|name| name.value.as_str());
+        if std::mem::take(&mut self.is_system)
+            && let Some(before) = alias.as_ref().map(|alias| alias.name.value.as_str()).or(name)
+        {
+            self.systems.insert(before.to_owned());
+        }
         let is_query = name.is_some_and(|name| self.queries.iter().any(|query| query == name));
         let known = self.known;
         let columns = name.filter(|_| !is_query).and_then(|name| known.get(name)).map(Vec::as_slice);
@@ -254,7 +266,13 @@ impl VisitorMut for Columns<'_, '_> {
             Expr::CompoundIdentifier(parts) => {
                 // What stands before the dot is a table, or else a column that holds fields.
                 if let [.., qualifier, column] = parts.as_mut_slice() {
-                    match self.0.fix_qualifier(qualifier) {
+                    let known = self.0.fix_qualifier(qualifier);
+                    // `d.encoding AS "Encoding"` is that of `d`.
+                    if known.is_some() && self.0.systems.contains(&qualifier.value) {
+                        lower(column);
+                        return ControlFlow::Continue(());
+                    }
+                    match known {
                         Some(columns) => self.0.fix_column(column, columns),
                         None => self.0.fix_column(qualifier, None),
                     }
@@ -429,6 +447,10 @@ mod tests {
         check(
             "select TABLE_NAME from INFORMATION_SCHEMA.TABLES",
             expect!["SELECT table_name FROM information_schema.tables"],
+        );
+        check(
+            "select D.encoding as \"Encoding\", upper(d.Encoding) from pg_catalog.pg_database d",
+            expect![[r#"SELECT d.encoding AS "Encoding", upper(d.encoding) FROM pg_catalog.pg_database d"#]],
         );
     }
 }

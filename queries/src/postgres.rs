@@ -1,54 +1,48 @@
 //! The catalogue over the Postgres wire protocol, for psql, drivers and notebooks; read-only.
 //!
 //! Protocol, types and the catalogue tables that clients look at (`pg_catalog`) are `datafusion-postgres`'s. What is ours is
-//! who may come in, that nothing but reading is planned, how long a statement may take and how many rows it may give, that it
-//! can be stopped while it gives them, and how much of a message is read ([`connection`]).
+//! who may come in, that nothing but reading is planned ([`answers`]), how long a statement may take and how many rows it may give,
+//! that it can be stopped while it gives them, and how much of a message is read ([`connection`]).
 
+mod answers;
 mod connection;
+mod cursors;
 mod dialect;
+mod parameters;
+mod settings;
+mod text;
+mod wire;
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use datafusion::common::{DFSchema, DFSchemaRef, DataFusionError, ParamValues};
-use datafusion::logical_expr::{EmptyRelation, LogicalPlan, Projection};
-use datafusion::prelude::{DataFrame, SessionContext};
-use datafusion::sql::parser::Statement as AnyStatement;
-use datafusion::sql::sqlparser::ast::{CloseCursor, Declare, DeclareType, FetchDirection, Query, Statement};
-use datafusion_postgres::arrow_pg::datatypes::df::encode_dataframe;
+use datafusion::common::DataFusionError;
+use datafusion::sql::sqlparser::ast::Statement;
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::setup_pg_catalog;
-use datafusion_postgres::hooks::cursor::CursorStatementHook;
-use datafusion_postgres::hooks::set_show::SetShowHook;
-use datafusion_postgres::hooks::transactions::TransactionStatementHook;
-use datafusion_postgres::hooks::{HookClient, QueryHook};
 use datafusion_postgres::pgwire::api::auth::cleartext::CleartextPasswordAuthStartupHandler;
 use datafusion_postgres::pgwire::api::auth::noop::NoopStartupHandler;
 use datafusion_postgres::pgwire::api::auth::{
     AuthSource, DefaultServerParameterProvider, LoginInfo, Password, StartupHandler,
 };
 use datafusion_postgres::pgwire::api::cancel::DefaultCancelHandler;
-use datafusion_postgres::pgwire::api::portal::{Format, Portal, PortalExecutionState};
+use datafusion_postgres::pgwire::api::portal::{Portal, PortalExecutionState};
 use datafusion_postgres::pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
-use datafusion_postgres::pgwire::api::results::{FieldInfo, Response, Tag};
-use datafusion_postgres::pgwire::api::stmt::{QueryParser, StoredStatement};
+use datafusion_postgres::pgwire::api::results::{Response, Tag};
 use datafusion_postgres::pgwire::api::store::{Entry, PortalStore};
 use datafusion_postgres::pgwire::api::{
-    ClientInfo, ClientPortalStore, ConnectionHandle, ConnectionManager, DEFAULT_NAME, Type,
+    ClientInfo, ClientPortalStore, ConnectionHandle, ConnectionManager, DEFAULT_NAME,
 };
 use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use datafusion_postgres::pgwire::messages::extendedquery::Execute;
 use datafusion_postgres::pgwire::messages::startup::{Password as PasswordMessage, PasswordMessageFamily};
 use datafusion_postgres::pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
-use datafusion_postgres::pgwire::types::format::FormatOptions;
-use datafusion_postgres::{DfSessionService, Parser};
 use futures::future::Shared;
 use futures::{FutureExt, Sink, SinkExt, Stream, StreamExt, stream};
 use tidegate_facts::Digest;
@@ -58,10 +52,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
+use self::answers::{Answers, Prepared};
 use crate::access::{Keys, Role};
 use crate::http::told_to_stop;
 use crate::telemetry::{self, End, Port, Telemetry};
-use crate::{Catalogue, QueryError, bounds};
+use crate::{Catalogue, QueryError};
 
 /// How many connections may be open.
 const CONNECTIONS_MAX: usize = 256;
@@ -136,13 +131,6 @@ impl Handlers {
         setup_pg_catalog(context, crate::catalogue::CATALOGUE, EmptyContextProvider)
             .map_err(|error| QueryError::of_plan(&error))?;
         dialect::add(context);
-        let hooks: Vec<Arc<dyn QueryHook>> = vec![
-            Arc::new(Cursors { catalogue: Arc::clone(catalogue) }),
-            Arc::new(SetShowHook),
-            Arc::new(TransactionStatementHook),
-            Arc::new(Reads { catalogue: Arc::clone(catalogue) }),
-        ];
-        let service = DfSessionService::new_with_hooks(Arc::new(context.clone()), hooks);
         let connections = Arc::new(ConnectionManager::new());
         let startup = if keys.is_empty() {
             Startup::Open(Open { connections: Arc::clone(&connections) })
@@ -155,8 +143,7 @@ impl Handlers {
         };
         Ok(Handlers {
             queries: Arc::new(Bounded {
-                parser: Arc::new(Bound(service.query_parser())),
-                inner: service,
+                answers: Arc::new(Answers::new(catalogue)),
                 telemetry: Arc::clone(telemetry),
             }),
             cancel: Arc::new(DefaultCancelHandler::new(connections)),
@@ -227,192 +214,6 @@ impl AuthSource for Known {
     }
 }
 
-/// Cursors, over what only reads.
-///
-/// The hook of `datafusion-postgres` plans whatever stands behind `FOR`, knows no parameters there, and tells a client that
-/// prepares a `FETCH` that it gives no columns; so cursors are opened here, and only read by that hook.
-struct Cursors {
-    catalogue: Arc<Catalogue>,
-}
-
-/// How many cursors a client may have open.
-const CURSORS_MAX: usize = 64;
-
-/// The cursors of one client, and the columns of each.
-#[derive(Default)]
-struct Opened(Mutex<BTreeMap<String, DFSchemaRef>>);
-
-impl Opened {
-    fn of(client: &(impl ClientInfo + ?Sized)) -> Arc<Opened> {
-        client.session_extensions().get_or_insert_with(Opened::default)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, DFSchemaRef>> {
-        self.0.lock().expect("no panic")
-    }
-}
-
-/// The name of a cursor and its query, of `DECLARE name CURSOR FOR query`.
-fn declared(statements: &[Declare]) -> PgWireResult<(&str, &Query)> {
-    match statements {
-        [Declare { names, declare_type: Some(DeclareType::Cursor), for_query: Some(query), .. }] => {
-            Ok((names.first().map_or("", |name| &name.value), query))
-        }
-        _ => Err(failed("42601", "write DECLARE name CURSOR FOR SELECT ..".to_owned())),
-    }
-}
-
-impl Cursors {
-    async fn plan(&self, query: &Query, context: &SessionContext) -> PgWireResult<LogicalPlan> {
-        let query = AnyStatement::Statement(Box::new(Statement::Query(Box::new(query.clone()))));
-        self.catalogue.plan(&context.state(), query).await.map_err(refused)
-    }
-
-    async fn open(
-        &self,
-        (name, query): (&str, &Query),
-        plan: LogicalPlan,
-        context: &SessionContext,
-        client: &dyn HookClient,
-    ) -> PgWireResult<Response> {
-        let opened = Opened::of(client);
-        if opened.lock().len() >= CURSORS_MAX && !opened.lock().contains_key(name) {
-            let what = format!("{CURSORS_MAX} cursors are open; close some first");
-            return Err(failed("54000", what));
-        }
-        let columns = Arc::clone(plan.schema());
-        let options = Arc::new(FormatOptions::from_client_metadata(client.metadata()));
-        let frame = DataFrame::new(context.state(), plan.clone());
-        let rows = encode_dataframe(frame, &Format::UnifiedText, Some(options)).await?;
-        // Described by its plan to who asks what it gives.
-        let statement = Statement::Query(Box::new(query.clone()));
-        let statement = (query.to_string(), Some((statement, plan)));
-        let statement = StoredStatement::new(name.to_owned(), statement, Vec::new());
-        let portal = Portal::new_cursor(name.to_owned(), Arc::new(statement));
-        portal.start(rows).await;
-        client.portal_store().put_portal(Arc::new(portal));
-        opened.lock().insert(name.to_owned(), columns);
-        Ok(Response::Execution(Tag::new("DECLARE CURSOR")))
-    }
-
-    /// Whether a statement on a cursor may be taken, and what is known of its cursor then.
-    fn check(statement: &Statement, client: &(impl ClientInfo + ?Sized)) -> PgWireResult<()> {
-        let opened = Opened::of(client);
-        match statement {
-            Statement::Close { cursor: CloseCursor::All } => opened.lock().clear(),
-            Statement::Close { cursor: CloseCursor::Specific { name } } => {
-                opened.lock().remove(&name.value);
-            }
-            // Rows of a cursor are put into memory before they are sent.
-            Statement::Fetch { direction, .. } => bound_fetch(direction)?,
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-/// Refuses to fetch more rows at once than are put into memory.
-fn bound_fetch(direction: &FetchDirection) -> PgWireResult<()> {
-    let count = match direction {
-        FetchDirection::Count { limit } | FetchDirection::Forward { limit: Some(limit) } => limit.to_string(),
-        FetchDirection::All | FetchDirection::ForwardAll => "ALL".to_owned(),
-        _ => return Ok(()),
-    };
-    match count.parse::<usize>() {
-        Ok(count) if count <= FETCH_ROWS_MAX => Ok(()),
-        _ => Err(failed(
-            "54000",
-            format!("FETCH {count} is too many; fetch at most {FETCH_ROWS_MAX} rows at once"),
-        )),
-    }
-}
-
-#[async_trait]
-impl QueryHook for Cursors {
-    async fn handle_simple_query(
-        &self,
-        statement: &Statement,
-        context: &SessionContext,
-        client: &mut dyn HookClient,
-    ) -> Option<PgWireResult<Response>> {
-        if let Statement::Declare { stmts } = statement {
-            let opened = async {
-                let (name, query) = declared(stmts)?;
-                let plan = self.plan(query, context).await?;
-                self.open((name, query), plan, context, client).await
-            };
-            return Some(opened.await);
-        }
-        if let Err(error) = Cursors::check(statement, client) {
-            return Some(Err(error));
-        }
-        CursorStatementHook.handle_simple_query(statement, context, client).await
-    }
-
-    async fn handle_extended_parse_query(
-        &self,
-        statement: &Statement,
-        context: &SessionContext,
-        client: &(dyn ClientInfo + Send + Sync),
-    ) -> Option<PgWireResult<LogicalPlan>> {
-        match statement {
-            // No columns, and the parameters of the query.
-            Statement::Declare { stmts } => {
-                let planned = async {
-                    let plan = self.plan(declared(stmts)?.1, context).await?;
-                    let nothing = Projection::try_new(Vec::new(), Arc::new(plan));
-                    nothing.map(LogicalPlan::Projection).map_err(|error| refused(QueryError::of_plan(&error)))
-                };
-                Some(planned.await)
-            }
-            Statement::Fetch { name, .. } => {
-                let schema = Opened::of(client).lock().get(&name.value).cloned();
-                let schema = schema.unwrap_or_else(|| Arc::new(DFSchema::empty()));
-                Some(Ok(LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema })))
-            }
-            _ => CursorStatementHook.handle_extended_parse_query(statement, context, client).await,
-        }
-    }
-
-    async fn handle_extended_query(
-        &self,
-        statement: &Statement,
-        plan: &LogicalPlan,
-        parameters: &ParamValues,
-        context: &SessionContext,
-        client: &mut dyn HookClient,
-    ) -> Option<PgWireResult<Response>> {
-        if let Statement::Declare { stmts } = statement {
-            let opened = async {
-                let (name, query) = declared(stmts)?;
-                let plan = plan.inputs().first().map(|plan| (*plan).clone()).expect("it was put there");
-                let plan = plan.replace_params_with_values(parameters);
-                let plan = plan.map_err(|error| refused(QueryError::of_plan(&error)))?;
-                self.open((name, query), plan, context, client).await
-            };
-            return Some(opened.await);
-        }
-        if let Err(error) = Cursors::check(statement, client) {
-            return Some(Err(error));
-        }
-        CursorStatementHook.handle_extended_query(statement, plan, parameters, context, client).await
-    }
-}
-
-/// Plans what only reads, and refuses the rest.
-struct Reads {
-    catalogue: Arc<Catalogue>,
-}
-
-impl Reads {
-    async fn plan(&self, statement: &Statement, context: &SessionContext) -> PgWireResult<DataFrame> {
-        let state = context.state();
-        let statement = AnyStatement::Statement(Box::new(statement.clone()));
-        let plan = self.catalogue.plan(&state, statement).await.map_err(refused)?;
-        Ok(DataFrame::new(state, plan))
-    }
-}
-
 /// The error with the SQL state that tells a client what it is.
 fn refused(error: QueryError) -> PgWireError {
     let state = match &error {
@@ -430,81 +231,10 @@ fn failed(state: &str, what: String) -> PgWireError {
     PgWireError::UserError(Box::new(ErrorInfo::new("ERROR".to_owned(), state.to_owned(), what)))
 }
 
-#[async_trait]
-impl QueryHook for Reads {
-    async fn handle_simple_query(
-        &self,
-        statement: &Statement,
-        context: &SessionContext,
-        client: &mut dyn HookClient,
-    ) -> Option<PgWireResult<Response>> {
-        let frame = match self.plan(statement, context).await {
-            Ok(frame) => frame,
-            Err(error) => return Some(Err(error)),
-        };
-        let options = Arc::new(FormatOptions::from_client_metadata(client.metadata()));
-        Some(encode_dataframe(frame, &Format::UnifiedText, Some(options)).await.map(Response::Query))
-    }
-
-    async fn handle_extended_parse_query(
-        &self,
-        statement: &Statement,
-        context: &SessionContext,
-        _: &(dyn ClientInfo + Send + Sync),
-    ) -> Option<PgWireResult<LogicalPlan>> {
-        Some(self.plan(statement, context).await.map(|frame| frame.logical_plan().clone()))
-    }
-
-    async fn handle_extended_query(
-        &self,
-        _: &Statement,
-        _: &LogicalPlan,
-        _: &ParamValues,
-        _: &SessionContext,
-        _: &mut dyn HookClient,
-    ) -> Option<PgWireResult<Response>> {
-        None // The plan is one that reads; how it is run needs no hand of ours.
-    }
-}
-
 /// Statements bounded in time and rows, and counted.
 struct Bounded {
-    inner: DfSessionService,
-    parser: Arc<Bound<Parser>>,
+    answers: Arc<Answers>,
     telemetry: Arc<Telemetry>,
-}
-
-/// Parses what is not too large.
-struct Bound<P>(Arc<P>);
-
-#[async_trait]
-impl<P: QueryParser + Send + Sync> QueryParser for Bound<P> {
-    type Statement = P::Statement;
-
-    async fn parse_sql<C>(
-        &self,
-        client: &C,
-        sql: &str,
-        types: &[Option<Type>],
-    ) -> PgWireResult<Option<Self::Statement>>
-    where
-        C: ClientInfo + Unpin + Send + Sync,
-    {
-        bounds::text(sql).map_err(refused)?;
-        caught(self.0.parse_sql(client, sql, types)).await
-    }
-
-    fn get_parameter_types(&self, statement: &Self::Statement) -> PgWireResult<Vec<Type>> {
-        self.0.get_parameter_types(statement)
-    }
-
-    fn get_result_schema(
-        &self,
-        statement: &Self::Statement,
-        format: Option<&Format>,
-    ) -> PgWireResult<Vec<FieldInfo>> {
-        self.0.get_result_schema(statement, format)
-    }
 }
 
 /// The answer, or an error if making it panics: the client hears of it, and goes on.
@@ -519,7 +249,7 @@ type Cancelled = Shared<Pin<Box<dyn Future<Output = ()> + Send>>>;
 impl Bounded {
     fn bound(
         response: Response,
-        until: Instant,
+        until: Until,
         cancelled: Cancelled,
         statement: telemetry::Statement,
     ) -> Response {
@@ -558,12 +288,13 @@ async fn cancelled<C: ClientInfo>(client: &C) -> Cancelled {
 /// What was answered in time. A failure ends the statement.
 fn in_time<T>(
     answered: Result<PgWireResult<T>, Elapsed>,
+    until: Until,
     statement: telemetry::Statement,
 ) -> PgWireResult<(T, telemetry::Statement)> {
     let failure = match answered {
         Ok(Ok(answer)) => return Ok((answer, statement)),
         Ok(Err(error)) => said(error),
-        Err(_) => too_long(),
+        Err(_) => until.too_long(),
     };
     statement.end(End::Failed);
     Err(failure)
@@ -571,7 +302,7 @@ fn in_time<T>(
 
 fn bounded<T: Send + 'static>(
     rows: impl Stream<Item = PgWireResult<T>> + Send + Unpin + 'static,
-    until: Instant,
+    until: Until,
     cancelled: Cancelled,
     statement: telemetry::Statement,
 ) -> impl Stream<Item = PgWireResult<T>> + Send {
@@ -581,7 +312,7 @@ fn bounded<T: Send + 'static>(
             tokio::select! {
                 biased;
                 () = cancelled.clone() => Err(PgWireError::QueryCanceled),
-                next = timeout_at(until, rows.next()) => next.map_err(|_| too_long())?.transpose(),
+                next = timeout_at(until.at, rows.next()) => next.map_err(|_| until.too_long())?.transpose(),
             }
         });
         let failure = match next.await {
@@ -614,11 +345,25 @@ fn said(error: PgWireError) -> PgWireError {
     }
 }
 
-fn too_long() -> PgWireError {
-    failed(
-        "57014",
-        format!("the statement took longer than {} s, and was stopped", STATEMENT_WITHIN.as_secs()),
-    )
+/// When a statement is stopped, and how long it was given.
+#[derive(Clone, Copy)]
+struct Until {
+    at: Instant,
+    within: Duration,
+}
+
+impl Until {
+    fn of(client: &impl ClientInfo) -> Until {
+        let within = settings::within(client);
+        Until { at: Instant::now() + within, within }
+    }
+
+    fn too_long(self) -> PgWireError {
+        let set =
+            if self.within < STATEMENT_WITHIN { ", the statement_timeout of this connection" } else { "" };
+        let within = settings::shown_span(self.within);
+        failed("57014", format!("the statement took longer than {within}{set}, and was stopped"))
+    }
 }
 
 #[async_trait]
@@ -630,11 +375,10 @@ impl SimpleQueryHandler for Bounded {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        bounds::text(query).map_err(refused)?;
-        let until = Instant::now() + STATEMENT_WITHIN;
+        let until = Until::of(client);
         let statement = self.telemetry.statement(Port::Postgres, query);
-        let asked = caught(SimpleQueryHandler::do_query(&self.inner, client, query));
-        let (responses, statement) = in_time(timeout_at(until, asked).await, statement)?;
+        let asked = caught(self.answers.all(query, client));
+        let (responses, statement) = in_time(timeout_at(until.at, asked).await, until, statement)?;
         let cancelled = cancelled(client).await;
         // Several statements may come in one text.
         let mut first = Some(statement);
@@ -646,11 +390,11 @@ impl SimpleQueryHandler for Bounded {
 
 #[async_trait]
 impl ExtendedQueryHandler for Bounded {
-    type Statement = <DfSessionService as ExtendedQueryHandler>::Statement;
-    type QueryParser = Bound<Parser>;
+    type Statement = Prepared;
+    type QueryParser = Answers;
 
-    fn query_parser(&self) -> Arc<Bound<Parser>> {
-        Arc::clone(&self.parser)
+    fn query_parser(&self) -> Arc<Answers> {
+        Arc::clone(&self.answers)
     }
 
     /// Rows are sent as they are made. `pgwire` would put into memory as many as the client says that it wants, before the first is
@@ -701,7 +445,7 @@ impl ExtendedQueryHandler for Bounded {
         &self,
         client: &mut C,
         portal: &Portal<Self::Statement>,
-        max_rows: usize,
+        _max_rows: usize,
     ) -> PgWireResult<Response>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
@@ -709,10 +453,10 @@ impl ExtendedQueryHandler for Bounded {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let until = Instant::now() + STATEMENT_WITHIN;
+        let until = Until::of(client);
         let statement = self.telemetry.statement(Port::Postgres, &portal.statement.statement.0);
-        let asked = caught(ExtendedQueryHandler::do_query(&self.inner, client, portal, max_rows));
-        let (response, statement) = in_time(timeout_at(until, asked).await, statement)?;
+        let asked = caught(self.answers.prepared(portal, client));
+        let (response, statement) = in_time(timeout_at(until.at, asked).await, until, statement)?;
         let cancelled = cancelled(client).await;
         Ok(Bounded::bound(response, until, cancelled, statement))
     }

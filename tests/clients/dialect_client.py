@@ -1,0 +1,124 @@
+"""What programs that were written for Postgres say: python3 dialect_client.py HOST PORT USER PASSWORD DECISIONS
+
+Prints `ok` at the end, or fails with what was not as it should be.
+"""
+import datetime
+import decimal
+import sys
+import time
+
+import psycopg
+
+host, port, user, password, decisions = sys.argv[1:6]
+where = dict(host=host, port=port, user=user, dbname="tidegate", connect_timeout=10, autocommit=True)
+if password:
+    where["password"] = password
+decisions = int(decisions)
+D = decimal.Decimal
+
+
+def refused(connection, sql, said, parameters=None, state=None):
+    try:
+        connection.execute(sql, parameters).fetchall()
+    except psycopg.Error as error:
+        assert said in str(error), (sql, str(error))
+        assert state in (None, error.sqlstate), (sql, error.sqlstate)
+    else:
+        raise AssertionError(f"{sql} was answered")
+
+
+with psycopg.connect(**where) as connection:
+    def ask(sql, parameters=None, **how):
+        return connection.execute(sql, parameters, **how).fetchall()
+
+    def name(sql):
+        return [column.name for column in connection.execute(sql).description]
+
+    # Every amount is 3.00. A number may be sent in any type, and is compared with all its digits.
+    for binary in (False, True):
+        how = dict(binary=binary)
+        for value, less, equal in [
+            (2, False, False), (3, False, True), (4, True, False), (100, True, False), (2**40, True, False),
+            (10**25, True, False), (-1, False, False), (2.5, False, False), (3.0, False, True), (3.001, True, False),
+            (1e300, True, False), (D("3"), False, True), (D("3.00"), False, True), (D("3.000"), False, True),
+            (D("3.0000001"), True, False), (D("2.995"), False, False), ("3.00", False, True), ("3.004", True, False),
+        ]:
+            for where_, holds in [("amount < %s", less), ("amount = %s", equal), ("amount <= %s", less or equal)]:
+                answer = ask(f"SELECT count(*) FROM decisions WHERE {where_}", [value], **how)
+                assert answer == [(decisions if holds else 0,)], (where_, value, binary, answer)
+        last = ask("SELECT max(_tick) FROM decisions")[0][0]
+        for value in (int(last), D(last), str(last)):
+            assert ask("SELECT count(*) FROM decisions WHERE _tick <= %s", [value], **how) == [(decisions,)], value
+            assert ask("SELECT count(*) FROM decisions WHERE _tick = %s", [value], **how)[0][0] >= 1, value
+        assert ask("SELECT count(*) FROM decisions WHERE _tick > %s", [-1], **how) == [(decisions,)]
+        of_1 = ask("SELECT count(*) FROM decisions WHERE customer_id = 1")
+        for value in (1, 1.0, D(1), "1"):
+            assert ask("SELECT count(*) FROM decisions WHERE customer_id = %s", [value], **how) == of_1, value
+        assert ask("SELECT count(*) FROM decisions WHERE customer_id < %s", [0.5], **how) != of_1
+        for value in ("2026-01-01", "2026-01-01T00:00:00Z", "2026-01-01 00:00:00+00", datetime.date(2026, 1, 1),
+                      datetime.datetime(2026, 1, 1), datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)):
+            assert ask("SELECT count(*) FROM decisions WHERE ts_utc >= %s", [value], **how) == [(decisions,)], value
+            assert ask("SELECT count(*) FROM decisions WHERE ts_utc < %s", [value], **how) == [(0,)], value
+        given = dict(x=3)
+        twice = "SELECT count(*) FROM decisions WHERE amount = %(x)s AND customer_id <= %(x)s AND _tick > %(x)s"
+        assert ask(twice, given, **how)[0][0] > 0
+        assert ask("SELECT event_id FROM decisions ORDER BY 1 LIMIT %s OFFSET %s", [2, 1], **how) == \
+            ask("SELECT event_id FROM decisions ORDER BY 1 LIMIT 2 OFFSET 1")
+        # A parameter beside nothing has the type that it was sent as.
+        for value in (7, 2**40, 1.5, D("1.25"), "a", True, None, datetime.date(2026, 1, 31)):
+            assert ask("SELECT %s", [value], **how) == [(value,)], (value, binary)
+        assert ask("SELECT amount + %s FROM decisions LIMIT 1", [0.125], **how)[0][0] in (D("3.125"), 3.125)
+        assert ask("SELECT (SELECT count(*) FROM decisions WHERE amount < %s)", [4], **how) == [(decisions,)]
+    refused(connection, "SELECT count(*) FROM decisions WHERE ts_utc > %s", "`soon`, which is no timestamptz", ["soon"], "22P02")
+    refused(connection, "SELECT count(*) FROM decisions WHERE amount > %s", "`much`, which is no numeric", ["much"], "22P02")
+
+    # Nothing is left out of a statement because it is hard to plan.
+    assert ask("SELECT (SELECT max(decisions.amount) FROM decisions)") == [(D("3.00"),)]
+    counted = "SELECT d.event_id, (SELECT count(*) FROM facts f WHERE f.event_id = d.event_id) FROM decisions d WHERE event_id = 'p-1'"
+    assert ask(counted) == [("p-1", 1)]
+
+    # How long a statement may take.
+    endless = "SELECT count(*) FROM generate_series(1, 1000000000000)"
+    shown = lambda: ask("SHOW statement_timeout")[0][0]
+    assert shown() == "5min", shown()
+    connection.execute("SET statement_timeout = 300")
+    assert shown() == "300ms", shown()
+    began = time.monotonic()
+    refused(connection, endless, "the statement_timeout of this connection", None, "57014")
+    refused(connection, endless + " WHERE value > %s", "longer than 300ms", [1], "57014")
+    assert time.monotonic() - began < 20
+    connection.execute("SET statement_timeout TO '10min'")
+    assert shown() == "5min", "the service's own bound holds"
+    with connection.transaction():
+        connection.execute("SET LOCAL statement_timeout = '2s'")
+        assert shown() == "2s"
+    assert shown() == "5min"
+    connection.execute("SET SESSION statement_timeout = '1min'")
+    connection.execute("RESET statement_timeout")
+    connection.execute("SET statement_timeout = 0")
+    assert shown() == "5min"
+    refused(connection, "SET statement_timeout = 'soon'", "write milliseconds")
+    with psycopg.connect(**where, options="-c statement_timeout=1500") as other:
+        assert other.execute("SHOW statement_timeout").fetchone() == ("1500ms",)
+    # What one connection sets, no other meets.
+    refused(connection, "SET datafusion.execution.batch_size = 1", "cannot be set here")
+    refused(connection, "SET timezone = 'Asia/Tokyo'", "times are told in UTC")
+    connection.execute("SET timezone = 'UTC'")
+    assert ask("SHOW timezone") == [("UTC",)]
+
+    # What a statement would do, and did.
+    for explain in ("EXPLAIN", "EXPLAIN ANALYZE", "EXPLAIN VERBOSE", "EXPLAIN (ANALYZE, COSTS false)", "EXPLAIN (FORMAT TEXT)", "EXPLAIN (FORMAT JSON)"):
+        said = ask(f"{explain} SELECT event_id FROM decisions WHERE amount > 1 ORDER BY 1 LIMIT 3")
+        assert any("decisions" in str(row) or "amount" in str(row) for row in said), (explain, said)
+        assert "CAST" not in str(said) or "payload_hash" not in str(said), (explain, said)
+    assert "output_rows" in str(ask("EXPLAIN ANALYZE SELECT * FROM decisions WHERE amount > %s", [1]))
+    refused(connection, "EXPLAIN (ANALYZE, BUFFERS) SELECT 1", "no option `BUFFERS` here")
+    refused(connection, "EXPLAIN INSERT INTO decisions SELECT * FROM decisions", "only read")
+
+    # Names that Postgres would give.
+    assert name("SELECT 1, count(*), max(amount), amount::text FROM decisions GROUP BY amount") == \
+        ["?column?", "count", "max", "amount"]
+    assert name("SELECT current_user") == ["current_user"]
+    assert ask("SELECT current_user, session_user, user") == [(user,) * 3]
+    refused(connection, "SELECT 1; SELECT %s", "prepare one at a time", [2])
+print("ok")
