@@ -17,8 +17,8 @@
 //! That leaves one way to fool it: a family with a majority is never wrong, and whoever tells the truth against it seems to copy. So a
 //! second measure asks nobody who is right. On the claims that are contested (two values are given at least), two streams are
 //! inseparable when it is shown that they are alike, and not excluded that they differ in a tenth of what `alike` allows: for all that
-//! can be known they are one source. They are kin, whoever is right; and they vote once where it is decided what was wrong in a round, so
-//! that no bloc makes others wrong by its number. What neither measure sees is a family that errs where no two others agree on
+//! can be known they are one source. They are kin, whoever is right; and a round takes for wrong only what is
+//! so both when they vote each and when they vote once, so that no bloc makes others wrong by its number. What neither measure sees is a family that errs where no two others agree on
 //! anything else, and one that is always right: of the last nothing is wrong to believe.
 //!
 //! Two streams are kin when they may be alike: when chance would need `bits` or more, and the upper end of the interval is not
@@ -253,7 +253,10 @@ impl Learner {
         for said in said.values() {
             self.compare(said);
         }
-        let voices = self.voices(streams);
+        let families = self.near.iter().filter(|(_, near)| near.nearness == Nearness::Family);
+        let families: Vec<Two> = families.map(|(streams, _)| *streams).collect();
+        let blocs = families.iter().copied().chain(self.inseparable());
+        let voices = [self.voices(families.iter().copied(), streams), self.voices(blocs, streams)];
         for said in said.values() {
             self.learn_from(said, &voices, streams, values);
         }
@@ -300,11 +303,9 @@ impl Learner {
             .map(|(streams, _)| *streams)
     }
 
-    /// Who votes once in a round: families as they are known, and whoever is inseparable.
-    fn voices(&self, streams: &Names) -> Families {
+    /// Who votes once when these pairs are of one voice.
+    fn voices(&self, pairs: impl Iterator<Item = Two>, streams: &Names) -> Families {
         let members: BTreeSet<u32> = self.records.keys().copied().collect();
-        let families = self.near.iter().filter(|(_, near)| near.nearness == Nearness::Family);
-        let pairs = families.map(|(streams, _)| *streams).chain(self.inseparable());
         let blocs = components(&members, pairs, streams);
         let mut sizes: BTreeMap<u32, u32> = BTreeMap::new();
         blocs.values().for_each(|bloc| *sizes.entry(*bloc).or_default() += 1);
@@ -317,7 +318,13 @@ impl Learner {
         voices
     }
 
-    fn learn_from(&mut self, said: &[(u32, i64, u32)], voices: &Families, streams: &Names, values: &Names) {
+    fn learn_from(
+        &mut self,
+        said: &[(u32, i64, u32)],
+        voices: &[Families; 2],
+        streams: &Names,
+        values: &Names,
+    ) {
         let spoken = said.iter().filter(|(.., value)| *value != Names::NULL);
         let ballots = spoken.map(|(stream, _, value)| Ballot {
             stream: *stream,
@@ -325,8 +332,13 @@ impl Learner {
             group: Names::NULL,
             out_of_band: false,
         });
-        let lead = self.count.count(ballots, voices, streams, values);
-        let Some(accepted) = lead.filter(|lead| !lead.is_tied()).map(|lead| lead.value) else { return };
+        let mut leader = |voices: &Families| {
+            let lead = self.count.count(ballots.clone(), voices, streams, values);
+            lead.filter(|lead| !lead.is_tied()).map(|lead| lead.value)
+        };
+        let [by_families, by_blocs] = voices;
+        let of_blocs = leader(by_blocs);
+        let Some(accepted) = leader(by_families).filter(|value| of_blocs == Some(*value)) else { return };
         let ballots = &self.count.ballots;
         let votes = self.count.votes().count();
         for (place, one) in ballots.iter().enumerate() {

@@ -1,12 +1,18 @@
 //! The entity graph against its definition, told from the whole history at every tick.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use tidegate_facts::{KeyHash, Span, Tick};
+use arrow::array::{
+    Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
+};
+use arrow::datatypes::Int64Type;
+use tidegate_facts::{KeyHash, Span, Tick, columns};
 use tidegate_operators::entities::{
-    Component, Confirmation, Graph, Kind, Naming, Settings, Sighting, Wanted,
+    Component, Confirmation, Entities, Graph, Kind, Names, Naming, Settings, Sighting, Wanted,
 };
 use tidegate_operators::keys::NULL_KEY;
+use tidegate_operators::ordered::Ordered;
 
 /// Chance with a seed (splitmix64). A test that fails prints its seed.
 struct Chance(u64);
@@ -439,4 +445,35 @@ fn a_hot_identifier_of_a_hundred_thousand_links_does_not_stall_the_graph() {
         graph.take_changes();
     }
     assert_eq!(graph.counts(), (1_001, 1_000), "the last 999 cards, the one seen again, and the device");
+}
+
+#[test]
+fn an_empty_identifier_links_nobody() {
+    let kinds = ["account", "device"].map(|name| Kind { name: name.to_owned(), degree_max: u32::MAX });
+    let names = Names { naming: Naming { kinds: vec![0, 1], links: vec![(0, 1)] }, with_ends: false };
+    let entities = Entities {
+        settings: Settings { kinds: kinds.to_vec(), ttl: None, wanted: Wanted::default() },
+        asking: names,
+        frauds: None,
+        linked: Vec::new(),
+    };
+    let rows = [("A", ""), ("B", ""), ("C", " \t"), ("", "d"), (" ", "e"), ("A", "d")];
+    let ticks: ArrayRef = Arc::new(UInt64Array::from_iter_values((1..).take(rows.len()).map(|at| at << 12)));
+    let times = TimestampMicrosecondArray::from_iter_values((1..).take(rows.len())).with_timezone("UTC");
+    let texts = |texts: Vec<&str>| -> ArrayRef { Arc::new(StringArray::from(texts)) };
+    let asking = RecordBatch::try_from_iter([
+        (columns::TICK, Arc::clone(&ticks)),
+        ("identifier_0", texts(rows.iter().map(|row| row.0).collect())),
+        (columns::TS_UTC, Arc::new(times) as ArrayRef),
+        ("identifier_1", texts(rows.iter().map(|row| row.1).collect())),
+    ])
+    .expect("of one length");
+    let boundaries = RecordBatch::try_from_iter([(columns::TICK, ticks)]).expect("one column").slice(0, 0);
+    let mut state = entities.state("graph", Wanted::default());
+    let answers = state.advance(&[asking, boundaries], Tick(1 << 20)).remove(0);
+    let of =
+        |name: &str| answers.column_by_name(name).expect("an answer").as_primitive::<Int64Type>().clone();
+    let (sizes, degrees) = (of("graph_size"), of("graph_degree_device"));
+    assert_eq!(sizes.values()[..], [1, 1, 1, 1, 1, 2], "only the last row names two");
+    assert!((0..3).all(|row| degrees.is_null(row)), "what is not named has no links");
 }

@@ -189,6 +189,41 @@ fn group(stream: &str, pairs: &BTreeSet<(String, String)>) -> BTreeSet<String> {
     }
 }
 
+/// What each voice says, and its weight; one that is divided says nothing.
+fn spoken_by(
+    votes: &[(&str, i64)],
+    voices: &BTreeMap<String, String>,
+    known: &Known,
+) -> BTreeMap<String, (i64, i64)> {
+    let mut members: BTreeMap<String, Vec<(&str, i64)>> = BTreeMap::new();
+    votes.iter().for_each(|vote| members.entry(voices[vote.0].clone()).or_default().push(*vote));
+    let voice = |members: &Vec<(&str, i64)>| {
+        let many = |value: i64| members.iter().filter(|m| m.1 == value).count();
+        let given: BTreeSet<i64> = members.iter().map(|m| m.1).collect();
+        let most = given.iter().map(|value| many(*value)).max().expect("some");
+        let mut best = given.into_iter().filter(|value| many(*value) == most);
+        best.next().filter(|_| best.next().is_none())
+    };
+    let weight = |members: &Vec<(&str, i64)>, value: i64| {
+        let speaker = members.iter().filter(|m| m.1 == value).map(|m| m.0).min().expect("one gives it");
+        known.streams.get(speaker).map_or(1_000, |k| k.3)
+    };
+    let spoken = members.iter().filter_map(|(name, members)| {
+        let value = voice(members)?;
+        Some((name.clone(), (value, weight(members, value))))
+    });
+    spoken.collect()
+}
+
+/// The value of most weight, if there is one.
+fn leading(spoken: &BTreeMap<String, (i64, i64)>) -> Option<i64> {
+    let mut sums: BTreeMap<i64, i64> = BTreeMap::new();
+    spoken.values().for_each(|(value, weight)| *sums.entry(*value).or_default() += weight);
+    let most = *sums.values().max()?;
+    let mut leading = sums.into_iter().filter(|(_, sum)| *sum == most).map(|(value, _)| value);
+    leading.next().filter(|_| leading.next().is_none())
+}
+
 fn count(
     said: &[&Fact],
     known: &Known,
@@ -198,40 +233,19 @@ fn count(
     records: &mut BTreeMap<String, (i64, i64)>,
 ) {
     let claims: BTreeSet<i64> = said.iter().map(|fact| fact.claim).collect();
-    let mut once = inseparable(contested, learn);
-    once.extend(known.pairs.iter().filter(|(_, (.., is_family))| *is_family).map(|(pair, _)| pair.clone()));
-    let voices: BTreeMap<String, String> =
-        records.keys().map(|s| (s.clone(), group(s, &once).pop_first().expect("itself"))).collect();
+    let shown: BTreeSet<(String, String)> =
+        known.pairs.iter().filter(|(_, (.., is_family))| *is_family).map(|(pair, _)| pair.clone()).collect();
+    let blocs = shown.union(&inseparable(contested, learn)).cloned().collect();
+    let voices = |pairs: &BTreeSet<(String, String)>| -> BTreeMap<String, String> {
+        records.keys().map(|s| (s.clone(), group(s, pairs).pop_first().expect("itself"))).collect()
+    };
+    let (families, blocs) = (voices(&shown), voices(&blocs));
     for claim in claims {
         let votes = votes_of(said, claim);
-        let family = |s: &str| voices[s].clone();
-        let weight = |s: &str| known.streams.get(s).map_or(1_000, |k| k.3);
-        let mut members: BTreeMap<String, Vec<(&str, i64)>> = BTreeMap::new();
-        votes.iter().for_each(|vote| members.entry(family(vote.0)).or_default().push(*vote));
-        let voice = |members: &Vec<(&str, i64)>| {
-            let many = |value: i64| members.iter().filter(|m| m.1 == value).count();
-            let given: BTreeSet<i64> = members.iter().map(|m| m.1).collect();
-            let most = given.iter().map(|value| many(*value)).max().expect("some");
-            let mut best = given.into_iter().filter(|value| many(*value) == most);
-            // Who is divided says nothing.
-            best.next().filter(|_| best.next().is_none())
-        };
-        let speaker = |members: &Vec<(&str, i64)>, value: i64| {
-            members.iter().filter(|m| m.1 == value).map(|m| m.0).min().expect("one gives it").to_owned()
-        };
-        let spoken: BTreeMap<String, (i64, i64)> = members
-            .iter()
-            .filter_map(|(name, members)| {
-                let value = voice(members)?;
-                Some((name.clone(), (value, weight(&speaker(members, value)))))
-            })
-            .collect();
-        let mut sums: BTreeMap<i64, i64> = BTreeMap::new();
-        spoken.values().for_each(|(value, weight)| *sums.entry(*value).or_default() += weight);
-        let Some(most) = sums.values().max() else { continue };
-        let leading: Vec<i64> =
-            sums.iter().filter(|(_, sum)| *sum == most).map(|(value, _)| *value).collect();
-        let [accepted] = leading[..] else { continue };
+        let spoken = spoken_by(&votes, &families, known);
+        let family = |s: &str| families[s].clone();
+        let of_blocs = leading(&spoken_by(&votes, &blocs, known));
+        let Some(accepted) = leading(&spoken).filter(|value| of_blocs == Some(*value)) else { continue };
         for (stream, value) in &votes {
             let (right, all) = records.entry((*stream).to_owned()).or_default();
             *right += i64::from(*value == accepted);

@@ -577,3 +577,123 @@ fn claims_with_declarations_are_what_a_scan_says_at_every_tick() {
 fn claims_over_facts_are_what_a_scan_says_at_every_tick() {
     equals_its_slow_version(false, false);
 }
+
+/// A claim of one tick: who says what, under these declarations (`n`, `k`, groups, out of band), which may lack something.
+fn judged(
+    says: &[(&str, i64, i64)],
+    families: &[(&str, &str)],
+    declared: [Option<i64>; 3],
+    out_of_band: Option<bool>,
+) -> (Row, Vec<Row>) {
+    let tick = Tick::new(1_000_000, 0).expect("in range");
+    let mut log: Log = Vec::new();
+    for (stream, family) in families {
+        let family = (*family != "-").then(|| (*family).to_owned());
+        log.push((tick, Event::Family(((*stream).to_owned(), family, None, 1_000), 1)));
+    }
+    for (place, (stream, value, time)) in says.iter().enumerate() {
+        let evidence = Evidence {
+            claim: 1,
+            stream: (*stream).to_owned(),
+            value: Some(*value),
+            time: *time,
+            group: None,
+            out_of_band: false,
+            is_fit: true,
+            expires: 2_000_000,
+        };
+        log.push((Tick::new(1_000_001 + place as i64, 0).expect("in range"), Event::Evidence(evidence, 1)));
+    }
+    let mut shape = shape(true, true);
+    shape.families = shape.families.filter(|_| !families.is_empty());
+    let mut batches = batches(&log, true);
+    let ones: Vec<ArrayRef> = vec![
+        Arc::new(UInt64Array::from(vec![tick.0])),
+        Arc::new(Int64Array::from(vec![1])),
+        Arc::new(Int64Array::from(vec![declared[0]])),
+        Arc::new(Int64Array::from(vec![declared[1]])),
+        Arc::new(Int64Array::from(vec![declared[2]])),
+        Arc::new(BooleanArray::from(vec![out_of_band])),
+        Arc::new(StringArray::from(vec!["pump"])),
+        Arc::new(Int64Array::from(vec![1])),
+    ];
+    batches[1] = RecordBatch::try_new(batches[1].schema(), ones).expect("the columns are the schema's");
+    batches.truncate(2 + usize::from(!families.is_empty()));
+    let upper = Tick::new(1_500_000, 0).expect("in range");
+    let given = Quorum::new(shape).advance(&batches, upper);
+    let last = given[0].num_rows() - 1;
+    let votes = &given[2];
+    let diffs = votes.column_by_name(columns::DIFF).expect("a changelog").as_primitive::<Int64Type>();
+    let mut told: Vec<Row> = Vec::new();
+    for row in 0..votes.num_rows() {
+        let vote = shown(votes, row);
+        if diffs.value(row) > 0 { told.push(vote) } else { told.retain(|other| *other != vote) }
+    }
+    (shown(&given[0], last), told)
+}
+
+/// Value, status, reason and margin of a claim.
+fn outcome(row: &Row) -> [&str; 4] {
+    [2, 3, 4, 5].map(|place| row[place].as_str())
+}
+
+const TWO_OF_THREE: [Option<i64>; 3] = [Some(3), Some(2), Some(1)];
+
+#[test]
+fn opposition_counts_in_the_margin() {
+    let says = [("a", 7, 1), ("b", 7, 1), ("c", 7, 1), ("x", 8, 1), ("y", 8, 1)];
+    let (row, _) = judged(&says, &[], TWO_OF_THREE, Some(false));
+    assert_eq!(outcome(&row), ["7", "VERIFIED", "-", "1"], "without one of three it is a tie");
+    let (row, _) = judged(&says[..4], &[], TWO_OF_THREE, Some(false));
+    assert_eq!(outcome(&row), ["7", "VERIFIED", "-", "2"]);
+}
+
+#[test]
+fn a_declaration_that_lacks_something_makes_nothing_true() {
+    let says = [("a", 7, 1), ("b", 7, 1), ("c", 7, 1)];
+    for place in 0..3 {
+        for wrong in [None, Some(0), Some(-1), Some(i64::MIN)] {
+            let mut declared = TWO_OF_THREE;
+            declared[place] = wrong;
+            let (row, _) = judged(&says, &[], declared, Some(false));
+            assert_eq!(outcome(&row), ["7", "UNKNOWN", "UNDECLARED", "0"], "{declared:?}");
+        }
+    }
+    let (row, _) = judged(&says, &[], TWO_OF_THREE, None);
+    assert_eq!(outcome(&row)[1..3], ["UNKNOWN", "UNDECLARED"]);
+    let (row, _) = judged(&says, &[], TWO_OF_THREE, Some(false));
+    assert_eq!(outcome(&row)[1..3], ["VERIFIED", "-"]);
+}
+
+#[test]
+fn one_report_from_the_future_does_not_speak_for_its_stream_for_ever() {
+    let says = [("a", 8, 900_000_000), ("b", 7, 1), ("a", 7, 1_000_003)];
+    let (row, _) = judged(&says, &[], [Some(2), Some(2), Some(1)], Some(false));
+    assert_eq!(outcome(&row), ["7", "VERIFIED", "-", "1"]);
+}
+
+#[test]
+fn a_divided_family_abstains() {
+    let says = [("h", 7, 1), ("mirror", 0, 1), ("own", 7, 1), ("z", 0, 1)];
+    let families = [("h", "h"), ("mirror", "h"), ("own", "-"), ("z", "-")];
+    let (row, votes) = judged(&says, &families, [Some(2), Some(2), Some(1)], Some(false));
+    assert_eq!(outcome(&row)[1..], ["UNKNOWN", "TIED", "0"]);
+    let losses: Vec<(&str, &str)> = votes.iter().map(|row| (row[2].as_str(), row[7].as_str())).collect();
+    assert!(losses.contains(&("h", "DIVIDED")) && losses.contains(&("mirror", "DIVIDED")), "{losses:?}");
+}
+
+#[test]
+fn who_was_never_looked_at_verifies_nothing_where_families_are_learned() {
+    let says = [("a", 7, 1), ("b", 7, 1), ("c", 7, 1)];
+    let (row, _) = judged(&says, &[("a", "-")], TWO_OF_THREE, Some(false));
+    assert_eq!(outcome(&row), ["7", "DEGRADED", "FAMILIES_UNKNOWN", "2"]);
+    let (row, _) = judged(&says, &[("a", "-"), ("c", "-")], TWO_OF_THREE, Some(false));
+    assert_eq!(outcome(&row), ["7", "VERIFIED", "-", "2"]);
+}
+
+#[test]
+fn a_stream_without_a_name_does_not_vote() {
+    let (row, votes) = judged(&[("a", 7, 1), ("", 7, 1), (" ", 7, 1)], &[], TWO_OF_THREE, Some(false));
+    assert_eq!(outcome(&row)[1..3], ["UNKNOWN", "VOTES"]);
+    assert_eq!(votes.len(), 1);
+}
