@@ -116,8 +116,9 @@ impl Chain {
     fn add(&mut self, token: &Token) -> usize {
         match token {
             Token::Period => self.links += 1,
+            // With nothing in front of it, it begins a list.
             Token::LBracket => {
-                self.links += 1;
+                self.links += usize::from(self.is_ended);
                 self.open += 1;
             }
             Token::RBracket => self.open = self.open.saturating_sub(1),

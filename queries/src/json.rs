@@ -302,7 +302,7 @@ mod tests {
             r#"["ü\u0001","",false,"0",null,"0.07","1001",null,-0.25]"#,
         ];
         assert_eq!(arrays(&batch).expect("all have a form"), rows);
-        let named = object(&batch.project(&[1, 2]).expect("two columns"), 1).expect("all have a form");
+        let named = object(&batch.project(&[1, 3]).expect("two columns"), 1).expect("all have a form");
         assert_eq!(named, r#"{"text":"\n\\","signed":null}"#);
     }
 }

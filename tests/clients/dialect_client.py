@@ -40,7 +40,7 @@ with psycopg.connect(**where) as connection:
         for value, less, equal in [
             (2, False, False), (3, False, True), (4, True, False), (100, True, False), (2**40, True, False),
             (10**25, True, False), (-1, False, False), (2.5, False, False), (3.0, False, True), (3.001, True, False),
-            (1e300, True, False), (D("3"), False, True), (D("3.00"), False, True), (D("3.000"), False, True),
+            (1e12, True, False), (D("3"), False, True), (D("3.00"), False, True), (D("3.000"), False, True),
             (D("3.0000001"), True, False), (D("2.995"), False, False), ("3.00", False, True), ("3.004", True, False),
         ]:
             for where_, holds in [("amount < %s", less), ("amount = %s", equal), ("amount <= %s", less or equal)]:
@@ -54,7 +54,9 @@ with psycopg.connect(**where) as connection:
         of_1 = ask("SELECT count(*) FROM decisions WHERE customer_id = 1")
         for value in (1, 1.0, D(1), "1"):
             assert ask("SELECT count(*) FROM decisions WHERE customer_id = %s", [value], **how) == of_1, value
-        assert ask("SELECT count(*) FROM decisions WHERE customer_id < %s", [0.5], **how) != of_1
+        for value in (0.5, 1.5):
+            of_less = ask(f"SELECT count(*) FROM decisions WHERE customer_id < {value}")
+            assert ask("SELECT count(*) FROM decisions WHERE customer_id < %s", [value], **how) == of_less, value
         for value in ("2026-01-01", "2026-01-01T00:00:00Z", "2026-01-01 00:00:00+00", datetime.date(2026, 1, 1),
                       datetime.datetime(2026, 1, 1), datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)):
             assert ask("SELECT count(*) FROM decisions WHERE ts_utc >= %s", [value], **how) == [(decisions,)], value

@@ -101,8 +101,8 @@ pub fn read(section: &Section<'_>, faults: &Rc<Faults>) -> DriftNode {
             lateness_max: span(3, "lateness_max"),
             rows_min: of.count("rows_min", 1).or(rows_min),
             settles: of.span("settles"),
-            yellow: bound(&of, "yellow", faults),
-            red: bound(&of, "red", faults),
+            yellow: of.number("yellow"),
+            red: of.number("red"),
             reference: of.section("reference").and_then(|reference| {
                 let (edges, counts) = (reference.numbers("edges"), reference.numbers("counts"));
                 reference.finish();
@@ -114,17 +114,6 @@ pub fn read(section: &Section<'_>, faults: &Rc<Faults>) -> DriftNode {
         measure
     });
     DriftNode { measures: measures.collect() }
-}
-
-/// A bound that a value can be beyond.
-fn bound(section: &Section<'_>, key: &'static str, faults: &Rc<Faults>) -> Option<f64> {
-    let number = section.number(key)?;
-    if number.is_finite() && number.abs() <= GREATEST {
-        return Some(number);
-    }
-    let what = format!("`{key}` of {} is {number}; write a number of at most {GREATEST}", section.name());
-    faults.add(section.line(), what);
-    None
 }
 
 /// The greatest number that is kept in millionths.

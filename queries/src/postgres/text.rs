@@ -127,7 +127,9 @@ impl VisitorMut for Asker<'_> {
                     FunctionArguments::List(list) => list.args.is_empty(),
                     FunctionArguments::Subquery(_) => false,
                 };
-                if has_none && USER.iter().any(|name| is_called(&function.name, name)) {
+                // With something in front of it, it is a column.
+                let is_alone = function.name.0.len() == 1;
+                if has_none && is_alone && USER.iter().any(|name| is_called(&function.name, name)) {
                     *expr = Expr::value(Value::SingleQuotedString(self.user.to_owned()));
                 } else if has_none && is_called(&function.name, "current_catalog") {
                     *expr = expression("current_database()");
