@@ -98,7 +98,12 @@ impl Columns {
                 (Ok(own), Ok(described)) => own == described,
                 _ => true,
             };
-            let arrived = if is_described { own } else { field.data_type().clone() };
+            let arrived = match field.data_type() {
+                _ if is_described => own,
+                // A double in the place of a decimal keeps digits that the decimal had no place for.
+                DataType::Decimal128(..) if own.is_floating() => DataType::Decimal128(38, 15),
+                described => described.clone(),
+            };
             let column = arrive(column, &arrived)?;
             Ok((Arc::new(field.as_ref().clone().with_data_type(arrived).with_nullable(true)), column))
         });
