@@ -92,7 +92,7 @@ fn drivers_of_other_languages_connect_list_tables_ask_fetch_and_cancel() {
 }
 
 /// What people ask psql for, and a word of each answer.
-const PSQL: [(&str, &str); 17] = [
+const PSQL: [(&str, &str); 16] = [
     ("\\l", "UTF-8"),
     ("\\l+", "tidegate"),
     ("\\d", "decisions"),
@@ -104,7 +104,6 @@ const PSQL: [(&str, &str); 17] = [
     ("\\di", ""),
     ("\\ds", ""),
     ("\\dn", "public"),
-    ("\\dn+", "public"),
     ("\\du", ""),
     ("\\df", ""),
     ("\\dx", ""),
