@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{DFParser, Statement as AnyStatement};
 use datafusion::sql::sqlparser::ast::{
-    AnalyzeFormat, AnalyzeFormatKind, Expr, FunctionArguments, Ident, ObjectName, Statement, Value, VisitMut,
-    VisitorMut, visit_relations,
+    AccessExpr, AnalyzeFormat, AnalyzeFormatKind, Expr, FunctionArguments, Ident, ObjectName, ObjectNamePart,
+    Statement, Value, VisitMut, VisitorMut, visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -133,6 +133,18 @@ impl VisitorMut for Asker<'_> {
                     *expr = Expr::value(Value::SingleQuotedString(self.user.to_owned()));
                 } else if has_none && is_called(&function.name, "current_catalog") {
                     *expr = expression("current_database()");
+                }
+            }
+            // Behind a table it is a column, whatever else it is called alone.
+            Expr::CompoundFieldAccess { access_chain, .. } => {
+                for access in access_chain {
+                    if let AccessExpr::Dot(behind) = access
+                        && let Expr::Function(function) = &*behind
+                        && function.args == FunctionArguments::None
+                        && let [ObjectNamePart::Identifier(name)] = function.name.0.as_slice()
+                    {
+                        *behind = Expr::Identifier(name.clone());
+                    }
                 }
             }
             Expr::Identifier(name)
