@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{DFParser, Statement as AnyStatement};
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, AnalyzeFormat, AnalyzeFormatKind, Expr, FunctionArguments, Ident, ObjectName, ObjectNamePart,
-    Statement, Value, VisitMut, VisitorMut, visit_relations,
+    AnalyzeFormat, AnalyzeFormatKind, Expr, FunctionArguments, Ident, ObjectName, Statement, Value, VisitMut,
+    VisitorMut, visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -127,24 +127,10 @@ impl VisitorMut for Asker<'_> {
                     FunctionArguments::List(list) => list.args.is_empty(),
                     FunctionArguments::Subquery(_) => false,
                 };
-                // With something in front of it, it is a column.
-                let is_alone = function.name.0.len() == 1;
-                if has_none && is_alone && USER.iter().any(|name| is_called(&function.name, name)) {
+                if has_none && USER.iter().any(|name| is_called(&function.name, name)) {
                     *expr = Expr::value(Value::SingleQuotedString(self.user.to_owned()));
                 } else if has_none && is_called(&function.name, "current_catalog") {
                     *expr = expression("current_database()");
-                }
-            }
-            // Behind a table it is a column, whatever else it is called alone.
-            Expr::CompoundFieldAccess { access_chain, .. } => {
-                for access in access_chain {
-                    if let AccessExpr::Dot(behind) = access
-                        && let Expr::Function(function) = &*behind
-                        && function.args == FunctionArguments::None
-                        && let [ObjectNamePart::Identifier(name)] = function.name.0.as_slice()
-                    {
-                        *behind = Expr::Identifier(name.clone());
-                    }
                 }
             }
             Expr::Identifier(name)
@@ -225,9 +211,9 @@ mod tests {
     #[test]
     fn who_asks_is_put_in_for_the_current_user() {
         let mut said =
-            Reader::new().read("SELECT current_user, user, 'user', u.user FROM u").expect("it is SQL");
+            Reader::new().read("SELECT current_user, user, 'user', u.\"user\" FROM u").expect("it is SQL");
         asked_by(&mut said[0], "o'neill");
-        assert_eq!(said[0].to_string(), "SELECT 'o''neill', 'o''neill', 'user', u.user FROM u");
+        assert_eq!(said[0].to_string(), "SELECT 'o''neill', 'o''neill', 'user', u.\"user\" FROM u");
     }
 
     #[test]
