@@ -15,7 +15,7 @@ use tidegate_facts::Span;
 
 /// A small batch is hundreds of short-lived pieces of memory, made on one thread and often dropped on another.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 mod account;
 mod archive;
@@ -195,9 +195,6 @@ fn main() -> ExitCode {
             ports,
             format,
         } => {
-            if !until_idle {
-                serve::restart_for_latency();
-            }
             let signer = match keys::signer(key.as_deref()) {
                 Ok(signer) => signer,
                 Err(error) => {

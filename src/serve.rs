@@ -63,26 +63,6 @@ enum Refused {
     Query(#[from] tidegate_queries::QueryError),
 }
 
-/// What the allocator is told while calls wait for answers: huge pages take milliseconds to clear whenever one is first touched, and
-/// memory that was given back to the system has to be cleared again. It reads this before `main` begins.
-const ALLOCATOR: [(&str, &str); 2] = [("MIMALLOC_ALLOW_THP", "0"), ("MIMALLOC_PURGE_DELAY", "10000")];
-
-/// Begins this program again, in its own place, with an allocator that keeps nobody waiting; unless that was done, or its user has chosen.
-pub fn restart_for_latency() {
-    use std::os::unix::process::CommandExt;
-    if ALLOCATOR.iter().any(|(name, _)| std::env::var_os(name).is_some()) {
-        return;
-    }
-    let Ok(program) = std::env::current_exe() else { return };
-    let mut args = std::env::args_os();
-    let mut command = std::process::Command::new(program);
-    if let Some(name) = args.next() {
-        command.arg0(name);
-    }
-    let error = command.args(args).envs(ALLOCATOR).exec();
-    tracing::warn!(%error, "serving with the allocator as it is: answers may be later");
-}
-
 /// Serves until it is told to stop.
 pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> ExitCode {
     let sources = plan.sources.iter().map(|source| source.name.clone()).chain([INGRESS.to_owned()]);

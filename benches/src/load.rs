@@ -202,6 +202,9 @@ impl Callers {
                 let place = event.token().0;
                 let caller = &mut self.callers[place];
                 if caller.call.is_none() {
+                    if caller.is_closed() {
+                        self.connect_again(place)?; // It rested for longer than a service keeps those who say nothing.
+                    }
                     continue;
                 }
                 let answered = caller.write().and_then(|()| caller.read());
@@ -227,13 +230,16 @@ impl Callers {
         }
         match answer {
             Some((_, head)) => self.outcome.learn_split(&head, waited),
-            None => {
-                let again = TcpStream::connect(self.address)?;
-                again.set_nodelay(true)?;
-                self.callers[place] = self.caller(again, place)?;
-            }
+            None => self.connect_again(place)?,
         }
         self.free.push(place);
+        Ok(())
+    }
+
+    fn connect_again(&mut self, place: usize) -> std::io::Result<()> {
+        let again = TcpStream::connect(self.address)?;
+        again.set_nodelay(true)?;
+        self.callers[place] = self.caller(again, place)?;
         Ok(())
     }
 }
@@ -249,6 +255,11 @@ impl Caller {
             }
         }
         Ok(())
+    }
+
+    /// Whether the other side has closed the connection, over which nothing is asked.
+    fn is_closed(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0]), Ok(0))
     }
 
     /// The status and the head of the answer, once all of it is there.

@@ -1,7 +1,10 @@
 //! A plan as a timely graph.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
@@ -10,33 +13,51 @@ use tidegate_operators::as_of::{AsOf, as_of};
 use tidegate_operators::checkpointed::Checkpointed;
 use tidegate_operators::entities::{PORTS, Wanted, graph_versions};
 use tidegate_operators::expr::{Expr, Projection, Split, error_schema, filter};
-use tidegate_operators::lookup::with_columns;
+use tidegate_operators::lookup::Wider;
 use tidegate_operators::ordered::{Input, Output, Route, ordered};
 use tidegate_operators::rejoin::rejoin;
 use tidegate_operators::rows::RowStream;
 use tidegate_operators::seal::Sealer;
-use tidegate_operators::snapshot::with_snapshot;
-use tidegate_operators::streams::map_rows;
+use tidegate_operators::snapshot::Snapshots;
+use tidegate_operators::streams::{map_rows, map_rows_behind};
 use tidegate_operators::windows::{WindowGroup, reason_field, windows};
 use tidegate_sinks::table::{Format, Unsealed};
 use timely::dataflow::Scope;
-use timely::dataflow::operators::{Concatenate, InspectCore, Probe, probe};
+use timely::dataflow::operators::{Concatenate, InspectCore, probe};
 
 use crate::bounds::{boundary_rows, put_down_rows};
-use crate::commit::{BoundaryStream, Writing, keep_files, keep_pieces, publish};
+use crate::commit::{BoundaryStream, Front, Writing, keep_files, keep_pieces, publish};
 use crate::live::Live;
 use crate::plan::entities::{boundary_schema, version_field};
 use crate::plan::state::{Made, PutDown};
 use crate::plan::{ERRORS_TABLE, Plan, Step, StepKind, all_inputs};
 use crate::topology::TableFormat;
-use crate::watch::Watch;
+use crate::watch::{Counter, Watch};
 
 /// What a worker watches of its graph.
 pub struct Probes {
     /// How far rows have reached the sinks; holds back the feed.
-    pub computed: probe::Handle<Tick>,
+    pub computed: Reached,
     /// How far commits have got.
     pub committed: probe::Handle<Tick>,
+}
+
+/// How far rows have reached each sink; `None` where none come any more. A probe for each would be an operator more.
+#[derive(Default)]
+pub struct Reached(Vec<Rc<Cell<Option<Tick>>>>);
+
+impl Reached {
+    /// Whether rows before `tick` may come to a sink yet.
+    pub fn less_than(&self, tick: &Tick) -> bool {
+        self.0.iter().any(|upper| upper.get().is_some_and(|upper| upper < *tick))
+    }
+
+    /// One more sink, which tells how far it is.
+    fn sink(&mut self) -> impl FnMut(Option<Tick>) + 'static {
+        let upper = Rc::new(Cell::new(Some(Tick::ZERO)));
+        self.0.push(Rc::clone(&upper));
+        move |reached| upper.set(reached)
+    }
 }
 
 /// Builds the graph of `plan` behind its gate, whose rows are `facts`; `restored` has the rows that came to its
@@ -51,7 +72,7 @@ pub fn build<'scope>(
     watch: &Watch,
 ) -> Probes {
     let output = writing.output();
-    let computed = probe::Handle::new();
+    let mut computed = Reached::default();
     let mut streams: BTreeMap<String, RowStream<'scope>> = BTreeMap::new();
     streams.insert(plan.gate.clone(), facts);
     let mut errors: Vec<RowStream<'scope>> = Vec::new();
@@ -84,11 +105,13 @@ pub fn build<'scope>(
             StepKind::Windows(groups) => {
                 let groups = groups.iter().enumerate().map(|(place, group)| {
                     let over = streams[&group.over].clone();
-                    let over = narrow(over, &step.name, group.condition.clone(), &group.narrow, &mut errors);
                     let name = timeline_name(&step.name, place);
+                    let before = restored.remove(&name);
+                    let condition = group.condition.clone();
+                    let over = narrow(over, before, &step.name, condition, &group.narrow, &mut errors);
                     files.extend(keep_pieces(&over, &boundaries, group.narrow.schema(), writing, &name));
                     WindowGroup {
-                        over: with_restored(over, restored.remove(&name)),
+                        over,
                         key: group.key,
                         time: group.time,
                         plan: group.plan.clone(),
@@ -101,19 +124,19 @@ pub fn build<'scope>(
                 let groups: Vec<_> = groups.collect();
                 let first =
                     step.schema.fields().len() - 2 - groups.iter().map(|g| g.names.len()).sum::<usize>();
-                let features = first..step.schema.fields().len() - 2;
+                let mut snapshots = Snapshots::of(first..step.schema.fields().len() - 2);
                 let answered = windows(input, groups, &step.name);
-                let digested =
-                    move |batch| Split { passed: with_snapshot(&batch, features.clone()), errors: None };
+                let digested = move |batch| Split { passed: snapshots.add(&batch), errors: None };
                 map_rows(answered, &format!("{}: snapshot", step.name), digested).0
             }
             StepKind::AsOf(plan) => {
                 let timeline = streams[&plan.timeline].clone();
-                let timeline = narrow(timeline, &step.name, None, &plan.narrow, &mut errors);
                 let name = timeline_name(&step.name, 0);
+                let before = restored.remove(&name);
+                let timeline = narrow(timeline, before, &step.name, None, &plan.narrow, &mut errors);
                 files.extend(keep_pieces(&timeline, &boundaries, plan.narrow.schema(), writing, &name));
                 let settings = AsOf {
-                    timeline: with_restored(timeline, restored.remove(&name)),
+                    timeline,
                     key: plan.key,
                     time: plan.time,
                     status: plan.status.clone(),
@@ -126,15 +149,12 @@ pub fn build<'scope>(
             }
             StepKind::State(state) => {
                 let inputs = state.inputs.iter().enumerate().map(|(place, heard)| {
-                    let rows =
-                        narrow(streams[&heard.over].clone(), &step.name, None, &heard.narrow, &mut errors);
+                    let over = streams[&heard.over].clone();
                     let name = timeline_name(&step.name, place);
+                    let before = restored.remove(&name);
+                    let rows = narrow(over, before, &step.name, None, &heard.narrow, &mut errors);
                     files.extend(keep_pieces(&rows, &boundaries, heard.narrow.schema(), writing, &name));
-                    Input {
-                        rows: with_restored(rows, restored.remove(&name)),
-                        schema: Arc::clone(heard.narrow.schema()),
-                        route: heard.route,
-                    }
+                    Input { rows, schema: Arc::clone(heard.narrow.schema()), route: heard.route }
                 });
                 let mut inputs: Vec<_> = inputs.collect();
                 let outputs = state.outputs.iter();
@@ -174,17 +194,15 @@ pub fn build<'scope>(
                 let frauds_and_linked = plan_of.frauds.iter().chain(&plan_of.linked);
                 let heard = [(input.clone(), &plan_of.asking)].into_iter();
                 let heard = heard.chain(frauds_and_linked.map(|(over, narrow)| (of(over), narrow)));
-                let heard = heard.map(|(rows, projection)| {
-                    (narrow(rows, &step.name, None, projection, &mut errors), projection)
-                });
                 let mut heard: Vec<_> = heard.collect();
                 let partitions = plan.topology.partitions;
                 let bounds = boundary_rows(&boundaries, partitions, output.restored);
                 heard.insert(1, (bounds, &plan_of.boundaries));
                 let inputs = heard.into_iter().enumerate().map(|(place, (rows, projection))| {
                     let name = timeline_name(&step.name, place);
+                    let before = restored.remove(&name);
+                    let rows = narrow(rows, before, &step.name, None, projection, &mut errors);
                     files.extend(keep_pieces(&rows, &boundaries, projection.schema(), writing, &name));
-                    let rows = with_restored(rows, restored.remove(&name));
                     Input { rows, schema: Arc::clone(projection.schema()), route: Route::One }
                 });
                 let inputs: Vec<_> = inputs.collect();
@@ -193,11 +211,11 @@ pub fn build<'scope>(
                 let mut given = ordered(inputs, outputs, output.restored, state, &step.name).into_iter();
                 let answered = rejoin(input, given.next().expect("the answers come first"), &step.name);
                 streams.extend(step.gives().skip(1).map(|(name, _)| name).zip(given));
-                let (field, plan) = (version_field(&step.name), output.plan);
+                let (mut wider, plan) = (Wider::new([version_field(&step.name)]), output.plan);
                 let versioned = move |batch: RecordBatch| {
                     let basis = batch.column_by_name(columns::BASIS).expect("the plan checks it");
                     let versions: ArrayRef = Arc::new(graph_versions(&plan, basis.as_list()));
-                    Split { passed: with_columns(&batch, [(field.clone(), versions)]), errors: None }
+                    Split { passed: wider.widen(&batch, [versions]), errors: None }
                 };
                 map_rows(answered, &format!("{}: version", step.name), versioned).0
             }
@@ -213,7 +231,6 @@ pub fn build<'scope>(
                 if !output.outlet.wants(table.format) {
                     continue;
                 }
-                let rows = counted(input, step, watch).probe_with(&computed);
                 let format = match table.format {
                     TableFormat::Parquet | TableFormat::Sealed => Format::Parquet,
                     TableFormat::Jsonl => Format::Jsonl,
@@ -223,21 +240,38 @@ pub fn build<'scope>(
                 if table.format == TableFormat::Sealed {
                     unsealed = unsealed.sealed(output.chains.get(&table.table).cloned().unwrap_or_default());
                 }
-                let columns = table.columns.clone();
-                let chosen = map_rows(rows, &step.name, move |batch: RecordBatch| Split {
-                    passed: batch.project(&columns).expect("the plan gave the places"),
-                    errors: None,
-                });
-                files.push(keep_files(chosen.0, &boundaries, unsealed, writing, &step.name));
+                let (columns, mut counting) = (table.columns.clone(), Counting::of(step, watch));
+                let (mut upper, mut sink) = (counting.clone(), computed.sink());
+                let front = Front {
+                    rows: Box::new(move |rows| {
+                        counting.add(&rows);
+                        rows.project(&columns).expect("the plan gave the places")
+                    }),
+                    reached: Box::new(move |reached| {
+                        upper.passed(reached);
+                        sink(reached);
+                    }),
+                };
+                files.push(keep_files(input, &boundaries, unsealed, front, writing, &step.name));
                 continue;
             }
         };
         streams.insert(step.name.clone(), counted(rows, step, watch));
     }
-    let errors = watched_errors(scope.concatenate(errors), watch).probe_with(&computed);
+    let (errors, counter, mut sink) = (scope.concatenate(errors), watch.clone(), computed.sink());
     if output.outlet.wants(TableFormat::Parquet) {
         let unsealed = Unsealed::new(ERRORS_TABLE, error_schema(), Format::Parquet, output.lower);
-        files.push(keep_files(errors, &boundaries, unsealed, writing, ERRORS_TABLE));
+        let rows = move |rows: RecordBatch| {
+            counter.add_errors(&rows);
+            rows
+        };
+        let front = Front { rows: Box::new(rows), reached: Box::new(sink) };
+        files.push(keep_files(errors, &boundaries, unsealed, front, writing, ERRORS_TABLE));
+    } else {
+        errors.inspect_container(move |event| match event {
+            Ok((_, rows)) => counter.add_errors(&rows.0),
+            Err(frontier) => sink(frontier.iter().min().copied()),
+        });
     }
     let committed = publish(scope.concatenate(files), boundaries, writing);
     Probes { computed, committed }
@@ -274,42 +308,54 @@ fn checked<'scope>(
 
 /// The same rows, counted; and how far they are is told.
 fn counted<'scope>(rows: RowStream<'scope>, step: &Step, watch: &Watch) -> RowStream<'scope> {
-    let (counter, watch) = (watch.rows_of(&step.name), watch.clone());
-    let place = counter.place();
-    let reason = match &step.kind {
-        StepKind::Windows(_) => step.schema.index_of(reason_field().name()).ok(),
-        _ => None,
-    };
+    let mut counting = Counting::of(step, watch);
     rows.inspect_container(move |event| match event {
-        Ok((_, rows)) => {
-            counter.add(rows.0.num_rows() as u64);
-            if let Some(reason) = reason {
-                let answered = rows.0.column(reason).null_count();
-                counter.add_late((rows.0.num_rows() - answered) as u64);
-            }
-        }
-        // A frontier that is empty is that of a graph which is taken down.
-        Err(frontier) => {
-            if let Some(upper) = frontier.iter().min() {
-                watch.passed(&counter, &place, *upper);
-            }
-        }
+        Ok((_, rows)) => counting.add(&rows.0),
+        Err(frontier) => counting.passed(frontier.iter().min().copied()),
     })
 }
 
-/// The same errors, counted at their nodes.
-fn watched_errors<'scope>(errors: RowStream<'scope>, watch: &Watch) -> RowStream<'scope> {
-    let watch = watch.clone();
-    errors.inspect_container(move |event| {
-        if let Ok((_, rows)) = event {
-            watch.add_errors(&rows.0);
-        }
-    })
+/// Counts the rows of a step, and tells how far they are.
+#[derive(Clone)]
+struct Counting {
+    counter: Arc<Counter>,
+    watch: Watch,
+    place: Arc<AtomicU64>,
+    /// The column that says why a row was not answered.
+    reason: Option<usize>,
 }
 
-/// The rows of a timeline: those that hold the condition, with only the columns it keeps.
+impl Counting {
+    fn of(step: &Step, watch: &Watch) -> Counting {
+        let (counter, watch) = (watch.rows_of(&step.name), watch.clone());
+        let place = counter.place();
+        let reason = match &step.kind {
+            StepKind::Windows(_) => step.schema.index_of(reason_field().name()).ok(),
+            _ => None,
+        };
+        Counting { counter, watch, place, reason }
+    }
+
+    fn add(&mut self, rows: &RecordBatch) {
+        self.counter.add(rows.num_rows() as u64);
+        if let Some(reason) = self.reason {
+            let answered = rows.column(reason).null_count();
+            self.counter.add_late((rows.num_rows() - answered) as u64);
+        }
+    }
+
+    /// A frontier that is empty is that of a graph which is taken down.
+    fn passed(&mut self, upper: Option<Tick>) {
+        if let Some(upper) = upper {
+            self.watch.passed(&self.counter, &self.place, upper);
+        }
+    }
+}
+
+/// The rows of a timeline: those that came to it before; and of `rows` those that hold the condition, with only the columns it keeps.
 fn narrow<'scope>(
     rows: RowStream<'scope>,
+    before: Option<RowStream<'scope>>,
     node: &str,
     condition: Option<Expr>,
     projection: &Arc<Projection>,
@@ -327,7 +373,7 @@ fn narrow<'scope>(
             Split { passed: narrow.passed, errors }
         }
     };
-    checked(map_rows(rows, &format!("{node}: narrow"), step), errors)
+    checked(map_rows_behind(rows, before, &format!("{node}: narrow"), step), errors)
 }
 
 /// What a timeline of a node is called in checkpoints.
@@ -350,12 +396,4 @@ pub fn node_of(timeline: &str) -> &str {
 /// Whether a timeline is one of [`put_down_name`].
 pub fn is_put_down(timeline: &str) -> bool {
     timeline.rsplit_once('/').is_some_and(|(_, of)| of == PUT_DOWN)
-}
-
-/// The rows of a timeline, and those that came to it before.
-fn with_restored<'scope>(rows: RowStream<'scope>, before: Option<RowStream<'scope>>) -> RowStream<'scope> {
-    match before {
-        Some(before) => rows.scope().concatenate([rows, before]),
-        None => rows,
-    }
 }

@@ -14,7 +14,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::max;
 use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use tidegate_facts::Tick;
-use tidegate_operators::rows::{RowStream, Rows};
+use tidegate_operators::rows::{RowStream, Rows, ticks_of};
 use tidegate_sinks::checkpoint::Piece;
 use tidegate_sinks::table::{Cut, Format, Interval, TableError, Unsealed};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -114,52 +114,58 @@ impl<T: Send + 'static> Desk<T> {
     }
 }
 
+/// What is done with rows in front of where they are kept.
+pub struct Front {
+    /// Makes of a batch what is kept of it.
+    pub rows: Box<dyn FnMut(RecordBatch) -> RecordBatch>,
+    /// Is told how far rows have come: none before that tick come any more, and at the end none at all.
+    pub reached: Box<dyn FnMut(Option<Tick>)>,
+}
+
 /// Hands the rows of a table to the outlet, interval by interval.
 pub fn keep_files<'scope>(
     rows: RowStream<'scope>,
     boundaries: &BoundaryStream<'scope>,
     unsealed: Unsealed,
+    front: Front,
     writing: &Writing,
     name: &str,
 ) -> MadeStream<'scope> {
     let outlet = Arc::clone(&writing.output.outlet);
     let take = move |cut: &Cut| Ok(outlet.take(cut)?.map(Made::File));
     let lower = writing.output.lower;
-    let rows = match &writing.output.live {
-        Some(live) => shown(rows, live, unsealed.table(), lower, writing.jobs.clone()),
-        None => rows,
+    let front = match &writing.output.live {
+        Some(live) => shown(front, live, unsealed.table(), lower, writing.jobs.clone()),
+        None => front,
     };
-    keep(rows, boundaries.clone(), unsealed, lower, take, writing, name)
+    keep(rows, boundaries.clone(), unsealed, take, front, writing, name)
 }
 
-/// The same rows, which those see who ask while the graph runs.
-fn shown<'scope>(
-    rows: RowStream<'scope>,
-    live: &Arc<Live>,
-    table: &str,
-    lower: Tick,
-    jobs: Sender<Job>,
-) -> RowStream<'scope> {
+/// As `front`; and those see the rows who ask while the graph runs.
+fn shown(front: Front, live: &Arc<Live>, table: &str, lower: Tick, jobs: Sender<Job>) -> Front {
     let (live, table, shelf) = (Arc::clone(live), table.to_owned(), live.shelf(table));
-    rows.unary_frontier(Pipeline, &format!("{table}: shown"), move |_, _| {
-        move |(rows, frontier), output| {
-            rows.for_each(|time, rows: &mut Rows| {
-                if rows.ticks().values().iter().any(|tick| Tick(*tick) >= lower) {
-                    if shelf.put(&rows.0) {
-                        let shelf = Arc::clone(&shelf);
-                        // The thread is gone when the run is, and then nobody reads.
-                        let _ = jobs.send(Box::new(move || shelf.tidy()));
-                    }
-                    live.show(&table, &rows.0);
-                }
-                output.session(&time).give_container(rows);
-            });
-            // A frontier that is empty is that of a graph which is taken down: nothing more is known then.
-            if let Some(upper) = frontier.frontier().iter().min() {
-                shelf.complete(*upper);
+    let full = Arc::clone(&shelf);
+    let Front { rows: mut make, mut reached } = front;
+    let rows = move |rows| {
+        let rows = make(rows);
+        if ticks_of(&rows).values().iter().any(|tick| Tick(*tick) >= lower) {
+            if shelf.put(&rows) {
+                let shelf = Arc::clone(&shelf);
+                // The thread is gone when the run is, and then nobody reads.
+                let _ = jobs.send(Box::new(move || shelf.tidy()));
             }
+            live.show(&table, &rows);
         }
-    })
+        rows
+    };
+    let reached = move |upper: Option<Tick>| {
+        // At the end the graph is taken down: nothing more is known then.
+        if let Some(upper) = upper {
+            full.complete(upper);
+        }
+        reached(upper);
+    };
+    Front { rows: Box::new(rows), reached: Box::new(reached) }
 }
 
 /// Writes the rows of a timeline as pieces of the state, if the outlet keeps it.
@@ -171,8 +177,7 @@ pub fn keep_pieces<'scope>(
     timeline: &str,
 ) -> Option<MadeStream<'scope>> {
     let store = writing.output.outlet.state()?.clone();
-    let lower = writing.output.restored;
-    let unsealed = Unsealed::new(timeline, Arc::clone(schema), Format::Parquet, lower);
+    let unsealed = Unsealed::new(timeline, Arc::clone(schema), Format::Parquet, writing.output.restored);
     let name = timeline.to_owned();
     let take = move |cut: &Cut| {
         // A timeline's columns are tick, key and time, then what is kept; what is put down has its own, and no time.
@@ -182,25 +187,27 @@ pub fn keep_pieces<'scope>(
         Ok(Some(Made::Piece(piece)))
     };
     let operator = format!("{}: state", timeline.split('/').next().unwrap_or(timeline));
-    Some(keep(rows.clone(), boundaries.clone(), unsealed, lower, take, writing, &operator))
+    let front = Front { rows: Box::new(|rows| rows), reached: Box::new(|_| {}) };
+    Some(keep(rows.clone(), boundaries.clone(), unsealed, take, front, writing, &operator))
 }
 
 /// Keeps rows until a commit boundary has passed, has them taken, and tells what was made of them.
 ///
 /// * Output: what was made of each interval, at a time within it.
-/// * State: the rows since the last boundary, on the thread that writes.
+/// * State: what `front` has made of the rows since the last boundary, on the thread that writes.
 fn keep<'scope>(
     rows: RowStream<'scope>,
     boundaries: BoundaryStream<'scope>,
     unsealed: Unsealed,
-    lower: Tick,
     take: impl Fn(&Cut) -> Result<Option<Made>, TableError> + Send + Sync + 'static,
+    mut front: Front,
     writing: &Writing,
     name: &str,
 ) -> MadeStream<'scope> {
     let scope = rows.scope();
     let times = Arc::clone(&writing.times);
     let mut due: VecDeque<Tick> = VecDeque::new();
+    let lower = unsealed.lower();
     let unsealed = Arc::new(Mutex::new(unsealed));
     let take = Arc::new(take);
     rows.binary_frontier(boundaries, Pipeline, Pipeline, name, move |mut held, info| {
@@ -219,13 +226,14 @@ fn keep<'scope>(
         move |(rows, frontier), (boundaries, _), output| {
             boundaries.for_each(|_, new| due.extend(new.drain(..).map(|b| b.upper).filter(|b| *b > lower)));
             rows.for_each(|_, rows: &mut Rows| {
-                let rows = std::mem::take(rows).0;
+                let rows = (front.rows)(std::mem::take(rows).0);
                 let is_large = rows.num_rows() >= CRUMB_ROWS;
                 crumbs.push(rows);
                 if is_large || crumbs.len() >= CRUMBS {
                     hand_over(&mut crumbs, &desk, &unsealed);
                 }
             });
+            (front.reached)(frontier.frontier().iter().min().copied());
             while let Some(upper) = due.front().copied() {
                 if frontier.frontier().iter().any(|tick| *tick < upper) {
                     break;

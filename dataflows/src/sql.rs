@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Schema};
+use arrow::array::{AsArray, Int64Array};
+use arrow::datatypes::{DataType, Float64Type, Schema};
+use arrow::error::ArrowError;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError, SchemaError};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr as Logical, Volatility, cast};
+use datafusion::logical_expr::{ColumnarValue, Expr as Logical, Volatility, cast, create_udf};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tidegate_facts::columns;
 use tidegate_facts::names::choices;
+use tidegate_operators::drift::BEYOND;
 use tidegate_operators::expr::Expr;
 
 /// Plans expressions. One is enough for a whole topology.
@@ -24,8 +27,38 @@ impl Default for Sql {
         // A column is what its name says, in the case it is written in.
         config.options_mut().sql_parser.enable_ident_normalization = false;
         config.options_mut().sql_parser.map_string_types_to_utf8view = false;
-        Sql { context: SessionContext::new_with_config(config) }
+        let context = SessionContext::new_with_config(config);
+        context.register_udf(create_udf(
+            MILLIONTHS,
+            vec![DataType::Float64],
+            DataType::Int64,
+            Volatility::Immutable,
+            Arc::new(|values| millionths(&values[0])),
+        ));
+        Sql { context }
     }
+}
+
+/// What a measured number is kept as: a function, since a `case` with six columns between costs as much as a state does.
+pub const MILLIONTHS: &str = "millionths";
+
+/// Numbers whose millionths are represented; what is greater is [`BEYOND`].
+pub const MEASURED_MAX: f64 = 9e12;
+
+/// Whole millionths of each number. What is no number at all fails.
+fn millionths(numbers: &ColumnarValue) -> Result<ColumnarValue, DataFusionError> {
+    let one = |number: f64| match number {
+        _ if number.is_nan() => Err(ArrowError::ComputeError("NaN is not measured".to_owned())),
+        _ if number.abs() < MEASURED_MAX => Ok((number * 1e6).round() as i64),
+        _ if number > 0.0 => Ok(BEYOND),
+        _ => Ok(-BEYOND),
+    };
+    let numbers = match numbers {
+        ColumnarValue::Array(numbers) => Arc::clone(numbers),
+        ColumnarValue::Scalar(number) => number.to_array()?,
+    };
+    let whole: Int64Array = numbers.as_primitive::<Float64Type>().try_unary(one)?;
+    Ok(ColumnarValue::Array(Arc::new(whole)))
 }
 
 /// A planned expression and the columns it reads.

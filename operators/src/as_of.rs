@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field};
 use tidegate_facts::columns;
 
 use crate::keys::keys_of;
-use crate::lookup::{Asks, Group, look_up, micros_of, with_columns};
+use crate::lookup::{Asks, Group, Wider, look_up, micros_of};
 use crate::rows::RowStream;
 use crate::timeline::{
     Held, Keep, Layout, Measure, Shown, Texts, TimelineBatch, arrange_timeline, entries_of, first_not,
@@ -77,9 +77,8 @@ pub fn as_of<'scope>(rows: RowStream<'scope>, settings: AsOf<'scope>, name: &str
         timeline: timeline.arranged,
         read: Box::new(move |batches, asks| read(batches, asks, &types, &texts)),
     };
-    look_up(rows, vec![group], name, move |batch, answers| {
-        with_columns(&batch, fields.iter().cloned().zip(answers.into_iter().flatten()))
-    })
+    let mut wider = Wider::new(fields);
+    look_up(rows, vec![group], name, move |batch, answers| wider.widen(&batch, answers.into_iter().flatten()))
 }
 
 /// What stands for one key so far.

@@ -12,15 +12,19 @@ use crate::kept::plain;
 
 /// The rows, with nulls for blank texts of some columns.
 pub fn without_blanks(rows: &RecordBatch, places: &[usize]) -> RecordBatch {
+    let named: Vec<_> = places
+        .iter()
+        .filter_map(|place| nulls_for_blanks(rows.column(*place)).map(|column| (*place, column)))
+        .collect();
+    if named.is_empty() {
+        return rows.clone();
+    }
     let mut columns = rows.columns().to_vec();
     let mut fields: Vec<_> = rows.schema().fields().iter().cloned().collect();
-    for place in places {
-        if let Some(column) = nulls_for_blanks(rows.column(*place)) {
-            columns[*place] = column;
-            let field = fields[*place].as_ref().clone();
-            fields[*place] =
-                Arc::new(field.with_data_type(columns[*place].data_type().clone()).with_nullable(true));
-        }
+    for (place, column) in named {
+        let field = fields[place].as_ref().clone();
+        fields[place] = Arc::new(field.with_data_type(column.data_type().clone()).with_nullable(true));
+        columns[place] = column;
     }
     let schema = arrow::datatypes::Schema::new(fields);
     RecordBatch::try_new(Arc::new(schema), columns).expect("the columns are the schema's")

@@ -50,7 +50,8 @@ impl Lasting for Box<dyn Lasting> {
 /// A state with two more inputs, boundaries and what was put down before; and one more output, what is put down.
 pub struct Checkpointed<S> {
     state: S,
-    schema: SchemaRef,
+    /// What is put down at most ticks.
+    nothing: RecordBatch,
     restored: Tick,
     lower: Tick,
 }
@@ -58,14 +59,14 @@ pub struct Checkpointed<S> {
 impl<S: Lasting> Checkpointed<S> {
     /// A state that has heard nothing, of which rows of `schema` are put down at boundaries not before `restored`.
     pub fn new(state: S, schema: SchemaRef, restored: Tick) -> Checkpointed<S> {
-        Checkpointed { state, schema, restored, lower: Tick::ZERO }
+        Checkpointed { state, nothing: RecordBatch::new_empty(schema), restored, lower: Tick::ZERO }
     }
 
     fn put_down(&self, tick: Tick) -> RecordBatch {
         let mut columns = self.state.put_down();
         let ticks = vec![tick.0; columns.first().map_or(0, |column| column.len())];
         columns.insert(0, Arc::new(UInt64Array::from(ticks)));
-        RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("the columns are the schema's")
+        RecordBatch::try_new(self.nothing.schema(), columns).expect("the columns are the schema's")
     }
 }
 
@@ -81,7 +82,7 @@ impl<S: Lasting> Ordered for Checkpointed<S> {
         let boundaries = ticks_of(boundaries).values().iter().map(|tick| Tick(*tick));
         let mut rest = own.to_vec();
         let mut said: Vec<Vec<RecordBatch>> = Vec::new();
-        let mut put_down = vec![RecordBatch::new_empty(Arc::clone(&self.schema))];
+        let mut put_down = Vec::new();
         for boundary in boundaries.filter(|boundary| *boundary >= self.restored) {
             if boundary > self.lower {
                 let heard: Vec<RecordBatch> =
@@ -96,7 +97,7 @@ impl<S: Lasting> Ordered for Checkpointed<S> {
             1 => said.remove(0),
             _ => (0..said[0].len()).map(|place| together(said.iter().map(|said| &said[place]))).collect(),
         };
-        given.push(together(put_down.iter()));
+        given.push(if put_down.is_empty() { self.nothing.clone() } else { together(put_down.iter()) });
         given
     }
 }

@@ -107,9 +107,12 @@ impl Projection {
                 Column::Computed(expr) => errors.evaluate(expr),
             })
             .collect();
-        let schema = if errors.is_empty() { Arc::clone(&self.schema) } else { nullable(&self.schema) };
-        let projected = RecordBatch::try_new(schema, arrays).expect("the plan gave the columns' types");
-        let split = errors.split(projected);
+        if errors.is_empty() {
+            let passed = RecordBatch::try_new(Arc::clone(&self.schema), arrays);
+            return Split { passed: passed.expect("the plan gave the columns' types"), errors: None };
+        }
+        let projected = RecordBatch::try_new(nullable(&self.schema), arrays);
+        let split = errors.split(projected.expect("the plan gave the columns' types"));
         let passed = RecordBatch::try_new(Arc::clone(&self.schema), split.passed.columns().to_vec());
         Split { passed: passed.expect("faulty rows are out"), ..split }
     }
@@ -129,10 +132,10 @@ pub fn filter(node: &str, condition: &Expr, batch: &RecordBatch) -> Split {
     if holds.null_count() > 0 {
         holds = prep_null_mask_filter(&holds);
     }
-    let passed = if holds.true_count() == batch.num_rows() {
-        batch.clone()
-    } else {
-        filter_record_batch(batch, &holds).expect("one condition for each row")
+    let passed = match holds.true_count() {
+        all if all == batch.num_rows() => batch.clone(),
+        0 => batch.slice(0, 0), // Arrow would make every column anew.
+        _ => filter_record_batch(batch, &holds).expect("one condition for each row"),
     };
     Split { passed, errors: errors.into_batch() }
 }

@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::{concat, take};
-use arrow::datatypes::{DataType, Field, Schema, TimestampMicrosecondType, UInt32Type, UInt64Type};
+use arrow::datatypes::{
+    DataType, Field, FieldRef, Schema, SchemaRef, TimestampMicrosecondType, UInt32Type, UInt64Type,
+};
 use differential_dataflow::operators::arrange::Arranged;
 use differential_dataflow::trace::TraceReader;
 use tidegate_facts::{KeyHash, Tick};
@@ -447,18 +449,36 @@ impl ContainerBytes for Answers {
     }
 }
 
-/// `batch` with more columns at its end.
-///
-/// # Panics
-/// When a column has another length.
-pub fn with_columns(batch: &RecordBatch, more: impl IntoIterator<Item = (Field, ArrayRef)>) -> RecordBatch {
-    let mut fields: Vec<Arc<Field>> = batch.schema_ref().fields().iter().cloned().collect();
-    let mut columns = batch.columns().to_vec();
-    for (field, column) in more {
-        fields.push(Arc::new(field));
-        columns.push(column);
+/// Puts columns behind those of rows, always the same ones.
+pub struct Wider {
+    more: Vec<FieldRef>,
+    /// The schema that rows had last, and what it became: making that anew costs as much as a small batch does.
+    last: Option<(SchemaRef, SchemaRef)>,
+}
+
+impl Wider {
+    /// For columns of these fields.
+    pub fn new(more: impl IntoIterator<Item = Field>) -> Wider {
+        Wider { more: more.into_iter().map(Arc::new).collect(), last: None }
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("the columns have one length")
+
+    /// The rows with a column for each of the fields, in their order.
+    ///
+    /// # Panics
+    /// When a column is not of its field, or not as long as the rows.
+    pub fn widen(&mut self, rows: &RecordBatch, more: impl IntoIterator<Item = ArrayRef>) -> RecordBatch {
+        let schema = match &self.last {
+            Some((from, to)) if Arc::ptr_eq(from, rows.schema_ref()) => Arc::clone(to),
+            _ => {
+                let fields = rows.schema_ref().fields().iter().chain(&self.more).cloned();
+                let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+                self.last = Some((rows.schema(), Arc::clone(&schema)));
+                schema
+            }
+        };
+        let columns = rows.columns().iter().cloned().chain(more).collect();
+        RecordBatch::try_new(schema, columns).expect("a column for each field")
+    }
 }
 
 /// Event times of a timestamp column, in microseconds.

@@ -110,6 +110,9 @@ pub fn ordered<'scope, S: Ordered>(
         streams.push((rows, schema, order));
     }
     let mut state = state;
+    // Alone, a worker puts rows in order as it gives them, and all of them are at home.
+    let is_alone = scope.peers() == 1;
+    let orders: Vec<_> = streams.iter().map(|(_, _, order)| order.clone()).collect();
     builder.build(move |capabilities| {
         let mut passed = Passed::new(capabilities);
         move |frontiers| {
@@ -121,7 +124,8 @@ pub fn ordered<'scope, S: Ordered>(
                 waiting.iter_mut().map(|waiting| waiting.take_before(upper)).collect();
             let said = state.advance(&rows, upper);
             assert_eq!(said.len(), given.len(), "a state says something for each output");
-            for ((said, given), capability) in said.into_iter().zip(&mut given).zip(&passed.capabilities) {
+            let said = said.into_iter().zip(&orders);
+            for (((said, order), given), capability) in said.zip(&mut given).zip(&passed.capabilities) {
                 let ticks = ticks_of(&said).values();
                 assert!(ticks.is_sorted(), "what a state says is in the order of ticks");
                 let is_within = ticks.first().is_none_or(|tick| Tick(*tick) >= passed.lower)
@@ -129,7 +133,8 @@ pub fn ordered<'scope, S: Ordered>(
                 assert!(is_within, "what a state says is of the interval that it heard of");
                 let new = ticks.partition_point(|tick| Tick(*tick) < restored);
                 if new < said.num_rows() {
-                    let new = said.slice(new, said.num_rows() - new);
+                    let new = if new == 0 { said } else { said.slice(new, said.num_rows() - new) };
+                    let new = if is_alone { in_order(&[new], order) } else { new };
                     given.activate().session_with_builder(capability).give_container(&mut Rows(new));
                 }
             }
@@ -137,7 +142,10 @@ pub fn ordered<'scope, S: Ordered>(
             passed.close(frontiers);
         }
     });
-    let homeward = |(rows, schema, order)| at_home(rows, schema, order, &format!("{name}: home"));
+    let homeward = |(rows, schema, order)| match is_alone {
+        true => rows,
+        false => at_home(rows, schema, order, &format!("{name}: home")),
+    };
     streams.into_iter().map(homeward).collect()
 }
 
@@ -226,15 +234,21 @@ impl Waiting {
         }
         let rows = in_order(&std::mem::take(&mut self.batches), &self.order);
         let cut = ticks_of(&rows).values().partition_point(|tick| Tick(*tick) < upper);
-        if cut < rows.num_rows() {
-            self.batches.push(rows.slice(cut, rows.num_rows() - cut));
+        if cut == rows.num_rows() {
+            return rows;
         }
+        self.batches.push(rows.slice(cut, rows.num_rows() - cut));
         rows.slice(0, cut)
     }
 }
 
 /// The rows by tick, then by `order`, then as they came.
 fn in_order(batches: &[RecordBatch], order: &[usize]) -> RecordBatch {
+    if let [rows] = batches
+        && ticks_of(rows).values().is_sorted_by(|earlier, later| earlier < later)
+    {
+        return rows.clone(); // As most are, and then nothing is to be looked at.
+    }
     let each = batches.iter().enumerate().flat_map(|(batch, rows)| {
         let ticks = ticks_of(rows).values().iter().enumerate();
         ticks.map(move |(row, tick)| (*tick, batch, row))

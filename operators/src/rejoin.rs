@@ -13,7 +13,7 @@ use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::{Capability, Operator};
 
-use crate::lookup::with_columns;
+use crate::lookup::Wider;
 use crate::rows::{RowStream, Rows, ticks_of};
 
 /// The rows with the columns of their answers behind their own; the first column of an answer is its tick.
@@ -57,6 +57,8 @@ pub fn rejoin<'scope>(rows: RowStream<'scope>, answers: RowStream<'scope>, name:
 #[derive(Default)]
 struct Known {
     batches: Vec<RecordBatch>,
+    /// For the columns of answers, once there were some.
+    wider: Option<Wider>,
 }
 
 impl Known {
@@ -84,17 +86,21 @@ impl Known {
                 |column: &ArrayRef| take(column, &places, None).expect("the places are the answers' own");
             answers.columns().iter().map(take).collect()
         };
-        let fields = answers.schema_ref().fields().iter().map(|field| Field::clone(field));
         debug_assert_eq!(answers.schema_ref().field(0).name(), columns::TICK);
         debug_assert_eq!(columns[0].as_primitive::<UInt64Type>().values(), wanted);
-        with_columns(rows, fields.zip(columns).skip(1))
+        let fields = || answers.schema_ref().fields().iter().map(|field| Field::clone(field));
+        let wider = self.wider.get_or_insert_with(|| Wider::new(fields().skip(1)));
+        wider.widen(rows, columns.into_iter().skip(1))
     }
 
     fn forget_before(&mut self, tick: Tick) {
         self.batches.retain_mut(|answers| {
             let gone = ticks_of(answers).values().partition_point(|known| Tick(*known) < tick);
-            *answers = answers.slice(gone, answers.num_rows() - gone);
-            answers.num_rows() > 0
+            let is_needed = gone < answers.num_rows();
+            if is_needed && gone > 0 {
+                *answers = answers.slice(gone, answers.num_rows() - gone);
+            }
+            is_needed
         });
     }
 }

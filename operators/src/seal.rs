@@ -20,7 +20,7 @@ use tidegate_facts::lanes::Digests;
 use tidegate_facts::{Digest, columns};
 
 use crate::decide::repeated;
-use crate::lookup::with_columns;
+use crate::lookup::Wider;
 use crate::rows::digest_column;
 
 /// What the form of an episode is called, inside it.
@@ -61,12 +61,15 @@ fn added() -> [Field; 2] {
 pub struct Sealer {
     plan: String,
     heads: Heads,
+    planned: Wider,
+    sealed: Wider,
 }
 
 impl Sealer {
     /// For the plan with this digest.
     pub fn new(plan: &Digest) -> Sealer {
-        Sealer { plan: plan.to_hex(), heads: Heads::default() }
+        let [planned, sealed] = added().map(|field| Wider::new([field]));
+        Sealer { plan: plan.to_hex(), heads: Heads::default(), planned, sealed }
     }
 
     /// The rows as episodes.
@@ -74,10 +77,9 @@ impl Sealer {
     /// # Panics
     /// When a column's type has no canonical form: the plan checks that.
     pub fn seal(&mut self, rows: &RecordBatch) -> RecordBatch {
-        let [plan_field, digest_field] = added();
-        let rows = with_columns(rows, [(plan_field, repeated(&self.plan, rows.num_rows()))]);
+        let rows = self.planned.widen(rows, [repeated(&self.plan, rows.num_rows())]);
         let digests = self.heads.digests(&rows).expect("the plan checks that every column has a form");
-        with_columns(&rows, [(digest_field, Arc::new(digest_column(&digests)) as ArrayRef)])
+        self.sealed.widen(&rows, [Arc::new(digest_column(&digests)) as ArrayRef])
     }
 }
 

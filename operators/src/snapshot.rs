@@ -11,29 +11,44 @@ use tidegate_facts::jcs::{ArrayForm, push_integer, push_string};
 use tidegate_facts::lanes::Digests;
 use tidegate_facts::{Digest, columns};
 
-use crate::lookup::with_columns;
+use crate::lookup::Wider;
 use crate::rows::{digest_column, ticks_of};
 
 /// What the form of a snapshot is called, inside it.
 pub const SNAPSHOT: &str = "tidegate.snapshot.v2";
 
-/// The column that [`with_snapshot`] adds.
+/// The column that [`Snapshots`] add.
 pub fn snapshot_field() -> Field {
     Field::new("snapshot_digest", DataType::FixedSizeBinary(32), false)
 }
 
-/// The rows with the digests of the features in the columns `features`.
-///
-/// # Panics
-/// When the rows have no `event_id` or `basis`, or a feature's type has no canonical form: the plan checks that.
-pub fn with_snapshot(batch: &RecordBatch, features: Range<usize>) -> RecordBatch {
-    let schema = batch.schema_ref();
-    let column = |name| batch.column_by_name(name).expect("the plan checks it");
-    let event_ids = column(columns::EVENT_ID).as_string::<i32>();
-    let basis = column(columns::BASIS).as_list::<i32>();
-    let features = features.map(|place| (schema.field(place).name().as_str(), batch.column(place)));
-    let digests = snapshot_digests(ticks_of(batch), event_ids, basis, features);
-    with_columns(batch, [(snapshot_field(), Arc::new(digests) as ArrayRef)])
+/// Gives rows the digests of what they saw.
+pub struct Snapshots {
+    /// The columns of the features.
+    features: Range<usize>,
+    wider: Wider,
+}
+
+impl Snapshots {
+    /// Of the features in the columns `features`.
+    pub fn of(features: Range<usize>) -> Snapshots {
+        Snapshots { features, wider: Wider::new([snapshot_field()]) }
+    }
+
+    /// The rows with the digests of their features.
+    ///
+    /// # Panics
+    /// When the rows have no `event_id` or `basis`, or a feature's type has no canonical form: the plan checks that.
+    pub fn add(&mut self, batch: &RecordBatch) -> RecordBatch {
+        let schema = batch.schema_ref();
+        let column = |name| batch.column_by_name(name).expect("the plan checks it");
+        let event_ids = column(columns::EVENT_ID).as_string::<i32>();
+        let basis = column(columns::BASIS).as_list::<i32>();
+        let features = self.features.clone();
+        let features = features.map(|place| (schema.field(place).name().as_str(), batch.column(place)));
+        let digests = snapshot_digests(ticks_of(batch), event_ids, basis, features);
+        self.wider.widen(batch, [Arc::new(digests) as ArrayRef])
+    }
 }
 
 /// For each row, BLAKE3 over the canonical form of

@@ -5,6 +5,7 @@ use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::progress::operate::FrontierInterest;
 
 use crate::expr::Split;
 use crate::rows::{RowStream, Rows};
@@ -15,10 +16,24 @@ use crate::rows::{RowStream, Rows};
 pub fn map_rows<'scope>(
     rows: RowStream<'scope>,
     name: &str,
+    step: impl FnMut(RecordBatch) -> Split + 'static,
+) -> (RowStream<'scope>, RowStream<'scope>) {
+    map_rows_behind(rows, None, name, step)
+}
+
+/// As [`map_rows`], behind rows that were made before and go on as they are.
+pub fn map_rows_behind<'scope>(
+    rows: RowStream<'scope>,
+    before: Option<RowStream<'scope>>,
+    name: &str,
     mut step: impl FnMut(RecordBatch) -> Split + 'static,
 ) -> (RowStream<'scope>, RowStream<'scope>) {
     let mut builder = OperatorBuilder::new(name.to_owned(), rows.scope());
     let mut input = builder.new_input(rows, Pipeline);
+    let mut before = before.map(|before| builder.new_input(before, Pipeline));
+    for place in 0..=usize::from(before.is_some()) {
+        builder.set_notify_for(place, FrontierInterest::Never); // Time alone changes nothing.
+    }
     let (passed, passed_stream) = builder.new_output::<Rows>();
     let (errors, errors_stream) = builder.new_output::<Rows>();
     let mut passed = OutputBuilder::<_, NoopBuilder<Rows>>::from(passed);
@@ -27,6 +42,11 @@ pub fn map_rows<'scope>(
         move |_frontiers| {
             let mut passed = passed.activate();
             let mut errors = errors.activate();
+            if let Some(before) = &mut before {
+                before.for_each(|time, rows| {
+                    passed.session_with_builder(&time.retain(0)).give_container(rows);
+                });
+            }
             input.for_each(|time, rows| {
                 let split = step(std::mem::take(rows).0);
                 if split.passed.num_rows() > 0 {

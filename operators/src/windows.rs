@@ -22,7 +22,7 @@ use tidegate_facts::{KeyHash, Span, Tick, columns};
 pub use self::cells::values_of;
 use self::cells::{Cells, Seen};
 use crate::keys::keys_of;
-use crate::lookup::{Asks, Group, look_up, micros_of, with_columns};
+use crate::lookup::{Asks, Group, Wider, look_up, micros_of};
 use crate::rows::{RowStream, ticks_of};
 use crate::timeline::{
     Held, Keep, Layout, Measure, Shown, TimelineBatch, arrange_timeline, entries_of, first_not,
@@ -227,7 +227,7 @@ pub fn windows<'scope>(
 ) -> RowStream<'scope> {
     let mut answered = Vec::new();
     let mut lateness = Vec::new();
-    let groups = groups
+    let groups: Vec<Group> = groups
         .into_iter()
         .map(|WindowGroup { over, key, time, plan, measures, names, shown, held }| {
             let fields = plan.windows.iter().flat_map(|_| &plan.aggregates).zip(&names);
@@ -244,11 +244,10 @@ pub fn windows<'scope>(
             }
         })
         .collect();
+    let mut wider = Wider::new(answered.into_iter().flatten().chain([reason_field()]));
     look_up(rows, groups, name, move |batch, answers| {
-        let more: Vec<(Field, ArrayRef)> =
-            answered.iter().flatten().cloned().zip(answers.into_iter().flatten()).collect();
         let reasons = reasons(&batch, &lateness);
-        with_columns(&batch, more.into_iter().chain([(reason_field(), reasons)]))
+        wider.widen(&batch, answers.into_iter().flatten().chain([reasons]))
     })
 }
 

@@ -1,5 +1,7 @@
 //! The entity graph against its definition, told from the whole history at every tick.
 
+mod chance;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -7,6 +9,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
 };
 use arrow::datatypes::Int64Type;
+use chance::Chance;
 use tidegate_facts::{KeyHash, Span, Tick, columns};
 use tidegate_operators::entities::{
     Component, Confirmation, Entities, Graph, Kind, Names, Naming, Settings, Sighting, Wanted,
@@ -14,17 +17,7 @@ use tidegate_operators::entities::{
 use tidegate_operators::keys::NULL_KEY;
 use tidegate_operators::ordered::Ordered;
 
-/// Chance with a seed (splitmix64). A test that fails prints its seed.
-struct Chance(u64);
-
 impl Chance {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % end
-    }
-
     fn one_in(&mut self, count: u64) -> bool {
         self.below(count) == 0
     }

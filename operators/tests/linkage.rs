@@ -4,6 +4,8 @@
 //! Rahm, VLDB 2010). Weights were not fitted to the links: `m` is what one would guess of careful typing, nine in ten for what
 //! is long and more for what is short; `u` is one over the count of different values, or twice that where a few are common.
 
+mod chance;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,23 +13,12 @@ use std::path::{Path, PathBuf};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::DataType;
+use chance::Chance;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidegate_facts::KeyHash;
 use tidegate_facts::digest::key_hash;
 use tidegate_operators::keys::NULL_KEY;
 use tidegate_operators::linkage::{Comparator, Comparison, Linker, Match, Rules, Value, normal, weights};
-
-/// Chance with a seed (splitmix64). A test that fails prints its seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
 
 #[test]
 fn a_record_is_linked_with_all_before_it_that_share_a_block_and_weigh_enough() {

@@ -2,6 +2,8 @@
 //!
 //! Five clones of one original are wrong in three of ten claims, in four rounds, against three streams of their own.
 
+mod chance;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,23 +11,12 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, UInt64Type};
+use chance::Chance;
 use tidegate_facts::schema::timestamp;
 use tidegate_facts::{Span, Tick, columns};
 use tidegate_operators::families::{Learn, Learning, Places};
 use tidegate_operators::ordered::Ordered;
 use tidegate_operators::quorum::{Evidences, Memberships, Need, Quorum, Shape};
-
-/// Chance with a seed (splitmix64).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
 
 const ROUND: i64 = 1_000_000;
 const ROUNDS: i64 = 4;

@@ -249,6 +249,11 @@ impl Unsealed {
         Unsealed { table, schema, format, lower, partitions, chains: None }
     }
 
+    /// Rows before this are committed already.
+    pub fn lower(&self) -> Tick {
+        self.lower
+    }
+
     /// The table.
     pub fn table(&self) -> &str {
         &self.table

@@ -11,13 +11,14 @@ use tidegate_operators::drift::severity::Bounds;
 use tidegate_operators::drift::stream::{
     Drift, KEY, events_schema, input_fields, orders, periods_schema, put_down_schema,
 };
-use tidegate_operators::drift::{BEYOND, Kind, Settings};
+use tidegate_operators::drift::{Kind, Settings};
 use tidegate_operators::expr::{Column, Projection};
 use tidegate_operators::ordered::Route;
 
 use super::state::{Heard, Made, PutDown, Retention, StatePlan};
 use super::{Draft, Planner};
 use crate::settings::Text;
+use crate::sql::{MEASURED_MAX, MILLIONTHS};
 use crate::topology::Node;
 use crate::topology::drift::{DriftNode, MeasureNode};
 
@@ -228,14 +229,7 @@ fn tick_micros() -> String {
     format!("cast({} / {} as bigint)", columns::TICK, 1 << PARTITION_BITS)
 }
 
-/// Numbers whose millionths are represented; what is greater is [`BEYOND`].
-const MEASURED_MAX: f64 = 9e12;
-
 /// SQL of a number in millionths. What is no number at all fails, and goes to `errors`.
 pub(super) fn millionths(sql: &str) -> String {
-    let number = format!("cast(({sql}) as double)");
-    format!(
-        "case when abs({number}) < {MEASURED_MAX:e} or isnan({number}) then cast(round({number} * 1000000) as bigint) \
-         when {number} > 0 then {BEYOND} when {number} < 0 then -{BEYOND} end"
-    )
+    format!("{MILLIONTHS}(cast(({sql}) as double))")
 }
