@@ -4,7 +4,7 @@
 //! that it kept waiting. Beside it, in the same run, a bare log takes groups at the same rate, synced as often as it can.
 //! Prints quantiles in milliseconds, how many calls came to what, and the split that the service itself measured.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -124,7 +124,8 @@ struct Callers {
     began: Instant,
     poll: Poll,
     callers: Vec<Caller>,
-    free: Vec<usize>,
+    /// Those that rest, the longest first: a service does not keep those for ever who say nothing.
+    free: VecDeque<usize>,
     outcome: Outcome,
 }
 
@@ -173,7 +174,7 @@ impl Callers {
             let now = Instant::now();
             while taken < self.total
                 && due(taken) <= now
-                && let Some(place) = self.free.pop()
+                && let Some(place) = self.free.pop_front()
             {
                 let (id, body) = record(taken);
                 let caller = &mut self.callers[place];
@@ -202,9 +203,6 @@ impl Callers {
                 let place = event.token().0;
                 let caller = &mut self.callers[place];
                 if caller.call.is_none() {
-                    if caller.is_closed() {
-                        self.connect_again(place)?; // It rested for longer than a service keeps those who say nothing.
-                    }
                     continue;
                 }
                 let answered = caller.write().and_then(|()| caller.read());
@@ -232,7 +230,7 @@ impl Callers {
             Some((_, head)) => self.outcome.learn_split(&head, waited),
             None => self.connect_again(place)?,
         }
-        self.free.push(place);
+        self.free.push_back(place);
         Ok(())
     }
 
@@ -255,11 +253,6 @@ impl Caller {
             }
         }
         Ok(())
-    }
-
-    /// Whether the other side has closed the connection, over which nothing is asked.
-    fn is_closed(&mut self) -> bool {
-        matches!(self.stream.read(&mut [0]), Ok(0))
     }
 
     /// The status and the head of the answer, once all of it is there.

@@ -199,7 +199,8 @@ impl Feed {
             let batch = self.batch(&frame.name, &frame.rows, basis);
             let before = |bound: Tick| ticks_of(&batch).partition_point(|tick| Tick(*tick) < bound);
             let known = before(self.from);
-            self.split(batch.slice(known, before(self.to).saturating_sub(known)), &mut rows);
+            let new = before(self.to).saturating_sub(known);
+            self.split(if new == batch.num_rows() { batch } else { batch.slice(known, new) }, &mut rows);
         }
         Fed { rows, upper: group.upper, boundaries, facts: new.len(), basis: self.basis.clone() }
     }
@@ -247,7 +248,8 @@ impl Feed {
                     let payload = payload.expect("the layout is of these rows").as_struct();
                     Arc::clone(payload.column(*place))
                 }
-                Origin::Absent => new_null_array(field.data_type(), rows.num_rows()),
+                Origin::Absent(nulls) if rows.num_rows() <= nulls.len() => nulls.slice(0, rows.num_rows()),
+                Origin::Absent(_) => new_null_array(field.data_type(), rows.num_rows()),
             }
         };
         let columns: Vec<ArrayRef> = self.schema.fields().iter().zip(&layout.origins).map(column).collect();
@@ -312,8 +314,12 @@ enum Origin {
     Column(usize),
     /// A field of the payload.
     Field(usize),
-    Absent,
+    /// Nowhere; nulls for a small batch, since making them anew costs as much as the rest of it.
+    Absent(ArrayRef),
 }
+
+/// For so many rows nulls are kept.
+const NULLS: usize = 256;
 
 impl Layout {
     fn new(plan: &SchemaRef, rows: &SchemaRef) -> Layout {
@@ -328,15 +334,16 @@ impl Layout {
         let contexts: Vec<&str> = context_columns().collect();
         let origin = |field: &Arc<Field>| {
             let name = field.name().as_str();
+            let absent = || Origin::Absent(new_null_array(field.data_type(), NULLS));
             let column = || rows.index_of(name).ok().map(Origin::Column);
             let own = || fields.iter().position(|field| field == name).map(Origin::Field);
             match name {
                 columns::BASIS => Origin::Basis,
                 columns::EVENT_TYPE => Origin::EventType,
-                columns::PAYLOAD if data_type == Some(&DataType::Utf8) => column().unwrap_or(Origin::Absent),
-                columns::PAYLOAD => Origin::Absent,
+                columns::PAYLOAD if data_type == Some(&DataType::Utf8) => column().unwrap_or_else(absent),
+                columns::PAYLOAD => absent(),
                 _ if contexts.contains(&name) => Origin::Context,
-                _ => column().or_else(own).unwrap_or(Origin::Absent),
+                _ => column().or_else(own).unwrap_or_else(absent),
             }
         };
         let origins = plan.fields().iter().map(origin).collect();
