@@ -42,6 +42,17 @@ fn workers_and_batches_do_not_change_a_byte_of_what_is_believed() {
             }
         }
     }
+    let data = scratch.path().join("1-100000");
+    let wrong = harness::ask(
+        &data,
+        "SELECT area, up, status FROM areas FULL JOIN (
+             SELECT concat(region, '/', domain) AS area, count(*) FILTER (WHERE tier = 0 AND status = 'VERIFIED') AS up
+             FROM claims GROUP BY 1) USING (area)
+         WHERE coalesce(status, 'UNKNOWN') <> CASE WHEN up >= 3 THEN 'VERIFIED' WHEN up = 2 THEN 'DEGRADED' ELSE 'UNKNOWN' END",
+    );
+    assert_eq!(wrong.iter().map(|rows| rows.num_rows()).sum::<usize>(), 0, "{wrong:?}");
+    let fallen = harness::table(&data, "SELECT count(*) > 0 AS some FROM area_flips WHERE cause = 'ENDING'");
+    assert!(fallen.contains("true"), "an area falls with its claims: {fallen}");
     let (data, plan) = (scratch.path().join("1-100000"), [world(2, 19), "commit_rows=4000".to_owned()]);
     let plan = harness::plan(&topology(), &plan);
     let live = harness::run_plan(&plan, &data, 2);

@@ -14,7 +14,7 @@ use tidegate_operators::checkpointed::Checkpointed;
 use tidegate_operators::entities::{PORTS, Wanted, graph_versions};
 use tidegate_operators::expr::{Expr, Projection, Split, error_schema, filter};
 use tidegate_operators::lookup::Wider;
-use tidegate_operators::ordered::{Input, Output, Route, ordered};
+use tidegate_operators::ordered::{Input, Output, Route, ordered, union};
 use tidegate_operators::rejoin::rejoin;
 use tidegate_operators::rows::RowStream;
 use tidegate_operators::seal::Sealer;
@@ -92,7 +92,10 @@ pub fn build<'scope>(
                 let projection = Arc::clone(projection);
                 checked(map_rows(input, &step.name, move |batch| projection.apply(&batch)), &mut errors)
             }
-            StepKind::Union => scope.concatenate(step.inputs.iter().map(|input| streams[input].clone())),
+            StepKind::Union => {
+                let united = step.inputs.iter().map(|input| streams[input].clone()).collect();
+                union(united, Arc::clone(&step.schema), &step.name)
+            }
             StepKind::Decide(deciders) => {
                 let deciders = Arc::clone(deciders);
                 let decided =
@@ -258,7 +261,12 @@ pub fn build<'scope>(
         };
         streams.insert(step.name.clone(), counted(rows, step, watch));
     }
-    let (errors, counter, mut sink) = (scope.concatenate(errors), watch.clone(), computed.sink());
+    let (counter, mut sink) = (watch.clone(), computed.sink());
+    let errors = match errors.is_empty() {
+        true => scope.concatenate(errors),
+        // A fact may fail at several nodes.
+        false => union(errors, error_schema(), ERRORS_TABLE),
+    };
     if output.outlet.wants(TableFormat::Parquet) {
         let unsealed = Unsealed::new(ERRORS_TABLE, error_schema(), Format::Parquet, output.lower);
         let rows = move |rows: RecordBatch| {

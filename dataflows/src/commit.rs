@@ -159,10 +159,7 @@ fn shown(front: Front, live: &Arc<Live>, table: &str, lower: Tick, jobs: Sender<
         rows
     };
     let reached = move |upper: Option<Tick>| {
-        // At the end the graph is taken down: nothing more is known then.
-        if let Some(upper) = upper {
-            full.complete(upper);
-        }
+        full.complete(upper.unwrap_or(Tick(u64::MAX))); // What nobody gives rows is complete from the start.
         reached(upper);
     };
     Front { rows: Box::new(rows), reached: Box::new(reached) }

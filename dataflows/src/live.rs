@@ -17,11 +17,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::{concat_batches, max};
+use arrow::compute::max;
 use arrow::datatypes::{SchemaRef, UInt64Type};
 use tidegate_facts::{Reason, Tick, Verdict, columns};
 use tidegate_operators::timeline::{Shown, View};
-use tidegate_sinks::table::Commits;
+use tidegate_sinks::table::{Commits, put_together};
 
 use crate::admission::Counts;
 use crate::governance::{Asked, GovernanceError, Governed, Taken};
@@ -200,8 +200,9 @@ pub struct Live {
 /// Is told of the commits there are after each that is published.
 pub type OnCommit = Box<dyn Fn(&Arc<Commits>) + Send>;
 
-/// So many records are logged while the graph computes those before them: their sync then costs nobody time.
-const LOGGED_MEANWHILE: usize = 16;
+/// So many records are logged while the graph computes those before them: their sync then costs nobody time. Fewer make small groups,
+/// which cost the graph as much as large ones and stand in a row before it whenever it was held up.
+const LOGGED_MEANWHILE: usize = 48;
 
 struct Queue {
     phase: Phase,
@@ -297,8 +298,7 @@ impl Shelf {
                 continue;
             }
             let last = crumbs.iter().map(|(last, _)| *last).max().expect("there are some");
-            let rows = concat_batches(&crumbs[0].1.schema(), crumbs.iter().map(|(_, rows)| rows));
-            let rows = rows.expect("one table has one schema");
+            let rows = put_together(crumbs[0].1.schema_ref(), crumbs.iter().map(|(_, rows)| rows));
             let mut shelf = self.lock();
             if shelf.taken != taken {
                 break; // A commit has them, or most of them.

@@ -404,15 +404,15 @@ fn projection_reads(projection: &Projection, input: &Schema) -> BTreeSet<String>
 /// operator gives, or a recipe, counts up here, so that no later build takes its output for this one's.
 const OPERATORS: [&str; 15] = [
     "as_of.2",
-    "credibility.2",
+    "credibility.3",
     "decide.1",
-    "drift.2",
+    "drift.3",
     "entities.1",
     "episode.1",
     "expire.1",
     "families.1",
     "feed.1",
-    "filter_project_union.1",
+    "filter_project_union.2",
     "linkage.1",
     "quorum.1",
     "snapshot.2",

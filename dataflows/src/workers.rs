@@ -144,6 +144,8 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
             && under_way.len() < parts
         {
             live.computed(parts - under_way.len());
+            // What was computed is to be logged, told and shown: those who do so go first, where they wait for a core.
+            std::thread::yield_now();
         }
         while uncommitted.front().is_some_and(|upper| !probes.committed.less_than(upper)) {
             uncommitted.pop_front();

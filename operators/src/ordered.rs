@@ -11,6 +11,8 @@
 //! * Time: nothing is given before the frontier has passed it; the output's frontier is the input's.
 //! * State: what the frontier has not passed, and the state's own.
 
+use std::sync::Arc;
+
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{interleave_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
@@ -19,7 +21,7 @@ use tidegate_facts::digest::key_hash;
 use timely::communication::Push;
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::Message;
-use timely::dataflow::channels::pact::DistributorPact;
+use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
@@ -147,6 +149,48 @@ pub fn ordered<'scope, S: Ordered>(
         false => at_home(rows, schema, order, &format!("{name}: home")),
     };
     streams.into_iter().map(homeward).collect()
+}
+
+/// Several streams as one of `schema`, whose types are theirs: rows in the order of ticks, and those of one tick in the order of the
+/// streams, whichever of them came first.
+///
+/// * Input: rows at home, those of one tick of a stream in one batch.
+/// * Output: the same rows, at home. * Time: nothing is given before the frontier has passed it.
+///
+/// # Panics
+/// When there are no streams.
+pub fn union<'scope>(streams: Vec<RowStream<'scope>>, schema: SchemaRef, name: &str) -> RowStream<'scope> {
+    let scope = streams.first().expect("there is something to unite").scope();
+    let mut builder = OperatorBuilder::new(name.to_owned(), scope);
+    let inputs = streams.into_iter().map(|rows| {
+        let waiting = Waiting::new(Arc::clone(&schema), Vec::new());
+        (builder.new_input(rows, Pipeline), waiting)
+    });
+    let mut inputs: Vec<_> = inputs.collect();
+    let (output, stream) = builder.new_output::<Rows>();
+    let mut output = OutputBuilder::<_, NoopBuilder<Rows>>::from(output);
+    builder.build(move |capabilities| {
+        let mut passed = Passed::new(capabilities);
+        move |frontiers| {
+            for (input, waiting) in &mut inputs {
+                input.for_each(|_, rows| {
+                    let columns = std::mem::take(rows).0.columns().to_vec();
+                    let rows = RecordBatch::try_new(Arc::clone(&schema), columns);
+                    waiting.batches.push(rows.expect("one union has one schema"));
+                });
+            }
+            let Some(upper) = passed.next(frontiers) else { return passed.close(frontiers) };
+            let parts = inputs.iter_mut().map(|(_, waiting)| waiting.take_before(upper));
+            let parts: Vec<RecordBatch> = parts.filter(|rows| rows.num_rows() > 0).collect();
+            if !parts.is_empty() {
+                let mut rows = Rows(in_order(&parts, &[]));
+                output.activate().session_with_builder(&passed.capabilities[0]).give_container(&mut rows);
+            }
+            passed.downgrade(upper);
+            passed.close(frontiers);
+        }
+    });
+    stream
 }
 
 /// The rows at home, in the order of (tick, `order`).
@@ -325,7 +369,6 @@ impl<F: FnMut(&RecordBatch, usize) -> Vec<usize>> Distributor<Rows> for ByPlace<
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
-    use std::sync::Arc;
 
     use arrow::array::{ArrayRef, AsArray, Int64Array, UInt64Array};
     use arrow::datatypes::{DataType, Field, Int64Type, Schema};
@@ -458,5 +501,37 @@ mod tests {
         let wanted: Vec<Said> = slow(&facts, facts.last().expect("some").0 + 1);
         let wanted: Vec<Said> = wanted.into_iter().filter(|said| Tick(said.0) >= restored).collect();
         assert_eq!(fast(&facts, 2, Groups::Of(20), restored), wanted);
+    }
+
+    #[test]
+    fn rows_of_one_tick_stand_in_the_order_of_the_streams_whichever_is_later() {
+        for seed in 0..10 {
+            let facts = facts(seed);
+            let counted = slow(&facts, facts.last().expect("some").0 + 1);
+            for first in [0, 1] {
+                let counted = counted.iter().map(|said| (said.0, 0 != first, *said));
+                let heard = facts.iter().map(|said| (said.0, 1 != first, *said));
+                let mut wanted: Vec<(u64, bool, Said)> = counted.chain(heard).collect();
+                wanted.sort();
+                let wanted: Vec<Said> = wanted.into_iter().map(|(.., said)| said).collect();
+                for (workers, groups) in [
+                    (1, Groups::Of(1)),
+                    (1, Groups::Random(seed)),
+                    (2, Groups::Random(seed)),
+                    (3, Groups::Of(50)),
+                ] {
+                    let rows = run(&batch_of(&facts), workers, groups, move |rows| {
+                        let input = Input { rows: rows.clone(), schema: schema(), route: Route::Key(1) };
+                        let output = Output { schema: schema(), order: vec![1, 2] };
+                        let state = Counting::default();
+                        let mut both = ordered(vec![input], vec![output], Tick::ZERO, state, "counting");
+                        both.push(rows);
+                        both.rotate_left(first);
+                        union(both, schema(), "both")
+                    });
+                    assert_eq!(said_of(&rows), wanted, "seed {seed}, {workers} workers, {groups:?}");
+                }
+            }
+        }
     }
 }
