@@ -1,5 +1,6 @@
 //! Time that passes where nothing comes: under the wall clock the log says so itself, and what follows is in the log.
 
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -39,14 +40,20 @@ fn wait_for(service: &Service, sql: &str, wanted: &Value) {
     }
 }
 
+/// A service of two workers that was told some reports.
+fn told(topology: &Path, data: &Path, reports: &[String]) -> Service {
+    let service = Service::run(topology, data, &["-w", "2", "--commit-within", "100ms"]);
+    let answered = service.post("/v1/facts", "application/x-ndjson", &reports.join("\n"));
+    assert_eq!(answered.status, 200, "{}", answered.body);
+    service
+}
+
 #[test]
 fn evidence_expires_although_nothing_follows_it_and_a_replay_agrees() {
     let scratch = tempfile::tempdir().unwrap();
     let (topology, data) = (harness::file("tests/topologies/beats.toml"), scratch.path().join("data"));
-    let service = Service::run(&topology, &data, &["-w", "2", "--commit-within", "100ms"]);
-    let both = [report("e-1", "claim-1", "s-1", 2), report("e-2", "claim-1", "s-2", 3600)].join("\n");
-    let answered = service.post("/v1/facts", "application/x-ndjson", &both);
-    assert_eq!(answered.status, 200, "{}", answered.body);
+    let service =
+        told(&topology, &data, &[report("e-1", "claim-1", "s-1", 2), report("e-2", "claim-1", "s-2", 3600)]);
     wait_for(&service, "SELECT count(*) FROM alive", &json!([["2"]]));
     wait_for(&service, "SELECT status, margin FROM claims", &json!([["VERIFIED", 2]]));
     // Nobody says anything more.
@@ -74,10 +81,8 @@ fn evidence_expires_although_nothing_follows_it_and_a_replay_agrees() {
 fn a_claim_that_follows_from_claims_falls_with_one_of_them_also_on_disk() {
     let scratch = tempfile::tempdir().unwrap();
     let (topology, data) = (harness::file("tests/topologies/beats.toml"), scratch.path().join("data"));
-    let service = Service::run(&topology, &data, &["-w", "2", "--commit-within", "100ms"]);
-    let both = [report("e-1", "pump-1", "s-1", 3600), report("e-2", "pump-2", "s-2", 2)].join("\n");
-    let answered = service.post("/v1/facts", "application/x-ndjson", &both);
-    assert_eq!(answered.status, 200, "{}", answered.body);
+    let service =
+        told(&topology, &data, &[report("e-1", "pump-1", "s-1", 3600), report("e-2", "pump-2", "s-2", 2)]);
     wait_for(&service, "SELECT whole, status FROM wholes", &json!([["pump", "VERIFIED"]]));
     // Nobody says anything more, and what is known of one part runs out.
     wait_for(&service, "SELECT whole, status FROM wholes", &json!([["pump", "UNKNOWN"]]));

@@ -180,7 +180,6 @@ fn least_between(data: &Path, from: f64, to: f64) -> i32 {
     rows[0].column(0).as_primitive::<Int32Type>().value(0).min(index_at(data, from)[0])
 }
 
-/// What happens, hour by hour, in a lattice of some size.
 /// What follows from claims is what follows from them as they stand; and it fell when they did.
 fn areas_follow_from_claims(data: &Path) {
     let wrong = harness::ask(
@@ -195,6 +194,7 @@ fn areas_follow_from_claims(data: &Path) {
     assert!(fallen.contains("true"), "an area falls with its claims: {fallen}");
 }
 
+/// What happens, hour by hour, in a lattice of some size.
 fn three_days(percent: u32) {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path();

@@ -243,8 +243,8 @@ pub fn build<'scope>(
                 if table.format == TableFormat::Sealed {
                     unsealed = unsealed.sealed(output.chains.get(&table.table).cloned().unwrap_or_default());
                 }
-                let (columns, mut counting) = (table.columns.clone(), Counting::of(step, watch));
-                let (mut upper, mut sink) = (counting.clone(), computed.sink());
+                let (columns, counting) = (table.columns.clone(), Counting::of(step, watch));
+                let (upper, mut sink) = (counting.clone(), computed.sink());
                 let front = Front {
                     rows: Box::new(move |rows| {
                         counting.add(&rows);
@@ -316,7 +316,7 @@ fn checked<'scope>(
 
 /// The same rows, counted; and how far they are is told.
 fn counted<'scope>(rows: RowStream<'scope>, step: &Step, watch: &Watch) -> RowStream<'scope> {
-    let mut counting = Counting::of(step, watch);
+    let counting = Counting::of(step, watch);
     rows.inspect_container(move |event| match event {
         Ok((_, rows)) => counting.add(&rows.0),
         Err(frontier) => counting.passed(frontier.iter().min().copied()),
@@ -344,7 +344,7 @@ impl Counting {
         Counting { counter, watch, place, reason }
     }
 
-    fn add(&mut self, rows: &RecordBatch) {
+    fn add(&self, rows: &RecordBatch) {
         self.counter.add(rows.num_rows() as u64);
         if let Some(reason) = self.reason {
             let answered = rows.column(reason).null_count();
@@ -352,8 +352,8 @@ impl Counting {
         }
     }
 
-    /// A frontier that is empty is that of a graph which is taken down.
-    fn passed(&mut self, upper: Option<Tick>) {
+    /// Where no rows come any more, there is no tick to tell of.
+    fn passed(&self, upper: Option<Tick>) {
         if let Some(upper) = upper {
             self.watch.passed(&self.counter, &self.place, upper);
         }

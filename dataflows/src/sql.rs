@@ -53,10 +53,7 @@ fn millionths(numbers: &ColumnarValue) -> Result<ColumnarValue, DataFusionError>
         _ if number > 0.0 => Ok(BEYOND),
         _ => Ok(-BEYOND),
     };
-    let numbers = match numbers {
-        ColumnarValue::Array(numbers) => Arc::clone(numbers),
-        ColumnarValue::Scalar(number) => number.to_array()?,
-    };
+    let numbers = numbers.to_array(1)?;
     let whole: Int64Array = numbers.as_primitive::<Float64Type>().try_unary(one)?;
     Ok(ColumnarValue::Array(Arc::new(whole)))
 }
