@@ -146,6 +146,9 @@ enum Command {
         /// Divides the size of every workload, for a quick look.
         #[arg(long, default_value_t = 1)]
         divide: u32,
+        /// Measures `service` without --realtime also where the system permits it.
+        #[arg(long)]
+        ordinary: bool,
     },
 }
 
@@ -221,8 +224,18 @@ fn main() -> ExitCode {
         Command::Archive { command } => archive::run(command),
         Command::Policy { command } => policy::run(command),
         Command::Backfill(arguments) => backfill::run(&arguments),
-        Command::Bench { stage, topology, format, divide } => {
-            bench(stage.as_deref(), &topology, format, divide)
+        Command::Bench { stage, topology, format, divide, ordinary } => {
+            let measured = match stage.as_deref() {
+                Some("service") => tidegate_benches::service::run(&topology, divide, ordinary),
+                stage => tidegate_benches::run(stage, format == Answer::Json, divide),
+            };
+            match measured {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(what) => {
+                    eprintln!("tidegate: {what}");
+                    ExitCode::from(exit::FAILED)
+                }
+            }
         }
     }
 }
@@ -314,20 +327,6 @@ fn sql(
     match account::query(query, data, store, format) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error.as_ref()),
-    }
-}
-
-fn bench(stage: Option<&str>, topology: &std::path::Path, format: Answer, divide: u32) -> ExitCode {
-    let measured = match stage {
-        Some("service") => tidegate_benches::service::run(topology, divide),
-        stage => tidegate_benches::run(stage, format == Answer::Json, divide),
-    };
-    match measured {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(what) => {
-            eprintln!("tidegate: {what}");
-            ExitCode::from(exit::FAILED)
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use tidegate_dataflows::Plan;
 use tidegate_dataflows::graphs::graphs;
 use tidegate_dataflows::live::{INGRESS, Limits, Live};
 use tidegate_dataflows::plan::StepKind;
+use tidegate_dataflows::realtime::Priority;
 use tidegate_dataflows::run::{Options, Report, RunError, serve};
 use tidegate_dataflows::timelines::TimelineTable;
 use tidegate_dataflows::topology::TableFormat;
@@ -38,6 +39,9 @@ pub struct Ports {
     /// MiB that the statements of all callers may take together for sorting, joining and grouping.
     #[arg(long, default_value_t = Statements::MEMORY >> 20, value_name = "MIB")]
     statement_memory: usize,
+    /// Lets the threads on the way of a call go before everything else on the machine; the system must permit it.
+    #[arg(long)]
+    realtime: bool,
 }
 
 /// Why a service was not started.
@@ -57,6 +61,11 @@ enum Refused {
     Chance(String),
     #[error(transparent)]
     Traces(#[from] SettingsError),
+    #[error(
+        "the system permits no threads in real time; give the process CAP_SYS_NICE or a limit of 2 or more (`ulimit -r`, systemd's \
+         LimitRTPRIO), or leave out --realtime"
+    )]
+    Realtime(std::io::Error),
     #[error("the threads that serve cannot be started")]
     Runtime(#[from] std::io::Error),
     #[error(transparent)]
@@ -69,7 +78,17 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
     let sources: Vec<String> = sources.collect();
     let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
     let (plan, watched) = (Arc::new(plan), Watch::new(&sources, &nodes));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    if ports.realtime
+        && let Err(error) = Priority::Compute.hold()
+    {
+        return refuse(&Refused::Realtime(error));
+    }
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if ports.realtime {
+        // It was permitted just now; a thread that is refused all the same waits for its turns.
+        builder.on_thread_start(|| drop(Priority::Serve.take()));
+    }
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&error.into()),
     };
@@ -150,7 +169,8 @@ async fn start(
     let settings = Settings::read(|name| std::env::var(name).ok())?;
     let http_port = bind("http", ports.http).await?;
     let postgres_port = bind("postgres", ports.postgres).await?;
-    let live = Arc::new(Live::new(Limits::default()));
+    let live = Live::new(Limits::default());
+    let live = Arc::new(if ports.realtime { live.in_realtime() } else { live });
     let store = options.store_path();
     let timelines = TimelineTable::of_plan(plan);
     let memory = ports.statement_memory.saturating_mul(1 << 20);

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
+use tidegate_dataflows::realtime::Priority;
 
 /// What load to make.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Load {
     pub connections: usize,
     /// The key, if the service asks for one.
     pub key: Option<String>,
+    /// How urgent the callers' threads are.
+    pub priority: Priority,
 }
 
 /// What came of it.
@@ -92,9 +95,11 @@ pub fn make(
     while !streams.is_empty() {
         let own = streams.split_off(streams.len().saturating_sub(CONNECTIONS));
         let mut callers = Callers::new(load, own, total, began).map_err(|error| error.to_string())?;
-        let (next, record) = (Arc::clone(&next), Arc::clone(&record));
-        threads
-            .push(std::thread::spawn(move || callers.call(&next, record.as_ref()).map(|()| callers.outcome)));
+        let (next, record, priority) = (Arc::clone(&next), Arc::clone(&record), load.priority);
+        threads.push(std::thread::spawn(move || {
+            priority.take()?;
+            callers.call(&next, record.as_ref()).map(|()| callers.outcome)
+        }));
     }
     let mut outcome = Outcome::default();
     for thread in threads {

@@ -6,6 +6,8 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use tidegate_dataflows::realtime::Priority;
+
 use crate::load::{Outcome, answer, connect};
 
 /// What is asked.
@@ -17,6 +19,8 @@ pub struct Reads {
     pub rate: u32,
     /// For how long.
     pub lasts: Duration,
+    /// How urgent the asking thread is.
+    pub priority: Priority,
 }
 
 impl Reads {
@@ -25,6 +29,7 @@ impl Reads {
     /// # Errors
     /// When no connection can be made.
     pub fn make(&self, request: impl Fn(usize) -> String) -> Result<Outcome, String> {
+        let _urgent = self.priority.hold().map_err(|error| error.to_string())?;
         let mut stream = connect(self.address)?;
         let began = Instant::now();
         let mut outcome = Outcome::default();

@@ -6,7 +6,8 @@
 //! asked, and its rows by SQL. Last, ten times the peak is offered over
 //! 2,000 connections: all that was acknowledged must be among the decisions, and the rest refused.
 //!
-//! Everything shares the cores of one machine, the callers too.
+//! Everything shares the cores of one machine, the callers too. Where the system permits it the service runs with `--realtime`,
+//! so that a call does not wait for a turn of something else, and the callers go before it: they stand for other machines.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -15,6 +16,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
+
+use tidegate_dataflows::realtime::Priority;
 
 use crate::load::{Load, Outcome, REPLY, make};
 use crate::reads::Reads;
@@ -42,13 +45,14 @@ impl Drop for Service {
 }
 
 impl Service {
-    fn start(topology: &Path, data: &Path) -> Result<Service, String> {
+    fn start(topology: &Path, data: &Path, in_realtime: bool) -> Result<Service, String> {
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut command = Command::new(program);
         command.arg("run").arg(topology).arg("--data").arg(data).args(["--set", "clock=wall"]);
         command.args(["--http", "127.0.0.1:0", "--postgres", "127.0.0.1:0"]);
         let world =
             "transactions.world={ seed = 42, customers = 1000, terminals = 2000, days = 10, radius = 5.0 }";
+        command.args(in_realtime.then_some("--realtime"));
         command.args(["--set", world]).stderr(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().map_err(|e| e.to_string())?;
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
@@ -107,14 +111,25 @@ fn one_key_sql(number: usize) -> String {
 
 /// Runs the workload and prints what it gave, a line for each part.
 ///
+/// `ordinary` keeps it from real time also where that is permitted.
+///
 /// # Errors
 /// When a part fails, or what was acknowledged is not there in the end.
-pub fn run(topology: &Path, divide: u32) -> Result<(), String> {
+pub fn run(topology: &Path, divide: u32, ordinary: bool) -> Result<(), String> {
+    let in_realtime = !ordinary && Priority::Outside.hold().is_ok();
+    let (log, callers) = match in_realtime {
+        true => (Priority::Compute, Priority::Outside),
+        false => (Priority::Ordinary, Priority::Ordinary),
+    };
+    println!("threads: {}", if in_realtime { "in real time, callers first" } else { "in turns" });
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let data = folder.path().join("data");
     let lasts = Duration::from_secs_f64((10.0 / f64::from(divide)).max(1.0));
-    let service = Service::start(topology, &data)?;
-    let load = |rate, connections, lasts| Load { address: service.http, rate, lasts, connections, key: None };
+    let service = Service::start(topology, &data, in_realtime)?;
+    let load = |rate, connections, lasts| {
+        let (address, key, priority) = (service.http, None, callers);
+        Load { address, rate, lasts, connections, key, priority }
+    };
     let mut acknowledged = Vec::new();
 
     // Sixty-four callers, each waiting for its answer: what is due is always late, so each calls as fast as it is answered.
@@ -127,7 +142,7 @@ pub fn run(topology: &Path, divide: u32) -> Result<(), String> {
     acknowledged.append(&mut peak.acknowledged);
 
     let rate = (peak_rate / 2).max(1);
-    let bare = bare_append(&folder.path().join("bare"), rate, lasts)?;
+    let bare = bare_append(&folder.path().join("bare"), rate, lasts, (log, callers))?;
     let mut half = make(&load(rate, OPEN, lasts), |number| payment(1, number))?;
     println!("half of it, {rate}/s for {:.0} s ({:?})", lasts.as_secs_f64(), half.statuses);
     let quantiles =
@@ -148,7 +163,7 @@ pub fn run(topology: &Path, divide: u32) -> Result<(), String> {
     acknowledged.append(&mut half.acknowledged);
 
     let lasts_half = lasts / 2;
-    let reads = Reads { address: service.http, rate: READS, lasts: lasts_half };
+    let reads = Reads { address: service.http, rate: READS, lasts: lasts_half, priority: callers };
     let [features, sql] = [one_key_features as fn(usize) -> String, one_key_sql]
         .map(|request| std::thread::spawn(move || reads.make(request)));
     let mut beside = make(&load(rate, OPEN, lasts_half), |number| payment(2, number))?;
@@ -205,7 +220,12 @@ fn events_in(data: &Path) -> Result<std::collections::BTreeSet<String>, String> 
 }
 
 /// Records of 600 bytes at a rate, each reported when the sync that covers it is done; what comes during a sync is written with the next.
-fn bare_append(file: &Path, rate: u32, lasts: Duration) -> Result<Outcome, String> {
+fn bare_append(
+    file: &Path,
+    rate: u32,
+    lasts: Duration,
+    (own, callers): (Priority, Priority),
+) -> Result<Outcome, String> {
     let total = (f64::from(rate) * lasts.as_secs_f64()) as usize;
     let text = |error: std::io::Error| error.to_string();
     let mut log = File::create(file).map_err(text)?;
@@ -214,8 +234,10 @@ fn bare_append(file: &Path, rate: u32, lasts: Duration) -> Result<Outcome, Strin
     log.sync_all().map_err(text)?;
     std::io::Seek::rewind(&mut log).map_err(text)?;
     let (sender, receiver) = channel::<Instant>();
+    let _urgent = own.hold().map_err(text)?;
     let began = Instant::now() + Duration::from_millis(20);
     let producer = std::thread::spawn(move || {
+        let _urgent = callers.hold();
         for number in 0..total {
             let due = began + Duration::from_secs_f64(number as f64 / f64::from(rate));
             std::thread::sleep(due.saturating_duration_since(Instant::now()));

@@ -24,6 +24,7 @@ use timely::scheduling::SyncActivator;
 
 use crate::live::Live;
 use crate::output::{Boundary, Made, Output};
+use crate::shelf::Shelf;
 use crate::watch::{Times, Watch};
 
 /// A stream of commit boundaries, the same on every worker.
@@ -133,36 +134,52 @@ pub fn keep_files<'scope>(
 ) -> MadeStream<'scope> {
     let outlet = Arc::clone(&writing.output.outlet);
     let take = move |cut: &Cut| Ok(outlet.take(cut)?.map(Made::File));
-    let lower = writing.output.lower;
-    let front = match &writing.output.live {
-        Some(live) => shown(front, live, unsealed.table(), lower, writing.jobs.clone()),
-        None => front,
-    };
-    keep(rows, boundaries.clone(), unsealed, take, front, writing, name)
+    let seen = writing.output.live.as_ref().map(|live| Seen::new(live, unsealed.table()));
+    keep(rows, boundaries.clone(), Open { unsealed, seen }, take, front, writing, name)
 }
 
-/// As `front`; and those see the rows who ask while the graph runs.
-fn shown(front: Front, live: &Arc<Live>, table: &str, lower: Tick, jobs: Sender<Job>) -> Front {
-    let (live, table, shelf) = (Arc::clone(live), table.to_owned(), live.shelf(table));
-    let full = Arc::clone(&shelf);
-    let Front { rows: mut make, mut reached } = front;
-    let rows = move |rows| {
-        let rows = make(rows);
-        if ticks_of(&rows).values().iter().any(|tick| Tick(*tick) >= lower) {
-            if shelf.put(&rows) {
-                let shelf = Arc::clone(&shelf);
-                // The thread is gone when the run is, and then nobody reads.
-                let _ = jobs.send(Box::new(move || shelf.tidy()));
-            }
-            live.show(&table, &rows);
+/// The rows of a table that no boundary has passed: held here, or where those see them who ask, but once.
+struct Open {
+    unsealed: Unsealed,
+    seen: Option<Seen>,
+}
+
+impl Open {
+    fn cut_before(&mut self, upper: Tick) -> Vec<Cut> {
+        match &self.seen {
+            Some(seen) => self.unsealed.cut_out(&seen.shelf.rows_before(upper), upper),
+            None => self.unsealed.cut_before(upper),
         }
-        rows
-    };
-    let reached = move |upper: Option<Tick>| {
-        full.complete(upper.unwrap_or(Tick(u64::MAX))); // What nobody gives rows is complete from the start.
-        reached(upper);
-    };
-    Front { rows: Box::new(rows), reached: Box::new(reached) }
+    }
+}
+
+/// Where those see the rows of a table who follow it, or ask it while the graph runs.
+#[derive(Clone)]
+struct Seen {
+    live: Arc<Live>,
+    table: String,
+    shelf: Arc<Shelf>,
+}
+
+impl Seen {
+    fn new(live: &Arc<Live>, table: &str) -> Seen {
+        Seen { live: Arc::clone(live), table: table.to_owned(), shelf: live.shelf(table) }
+    }
+
+    /// Shows rows, unless all of them are before `lower`; whether the shelf should be tidied.
+    fn put(&self, rows: RecordBatch, lower: Tick) -> bool {
+        if ticks_of(&rows).values().iter().all(|tick| Tick(*tick) < lower) {
+            return false;
+        }
+        let is_due = self.shelf.put(rows.clone());
+        self.live.show(&self.table, &rows);
+        is_due
+    }
+
+    /// None before `upper` come any more. What nobody gives rows is complete from the start.
+    fn reached(&self, upper: Option<Tick>) {
+        self.shelf.complete(upper.unwrap_or(Tick(u64::MAX)));
+    }
 }
 
 /// Writes the rows of a timeline as pieces of the state, if the outlet keeps it.
@@ -185,17 +202,18 @@ pub fn keep_pieces<'scope>(
     };
     let operator = format!("{}: state", timeline.split('/').next().unwrap_or(timeline));
     let front = Front { rows: Box::new(|rows| rows), reached: Box::new(|_| {}) };
-    Some(keep(rows.clone(), boundaries.clone(), unsealed, take, front, writing, &operator))
+    let open = Open { unsealed, seen: None };
+    Some(keep(rows.clone(), boundaries.clone(), open, take, front, writing, &operator))
 }
 
 /// Keeps rows until a commit boundary has passed, has them taken, and tells what was made of them.
 ///
 /// * Output: what was made of each interval, at a time within it.
-/// * State: what `front` has made of the rows since the last boundary, on the thread that writes.
+/// * State: what `front` has made of the rows since the last boundary, on the thread that writes or on a shelf.
 fn keep<'scope>(
     rows: RowStream<'scope>,
     boundaries: BoundaryStream<'scope>,
-    unsealed: Unsealed,
+    open: Open,
     take: impl Fn(&Cut) -> Result<Option<Made>, TableError> + Send + Sync + 'static,
     mut front: Front,
     writing: &Writing,
@@ -204,52 +222,63 @@ fn keep<'scope>(
     let scope = rows.scope();
     let times = Arc::clone(&writing.times);
     let mut due: VecDeque<Tick> = VecDeque::new();
-    let lower = unsealed.lower();
-    let unsealed = Arc::new(Mutex::new(unsealed));
+    let (lower, seen) = (open.unsealed.lower(), open.seen.clone());
+    let open = Arc::new(Mutex::new(open));
     let take = Arc::new(take);
     rows.binary_frontier(boundaries, Pipeline, Pipeline, name, move |mut held, info| {
         let desk: Desk<Vec<Made>> = writing.desk(scope, &info.address);
         // One for each interval under way, and the last for the one that is open. What was committed by an
         // earlier run is not held back.
         held.downgrade(&lower);
-        let mut open = held;
+        let mut under_way = held;
         let mut cutting: VecDeque<(Tick, Capability<Tick>)> = VecDeque::new();
         let mut crumbs: Vec<RecordBatch> = Vec::new();
         let hand_over =
-            move |crumbs: &mut Vec<RecordBatch>, desk: &Desk<Vec<Made>>, unsealed: &Arc<Mutex<Unsealed>>| {
-                let (rows, unsealed) = (std::mem::take(crumbs), Arc::clone(unsealed));
-                desk.tell(move || unsealed.lock().expect("no panic").insert_all(&rows));
+            move |crumbs: &mut Vec<RecordBatch>, desk: &Desk<Vec<Made>>, open: &Arc<Mutex<Open>>| {
+                let (rows, open) = (std::mem::take(crumbs), Arc::clone(open));
+                desk.tell(move || open.lock().expect("no panic").unsealed.insert_all(&rows));
             };
         move |(rows, frontier), (boundaries, _), output| {
             boundaries.for_each(|_, new| due.extend(new.drain(..).map(|b| b.upper).filter(|b| *b > lower)));
             rows.for_each(|_, rows: &mut Rows| {
                 let rows = (front.rows)(std::mem::take(rows).0);
+                if let Some(seen) = &seen {
+                    if seen.put(rows, lower) {
+                        let shelf = Arc::clone(&seen.shelf);
+                        desk.tell(move || shelf.tidy());
+                    }
+                    return;
+                }
                 let is_large = rows.num_rows() >= CRUMB_ROWS;
                 crumbs.push(rows);
                 if is_large || crumbs.len() >= CRUMBS {
-                    hand_over(&mut crumbs, &desk, &unsealed);
+                    hand_over(&mut crumbs, &desk, &open);
                 }
             });
-            (front.reached)(frontier.frontier().iter().min().copied());
+            let upper = frontier.frontier().iter().min().copied();
+            if let Some(seen) = &seen {
+                seen.reached(upper);
+            }
+            (front.reached)(upper);
             while let Some(upper) = due.front().copied() {
                 if frontier.frontier().iter().any(|tick| *tick < upper) {
                     break;
                 }
                 due.pop_front();
                 if !crumbs.is_empty() {
-                    hand_over(&mut crumbs, &desk, &unsealed);
+                    hand_over(&mut crumbs, &desk, &open);
                 }
-                let (unsealed, take) = (Arc::clone(&unsealed), Arc::clone(&take));
+                let (open, take) = (Arc::clone(&open), Arc::clone(&take));
                 let times = Arc::clone(&times);
                 desk.ask(move || {
                     let from = Instant::now();
-                    let cuts = unsealed.lock().expect("no panic").cut_before(upper);
+                    let cuts = open.lock().expect("no panic").cut_before(upper);
                     let made = cuts.iter().filter_map(|cut| take(cut).transpose()).collect();
                     times.write.time(from.elapsed());
                     made
                 });
-                cutting.push_back((upper, open.clone()));
-                open.downgrade(&upper);
+                cutting.push_back((upper, under_way.clone()));
+                under_way.downgrade(&upper);
             }
             for made in desk.answers() {
                 let (upper, capability) = cutting.pop_front().expect("an answer for each question");

@@ -17,14 +17,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::max;
-use arrow::datatypes::{SchemaRef, UInt64Type};
+use arrow::datatypes::UInt64Type;
 use tidegate_facts::{Reason, Tick, Verdict, columns};
 use tidegate_operators::timeline::{Shown, View};
-use tidegate_sinks::table::{Commits, put_together};
+use tidegate_sinks::table::Commits;
 
 use crate::admission::Counts;
 use crate::governance::{Asked, GovernanceError, Governed, Taken};
+use crate::realtime::{Held, Priority};
+use crate::shelf::Shelf;
 
 /// The source that records submitted over HTTP have in their receipts.
 pub const INGRESS: &str = "http";
@@ -79,13 +80,39 @@ pub type OnReceipts = Box<dyn FnOnce(Result<Receipted, String>) + Send>;
 /// Takes what a node computed of a fact.
 pub type OnRow = Box<dyn FnOnce(Decided) + Send>;
 
+/// Rows that a node computed at once, and what those are answered who wait for them: it is written for all together.
+#[derive(Debug)]
+pub struct Computed {
+    /// The rows.
+    pub batch: RecordBatch,
+    answers: OnceLock<Result<Vec<String>, String>>,
+}
+
+impl Computed {
+    /// Rows of which nobody was told yet.
+    pub fn new(batch: RecordBatch) -> Computed {
+        Computed { batch, answers: OnceLock::new() }
+    }
+
+    /// What was written of the rows, one text for each, by whoever asked first.
+    ///
+    /// # Errors
+    /// What kept them from being written.
+    pub fn answers(
+        &self,
+        write: impl FnOnce(&RecordBatch) -> Result<Vec<String>, String>,
+    ) -> Result<&[String], &str> {
+        self.answers.get_or_init(|| write(&self.batch)).as_deref().map_err(String::as_str)
+    }
+}
+
 /// The row that a node computed of a fact, among others.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Decided {
     /// The node.
     pub node: Arc<str>,
     /// The rows that it computed at once.
-    pub rows: Arc<RecordBatch>,
+    pub rows: Arc<Computed>,
     /// Which of them it is.
     pub row: usize,
 }
@@ -195,6 +222,8 @@ pub struct Live {
     on_commit: Mutex<Vec<OnCommit>>,
     counts: Mutex<Counts>,
     governed: Mutex<Option<Arc<Governed>>>,
+    /// Whether threads on the way of a call go before all others.
+    is_realtime: bool,
 }
 
 /// Is told of the commits there are after each that is published.
@@ -244,90 +273,6 @@ struct Tail {
     take: Box<dyn FnMut(&RecordBatch) -> bool + Send>,
 }
 
-/// The rows of one table on one worker that no commit has.
-#[derive(Default)]
-pub struct Shelf(Mutex<Rows>);
-
-#[derive(Default)]
-struct Rows {
-    schema: Option<SchemaRef>,
-    /// Each with its last tick.
-    batches: Vec<(Tick, RecordBatch)>,
-    /// How many batches were put here since the last tidying.
-    untidy: usize,
-    /// How often batches were taken away.
-    taken: u64,
-    complete: Tick,
-}
-
-/// So many small batches in a row are put together, so that a reader does not walk through crumbs.
-const CRUMBS: usize = 32;
-
-/// What is a small batch: first one of fewer rows than this, then what became of those.
-const CRUMB_ROWS: [usize; 2] = [64, 1024];
-
-impl Shelf {
-    /// Adds rows, all of which are behind the last commit or shown twice; whether it should be tidied.
-    pub fn put(&self, rows: &RecordBatch) -> bool {
-        let ticks = rows.column_by_name(columns::TICK).expect("every table has _tick");
-        let Some(last) = max(ticks.as_primitive::<UInt64Type>()) else { return false };
-        let mut shelf = self.lock();
-        shelf.schema.get_or_insert_with(|| rows.schema());
-        shelf.batches.push((Tick(last), rows.clone()));
-        shelf.untidy += 1;
-        let is_due = shelf.untidy >= CRUMBS;
-        if is_due {
-            shelf.untidy = 0;
-        }
-        is_due
-    }
-
-    /// Puts small batches together, each row at most once for each size. A thousand batches take longer than a decision may, so
-    /// neither the graph nor a reader waits for it.
-    pub fn tidy(&self) {
-        for most in CRUMB_ROWS {
-            let (from, crumbs, taken) = {
-                let shelf = self.lock();
-                // What came since is tidied another time.
-                let end = shelf.batches.len() - shelf.untidy.min(shelf.batches.len());
-                let small =
-                    shelf.batches[..end].iter().rev().take_while(|(_, rows)| rows.num_rows() < most).count();
-                (end - small, shelf.batches[end - small..end].to_vec(), shelf.taken)
-            };
-            if crumbs.len() < CRUMBS {
-                continue;
-            }
-            let last = crumbs.iter().map(|(last, _)| *last).max().expect("there are some");
-            let rows = put_together(crumbs[0].1.schema_ref(), crumbs.iter().map(|(_, rows)| rows));
-            let mut shelf = self.lock();
-            if shelf.taken != taken {
-                break; // A commit has them, or most of them.
-            }
-            let tidied: Vec<_> = shelf.batches.splice(from..from + crumbs.len(), [(last, rows)]).collect();
-            drop(shelf);
-            drop(tidied); // Freeing a thousand columns takes longer than those may wait who put rows here.
-        }
-    }
-
-    /// Everything before `upper` is here or committed.
-    pub fn complete(&self, upper: Tick) {
-        let mut shelf = self.lock();
-        shelf.complete = shelf.complete.max(upper);
-    }
-
-    fn forget(&self, before: Tick) {
-        let mut shelf = self.lock();
-        let gone: Vec<_> = shelf.batches.extract_if(.., |(last, _)| *last < before).collect();
-        shelf.taken += 1;
-        drop(shelf);
-        drop(gone); // As above.
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Rows> {
-        self.0.lock().expect("no panic")
-    }
-}
-
 impl Live {
     /// Nothing runs yet.
     pub fn new(limits: Limits) -> Live {
@@ -353,7 +298,22 @@ impl Live {
             on_commit: Mutex::default(),
             counts: Mutex::default(),
             governed: Mutex::default(),
+            is_realtime: false,
         }
+    }
+
+    /// The same; the threads on the way of a call go before all others while it serves.
+    pub fn in_realtime(self) -> Live {
+        Live { is_realtime: true, ..self }
+    }
+
+    /// Gives the calling thread a priority while this serves in real time; `None` when it does not.
+    pub(crate) fn urgent(&self, priority: Priority) -> Option<Held> {
+        if !self.is_realtime || self.phase() != Phase::Serving {
+            return None;
+        }
+        let held = priority.hold();
+        held.inspect_err(|error| tracing::warn!(%error, "a thread does not go before others")).ok()
     }
 
     /// Hands over records, to be answered later.
@@ -543,7 +503,7 @@ impl Live {
 
     /// The tick before which every table and every timeline is known on every worker.
     pub fn computed_upper(&self) -> Tick {
-        let tables = self.shelves().values().flatten().map(|shelf| shelf.lock().complete).min();
+        let tables = self.shelves().values().flatten().map(|shelf| shelf.upper()).min();
         let timelines = self.timelines().values().flatten().map(|shown| shown.view().upper).min();
         tables.into_iter().chain(timelines).min().unwrap_or(Tick::ZERO)
     }
@@ -590,28 +550,19 @@ impl Live {
     pub fn rows(&self, table: &str) -> (Vec<RecordBatch>, Arc<Commits>) {
         let shelves = self.shelves().get(table).cloned().unwrap_or_default();
         // Shelves first: what leaves them meanwhile is in the commits then.
-        let rows = shelves
-            .iter()
-            .flat_map(|shelf| shelf.lock().batches.iter().map(|(_, rows)| rows.clone()).collect::<Vec<_>>())
-            .collect();
+        let rows = shelves.iter().flat_map(|shelf| shelf.rows()).collect();
         (rows, self.commits())
     }
 
     /// How many rows of each table are kept because no commit has them.
     pub fn uncommitted(&self) -> BTreeMap<String, u64> {
-        let rows_of = |shelf: &Arc<Shelf>| -> usize {
-            shelf.lock().batches.iter().map(|(_, rows)| rows.num_rows()).sum()
-        };
-        let shelves = self.shelves();
-        shelves
-            .iter()
-            .map(|(table, shelves)| (table.clone(), shelves.iter().map(rows_of).sum::<usize>() as u64))
-            .collect()
+        let count = |shelves: &Vec<Arc<Shelf>>| shelves.iter().map(|shelf| shelf.count() as u64).sum();
+        self.shelves().iter().map(|(table, shelves)| (table.clone(), count(shelves))).collect()
     }
 
     /// Whether any table has rows that no commit has.
     pub fn has_uncommitted(&self) -> bool {
-        self.shelves().values().flatten().any(|shelf| !shelf.lock().batches.is_empty())
+        self.shelves().values().flatten().any(|shelf| shelf.count() > 0)
     }
 
     /// The commits that there are.
@@ -675,7 +626,7 @@ impl Live {
         let ticks = rows.column_by_name(columns::TICK).expect("every stream carries _tick");
         for (row, tick) in ticks.as_primitive::<UInt64Type>().values().iter().enumerate() {
             if let Some(told) = waiting.remove(&Tick(*tick)) {
-                let rows = shared.get_or_insert_with(|| Arc::new(rows.clone()));
+                let rows = shared.get_or_insert_with(|| Arc::new(Computed::new(rows.clone())));
                 told(Decided { node: Arc::clone(node), rows: Arc::clone(rows), row });
             }
         }
@@ -723,34 +674,9 @@ mod tests {
         RecordBatch::try_from_iter([(columns::TICK, column as arrow::array::ArrayRef)]).expect("one column")
     }
 
-    fn ticks(batches: &[RecordBatch]) -> Vec<u64> {
-        let mut ticks: Vec<u64> = batches
-            .iter()
-            .flat_map(|rows| rows.column(0).as_primitive::<UInt64Type>().values().to_vec())
-            .collect();
-        ticks.sort_unstable();
-        ticks
-    }
-
     fn submission(bytes: usize) -> Submission {
         let (on_receipts, arrived): (OnReceipts, _) = (Box::new(|_| {}), Instant::now());
         Submission { records: vec![vec![0; bytes]], on_receipts, on_decision: None, arrived }
-    }
-
-    #[test]
-    fn crumbs_are_put_together_and_no_row_is_lost() {
-        let live = Live::new(Limits::default());
-        let shelf = live.shelf("t");
-        for tick in 0..20_000u64 {
-            if shelf.put(&rows(&[tick])) {
-                shelf.tidy();
-            }
-        }
-        let (batches, _) = live.rows("t");
-        assert!(batches.len() < 3 * CRUMBS, "{} batches", batches.len());
-        assert_eq!(ticks(&batches), (0..20_000).collect::<Vec<_>>());
-        shelf.forget(Tick(19_999));
-        assert_eq!(ticks(&live.rows("t").0).last(), Some(&19_999), "what no commit has stays");
     }
 
     #[test]
@@ -836,8 +762,8 @@ mod tests {
         live.decided(&node, &rows(&[5, 6]));
         assert!(told.try_recv().is_err());
         live.decided(&node, &rows(&[6, 7, 8]));
-        let rows_at_once = Arc::new(rows(&[6, 7, 8]));
-        assert_eq!(told.recv(), Ok(Decided { node: Arc::clone(&node), rows: rows_at_once, row: 1 }));
+        let decided = told.recv().expect("it was told");
+        assert_eq!((&decided.node, &decided.rows.batch, decided.row), (&node, &rows(&[6, 7, 8]), 1));
         live.decided(&node, &rows(&[7]));
         assert!(told.recv().is_err(), "its sender is gone with it");
     }

@@ -22,6 +22,7 @@ use crate::feed::Fed;
 use crate::live::Live;
 use crate::output::{Boundary, Output};
 use crate::plan::Plan;
+use crate::realtime::Priority;
 use crate::watch::{Counter, Watch};
 
 /// The running workers of one graph.
@@ -130,6 +131,7 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
     let load = watch.load();
     let mut under_way: VecDeque<(Tick, usize)> = VecDeque::new();
     let mut ended = false;
+    let mut first = None;
     // Rows behind the last boundary stay out: a run that was cut short has some.
     let mut uncommitted: VecDeque<Tick> = VecDeque::new();
     loop {
@@ -157,6 +159,9 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
         // While the graph has work, only what is there is taken; when it rests, the worker parks.
         match if ended || !room { Err(TryRecvError::Empty) } else { receiver.try_recv() } {
             Ok(part) => {
+                if first.is_none() {
+                    first = output.live.as_ref().and_then(|live| live.urgent(Priority::Compute));
+                }
                 let count = part.rows.iter().map(RecordBatch::num_rows).sum();
                 for batch in part.rows {
                     rows.send_batch(&mut Rows(batch));

@@ -346,6 +346,18 @@ impl Unsealed {
         cuts
     }
 
+    /// Takes copies of the rows before `upper` out of batches that are kept elsewhere, whose others are cut later.
+    ///
+    /// # Panics
+    /// When rows are kept here too, or `upper` goes back.
+    pub fn cut_out(&mut self, batches: &[RecordBatch], upper: Tick) -> Vec<Cut> {
+        assert!(self.is_empty(), "rows of a table are kept in one place");
+        self.insert_all(batches);
+        let cuts = self.cut_before(upper);
+        self.partitions.clear();
+        cuts
+    }
+
     /// Writes the rows before `upper` to the store, a file for each partition that has some.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use tidegate_operators::gate::{Judge, TimeBounds};
 
 use super::*;
 use crate::live::{Receipt, Receipted, Submission};
+use crate::realtime::Priority;
 use crate::run::steps::Effective;
 use crate::topology::Clock;
 
@@ -52,6 +53,7 @@ impl Gate<'_> {
         live.count(&admission.counts);
         live.enter(Phase::Serving);
         tracing::info!(facts = feed.facts(), upper = self.log.upper().0, "serving");
+        let _first = live.urgent(Priority::Compute);
         while let Some(submissions) = live.take(self.plan.topology.batch_rows, PATIENCE) {
             if self.failed.lock().expect("no panic").is_some() {
                 break; // The sinks failed; their error is the run's.

@@ -147,7 +147,7 @@ impl Awaited {
 mod tests {
     use arrow::array::RecordBatch;
     use arrow::datatypes::Schema;
-    use tidegate_dataflows::live::{Appended, Receipt};
+    use tidegate_dataflows::live::{Appended, Computed, Receipt};
     use tidegate_facts::Tick;
 
     use super::*;
@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn decided() -> Decided {
-        let rows = Arc::new(RecordBatch::new_empty(Arc::new(Schema::empty())));
+        let rows = Arc::new(Computed::new(RecordBatch::new_empty(Arc::new(Schema::empty()))));
         Decided { node: "d".into(), rows, row: 0 }
     }
 

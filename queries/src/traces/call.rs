@@ -171,7 +171,7 @@ impl Call {
         let mut attributes = vec![Attribute::text("tidegate.node", node.as_ref())];
         let mut decision_id = None;
         for (column, key) in DECIDED {
-            let values = rows.column_by_name(column);
+            let values = rows.batch.column_by_name(column);
             let text = values.and_then(|values| array_value_to_string(values, *row).ok());
             if let Some(text) = text {
                 attributes.push(Attribute::text(key, text.clone()));

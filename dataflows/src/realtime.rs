@@ -1,0 +1,91 @@
+//! Threads that go before all others: those on the way of a call, while a topology serves.
+//!
+//! Where more threads want a core than there are, the kernel lets each have its turn, of milliseconds. A call is handed from thread
+//! to thread, and may wait for a turn at each of them. A thread in real time waits for none but its equals.
+//! The system must permit it (`CAP_SYS_NICE`, or a limit on real-time priority that is not 0); it keeps a twentieth of
+//! each second for all others.
+
+use std::io;
+use std::marker::PhantomData;
+
+/// In which order threads go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// After those that are in real time, in turns.
+    Ordinary,
+    /// Takes calls and answers them.
+    Serve,
+    /// Admits, logs and computes what the calls brought. A call that waits here keeps all behind it waiting.
+    Compute,
+    /// Before all of the service: what stands for another machine.
+    Outside,
+}
+
+impl Priority {
+    /// Gives the calling thread this priority. Threads that it starts are ordinary.
+    ///
+    /// # Errors
+    /// When the system does not permit it.
+    pub fn take(self) -> io::Result<()> {
+        let (policy, level) = match self {
+            Priority::Ordinary => (libc::SCHED_OTHER, 0),
+            Priority::Serve => (libc::SCHED_RR, 1),
+            Priority::Compute => (libc::SCHED_RR, 2),
+            Priority::Outside => (libc::SCHED_RR, 3),
+        };
+        let parameters = libc::sched_param { sched_priority: level };
+        #[allow(
+            unsafe_code,
+            reason = "the call reads one struct, which outlives it, and changes this thread alone"
+        )]
+        // SAFETY: `parameters` is initialised and lives until the call returns.
+        let answer =
+            unsafe { libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &raw const parameters) };
+        if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Gives the calling thread this priority until what is returned is dropped.
+    ///
+    /// # Errors
+    /// When the system does not permit it.
+    pub fn hold(self) -> io::Result<Held> {
+        self.take().map(|()| Held(PhantomData))
+    }
+}
+
+/// The calling thread has a priority as long as this lives.
+#[derive(Debug)]
+pub struct Held(PhantomData<*const ()>); // Stays with its thread.
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Nobody is forbidden to wait for his turn.
+        let _ = Priority::Ordinary.take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The number of the calling thread's policy, as Linux tells it.
+    fn policy() -> String {
+        let text = std::fs::read_to_string("/proc/thread-self/stat").expect("there is /proc");
+        let behind_name = &text[text.rfind(')').expect("the name stands in brackets")..];
+        behind_name.split_whitespace().nth(39).expect("there are 52 fields").to_owned()
+    }
+
+    #[test]
+    fn a_thread_goes_first_as_long_as_it_says_and_those_it_starts_do_not() {
+        let (ordinary, realtime) = (libc::SCHED_OTHER.to_string(), libc::SCHED_RR.to_string());
+        match Priority::Serve.hold() {
+            Ok(held) => {
+                assert_eq!(policy(), realtime);
+                assert_eq!(std::thread::spawn(policy).join().expect("no panic"), ordinary);
+                drop(held);
+            }
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
+        }
+        assert_eq!(policy(), ordinary);
+    }
+}
