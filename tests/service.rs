@@ -456,6 +456,65 @@ fn psql_lists_tables_joins_and_changes_nothing() {
     }
 }
 
+/// The threads of a process: their names, whether they are in real time, and their priorities there.
+fn threads_of(process: u32) -> Vec<(String, bool, u8)> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
+    let thread = |stat: String| {
+        let (open, close) = (stat.find('(').unwrap(), stat.rfind(')').unwrap());
+        // proc_pid_stat(5): fields 40 and 41 are the priority in real time and the policy; the name is the second.
+        let fields: Vec<&str> = stat[close + 2..].split(' ').collect();
+        (stat[open + 1..close].to_owned(), fields[38] == "2", fields[37].parse().unwrap())
+    };
+    stats.map(thread).collect()
+}
+
+#[test]
+fn in_real_time_calls_go_first_and_neither_what_writes_nor_long_statements_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.arg("run").arg(harness::file("tests/topologies/live.toml")).arg("--data").arg(folder.path());
+    command.args(["--realtime", "--http", "127.0.0.1:0", "--postgres", "127.0.0.1:0"]);
+    let mut tried = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(tried.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    if !said.starts_with("http on ") {
+        assert!(said.contains("CAP_SYS_NICE"), "where it is not permitted, that is said: {said}");
+        assert_eq!(tried.wait().unwrap().code(), Some(2));
+        return;
+    }
+    tried.kill().unwrap();
+    tried.wait().unwrap();
+    let service = Service::start(folder.path(), &["--realtime"]);
+    for number in 0..20 {
+        let body = payment(&format!("first-{number}"), number, 1, "1.00");
+        assert_eq!(service.post("/v1/decide", "application/json", &body).status, 200);
+        service.sql("SELECT count(*) FROM decisions");
+    }
+    let process = service.child.id();
+    let of = |name: &str| -> Vec<(bool, u8)> {
+        let all = threads_of(process).into_iter();
+        all.filter(|(thread, ..)| thread.starts_with(name)).map(|(_, first, level)| (first, level)).collect()
+    };
+    assert_eq!(of("timely"), [(true, 3)]);
+    assert_eq!(of("writer"), [(false, 0)]);
+    assert!(of("tokio").iter().all(|thread| *thread == (true, 2)), "{:?}", of("tokio"));
+    let urgent = of("statement").iter().filter(|thread| **thread == (true, 1)).count();
+    assert!(urgent > 0, "short statements are urgent: {:?}", of("statement"));
+    std::thread::scope(|scope| {
+        let long = scope.spawn(|| {
+            service.sql("SELECT sum(a.value % 7) FROM generate_series(1, 20000000) a");
+        });
+        let mut least = urgent;
+        while !long.is_finished() {
+            least = least.min(of("statement").iter().filter(|thread| **thread == (true, 1)).count());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert!(least < urgent, "a long one is ordinary");
+    });
+    service.stop();
+}
+
 #[test]
 fn hostile_requests_get_clear_errors() {
     let scratch = tempfile::tempdir().unwrap();

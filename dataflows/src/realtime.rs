@@ -13,6 +13,8 @@ use std::marker::PhantomData;
 pub enum Priority {
     /// After those that are in real time, in turns.
     Ordinary,
+    /// Runs a short statement. It is not for long ones: whatever is ordinary waits for it, commits too.
+    Ask,
     /// Takes calls and answers them.
     Serve,
     /// Admits, logs and computes what the calls brought. A call that waits here keeps all behind it waiting.
@@ -27,20 +29,35 @@ impl Priority {
     /// # Errors
     /// When the system does not permit it.
     pub fn take(self) -> io::Result<()> {
+        self.set(0)
+    }
+
+    /// Gives this priority to a thread of this process. Threads that it starts are ordinary.
+    ///
+    /// # Errors
+    /// When the system does not permit it, or there is no such thread any more.
+    pub fn give(self, thread: ThreadId) -> io::Result<()> {
+        self.set(thread.0)
+    }
+
+    /// For a thread, or with 0 for the calling one.
+    fn set(self, thread: libc::pid_t) -> io::Result<()> {
         let (policy, level) = match self {
             Priority::Ordinary => (libc::SCHED_OTHER, 0),
-            Priority::Serve => (libc::SCHED_RR, 1),
-            Priority::Compute => (libc::SCHED_RR, 2),
-            Priority::Outside => (libc::SCHED_RR, 3),
+            Priority::Ask => (libc::SCHED_RR, 1),
+            Priority::Serve => (libc::SCHED_RR, 2),
+            Priority::Compute => (libc::SCHED_RR, 3),
+            Priority::Outside => (libc::SCHED_RR, 4),
         };
         let parameters = libc::sched_param { sched_priority: level };
         #[allow(
             unsafe_code,
-            reason = "the call reads one struct, which outlives it, and changes this thread alone"
+            reason = "the call reads one struct, which outlives it, and changes one thread alone"
         )]
         // SAFETY: `parameters` is initialised and lives until the call returns.
-        let answer =
-            unsafe { libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &raw const parameters) };
+        let answer = unsafe {
+            libc::sched_setscheduler(thread, policy | libc::SCHED_RESET_ON_FORK, &raw const parameters)
+        };
         if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
@@ -50,6 +67,19 @@ impl Priority {
     /// When the system does not permit it.
     pub fn hold(self) -> io::Result<Held> {
         self.take().map(|()| Held(PhantomData))
+    }
+}
+
+/// A thread of this process, as the system counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadId(libc::pid_t);
+
+impl ThreadId {
+    /// The calling thread.
+    pub fn current() -> ThreadId {
+        #[allow(unsafe_code, reason = "the call takes nothing and cannot fail")]
+        // SAFETY: it reads a number that the system keeps of the calling thread.
+        ThreadId(unsafe { libc::gettid() })
     }
 }
 

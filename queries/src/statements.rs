@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 
 use crate::QueryError;
 
+mod urgent;
+
 /// What a stack of a statement's thread holds: two thousand levels of a tree, with room for ten times what one took.
 const STACK_BYTES: usize = 32 << 20;
 
@@ -25,14 +27,17 @@ impl Statements {
     /// Memory that the statements of a service may take together, if nothing else is said: 1 GiB.
     pub const MEMORY: usize = 1 << 30;
 
-    /// Starts a thread for each core, two at least.
+    /// Starts a thread for each core, two at least; short statements go before what is ordinary when they are to be in real time.
     ///
     /// # Errors
     /// When no threads can be started.
-    pub fn start() -> io::Result<Statements> {
+    pub fn start(in_realtime: bool) -> io::Result<Statements> {
         let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(threads).thread_stack_size(STACK_BYTES).thread_name("statement").enable_all();
+        if in_realtime {
+            urgent::in_realtime(&mut builder)?;
+        }
         builder.build().map(Statements)
     }
 
