@@ -1,10 +1,13 @@
 //! What the tests of the whole share: run a topology, ask its tables.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use futures::TryStreamExt;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::run::{Options, Report, run};
 use tidegate_dataflows::topology::Override;
@@ -67,6 +70,14 @@ pub fn ask(data: &Path, sql: &str) -> Vec<RecordBatch> {
 /// The answer of a query as text.
 pub fn table(data: &Path, sql: &str) -> String {
     arrow::util::pretty::pretty_format_batches(&ask(data, sql)).unwrap().to_string()
+}
+
+/// The rows of a Parquet file.
+pub fn read_parquet(path: &Path) -> RecordBatch {
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
+    let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
+    concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 
 /// Everything in a store that is output. Checkpoints are not: where they lie depends on how records were batched,
