@@ -175,10 +175,7 @@ fn workers_batches_and_halves_give_the_same_bytes_and_rows() {
         run("fusion", &claims, &data, &set, workers);
         let files = harness::committed(&data.join("store"));
         let first = first.get_or_insert_with(|| files.clone());
-        assert_eq!(first.len(), files.len());
-        for (one, other) in first.iter().zip(&files) {
-            assert!(one == other, "{} differs with {workers} workers, {batch_rows}", one.0);
-        }
+        harness::assert_same_files(first, &files, &format!("with {workers} workers, {batch_rows}"));
     }
     // A run that is stopped on the way and goes on from its checkpoint says the same.
     let (data, folder) = (scratch.path().join("halves"), scratch.path().join("claims"));

@@ -88,6 +88,15 @@ pub fn committed(store: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// Asserts that another run left the same files as a first one, byte for byte; `how` tells how it was run.
+pub fn assert_same_files(first: &[(String, Vec<u8>)], other: &[(String, Vec<u8>)], how: &str) {
+    assert_eq!(first.len(), other.len(), "another number of files {how}");
+    for (one, other) in first.iter().zip(other) {
+        assert_eq!(one.0, other.0);
+        assert!(one.1 == other.1, "{} differs {how}", one.0);
+    }
+}
+
 /// Every file below a folder, by its relative name.
 pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
