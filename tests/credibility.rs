@@ -22,7 +22,7 @@ fn world(percent: u32, hours: u32) -> String {
 #[test]
 fn workers_and_batches_do_not_change_a_byte_of_what_is_believed() {
     let scratch = tempfile::tempdir().unwrap();
-    let mut first: Option<Vec<(String, Vec<u8>)>> = None;
+    let mut first = None;
     for (workers, batch_rows) in [(1, 100_000), (2, 1_000), (4, 73)] {
         let data = scratch.path().join(format!("{workers}-{batch_rows}"));
         let set = [world(2, 19), "commit_rows=4000".to_owned(), format!("batch_rows={batch_rows}")];
@@ -30,17 +30,9 @@ fn workers_and_batches_do_not_change_a_byte_of_what_is_believed() {
         let report = harness::run_plan(&plan, &data, workers);
         assert!(report.commits.list.len() > 3, "several commits");
         let files = harness::committed(&data.join("store"));
-        match &first {
-            None => first = Some(files),
-            Some(first) => {
-                assert_eq!(first.len(), files.len());
-                for (one, other) in first.iter().zip(&files) {
-                    assert_eq!(one.0, other.0);
-                    let same = one.1 == other.1;
-                    assert!(same, "{} differs with {workers} workers in batches of {batch_rows}", one.0);
-                }
-            }
-        }
+        let first = first.get_or_insert_with(|| files.clone());
+        let how = format!("with {workers} workers in batches of {batch_rows}");
+        harness::assert_same_files(first, &files, &how);
     }
     let (data, plan) = (scratch.path().join("1-100000"), [world(2, 19), "commit_rows=4000".to_owned()]);
     let plan = harness::plan(&topology(), &plan);

@@ -30,27 +30,16 @@ fn rows(data: &Path) -> String {
 #[test]
 fn workers_and_batches_do_not_change_a_byte() {
     let scratch = tempfile::tempdir().unwrap();
-    let mut first: Option<Vec<(String, Vec<u8>)>> = None;
+    let mut first = None;
     for (workers, batch_rows) in [(1, 100_000), (2, 1_000), (4, 100), (3, 37)] {
         let data = scratch.path().join(format!("{workers}-{batch_rows}"));
         let plan = harness::plan(&fraud(), &small_world(batch_rows));
         let report = harness::run_plan(&plan, &data, workers);
         assert!(report.commits.list.len() > 3, "several commits");
         let files = harness::committed(&data.join("store"));
-        match &first {
-            None => first = Some(files),
-            Some(first) => {
-                assert_eq!(first.len(), files.len());
-                for (one, other) in first.iter().zip(&files) {
-                    assert_eq!(one.0, other.0);
-                    assert!(
-                        one.1 == other.1,
-                        "{} differs with {workers} workers in batches of {batch_rows}",
-                        one.0
-                    );
-                }
-            }
-        }
+        let first = first.get_or_insert_with(|| files.clone());
+        let how = format!("with {workers} workers in batches of {batch_rows}");
+        harness::assert_same_files(first, &files, &how);
     }
 }
 

@@ -10,10 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Date32Array, Int16Array, Int32Array, RecordBatch, StringArray};
-use arrow::compute::{cast, concat_batches, filter_record_batch};
+use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Int64Type};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -27,13 +26,6 @@ fn fusion() -> Option<PathBuf> {
     };
     assert!(folder.join("flight/gold.parquet").is_file(), "FUSION={} holds no flights", folder.display());
     Some(folder)
-}
-
-fn read(path: &Path) -> RecordBatch {
-    let reader =
-        ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
-    let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
-    concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 
 fn write(path: &Path, batch: &RecordBatch) {
@@ -183,10 +175,7 @@ fn workers_batches_and_halves_give_the_same_bytes_and_rows() {
         run("fusion", &claims, &data, &set, workers);
         let files = harness::committed(&data.join("store"));
         let first = first.get_or_insert_with(|| files.clone());
-        assert_eq!(first.len(), files.len());
-        for (one, other) in first.iter().zip(&files) {
-            assert!(one == other, "{} differs with {workers} workers, {batch_rows}", one.0);
-        }
+        harness::assert_same_files(first, &files, &format!("with {workers} workers, {batch_rows}"));
     }
     // A run that is stopped on the way and goes on from its checkpoint says the same.
     let (data, folder) = (scratch.path().join("halves"), scratch.path().join("claims"));
@@ -223,7 +212,7 @@ fn votes(claims: &RecordBatch, value: &[&str]) -> BTreeMap<Item, BTreeMap<String
 }
 
 fn golden(folder: &Path, value: &[&str]) -> BTreeMap<Item, String> {
-    let gold = read(&folder.join("gold.parquet"));
+    let gold = harness::read_parquet(&folder.join("gold.parquet"));
     let days = gold.column_by_name("day").map(|_| texts(&gold, "day"));
     let [objects, attributes] = ["object", "attribute"].map(|name| texts(&gold, name));
     let values: Vec<_> = value.iter().map(|name| texts(&gold, name)).collect();
@@ -316,7 +305,7 @@ fn measured(folder: &Path, topology: &str, claims: &Path, columns: [&[&str]; 2],
     run(topology, claims, scratch.path(), set, 2);
     let took = begun.elapsed().as_secs_f64();
     let gold = golden(folder, columns[0]);
-    let votes = votes(&read(claims), columns[0]);
+    let votes = votes(&harness::read_parquet(claims), columns[0]);
     let answers = answers(scratch.path(), columns[1]);
     // A number is shown in more than one way.
     let form = |text: &String| text.parse::<f64>().map_or(text.clone(), |number| number.to_string());
@@ -367,7 +356,7 @@ fn copies_do_not_outvote_the_truth_about_flights_without_the_airlines() {
     let folder = folder.join("flight");
     let scratch = tempfile::tempdir().unwrap();
     let claims = scratch.path().join("claims.parquet");
-    let all = read(&folder.join("claims.parquet"));
+    let all = harness::read_parquet(&folder.join("claims.parquet"));
     let airlines = ["aa", "ua", "CO"];
     let others =
         texts(&all, "source").iter().map(|s| !airlines.contains(&s.as_deref().unwrap())).collect::<Vec<_>>();
@@ -384,14 +373,14 @@ fn nine_days_from_a_cold_start_are_enough() {
     let Some(folder) = fusion() else { return };
     let folder = folder.join("flight");
     let scratch = tempfile::tempdir().unwrap();
-    let all = read(&folder.join("claims.parquet"));
+    let all = harness::read_parquet(&folder.join("claims.parquet"));
     let days = texts(&all, "day");
     let every: Vec<String> = days.iter().flatten().cloned().collect::<BTreeSet<_>>().into_iter().collect();
     let some: BTreeSet<&String> = every[13..22].iter().collect();
     let kept: Vec<bool> = days.iter().map(|day| some.contains(day.as_ref().unwrap())).collect();
     let claims = scratch.path().join("claims.parquet");
     write(&claims, &filter_record_batch(&all, &kept.into()).unwrap());
-    let gold = read(&folder.join("gold.parquet"));
+    let gold = harness::read_parquet(&folder.join("gold.parquet"));
     let kept: Vec<bool> =
         texts(&gold, "day").iter().map(|day| some.contains(day.as_ref().unwrap())).collect();
     write(&scratch.path().join("gold.parquet"), &filter_record_batch(&gold, &kept.into()).unwrap());

@@ -12,7 +12,6 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{cast, concat_batches, filter_record_batch, kernels::cmp::lt};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::harness;
 
@@ -47,13 +46,6 @@ fn handbook() -> Option<PathBuf> {
     Some(folder)
 }
 
-fn read(path: &Path) -> RecordBatch {
-    let reader =
-        ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
-    let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
-    concat_batches(&batches[0].schema(), &batches).unwrap()
-}
-
 fn column(batch: &RecordBatch, name: &str, data_type: &DataType) -> ArrayRef {
     cast(batch.column_by_name(name).unwrap_or_else(|| panic!("no column {name}")), data_type).unwrap()
 }
@@ -70,7 +62,7 @@ fn reversed(folder: &Path) -> BTreeSet<i64> {
 /// Runs the payments of the first `days` days and compares every feature of every row.
 fn compare(folder: &Path, days: i64, workers: usize) {
     let scratch = tempfile::tempdir().unwrap();
-    let payments = read(&folder.join("transactions.parquet"));
+    let payments = harness::read_parquet(&folder.join("transactions.parquet"));
     let day = column(&payments, "TX_TIME_DAYS", &DataType::Int64);
     let payments =
         filter_record_batch(&payments, &lt(&day, &arrow::array::Int64Array::new_scalar(days)).unwrap())
@@ -92,7 +84,7 @@ fn compare(folder: &Path, days: i64, workers: usize) {
         harness::ask(&data, &format!("SELECT TRANSACTION_ID, {names} FROM features ORDER BY TRANSACTION_ID"));
     let ours = concat_batches(&ours[0].schema(), &ours).unwrap();
     assert_eq!(ours.num_rows(), payments.num_rows(), "a row of features for each payment");
-    let golden = read(&folder.join("features.parquet"));
+    let golden = harness::read_parquet(&folder.join("features.parquet"));
     let rows = ours.num_rows().min(golden.num_rows());
     let ids = column(&ours, "TRANSACTION_ID", &DataType::Int64);
     let golden_ids = column(&golden, "TRANSACTION_ID", &DataType::Int64);

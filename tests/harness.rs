@@ -1,10 +1,13 @@
 //! What the tests of the whole share: run a topology, ask its tables.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use futures::TryStreamExt;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::run::{Options, Report, run};
 use tidegate_dataflows::topology::Override;
@@ -69,12 +72,29 @@ pub fn table(data: &Path, sql: &str) -> String {
     arrow::util::pretty::pretty_format_batches(&ask(data, sql)).unwrap().to_string()
 }
 
+/// The rows of a Parquet file.
+pub fn read_parquet(path: &Path) -> RecordBatch {
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
+    let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
+    concat_batches(&batches[0].schema(), &batches).unwrap()
+}
+
 /// Everything in a store that is output. Checkpoints are not: where they lie depends on how records were batched,
 /// and which are there on where runs were stopped.
 pub fn committed(store: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = files(store);
     files.retain(|(name, _)| !name.starts_with("checkpoints"));
     files
+}
+
+/// Asserts that another run left the same files as a first one, byte for byte; `how` tells how it was run.
+pub fn assert_same_files(first: &[(String, Vec<u8>)], other: &[(String, Vec<u8>)], how: &str) {
+    assert_eq!(first.len(), other.len(), "another number of files {how}");
+    for (one, other) in first.iter().zip(other) {
+        assert_eq!(one.0, other.0);
+        assert!(one.1 == other.1, "{} differs {how}", one.0);
+    }
 }
 
 /// Every file below a folder, by its relative name.

@@ -98,6 +98,16 @@ impl Service {
         answered.json()
     }
 
+    /// Sends 1,500 payments, and waits until all are decided.
+    fn decide_payments(&self) {
+        let lines: Vec<String> = (0..1500).map(|i| payment(&format!("p-{i}"), i, i % 7, "3.00")).collect();
+        assert_eq!(self.post("/v1/facts", "application/x-ndjson", &lines.join("\n")).status, 200);
+        let until = Instant::now() + Duration::from_secs(20);
+        while self.sql("SELECT count(*) FROM decisions")["rows"][0][0] != "1500" {
+            assert!(Instant::now() < until);
+        }
+    }
+
     /// Asks the process to end, and waits until it has.
     pub(crate) fn stop(mut self) {
         let pid = self.child.id().to_string();
@@ -420,12 +430,7 @@ fn psql(service: &Service, user: &str, password: &str, sql: &str) -> Option<std:
 fn psql_lists_tables_joins_and_changes_nothing() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::start(&scratch.path().join("data"), &[]);
-    let lines: Vec<String> = (0..1500).map(|i| payment(&format!("p-{i}"), i, i % 7, "3.00")).collect();
-    assert_eq!(service.post("/v1/facts", "application/x-ndjson", &lines.join("\n")).status, 200);
-    let until = Instant::now() + Duration::from_secs(20);
-    while service.sql("SELECT count(*) FROM decisions")["rows"][0][0] != "1500" {
-        assert!(Instant::now() < until);
-    }
+    service.decide_payments();
     let ask = |sql: &str| {
         let output = psql(&service, "tidegate", "", sql)?;
         Some((

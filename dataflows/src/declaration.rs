@@ -10,7 +10,6 @@ use std::sync::Arc;
 use tidegate_facts::names::choices;
 use tidegate_facts::{Digest, Tick};
 use tidegate_sinks::table::Build;
-use toml::de::DeTable;
 
 use crate::plan::Plan;
 use crate::settings::{Fault, Faults, Section, Text};
@@ -50,17 +49,8 @@ impl Declaration {
     /// # Errors
     /// Every fault of the declaration, the topology and what that names.
     pub fn read(file: &Path) -> Result<Declaration, Vec<Fault>> {
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            let what = format!("cannot be read ({error}); check that it exists and is readable");
-            vec![Fault { file: file.to_owned(), line: 1, what }]
-        })?;
-        let faults = Faults::new(file, &text);
-        let root = DeTable::parse(&text).map_err(|error| {
-            let line = error.span().map_or(1, |span| faults.line_at(span.start));
-            let what = error.message().lines().next().unwrap_or_default();
-            faults.add(line, format!("is not TOML: {what}"));
-            faults.take()
-        })?;
+        let (text, faults) = Faults::read(file)?;
+        let root = faults.table(&text)?;
         let root = Section::new(root.get_ref(), 0, "the declaration", &faults);
         let reader = Reader { file, faults: &faults };
         let declaration = reader.declaration(&root);

@@ -665,14 +665,8 @@ impl Submission {
 mod tests {
     use std::sync::mpsc::channel;
 
-    use arrow::array::UInt64Array;
-
     use super::*;
-
-    fn rows(ticks: &[u64]) -> RecordBatch {
-        let column = Arc::new(UInt64Array::from(ticks.to_vec()));
-        RecordBatch::try_from_iter([(columns::TICK, column as arrow::array::ArrayRef)]).expect("one column")
-    }
+    use crate::shelf::tests::rows;
 
     fn submission(bytes: usize) -> Submission {
         let (on_receipts, arrived): (OnReceipts, _) = (Box::new(|_| {}), Instant::now());

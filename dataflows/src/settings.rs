@@ -71,6 +71,32 @@ impl Faults {
         Rc::new(Faults { file: file.to_owned(), line_starts, list: RefCell::default() })
     }
 
+    /// The text of `file`, and no faults in it yet.
+    ///
+    /// # Errors
+    /// The one fault of a file that cannot be read.
+    pub fn read(file: &Path) -> Result<(String, Rc<Faults>), Vec<Fault>> {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            let what = format!("cannot be read ({error}); check that it exists and is readable");
+            vec![Fault { file: file.to_owned(), line: 1, what }]
+        })?;
+        let faults = Faults::new(file, &text);
+        Ok((text, faults))
+    }
+
+    /// What the file's text says as TOML.
+    ///
+    /// # Errors
+    /// All faults so far, if it is no TOML.
+    pub fn table<'t>(&self, text: &'t str) -> Result<Spanned<DeTable<'t>>, Vec<Fault>> {
+        DeTable::parse(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| self.line_at(span.start));
+            let what = error.message().lines().next().unwrap_or_default();
+            self.add(line, format!("is not TOML: {what}"));
+            self.take()
+        })
+    }
+
     /// The line of a byte.
     pub fn line_at(&self, at: usize) -> u32 {
         if at == FROM_COMMAND_LINE {

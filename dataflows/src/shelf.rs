@@ -131,7 +131,7 @@ impl Shelf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use arrow::array::UInt64Array;
@@ -139,7 +139,8 @@ mod tests {
 
     use super::*;
 
-    fn rows(ticks: &[u64]) -> RecordBatch {
+    /// Rows of these ticks.
+    pub(crate) fn rows(ticks: &[u64]) -> RecordBatch {
         let column = Arc::new(UInt64Array::from(ticks.to_vec()));
         RecordBatch::try_from_iter([(columns::TICK, column as arrow::array::ArrayRef)]).expect("one column")
     }

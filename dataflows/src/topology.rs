@@ -364,19 +364,8 @@ impl Topology {
     /// # Errors
     /// The one fault of a file that cannot be read or is no TOML.
     pub(crate) fn read_on(file: &Path, overrides: &[Override]) -> Result<(Topology, Rc<Faults>), Vec<Fault>> {
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            let what = format!("cannot be read ({error}); check that it exists and is readable");
-            vec![Fault { file: file.to_owned(), line: 1, what }]
-        })?;
-        let faults = Faults::new(file, &text);
-        let mut root = DeTable::parse(&text)
-            .map_err(|error| {
-                let line = error.span().map_or(1, |span| faults.line_at(span.start));
-                let what = error.message().lines().next().unwrap_or_default();
-                faults.add(line, format!("is not TOML: {what}"));
-                faults.take()
-            })?
-            .into_inner();
+        let (text, faults) = Faults::read(file)?;
+        let mut root = faults.table(&text)?.into_inner();
         for set in overrides {
             if let Err(what) = apply(&mut root, set) {
                 faults.add(0, what);

@@ -467,6 +467,11 @@ mod tests {
             .collect()
     }
 
+    /// How many workers there are, and in which groups rows come to them.
+    fn ways(seed: u64) -> [(usize, Groups); 4] {
+        [(1, Groups::Of(1)), (1, Groups::Random(seed)), (2, Groups::Random(seed)), (3, Groups::Of(50))]
+    }
+
     fn fast(facts: &[Said], workers: usize, groups: Groups, restored: Tick) -> Vec<Said> {
         let rows = run(&batch_of(facts), workers, groups, move |rows| {
             let input = Input { rows, schema: schema(), route: Route::Key(1) };
@@ -482,12 +487,7 @@ mod tests {
         for seed in 0..10 {
             let facts = facts(seed);
             let wanted = slow(&facts, facts.last().expect("some").0 + 1);
-            for (workers, groups) in [
-                (1, Groups::Of(1)),
-                (1, Groups::Random(seed)),
-                (2, Groups::Random(seed)),
-                (3, Groups::Of(50)),
-            ] {
+            for (workers, groups) in ways(seed) {
                 let said = fast(&facts, workers, groups, Tick::ZERO);
                 assert_eq!(said, wanted, "seed {seed}, {workers} workers, {groups:?}");
             }
@@ -514,12 +514,7 @@ mod tests {
                 let mut wanted: Vec<(u64, bool, Said)> = counted.chain(heard).collect();
                 wanted.sort();
                 let wanted: Vec<Said> = wanted.into_iter().map(|(.., said)| said).collect();
-                for (workers, groups) in [
-                    (1, Groups::Of(1)),
-                    (1, Groups::Random(seed)),
-                    (2, Groups::Random(seed)),
-                    (3, Groups::Of(50)),
-                ] {
+                for (workers, groups) in ways(seed) {
                     let rows = run(&batch_of(&facts), workers, groups, move |rows| {
                         let input = Input { rows: rows.clone(), schema: schema(), route: Route::Key(1) };
                         let output = Output { schema: schema(), order: vec![1, 2] };

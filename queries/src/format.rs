@@ -15,10 +15,10 @@ use std::io::Write;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, StringBuilder};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use arrow::json::writer::{EncoderOptions, LineDelimited, make_encoder};
+use arrow::json::writer::LineDelimited;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow::util::pretty::pretty_format_batches_with_options;
 use datafusion::execution::SendableRecordBatchStream;
@@ -28,7 +28,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
-use crate::QueryError;
+use crate::{QueryError, json};
 
 /// How many characters a line in a table's cell may have.
 pub const LINE_CHARS_MAX: usize = 4096;
@@ -240,20 +240,7 @@ fn nested_as_json(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
         if !field.data_type().is_nested() {
             return Ok((Arc::clone(field), Arc::clone(column)));
         }
-        let options = EncoderOptions::default();
-        let mut encoder = make_encoder(field, column, &options)?;
-        let mut texts = StringBuilder::new();
-        let mut text = Vec::new();
-        for row in 0..column.len() {
-            if encoder.is_null(row) {
-                texts.append_null();
-                continue;
-            }
-            text.clear();
-            encoder.encode(row, &mut text);
-            texts.append_value(std::str::from_utf8(&text).expect("JSON text is UTF-8"));
-        }
-        Ok((Arc::new(Field::new(field.name(), DataType::Utf8, true)), Arc::new(texts.finish()) as ArrayRef))
+        Ok((Arc::new(Field::new(field.name(), DataType::Utf8, true)), json::texts(column)?))
     });
     let (fields, columns): (Vec<_>, Vec<_>) =
         flat.collect::<Result<Vec<_>, ArrowError>>()?.into_iter().unzip();

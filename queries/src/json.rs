@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray,
-    Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
+    Int64Array, ListArray, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray, UInt64Array,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Schema, TimeUnit};
@@ -28,6 +28,25 @@ pub(crate) fn objects(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
 /// One of the rows as a JSON object.
 pub(crate) fn object(batch: &RecordBatch, row: usize) -> Result<String, ArrowError> {
     Ok(rows(batch, row..row + 1, Shape::Object)?.remove(0))
+}
+
+/// The values of a column as JSON texts, each for itself: what stands in the place of lists and structs where there are
+/// only texts. Numbers are numbers here, also those that are strings in rows.
+pub(crate) fn texts(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let field = Arc::new(Field::new("value", column.data_type().clone(), true));
+    let options = EncoderOptions::default();
+    let mut encoder = make_encoder(&field, column, &options)?;
+    let (mut texts, mut text) = (StringBuilder::new(), Vec::new());
+    for row in 0..column.len() {
+        if encoder.is_null(row) {
+            texts.append_null();
+            continue;
+        }
+        text.clear();
+        encoder.encode(row, &mut text);
+        texts.append_value(std::str::from_utf8(&text).expect("JSON text is UTF-8"));
+    }
+    Ok(Arc::new(texts.finish()))
 }
 
 /// What a row is written as.

@@ -461,7 +461,7 @@ impl Graph {
         Tick::new(micros, tick.partition()).unwrap_or(if micros < 0 { Tick::ZERO } else { NEVER })
     }
 
-    /// The number of an identifier that is seen.
+    /// The number of an identifier that is seen, which is kept from now on if it was not.
     fn see(
         &mut self,
         kind: usize,
@@ -470,9 +470,16 @@ impl Graph {
         expires: Tick,
         text: impl FnOnce() -> String,
     ) -> u32 {
-        let number = self.known(kind, key, tick, expires, text);
+        let number = match self.numbers.get(&(kind, key)).copied() {
+            Some(number) => number,
+            None => {
+                let label = format!("{}:{}", self.settings.kinds[kind].name, text()).into();
+                self.keep(Name { kind, label }, key, tick, expires)
+            }
+        };
+        let identifier = &mut self.identifiers[number];
+        identifier.expires = identifier.expires.max(expires);
         if self.settings.wanted.sightings {
-            let identifier = &mut self.identifiers[number];
             let day = Some(tick.micros() / DAY_MICROS);
             if identifier.day != day {
                 identifier.day = day;
@@ -482,25 +489,13 @@ impl Graph {
         number
     }
 
-    /// The number of an identifier, which is kept from now on if it was not.
-    fn known(
-        &mut self,
-        kind: usize,
-        key: KeyHash,
-        tick: Tick,
-        expires: Tick,
-        text: impl FnOnce() -> String,
-    ) -> u32 {
-        if let Some(number) = self.numbers.get(&(kind, key)) {
-            let identifier = &mut self.identifiers[*number];
-            identifier.expires = identifier.expires.max(expires);
-            return *number;
-        }
-        let label = format!("{}:{}", self.settings.kinds[kind].name, text()).into();
+    /// The number of an identifier that is new.
+    fn keep(&mut self, name: Name, key: KeyHash, tick: Tick, expires: Tick) -> u32 {
+        let kind = name.kind;
         let component = self.components.put(Members::default());
         self.births += 1;
         let number = self.identifiers.put(Identifier {
-            name: Name { kind, label },
+            name,
             key,
             first: tick,
             day: None,

@@ -254,6 +254,7 @@ mod tests {
     use timely::container::NoopBuilder;
     use timely::dataflow::InputHandle;
     use timely::dataflow::operators::{Probe, probe};
+    use timely::worker::Worker;
 
     use super::super::{Keep, Layout, Measure, arrange_timeline};
     use super::*;
@@ -381,21 +382,29 @@ mod tests {
         }
     }
 
+    /// A timeline that keeps every row: what feeds it, how far it is, and where it is shown.
+    fn kept_whole(
+        worker: &mut Worker,
+    ) -> (InputHandle<Tick, NoopBuilder<Entries>>, probe::Handle<Tick>, Arc<Shown>) {
+        let mut input = InputHandle::<Tick, NoopBuilder<Entries>>::new_with_builder();
+        let layout = Arc::new(Layout {
+            measures: vec![Measure::default()],
+            keep: Keep::Span(i64::MAX),
+            held: Arc::default(),
+        });
+        let shown = Arc::new(Shown::new(Tick::ZERO, Arc::default()));
+        let place = Some(Arc::clone(&shown));
+        let probe = worker.dataflow(|scope| {
+            let timeline = arrange_timeline(input.to_stream(scope), &layout, place, "timeline");
+            timeline.arranged.stream.probe().0
+        });
+        (input, probe, shown)
+    }
+
     #[test]
     fn a_view_stays_as_it_was_while_the_timeline_goes_on() {
         timely::execute_directly(|worker| {
-            let mut input = InputHandle::<Tick, NoopBuilder<Entries>>::new_with_builder();
-            let layout = Arc::new(Layout {
-                measures: vec![Measure::default()],
-                keep: Keep::Span(i64::MAX),
-                held: Arc::default(),
-            });
-            let shown = Arc::new(Shown::new(Tick::ZERO, Arc::default()));
-            let place = Some(Arc::clone(&shown));
-            let probe = worker.dataflow(|scope| {
-                let timeline = arrange_timeline(input.to_stream(scope), &layout, place, "timeline");
-                timeline.arranged.stream.probe().0
-            });
+            let (mut input, probe, shown) = kept_whole(worker);
             let mut early = None;
             for tick in 1..200 {
                 input.send_batch(&mut entries(&[(KeyHash::from(tick % 5), 1, Tick(tick), Some(1))]));
@@ -414,18 +423,7 @@ mod tests {
     #[test]
     fn only_the_rows_of_the_asked_key_are_touched() {
         timely::execute_directly(|worker| {
-            let mut input = InputHandle::<Tick, NoopBuilder<Entries>>::new_with_builder();
-            let layout = Arc::new(Layout {
-                measures: vec![Measure::default()],
-                keep: Keep::Span(i64::MAX),
-                held: Arc::default(),
-            });
-            let shown = Arc::new(Shown::new(Tick::ZERO, Arc::default()));
-            let place = Some(Arc::clone(&shown));
-            let probe = worker.dataflow(|scope| {
-                let timeline = arrange_timeline(input.to_stream(scope), &layout, place, "timeline");
-                timeline.arranged.stream.probe().0
-            });
+            let (mut input, probe, shown) = kept_whole(worker);
             for part in 0..10u64 {
                 let row = |n: u64| (KeyHash::from(n % 1000), n as i64, Tick(part * 3000 + n + 1), Some(1));
                 input.send_batch(&mut entries(&(0..3000).map(row).collect::<Vec<_>>()));

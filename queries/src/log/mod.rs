@@ -18,6 +18,7 @@ use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, RecordBatch, RecordBatchOpt
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::project_schema;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
@@ -151,10 +152,7 @@ impl TableProvider for LogProvider {
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let schema = match projection {
-            Some(projection) => Arc::new(self.schema.project(projection)?),
-            None => Arc::clone(&self.schema),
-        };
+        let schema = project_schema(&self.schema, projection)?;
         let (folder, store) = (self.folder.clone(), self.store.clone());
         let before = self.running.as_ref().map(|running| running.before(state, self.as_of));
         let seen = Seen { before, others: self.as_of.and(before) };

@@ -13,13 +13,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, DictionaryArray, Int32Array, MapArray, RecordBatch, RecordBatchOptions, StringBuilder,
-};
+use arrow::array::{Array, ArrayRef, DictionaryArray, Int32Array, MapArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use arrow::json::writer::{EncoderOptions, make_encoder};
 use datafusion::common::DFSchema;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::sql::sqlparser::ast::{Expr, SelectItem, SetExpr, Statement};
@@ -30,6 +27,8 @@ use datafusion_postgres::pgwire::error::{PgWireError, PgWireResult};
 use datafusion_postgres::pgwire::messages::data::DataRow;
 use datafusion_postgres::pgwire::types::format::FormatOptions;
 use futures::{Stream, StreamExt, stream};
+
+use crate::json;
 
 /// The columns of an answer, as they arrive.
 #[derive(Clone, Debug)]
@@ -173,27 +172,11 @@ fn arrive(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
             let keys: Int32Array = rows.map(|row| column.is_valid(row).then_some(row as i32)).collect();
             Ok(Arc::new(DictionaryArray::try_new(keys, Arc::clone(column))?))
         }
-        DataType::Utf8 if is_list(column.data_type()) || column.as_any().is::<MapArray>() => json(column),
+        DataType::Utf8 if is_list(column.data_type()) || column.as_any().is::<MapArray>() => {
+            json::texts(column)
+        }
         to => cast_with_options(column, to, &CastOptions { safe: false, ..CastOptions::default() }),
     }
-}
-
-/// Each value as JSON.
-fn json(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    let field = Arc::new(Field::new("value", column.data_type().clone(), true));
-    let options = EncoderOptions::default();
-    let mut encoder = make_encoder(&field, column, &options)?;
-    let (mut texts, mut text) = (StringBuilder::new(), Vec::new());
-    for row in 0..column.len() {
-        if encoder.is_null(row) {
-            texts.append_null();
-            continue;
-        }
-        text.clear();
-        encoder.encode(row, &mut text);
-        texts.append_value(std::str::from_utf8(&text).expect("JSON text is UTF-8"));
-    }
-    Ok(Arc::new(texts.finish()))
 }
 
 /// What Postgres calls the columns of a `SELECT` where DataFusion would show their expressions; `None` for a column that has a
