@@ -9,7 +9,7 @@ use tidegate_dataflows::Plan;
 use tidegate_dataflows::graphs::graphs;
 use tidegate_dataflows::live::{INGRESS, Limits, Live};
 use tidegate_dataflows::plan::StepKind;
-use tidegate_dataflows::realtime::Priority;
+use tidegate_dataflows::realtime::{Priority, Realtime};
 use tidegate_dataflows::run::{Options, Report, RunError, serve};
 use tidegate_dataflows::timelines::TimelineTable;
 use tidegate_dataflows::topology::TableFormat;
@@ -65,7 +65,7 @@ enum Refused {
         "the system permits no threads in real time; give the process CAP_SYS_NICE or a limit of 3 or more (`ulimit -r`, systemd's \
          LimitRTPRIO), or leave out --realtime"
     )]
-    Realtime(std::io::Error),
+    Realtime { source: std::io::Error },
     #[error("the threads that serve cannot be started")]
     Runtime(#[from] std::io::Error),
     #[error(transparent)]
@@ -79,24 +79,25 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
     let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
     let (plan, watched) = (Arc::new(plan), Watch::new(&sources, &nodes));
     if ports.realtime
-        && let Err(error) = Priority::Compute.hold()
+        && let Err(source) = Priority::Compute.hold()
     {
-        return refuse(&Refused::Realtime(error));
+        return refuse(&Refused::Realtime { source });
     }
+    let realtime = Realtime::default();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if ports.realtime {
-        // It was permitted just now; a thread that is refused all the same waits for its turns.
-        builder.on_thread_start(|| drop(Priority::Serve.take()));
+        let realtime = realtime.clone();
+        builder.on_thread_unpark(move || realtime.go(Priority::Serve));
     }
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&error.into()),
     };
-    let statements = match Statements::start(ports.realtime) {
+    let statements = match Statements::start(ports.realtime.then(|| realtime.clone())) {
         Ok(statements) => statements,
         Err(error) => return refuse(&error.into()),
     };
-    let started = runtime.block_on(start(&plan, options, ports, &watched, &statements));
+    let started = runtime.block_on(start(&plan, options, ports, &watched, (&statements, realtime)));
     let Started { live, servers, traces, stop, stop_traces } = match started {
         Ok(started) => started,
         Err(refused) => return refuse(&refused),
@@ -155,7 +156,7 @@ async fn start(
     options: &Options,
     ports: &Ports,
     watched: &Watch,
-    statements: &Statements,
+    (statements, realtime): (&Statements, Realtime),
 ) -> Result<Started, Refused> {
     let keys = match &ports.api_keys {
         Some(file) => Keys::read(file)?,
@@ -170,7 +171,7 @@ async fn start(
     let http_port = bind("http", ports.http).await?;
     let postgres_port = bind("postgres", ports.postgres).await?;
     let live = Live::new(Limits::default());
-    let live = Arc::new(if ports.realtime { live.in_realtime() } else { live });
+    let live = Arc::new(if ports.realtime { live.in_realtime(realtime) } else { live });
     let store = options.store_path();
     let timelines = TimelineTable::of_plan(plan);
     let memory = ports.statement_memory.saturating_mul(1 << 20);

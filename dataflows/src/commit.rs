@@ -147,7 +147,10 @@ struct Open {
 impl Open {
     fn cut_before(&mut self, upper: Tick) -> Vec<Cut> {
         match &self.seen {
-            Some(seen) => self.unsealed.cut_out(&seen.shelf.rows_before(upper), upper),
+            Some(seen) => {
+                let rows = seen.shelf.rows_between(self.unsealed.lower(), upper);
+                self.unsealed.cut_out(&rows, upper)
+            }
             None => self.unsealed.cut_before(upper),
         }
     }

@@ -24,7 +24,7 @@ use tidegate_sinks::table::Commits;
 
 use crate::admission::Counts;
 use crate::governance::{Asked, GovernanceError, Governed, Taken};
-use crate::realtime::{Held, Priority};
+use crate::realtime::{Priority, Realtime};
 use crate::shelf::Shelf;
 
 /// The source that records submitted over HTTP have in their receipts.
@@ -197,11 +197,18 @@ pub struct Limits {
     pub decisions_waiting_max: usize,
     /// Steps of revisions that wait for their turn.
     pub steps_max: usize,
+    /// How long after a group the next one is made, unless it is large by then. A call that comes alone does not wait.
+    pub groups_apart: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { queue_bytes_max: 32 << 20, decisions_waiting_max: 1024, steps_max: 64 }
+        Limits {
+            queue_bytes_max: 32 << 20,
+            decisions_waiting_max: 1024,
+            steps_max: 64,
+            groups_apart: Duration::from_micros(1250),
+        }
     }
 }
 
@@ -222,8 +229,8 @@ pub struct Live {
     on_commit: Mutex<Vec<OnCommit>>,
     counts: Mutex<Counts>,
     governed: Mutex<Option<Arc<Governed>>>,
-    /// Whether threads on the way of a call go before all others.
-    is_realtime: bool,
+    /// Whether threads on the way of a call go before all others now.
+    realtime: Option<Realtime>,
 }
 
 /// Is told of the commits there are after each that is published.
@@ -242,6 +249,9 @@ struct Queue {
     computing: usize,
     /// How many records make a batch.
     batch: usize,
+    /// When the last group was taken, and how far apart groups are that are no batches.
+    taken: Option<Instant>,
+    apart: Duration,
     steps: VecDeque<StepAsked>,
 }
 
@@ -260,10 +270,15 @@ impl Queue {
     }
 
     /// Whether a group is to be made now: a group costs the graph about as much as a hundred rows do, so what comes while
-    /// it computes waits for it to rest, unless it is enough to be logged meanwhile.
+    /// it computes, or at once after the last one, waits, unless it is enough to be logged meanwhile.
     fn is_due(&self) -> bool {
-        !self.submissions.is_empty()
-            && (self.computing == 0 || self.records >= self.batch.min(LOGGED_MEANWHILE))
+        let is_enough = self.records >= self.batch.min(LOGGED_MEANWHILE);
+        !self.submissions.is_empty() && (is_enough || self.computing == 0 && self.rest().is_zero())
+    }
+
+    /// How long it is until the last group was taken long enough ago.
+    fn rest(&self) -> Duration {
+        self.taken.map_or(Duration::ZERO, |taken| self.apart.saturating_sub(taken.elapsed()))
     }
 }
 
@@ -285,6 +300,8 @@ impl Live {
                 records: 0,
                 computing: 0,
                 batch: 1,
+                taken: None,
+                apart: limits.groups_apart,
                 steps: VecDeque::new(),
             }),
             arrived: Condvar::new(),
@@ -298,22 +315,20 @@ impl Live {
             on_commit: Mutex::default(),
             counts: Mutex::default(),
             governed: Mutex::default(),
-            is_realtime: false,
+            realtime: None,
         }
     }
 
-    /// The same; the threads on the way of a call go before all others while it serves.
-    pub fn in_realtime(self) -> Live {
-        Live { is_realtime: true, ..self }
+    /// The same; threads that heed `realtime` go before all others while it serves.
+    pub fn in_realtime(self, realtime: Realtime) -> Live {
+        Live { realtime: Some(realtime), ..self }
     }
 
-    /// Gives the calling thread a priority while this serves in real time; `None` when it does not.
-    pub(crate) fn urgent(&self, priority: Priority) -> Option<Held> {
-        if !self.is_realtime || self.phase() != Phase::Serving {
-            return None;
+    /// Gives the calling thread a priority while threads go first.
+    pub(crate) fn go(&self, priority: Priority) {
+        if let Some(realtime) = &self.realtime {
+            realtime.go(priority);
         }
-        let held = priority.hold();
-        held.inspect_err(|error| tracing::warn!(%error, "a thread does not go before others")).ok()
     }
 
     /// Hands over records, to be answered later.
@@ -336,7 +351,8 @@ impl Live {
         queue.bytes += bytes;
         queue.records += submission.records.len();
         queue.submissions.push_back(submission);
-        if queue.is_due() {
+        // The first has the gate look when the next group is due.
+        if queue.is_due() || (queue.submissions.len() == 1 && queue.computing == 0) {
             self.arrived.notify_one();
         }
         Ok(())
@@ -376,6 +392,8 @@ impl Live {
             if left.is_zero() {
                 return Some(Vec::new());
             }
+            let is_resting = queue.computing == 0 && !queue.submissions.is_empty();
+            let left = if is_resting { left.min(queue.rest()) } else { left };
             queue = self.arrived.wait_timeout(queue, left).expect("no panic").0;
         }
         let mut taken = Vec::new();
@@ -386,6 +404,9 @@ impl Live {
             queue.records -= submission.records.len();
             count += submission.records.len();
             taken.push(submission);
+        }
+        if count > 0 {
+            queue.taken = Some(Instant::now());
         }
         Some(taken)
     }
@@ -434,6 +455,9 @@ impl Live {
         };
         if goes {
             queue.phase = phase;
+            if let Some(realtime) = &self.realtime {
+                realtime.switch(phase == Phase::Serving);
+            }
         }
         self.arrived.notify_all();
         drop(queue);
@@ -515,8 +539,8 @@ impl Live {
 
     /// A group was fed: before its end are so many facts of each partition.
     pub(crate) fn fed(&self, upper: Tick, basis: Vec<u64>) {
-        let mut bases = self.bases.lock().expect("no panic");
         let computed = self.computed_upper();
+        let mut bases = self.bases.lock().expect("no panic");
         while bases.len() > BASES_KEPT && bases.get(1).is_some_and(|(next, _)| *next <= computed) {
             bases.pop_front();
         }
@@ -545,7 +569,7 @@ impl Live {
         self.shelves().keys().cloned().collect()
     }
 
-    /// The rows of a table that no commit had, in batches in no order, then the commits that there are. A row may be
+    /// The rows of a table that no commit had, in batches, for each worker in the order in which they came, then the commits that there are. A row may be
     /// in both: those of a batch before the commits' end are.
     pub fn rows(&self, table: &str) -> (Vec<RecordBatch>, Arc<Commits>) {
         let shelves = self.shelves().get(table).cloned().unwrap_or_default();
@@ -580,9 +604,9 @@ impl Live {
         for told in &*self.on_commit.lock().expect("no panic") {
             told(&commits);
         }
-        for shelf in self.shelves().values().flatten() {
-            shelf.forget(upper);
-        }
+        // Not under the lock of all shelves: whoever feeds the graph asks for it.
+        let shelves: Vec<Arc<Shelf>> = self.shelves().values().flatten().map(Arc::clone).collect();
+        shelves.iter().for_each(|shelf| shelf.forget(upper));
     }
 
     /// Has `told` hear of every commit from now on, on the thread that publishes, until the run has stopped.
@@ -699,7 +723,7 @@ mod tests {
 
     #[test]
     fn what_comes_while_the_graph_computes_waits_for_it_unless_it_is_much() {
-        let live = Live::new(Limits::default());
+        let live = Live::new(Limits { groups_apart: Duration::ZERO, ..Limits::default() });
         live.enter(Phase::Serving);
         live.give(2);
         live.submit(submission(1)).expect("there is room");
@@ -712,6 +736,26 @@ mod tests {
         live.submit(submission(1)).expect("there is room");
         live.computed(1);
         assert_eq!(taken(2), Some(1));
+    }
+
+    #[test]
+    fn groups_are_apart_but_who_comes_alone_and_what_is_much_does_not_wait() {
+        let (apart, patience) = (Duration::from_millis(200), Duration::from_secs(60));
+        let live = Live::new(Limits { groups_apart: apart, ..Limits::default() });
+        live.enter(Phase::Serving);
+        let took = |submissions: usize| {
+            let from = Instant::now();
+            (0..submissions).for_each(|_| live.submit(submission(1)).expect("there is room"));
+            assert_eq!(live.take(1000, patience).map(|taken| taken.len()), Some(submissions));
+            from.elapsed()
+        };
+        assert!(took(1) < apart, "nothing came before");
+        assert!(took(LOGGED_MEANWHILE) < apart, "it is much");
+        let from = Instant::now();
+        took(2);
+        assert!(from.elapsed() >= apart / 2, "it waits for the others that come");
+        std::thread::sleep(apart);
+        assert!(took(1) < apart / 2, "it comes alone");
     }
 
     #[test]

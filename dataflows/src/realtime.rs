@@ -2,11 +2,14 @@
 //!
 //! Where more threads want a core than there are, the kernel lets each have its turn, of milliseconds. A call is handed from thread
 //! to thread, and may wait for a turn at each of them. A thread in real time waits for none but its equals.
-//! The system must permit it (`CAP_SYS_NICE`, or a limit on real-time priority that is not 0); it keeps a twentieth of
-//! each second for all others.
+//! The system must permit it (`CAP_SYS_NICE`, or a limit on real-time priority of 3 or more); it keeps a twentieth of each second
+//! for all others.
 
+use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// In which order threads go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +71,42 @@ impl Priority {
     pub fn hold(self) -> io::Result<Held> {
         self.take().map(|()| Held(PhantomData))
     }
+}
+
+thread_local! {
+    /// What the calling thread is by [`Realtime::go`].
+    static OWN: Cell<Priority> = const { Cell::new(Priority::Ordinary) };
+}
+
+/// Whether the threads that heed it go first now; at the beginning they do not.
+#[derive(Clone, Debug, Default)]
+pub struct Realtime(Arc<AtomicBool>);
+
+impl Realtime {
+    /// Has threads go first from now on, or no longer; each hears of it when it asks.
+    pub fn switch(&self, is_on: bool) {
+        self.0.store(is_on, Ordering::Release);
+    }
+
+    /// Whether threads go first.
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Gives the calling thread a priority while threads go first, and makes it ordinary while they do not.
+    pub fn go(&self, priority: Priority) {
+        let wanted = if self.is_on() { priority } else { Priority::Ordinary };
+        if OWN.replace(wanted) != wanted
+            && let Err(error) = wanted.take()
+        {
+            tracing::warn!(%error, "a thread waits for its turns"); // Once: it is not tried again.
+        }
+    }
+}
+
+/// Makes the calling thread ordinary.
+pub fn rest() {
+    Realtime::default().go(Priority::Ordinary);
 }
 
 /// A thread of this process, as the system counts them.

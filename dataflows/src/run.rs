@@ -40,6 +40,7 @@ use crate::live::{Appended, INGRESS, Live, Phase};
 use crate::memory::Memory;
 use crate::output::{Output, Standing};
 use crate::plan::{Plan, judge_of};
+use crate::realtime;
 use crate::reorder::{Reorder, Resume};
 use crate::sources::SourcePlan;
 use crate::watch::{Stage, Watch};
@@ -408,6 +409,7 @@ impl Gate<'_> {
             Some(live) => self.follow(live, &mut admission, &mut feed, &mut prefixes)?,
             None => None,
         };
+        realtime::rest(); // From here on nobody waits for an answer.
         // A mark in the middle of the input would cut the tables where no undisturbed run does.
         if admission.is_finished() {
             self.finish(&mut admission, &mut feed, &past, &prefixes)?;

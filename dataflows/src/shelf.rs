@@ -94,10 +94,12 @@ impl Shelf {
         self.lock().batches.iter().map(|batch| batch.rows.clone()).collect()
     }
 
-    /// The batches that have rows before `upper`, in the order in which they came.
-    pub fn rows_before(&self, upper: Tick) -> Vec<RecordBatch> {
+    /// The batches that have rows from `lower` to before `upper`, in the order in which they came: rows of one tick are
+    /// committed in the order in which they were derived.
+    pub fn rows_between(&self, lower: Tick, upper: Tick) -> Vec<RecordBatch> {
         let shelf = self.lock();
-        shelf.batches.iter().filter(|batch| batch.first < upper).map(|batch| batch.rows.clone()).collect()
+        let reached = shelf.batches.iter().filter(|batch| batch.first < upper && batch.last >= lower);
+        reached.map(|batch| batch.rows.clone()).collect()
     }
 
     /// How many rows there are.
@@ -132,10 +134,13 @@ impl Shelf {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
-    use arrow::array::UInt64Array;
-    use tidegate_facts::columns;
+    use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, UInt64Array};
+    use tidegate_facts::{Digest, columns};
+    use tidegate_sinks::table::{Format, Unsealed};
 
     use super::*;
 
@@ -170,8 +175,70 @@ pub(crate) mod tests {
         for batch in [&[1, 5, 3][..], &[], &[7], &[6, 2], &[9]] {
             shelf.put(rows(batch));
         }
-        assert_eq!(ticks(&shelf.rows_before(Tick(6))), [1, 5, 3, 6, 2]);
+        assert_eq!(ticks(&shelf.rows_between(Tick(0), Tick(6))), [1, 5, 3, 6, 2]);
+        assert_eq!(ticks(&shelf.rows_between(Tick(6), Tick(9))), [7, 6, 2]);
         shelf.forget(Tick(6));
         assert_eq!(ticks(&shelf.rows()), [7, 6, 2, 9], "also a row before it, beside one that is not");
+    }
+
+    /// What is cut from a shelf is what is cut from rows that are held in one place alone: whichever boundaries, however tidied,
+    /// and whether or not what is committed was forgotten yet.
+    #[test]
+    fn a_shelf_is_cut_as_a_table_is_that_nobody_reads() {
+        for seed in 0..200 {
+            let mut state: u64 = seed;
+            let mut below = |bound: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % bound
+            };
+            let schema = drawn(&[]).schema();
+            let table = || {
+                let lower = Tick::new(20, 0).expect("it is early");
+                Unsealed::new("t", Arc::clone(&schema), Format::Parquet, lower).sealed(BTreeMap::new())
+            };
+            let (shelf, mut on_shelf, mut alone) = (Shelf::default(), table(), table());
+            let mut reached = 0; // Microseconds: everything before was put there.
+            let mut cut = Tick::ZERO;
+            for _ in 0..below(300) {
+                match below(20) {
+                    0..16 => {
+                        let tick = |micros: u64, partition: u64| {
+                            Tick::new(micros as i64, partition as u16).expect("it is early")
+                        };
+                        let ticks: Vec<Tick> =
+                            (0..below(6)).map(|_| tick(reached + below(8), below(3))).collect();
+                        let rows = drawn(&ticks);
+                        alone.insert(&rows);
+                        shelf.put(rows);
+                    }
+                    16 => shelf.tidy(),
+                    17 => shelf.forget(cut),
+                    _ => {
+                        reached += below(6);
+                        let upper = Tick::new(reached as i64, 0).expect("it is early");
+                        if upper > alone.lower() {
+                            let cuts = on_shelf.cut_out(&shelf.rows_between(on_shelf.lower(), upper), upper);
+                            let expected = alone.cut_before(upper);
+                            assert_eq!(format!("{cuts:?}"), format!("{expected:?}"), "seed {seed}");
+                            cut = upper;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rows that can be told apart.
+    fn drawn(ticks: &[Tick]) -> RecordBatch {
+        static DRAWN: AtomicU64 = AtomicU64::new(0);
+        let records =
+            ticks.iter().map(|_| Digest::of(&DRAWN.fetch_add(1, Ordering::Relaxed).to_le_bytes()).0);
+        let records: Vec<[u8; 32]> = records.collect();
+        let mut digests = FixedSizeBinaryBuilder::new(32);
+        records.iter().for_each(|record| digests.append_value(record).expect("32 bytes"));
+        let ticks = Arc::new(UInt64Array::from_iter_values(ticks.iter().map(|tick| tick.0)));
+        let columns: [(&str, ArrayRef); 2] =
+            [(columns::TICK, ticks), (columns::RECORD_DIGEST, Arc::new(digests.finish()))];
+        RecordBatch::try_from_iter(columns).expect("columns of one length")
     }
 }

@@ -131,7 +131,6 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
     let load = watch.load();
     let mut under_way: VecDeque<(Tick, usize)> = VecDeque::new();
     let mut ended = false;
-    let mut first = None;
     // Rows behind the last boundary stay out: a run that was cut short has some.
     let mut uncommitted: VecDeque<Tick> = VecDeque::new();
     loop {
@@ -146,7 +145,7 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
             && under_way.len() < parts
         {
             live.computed(parts - under_way.len());
-            // What was computed is to be logged, told and shown: those who do so go first, where they wait for a core.
+            // What was computed is to be logged, told and shown: those of its kind who do so go first, where they wait for a core.
             std::thread::yield_now();
         }
         while uncommitted.front().is_some_and(|upper| !probes.committed.less_than(upper)) {
@@ -159,8 +158,8 @@ fn work(worker: &mut Worker, plan: &Plan, receiver: &Receiver<WorkerPart>, outpu
         // While the graph has work, only what is there is taken; when it rests, the worker parks.
         match if ended || !room { Err(TryRecvError::Empty) } else { receiver.try_recv() } {
             Ok(part) => {
-                if first.is_none() {
-                    first = output.live.as_ref().and_then(|live| live.urgent(Priority::Compute));
+                if let Some(live) = output.live.as_ref().filter(|_| under_way.is_empty()) {
+                    live.go(Priority::Compute); // Not before it has computed what there was before calls came.
                 }
                 let count = part.rows.iter().map(RecordBatch::num_rows).sum();
                 for batch in part.rows {

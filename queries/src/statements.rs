@@ -10,6 +10,7 @@ use std::sync::Arc;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use tidegate_dataflows::realtime::Realtime;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 
@@ -27,16 +28,16 @@ impl Statements {
     /// Memory that the statements of a service may take together, if nothing else is said: 1 GiB.
     pub const MEMORY: usize = 1 << 30;
 
-    /// Starts a thread for each core, two at least; short statements go before what is ordinary when they are to be in real time.
+    /// Starts a thread for each core, two at least. Short statements go before what is ordinary while `realtime` is on.
     ///
     /// # Errors
     /// When no threads can be started.
-    pub fn start(in_realtime: bool) -> io::Result<Statements> {
+    pub fn start(realtime: Option<Realtime>) -> io::Result<Statements> {
         let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(threads).thread_stack_size(STACK_BYTES).thread_name("statement").enable_all();
-        if in_realtime {
-            urgent::in_realtime(&mut builder)?;
+        if let Some(realtime) = realtime {
+            urgent::in_realtime(&mut builder, realtime)?;
         }
         builder.build().map(Statements)
     }

@@ -300,13 +300,14 @@ impl Unsealed {
 
     /// Adds rows in any order.
     pub fn insert(&mut self, rows: &RecordBatch) {
-        let ticks = ticks_of(rows);
-        let late = ticks.iter().filter(|t| Tick(**t) < self.lower).count();
-        if late == rows.num_rows() {
-            return;
-        }
+        self.insert_before(rows, Tick(u64::MAX));
+    }
+
+    /// Adds those rows that are before `upper`.
+    fn insert_before(&mut self, rows: &RecordBatch, upper: Tick) {
         let mut places: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
-        for (row, tick) in ticks.iter().enumerate().filter(|(_, t)| Tick(**t) >= self.lower) {
+        let open = self.lower..upper;
+        for (row, tick) in ticks_of(rows).iter().enumerate().filter(|(_, t)| open.contains(&Tick(**t))) {
             places.entry(Tick(*tick).partition()).or_default().push(row as u32);
         }
         for (partition, places) in places {
@@ -346,16 +347,16 @@ impl Unsealed {
         cuts
     }
 
-    /// Takes copies of the rows before `upper` out of batches that are kept elsewhere, whose others are cut later.
+    /// Takes copies of the rows before `upper` out of batches that are kept elsewhere, in the order in which they came.
     ///
     /// # Panics
     /// When rows are kept here too, or `upper` goes back.
     pub fn cut_out(&mut self, batches: &[RecordBatch], upper: Tick) -> Vec<Cut> {
         assert!(self.is_empty(), "rows of a table are kept in one place");
-        self.insert_all(batches);
-        let cuts = self.cut_before(upper);
-        self.partitions.clear();
-        cuts
+        for rows in batches {
+            self.insert_before(rows, upper);
+        }
+        self.cut_before(upper)
     }
 
     /// Writes the rows before `upper` to the store, a file for each partition that has some.

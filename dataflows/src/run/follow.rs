@@ -53,7 +53,7 @@ impl Gate<'_> {
         live.count(&admission.counts);
         live.enter(Phase::Serving);
         tracing::info!(facts = feed.facts(), upper = self.log.upper().0, "serving");
-        let _first = live.urgent(Priority::Compute);
+        live.go(Priority::Compute);
         while let Some(submissions) = live.take(self.plan.topology.batch_rows, PATIENCE) {
             if self.failed.lock().expect("no panic").is_some() {
                 break; // The sinks failed; their error is the run's.

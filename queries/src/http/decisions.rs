@@ -90,7 +90,8 @@ pub(super) async fn decision(
     let told = Arc::clone(&service);
     let decision = RawValue::from_string(row).expect("it was just written");
     let values = values_of(&service, &decision);
-    let told = tokio::task::spawn_blocking(move || tell(&told, tick, &id)).await;
+    // Not on the threads of calls: it reads files.
+    let told = service.statements.spawn_blocking(move || tell(&told, tick, &id)).await;
     let Told { why, proof, received, fact } =
         told.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error))??;
     let why = why.unwrap_or_else(|| story_of(&values));

@@ -1,97 +1,165 @@
 //! Short statements in real time: a look-up by key takes less than a turn of the threads it would wait for.
 //!
-//! A thread is urgent from when it begins to work. Whoever works for longer than a look-up takes is made ordinary, from outside,
-//! since a statement cannot be interrupted: it keeps nothing else waiting then.
+//! A statement cannot be interrupted, nor is it known beforehand how long it takes. So each thread has a budget of time in which
+//! it goes first, which grows with the time that passes, and is made ordinary from outside when that is used up: what
+//! is ordinary, such as the writing of commits, loses at most a fifth of a core to each.
 
 use std::cell::OnceCell;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidegate_dataflows::realtime::{Priority, ThreadId};
+use tidegate_dataflows::realtime::{Priority, Realtime, ThreadId};
 use tokio::runtime::Builder;
 
-/// How long a thread may work without a rest until it is made ordinary, and how often that is looked at.
-const URGENT_MAX: Duration = Duration::from_millis(5);
+/// How long a thread that has rested may go first, and how often it is looked at.
+const BUDGET_MAX: Duration = Duration::from_millis(5);
 
-/// Has the threads of a runtime work in real time, each for a short while.
+/// By how much a budget grows each time.
+const GROWTH: Duration = Duration::from_millis(1);
+
+/// Has the threads of a runtime go first while threads do.
 ///
 /// # Errors
 /// When the thread that looks after them cannot be started.
-pub(super) fn in_realtime(builder: &mut Builder) -> io::Result<()> {
-    let watched = Watched { began: Instant::now(), threads: Arc::default() };
-    let watcher = watched.clone();
-    builder.on_thread_unpark(move || watched.working());
-    builder.on_thread_park(resting);
-    thread::Builder::new().name("statements".to_owned()).spawn(move || watcher.watch())?;
-    Ok(())
-}
-
-/// One thread.
-struct Working {
-    thread: ThreadId,
-    /// When it began to work, in microseconds since the watch began, and one more; 0 while it rests.
-    since: AtomicU64,
-    is_urgent: AtomicBool,
-}
-
-thread_local! {
-    static OWN: OnceCell<Arc<Working>> = const { OnceCell::new() };
-}
-
-#[derive(Clone)]
-struct Watched {
-    began: Instant,
-    threads: Arc<Mutex<Vec<Arc<Working>>>>,
-}
-
-impl Watched {
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_micros()).expect("half a million years")
-    }
-
-    /// The calling thread begins to work.
-    fn working(&self) {
+pub(super) fn in_realtime(builder: &mut Builder, realtime: Realtime) -> io::Result<()> {
+    let threads = Threads::default();
+    let looked_after = threads.clone();
+    builder.on_thread_unpark(move || threads.own(|own| own.begin(&realtime)));
+    builder.on_thread_park(|| {
         OWN.with(|own| {
-            let own = own.get_or_init(|| self.enter());
-            own.since.store(self.now() + 1, Ordering::Release);
-            if !own.is_urgent.load(Ordering::Acquire) && Priority::Ask.take().is_ok() {
-                own.is_urgent.store(true, Ordering::Release);
+            if let Some(own) = own.get() {
+                own.lock().end();
             }
         });
-    }
-
-    fn enter(&self) -> Arc<Working> {
-        let (since, is_urgent) = (AtomicU64::new(0), AtomicBool::new(false));
-        let own = Arc::new(Working { thread: ThreadId::current(), since, is_urgent });
-        self.threads.lock().expect("no panic").push(Arc::clone(&own));
-        own
-    }
-
-    /// Makes those ordinary who work for too long, until the process ends.
-    fn watch(&self) {
+    });
+    let look_after = move || {
         // Where this is not permitted, nor is it to them.
         let _ = Priority::Serve.take();
         loop {
-            thread::sleep(URGENT_MAX);
-            for working in &*self.threads.lock().expect("no panic") {
-                let since = working.since.load(Ordering::Acquire);
-                let for_long = since > 0 && self.now().saturating_sub(since) >= URGENT_MAX.as_micros() as u64;
-                if for_long && working.is_urgent.swap(false, Ordering::AcqRel) {
-                    // A thread that has ended needs nothing.
-                    let _ = Priority::Ordinary.give(working.thread);
-                }
+            thread::sleep(BUDGET_MAX);
+            looked_after.all().iter().for_each(|thread| thread.lock().look());
+        }
+    };
+    thread::Builder::new().name("urgency".to_owned()).spawn(look_after)?;
+    Ok(())
+}
+
+thread_local! {
+    static OWN: OnceCell<Arc<Urgency>> = const { OnceCell::new() };
+}
+
+/// All threads of the runtime that have worked yet.
+#[derive(Clone, Default)]
+struct Threads(Arc<Mutex<Vec<Arc<Urgency>>>>);
+
+impl Threads {
+    fn all(&self) -> MutexGuard<'_, Vec<Arc<Urgency>>> {
+        self.0.lock().expect("no panic")
+    }
+
+    /// Does something with the calling thread's own.
+    fn own(&self, act: impl FnOnce(&mut Budget)) {
+        OWN.with(|own| {
+            let own = own.get_or_init(|| {
+                let new: Arc<Urgency> = Arc::new(Urgency(Mutex::new(Budget::of(ThreadId::current()))));
+                self.all().push(Arc::clone(&new));
+                new
+            });
+            act(&mut own.lock());
+        });
+    }
+}
+
+struct Urgency(Mutex<Budget>);
+
+impl Urgency {
+    fn lock(&self) -> MutexGuard<'_, Budget> {
+        self.0.lock().expect("no panic")
+    }
+}
+
+/// For how long a thread may go first.
+#[derive(Debug)]
+struct Budget {
+    thread: ThreadId,
+    left: Duration,
+    /// Since when it works, and goes first; `None` when it rests or is ordinary.
+    since: Option<Instant>,
+    is_urgent: bool,
+}
+
+impl Budget {
+    fn of(thread: ThreadId) -> Budget {
+        Budget { thread, left: BUDGET_MAX, since: None, is_urgent: false }
+    }
+
+    /// The thread begins to work.
+    fn begin(&mut self, realtime: &Realtime) {
+        let may = realtime.is_on() && !self.left.is_zero();
+        self.become_urgent(may);
+        self.since = self.is_urgent.then(Instant::now);
+    }
+
+    /// It rests.
+    fn end(&mut self) {
+        if let Some(since) = self.since.take() {
+            self.left = self.left.saturating_sub(since.elapsed());
+        }
+    }
+
+    /// Some time has passed. A thread that is at work is charged up to now.
+    fn look(&mut self) {
+        self.left = (self.left + GROWTH).min(BUDGET_MAX);
+        if let Some(since) = self.since {
+            let now = Instant::now();
+            self.left = self.left.saturating_sub(now - since);
+            self.since = Some(now);
+            if self.left.is_zero() {
+                self.since = None;
+                self.become_urgent(false);
             }
+        }
+    }
+
+    fn become_urgent(&mut self, is_urgent: bool) {
+        if self.is_urgent != is_urgent {
+            let priority = if is_urgent { Priority::Ask } else { Priority::Ordinary };
+            // A thread that may not stays ordinary, and one that is gone needs nothing.
+            self.is_urgent = priority.give(self.thread).is_ok() && is_urgent;
         }
     }
 }
 
-fn resting() {
-    OWN.with(|own| {
-        if let Some(own) = own.get() {
-            own.since.store(0, Ordering::Release);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_works_on_is_ordinary_when_the_budget_is_used_up_and_urgent_again_after_a_rest() {
+        let (mut budget, realtime) = (Budget::of(ThreadId::current()), Realtime::default());
+        budget.begin(&realtime);
+        assert!(!budget.is_urgent, "threads do not go first yet");
+        realtime.switch(true);
+        budget.begin(&realtime);
+        if !budget.is_urgent {
+            return; // The system does not permit it.
         }
-    });
+        thread::sleep(BUDGET_MAX + GROWTH);
+        budget.look();
+        assert!(!budget.is_urgent && budget.left.is_zero(), "{budget:?}");
+        budget.end();
+        budget.begin(&realtime);
+        assert!(!budget.is_urgent, "it has nothing left");
+        budget.end();
+        budget.look();
+        budget.begin(&realtime);
+        assert!(budget.is_urgent, "{budget:?}");
+        budget.end();
+        assert!(budget.left < GROWTH);
+        (0..20).for_each(|_| budget.look());
+        assert_eq!(budget.left, BUDGET_MAX);
+        budget.become_urgent(false);
+    }
 }
