@@ -62,7 +62,7 @@ enum Refused {
     #[error(transparent)]
     Traces(#[from] SettingsError),
     #[error(
-        "the system permits no threads in real time; give the process CAP_SYS_NICE or a limit of 3 or more (`ulimit -r`, systemd's \
+        "the system permits no threads in real time; give the process CAP_SYS_NICE or a limit of 2 or more (`ulimit -r`, systemd's \
          LimitRTPRIO), or leave out --realtime"
     )]
     Realtime { source: std::io::Error },

@@ -182,8 +182,9 @@ pub fn run(topology: &Path, divide: u32, ordinary: bool) -> Result<(), String> {
     println!("  payment to answer  {}", waited(&beside));
     acknowledged.append(&mut beside.acknowledged);
 
-    // These do not stand for other machines: two threads that offer what they can leave nothing of two cores.
-    let over = Load { priority: Priority::Ordinary, ..load(peak_rate.saturating_mul(10), 2000, lasts / 2) };
+    // Beside those who take the calls, and not before them: whoever offers what he can would leave nothing of two cores.
+    let priority = if in_realtime { Priority::Serve } else { Priority::Ordinary };
+    let over = Load { priority, ..load(peak_rate.saturating_mul(10), 2000, lasts / 2) };
     let mut over = make(&over, |number| payment(3, number))?;
     println!(
         "ten times the peak over 2,000 connections ({:?}): p99 {:.1} ms of those answered",

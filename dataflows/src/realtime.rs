@@ -2,7 +2,7 @@
 //!
 //! Where more threads want a core than there are, the kernel lets each have its turn, of milliseconds. A call is handed from thread
 //! to thread, and may wait for a turn at each of them. A thread in real time waits for none but its equals.
-//! The system must permit it (`CAP_SYS_NICE`, or a limit on real-time priority of 3 or more); it keeps a twentieth of each second
+//! The system must permit it (`CAP_SYS_NICE`, or a limit on real-time priority of 2 or more); it keeps a twentieth of each second
 //! for all others.
 
 use std::cell::Cell;
@@ -16,9 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub enum Priority {
     /// After those that are in real time, in turns.
     Ordinary,
-    /// Runs a short statement. It is not for long ones: whatever is ordinary waits for it, commits too.
-    Ask,
-    /// Takes calls and answers them.
+    /// Takes calls and answers them, and short statements. It is not for long ones: calls wait for them.
     Serve,
     /// Admits, logs and computes what the calls brought. A call that waits here keeps all behind it waiting.
     Compute,
@@ -47,10 +45,9 @@ impl Priority {
     fn set(self, thread: libc::pid_t) -> io::Result<()> {
         let (policy, level) = match self {
             Priority::Ordinary => (libc::SCHED_OTHER, 0),
-            Priority::Ask => (libc::SCHED_RR, 1),
-            Priority::Serve => (libc::SCHED_RR, 2),
-            Priority::Compute => (libc::SCHED_RR, 3),
-            Priority::Outside => (libc::SCHED_RR, 4),
+            Priority::Serve => (libc::SCHED_RR, 1),
+            Priority::Compute => (libc::SCHED_RR, 2),
+            Priority::Outside => (libc::SCHED_RR, 3),
         };
         let parameters = libc::sched_param { sched_priority: level };
         #[allow(

@@ -1,8 +1,8 @@
 //! Short statements in real time: a look-up by key takes less than a turn of the threads it would wait for.
 //!
 //! A statement cannot be interrupted, nor is it known beforehand how long it takes. So each thread has a budget of time in which
-//! it goes first, which grows with the time that passes, and is made ordinary from outside when that is used up: what
-//! is ordinary, such as the writing of commits, loses at most a fifth of a core to each.
+//! it goes first, as a call does, which grows with the time that passes, and is made ordinary from outside when that is used up:
+//! calls, and what is ordinary, lose at most a fifth of a core to each.
 
 use std::cell::OnceCell;
 use std::io;
@@ -14,10 +14,10 @@ use tidegate_dataflows::realtime::{Priority, Realtime, ThreadId};
 use tokio::runtime::Builder;
 
 /// How long a thread that has rested may go first, and how often it is looked at.
-const BUDGET_MAX: Duration = Duration::from_millis(5);
+const BUDGET_MAX: Duration = Duration::from_millis(2);
 
 /// By how much a budget grows each time.
-const GROWTH: Duration = Duration::from_millis(1);
+const GROWTH: Duration = Duration::from_micros(400);
 
 /// Has the threads of a runtime go first while threads do.
 ///
@@ -36,7 +36,7 @@ pub(super) fn in_realtime(builder: &mut Builder, realtime: Realtime) -> io::Resu
     });
     let look_after = move || {
         // Where this is not permitted, nor is it to them.
-        let _ = Priority::Serve.take();
+        let _ = Priority::Compute.take();
         loop {
             thread::sleep(BUDGET_MAX);
             looked_after.all().iter().for_each(|thread| thread.lock().look());
@@ -125,7 +125,7 @@ impl Budget {
 
     fn become_urgent(&mut self, is_urgent: bool) {
         if self.is_urgent != is_urgent {
-            let priority = if is_urgent { Priority::Ask } else { Priority::Ordinary };
+            let priority = if is_urgent { Priority::Serve } else { Priority::Ordinary };
             // A thread that may not stays ordinary, and one that is gone needs nothing.
             self.is_urgent = priority.give(self.thread).is_ok() && is_urgent;
         }
