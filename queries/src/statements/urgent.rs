@@ -1,19 +1,20 @@
 //! Short statements in real time: a look-up by key takes less than a turn of the threads it would wait for.
 //!
-//! A statement cannot be interrupted, nor is it known beforehand how long it takes. So each thread has a budget of time in which
+//! A statement cannot be interrupted, nor is it known beforehand how long it takes. So each thread has a budget of time on a core in which
 //! it goes first, as a call does, which grows with the time that passes, and is made ordinary from outside when that is used up:
 //! calls, and what is ordinary, lose at most a fifth of a core to each.
 
 use std::cell::OnceCell;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidegate_dataflows::realtime::{Priority, Realtime, ThreadId};
 use tokio::runtime::Builder;
 
-/// How long a thread that has rested may go first, and how often it is looked at.
+/// How long a thread that has rested may compute and go first, and how often it is looked at.
 const BUDGET_MAX: Duration = Duration::from_millis(2);
 
 /// By how much a budget grows each time.
@@ -63,7 +64,7 @@ impl Threads {
     fn own(&self, act: impl FnOnce(&mut Budget)) {
         OWN.with(|own| {
             let own = own.get_or_init(|| {
-                let new: Arc<Urgency> = Arc::new(Urgency(Mutex::new(Budget::of(ThreadId::current()))));
+                let new: Arc<Urgency> = Arc::new(Urgency(Mutex::new(Budget::of_this())));
                 self.all().push(Arc::clone(&new));
                 new
             });
@@ -84,42 +85,58 @@ impl Urgency {
 #[derive(Debug)]
 struct Budget {
     thread: ThreadId,
+    /// Where the system tells how long it has had a core.
+    clock: PathBuf,
     left: Duration,
-    /// Since when it works, and goes first; `None` when it rests or is ordinary.
-    since: Option<Instant>,
+    /// What the clock told when it began to work and go first, or was charged last; `None` when it rests or is ordinary.
+    since: Option<Duration>,
     is_urgent: bool,
 }
 
 impl Budget {
-    fn of(thread: ThreadId) -> Budget {
-        Budget { thread, left: BUDGET_MAX, since: None, is_urgent: false }
+    /// Of the calling thread.
+    fn of_this() -> Budget {
+        let own = std::fs::read_link("/proc/thread-self").unwrap_or_default();
+        let clock = Path::new("/proc").join(own).join("schedstat");
+        Budget { thread: ThreadId::current(), clock, left: BUDGET_MAX, since: None, is_urgent: false }
+    }
+
+    /// For how long the thread has had a core; `None` on a system that does not tell.
+    fn clock(&self) -> Option<Duration> {
+        let text = std::fs::read_to_string(&self.clock).ok()?;
+        text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
     }
 
     /// The thread begins to work.
     fn begin(&mut self, realtime: &Realtime) {
-        let may = realtime.is_on() && !self.left.is_zero();
-        self.become_urgent(may);
-        self.since = self.is_urgent.then(Instant::now);
+        // What cannot be charged is not given.
+        let now = (realtime.is_on() && !self.left.is_zero()).then(|| self.clock()).flatten();
+        self.become_urgent(now.is_some());
+        self.since = now.filter(|_| self.is_urgent);
     }
 
     /// It rests.
     fn end(&mut self) {
-        if let Some(since) = self.since.take() {
-            self.left = self.left.saturating_sub(since.elapsed());
+        self.charge();
+        self.since = None;
+    }
+
+    /// Takes what was computed since the last time from the budget.
+    fn charge(&mut self) {
+        if let Some(since) = self.since {
+            let now = self.clock().unwrap_or(since + BUDGET_MAX);
+            self.left = self.left.saturating_sub(now.saturating_sub(since));
+            self.since = Some(now);
         }
     }
 
-    /// Some time has passed. A thread that is at work is charged up to now.
+    /// Some time has passed. A thread that has nothing left is ordinary from now on.
     fn look(&mut self) {
         self.left = (self.left + GROWTH).min(BUDGET_MAX);
-        if let Some(since) = self.since {
-            let now = Instant::now();
-            self.left = self.left.saturating_sub(now - since);
-            self.since = Some(now);
-            if self.left.is_zero() {
-                self.since = None;
-                self.become_urgent(false);
-            }
+        self.charge();
+        if self.since.is_some() && self.left.is_zero() {
+            self.since = None;
+            self.become_urgent(false);
         }
     }
 
@@ -138,7 +155,7 @@ mod tests {
 
     #[test]
     fn who_works_on_is_ordinary_when_the_budget_is_used_up_and_urgent_again_after_a_rest() {
-        let (mut budget, realtime) = (Budget::of(ThreadId::current()), Realtime::default());
+        let (mut budget, realtime) = (Budget::of_this(), Realtime::default());
         budget.begin(&realtime);
         assert!(!budget.is_urgent, "threads do not go first yet");
         realtime.switch(true);
@@ -146,7 +163,11 @@ mod tests {
         if !budget.is_urgent {
             return; // The system does not permit it.
         }
-        thread::sleep(BUDGET_MAX + GROWTH);
+        thread::sleep(3 * BUDGET_MAX);
+        budget.look();
+        assert!(budget.is_urgent, "who sleeps uses nothing up: {budget:?}");
+        let began = budget.clock();
+        while budget.clock() < began.map(|began| began + BUDGET_MAX + GROWTH) {}
         budget.look();
         assert!(!budget.is_urgent && budget.left.is_zero(), "{budget:?}");
         budget.end();
