@@ -28,13 +28,6 @@ pub(super) fn in_realtime(builder: &mut Builder, realtime: Realtime) -> io::Resu
     let threads = Threads::default();
     let looked_after = threads.clone();
     builder.on_thread_unpark(move || threads.own(|own| own.begin(&realtime)));
-    builder.on_thread_park(|| {
-        OWN.with(|own| {
-            if let Some(own) = own.get() {
-                own.lock().end();
-            }
-        });
-    });
     let look_after = move || {
         // Where this is not permitted, nor is it to them.
         let _ = Priority::Compute.take();
@@ -88,7 +81,8 @@ struct Budget {
     /// Where the system tells how long it has had a core.
     clock: PathBuf,
     left: Duration,
-    /// What the clock told when it began to work and go first, or was charged last; `None` when it rests or is ordinary.
+    /// What the clock told when it began to go first, or was charged last; `None` when it is ordinary. The clock stands still while
+    /// the thread rests, and may tell of some milliseconds only after them.
     since: Option<Duration>,
     is_urgent: bool,
 }
@@ -109,16 +103,12 @@ impl Budget {
 
     /// The thread begins to work.
     fn begin(&mut self, realtime: &Realtime) {
+        self.charge();
+        let may = realtime.is_on() && !self.left.is_zero();
         // What cannot be charged is not given.
-        let now = (realtime.is_on() && !self.left.is_zero()).then(|| self.clock()).flatten();
+        let now = if may { self.since.or_else(|| self.clock()) } else { None };
         self.become_urgent(now.is_some());
         self.since = now.filter(|_| self.is_urgent);
-    }
-
-    /// It rests.
-    fn end(&mut self) {
-        self.charge();
-        self.since = None;
     }
 
     /// Takes what was computed since the last time from the budget.
@@ -170,17 +160,12 @@ mod tests {
         while budget.clock() < began.map(|began| began + BUDGET_MAX + GROWTH) {}
         budget.look();
         assert!(!budget.is_urgent && budget.left.is_zero(), "{budget:?}");
-        budget.end();
         budget.begin(&realtime);
         assert!(!budget.is_urgent, "it has nothing left");
-        budget.end();
-        budget.look();
-        budget.begin(&realtime);
-        assert!(budget.is_urgent, "{budget:?}");
-        budget.end();
-        assert!(budget.left < GROWTH);
         (0..20).for_each(|_| budget.look());
         assert_eq!(budget.left, BUDGET_MAX);
+        budget.begin(&realtime);
+        assert!(budget.is_urgent, "{budget:?}");
         budget.become_urgent(false);
     }
 }
