@@ -81,6 +81,8 @@ struct Budget {
     /// Where the system tells how long it has had a core.
     clock: PathBuf,
     left: Duration,
+    /// What was used beyond the budget, to be paid first.
+    debt: Duration,
     /// What the clock told when it began to go first, or was charged last; `None` when it is ordinary. The clock stands still while
     /// the thread rests, and may tell of some milliseconds only after them.
     since: Option<Duration>,
@@ -92,7 +94,14 @@ impl Budget {
     fn of_this() -> Budget {
         let own = std::fs::read_link("/proc/thread-self").unwrap_or_default();
         let clock = Path::new("/proc").join(own).join("schedstat");
-        Budget { thread: ThreadId::current(), clock, left: BUDGET_MAX, since: None, is_urgent: false }
+        Budget {
+            thread: ThreadId::current(),
+            clock,
+            left: BUDGET_MAX,
+            debt: Duration::ZERO,
+            since: None,
+            is_urgent: false,
+        }
     }
 
     /// For how long the thread has had a core; `None` on a system that does not tell.
@@ -115,14 +124,18 @@ impl Budget {
     fn charge(&mut self) {
         if let Some(since) = self.since {
             let now = self.clock().unwrap_or(since + BUDGET_MAX);
-            self.left = self.left.saturating_sub(now.saturating_sub(since));
+            let used = now.saturating_sub(since);
+            self.debt += used.saturating_sub(self.left);
+            self.left = self.left.saturating_sub(used);
             self.since = Some(now);
         }
     }
 
     /// Some time has passed. A thread that has nothing left is ordinary from now on.
     fn look(&mut self) {
-        self.left = (self.left + GROWTH).min(BUDGET_MAX);
+        let paid = self.debt.min(GROWTH);
+        self.debt -= paid;
+        self.left = (self.left + GROWTH - paid).min(BUDGET_MAX);
         self.charge();
         if self.since.is_some() && self.left.is_zero() {
             self.since = None;
@@ -162,8 +175,8 @@ mod tests {
         assert!(!budget.is_urgent && budget.left.is_zero(), "{budget:?}");
         budget.begin(&realtime);
         assert!(!budget.is_urgent, "it has nothing left");
-        (0..20).for_each(|_| budget.look());
-        assert_eq!(budget.left, BUDGET_MAX);
+        (0..1000).for_each(|_| budget.look());
+        assert_eq!((budget.left, budget.debt), (BUDGET_MAX, Duration::ZERO));
         budget.begin(&realtime);
         assert!(budget.is_urgent, "{budget:?}");
         budget.become_urgent(false);
