@@ -518,7 +518,7 @@ fn in_real_time_calls_go_first_and_neither_what_writes_nor_long_statements_do() 
     tried.wait().unwrap();
     let service = Service::start(folder.path(), &["--realtime"]);
     for number in 0..20 {
-        let body = payment(&format!("first-{number}"), number, 1, "1.00");
+        let body = payment(&format!("p-{number}"), number, 1, "1.00");
         assert_eq!(service.post("/v1/decide", "application/json", &body).status, 200);
         service.sql("SELECT count(*) FROM decisions");
     }
