@@ -207,7 +207,7 @@ impl Default for Limits {
             queue_bytes_max: 32 << 20,
             decisions_waiting_max: 1024,
             steps_max: 64,
-            groups_apart: Duration::from_micros(1500),
+            groups_apart: Duration::from_millis(1),
         }
     }
 }
