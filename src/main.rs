@@ -225,17 +225,7 @@ fn main() -> ExitCode {
         Command::Policy { command } => policy::run(command),
         Command::Backfill(arguments) => backfill::run(&arguments),
         Command::Bench { stage, topology, format, divide, ordinary } => {
-            let measured = match stage.as_deref() {
-                Some("service") => tidegate_benches::service::run(&topology, divide, ordinary),
-                stage => tidegate_benches::run(stage, format == Answer::Json, divide),
-            };
-            match measured {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(what) => {
-                    eprintln!("tidegate: {what}");
-                    ExitCode::from(exit::FAILED)
-                }
-            }
+            bench(stage.as_deref(), &topology, format, divide, ordinary)
         }
     }
 }
@@ -327,6 +317,26 @@ fn sql(
     match account::query(query, data, store, format) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error.as_ref()),
+    }
+}
+
+fn bench(
+    stage: Option<&str>,
+    topology: &std::path::Path,
+    format: Answer,
+    divide: u32,
+    ordinary: bool,
+) -> ExitCode {
+    let measured = match stage {
+        Some("service") => tidegate_benches::service::run(topology, divide, ordinary),
+        stage => tidegate_benches::run(stage, format == Answer::Json, divide),
+    };
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("tidegate: {what}");
+            ExitCode::from(exit::FAILED)
+        }
     }
 }
 

@@ -83,17 +83,16 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
     {
         return refuse(&Refused::Realtime { source });
     }
-    let realtime = Realtime::default();
+    let realtime = ports.realtime.then(Realtime::default);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if ports.realtime {
-        let realtime = realtime.clone();
+    if let Some(realtime) = realtime.clone() {
         builder.on_thread_unpark(move || realtime.go(Priority::Serve));
     }
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&error.into()),
     };
-    let statements = match Statements::start(ports.realtime.then(|| realtime.clone())) {
+    let statements = match Statements::start(realtime.clone()) {
         Ok(statements) => statements,
         Err(error) => return refuse(&error.into()),
     };
@@ -156,7 +155,7 @@ async fn start(
     options: &Options,
     ports: &Ports,
     watched: &Watch,
-    (statements, realtime): (&Statements, Realtime),
+    (statements, realtime): (&Statements, Option<Realtime>),
 ) -> Result<Started, Refused> {
     let keys = match &ports.api_keys {
         Some(file) => Keys::read(file)?,
@@ -170,8 +169,7 @@ async fn start(
     let settings = Settings::read(|name| std::env::var(name).ok())?;
     let http_port = bind("http", ports.http).await?;
     let postgres_port = bind("postgres", ports.postgres).await?;
-    let live = Live::new(Limits::default());
-    let live = Arc::new(if ports.realtime { live.in_realtime(realtime) } else { live });
+    let live = Arc::new(Live::new(Limits::default()).in_realtime(realtime));
     let store = options.store_path();
     let timelines = TimelineTable::of_plan(plan);
     let memory = ports.statement_memory.saturating_mul(1 << 20);

@@ -229,7 +229,7 @@ pub struct Live {
     on_commit: Mutex<Vec<OnCommit>>,
     counts: Mutex<Counts>,
     governed: Mutex<Option<Arc<Governed>>>,
-    /// Whether threads on the way of a call go before all others now.
+    /// Has threads on the way of a call go before all others, if they are to.
     realtime: Option<Realtime>,
 }
 
@@ -319,9 +319,9 @@ impl Live {
         }
     }
 
-    /// The same; threads that heed `realtime` go before all others while it serves.
-    pub fn in_realtime(self, realtime: Realtime) -> Live {
-        Live { realtime: Some(realtime), ..self }
+    /// The same; threads that heed `realtime`, if there is one, go before all others while it serves.
+    pub fn in_realtime(self, realtime: Option<Realtime>) -> Live {
+        Live { realtime, ..self }
     }
 
     /// Gives the calling thread a priority while threads go first.
@@ -569,8 +569,8 @@ impl Live {
         self.shelves().keys().cloned().collect()
     }
 
-    /// The rows of a table that no commit had, in batches, for each worker in the order in which they came, then the commits that there are. A row may be
-    /// in both: those of a batch before the commits' end are.
+    /// The rows of a table that no commit had, in batches, for each worker in the order in which they came; then the commits that
+    /// there are. A row may be in both: those of a batch before the commits' end are.
     pub fn rows(&self, table: &str) -> (Vec<RecordBatch>, Arc<Commits>) {
         let shelves = self.shelves().get(table).cloned().unwrap_or_default();
         // Shelves first: what leaves them meanwhile is in the commits then.
@@ -586,7 +586,7 @@ impl Live {
 
     /// Whether any table has rows that no commit has.
     pub fn has_uncommitted(&self) -> bool {
-        self.shelves().values().flatten().any(|shelf| shelf.count() > 0)
+        self.shelves().values().flatten().any(|shelf| !shelf.is_empty())
     }
 
     /// The commits that there are.

@@ -10,6 +10,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// In which order threads go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl Priority {
 }
 
 thread_local! {
-    /// What the calling thread is by [`Realtime::go`].
+    /// What the calling thread is by [`Realtime::go`] or [`rest`].
     static OWN: Cell<Priority> = const { Cell::new(Priority::Ordinary) };
 }
 
@@ -92,18 +93,21 @@ impl Realtime {
 
     /// Gives the calling thread a priority while threads go first, and makes it ordinary while they do not.
     pub fn go(&self, priority: Priority) {
-        let wanted = if self.is_on() { priority } else { Priority::Ordinary };
-        if OWN.replace(wanted) != wanted
-            && let Err(error) = wanted.take()
-        {
-            tracing::warn!(%error, "a thread waits for its turns"); // Once: it is not tried again.
-        }
+        become_now(if self.is_on() { priority } else { Priority::Ordinary });
     }
 }
 
-/// Makes the calling thread ordinary.
+/// Makes the calling thread ordinary, whether or not threads go first.
 pub fn rest() {
-    Realtime::default().go(Priority::Ordinary);
+    become_now(Priority::Ordinary);
+}
+
+fn become_now(priority: Priority) {
+    if OWN.replace(priority) != priority
+        && let Err(error) = priority.take()
+    {
+        tracing::warn!(%error, "a thread waits for its turns"); // Once: it is not tried again.
+    }
 }
 
 /// A thread of this process, as the system counts them.
@@ -116,6 +120,13 @@ impl ThreadId {
         #[allow(unsafe_code, reason = "the call takes nothing and cannot fail")]
         // SAFETY: it reads a number that the system keeps of the calling thread.
         ThreadId(unsafe { libc::gettid() })
+    }
+
+    /// For how long the thread has had a core. The clock stands still while the thread rests, and may tell of some milliseconds
+    /// only after them; `None` on a system that does not tell.
+    pub fn on_core(self) -> Option<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/self/task/{}/schedstat", self.0)).ok()?;
+        text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
     }
 }
 

@@ -107,6 +107,11 @@ impl Shelf {
         self.lock().batches.iter().map(|batch| batch.rows.num_rows()).sum()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.lock().batches.is_empty()
+    }
+
     /// Everything before `upper` is here or committed.
     pub fn complete(&self, upper: Tick) {
         let mut shelf = self.lock();

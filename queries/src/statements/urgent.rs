@@ -6,7 +6,6 @@
 
 use std::cell::OnceCell;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
@@ -14,11 +13,11 @@ use std::time::Duration;
 use tidegate_dataflows::realtime::{Priority, Realtime, ThreadId};
 use tokio::runtime::Builder;
 
-/// How long a thread that has rested may compute and go first, and how often it is looked at.
-const BUDGET_MAX: Duration = Duration::from_millis(2);
+/// How many microseconds a thread that has rested may compute and go first, and how often it is looked at.
+const BUDGET_MAX: i64 = 2000;
 
-/// By how much a budget grows each time.
-const GROWTH: Duration = Duration::from_micros(400);
+/// By how many a budget grows each time.
+const GROWTH: i64 = 400;
 
 /// Has the threads of a runtime go first while threads do.
 ///
@@ -32,8 +31,8 @@ pub(super) fn in_realtime(builder: &mut Builder, realtime: Realtime) -> io::Resu
         // Where this is not permitted, nor is it to them.
         let _ = Priority::Compute.take();
         loop {
-            thread::sleep(BUDGET_MAX);
-            looked_after.all().iter().for_each(|thread| thread.lock().look());
+            thread::sleep(Duration::from_micros(BUDGET_MAX.unsigned_abs()));
+            locked(&looked_after.0).iter().for_each(|thread| locked(thread).look());
         }
     };
     thread::Builder::new().name("urgency".to_owned()).spawn(look_after)?;
@@ -41,114 +40,83 @@ pub(super) fn in_realtime(builder: &mut Builder, realtime: Realtime) -> io::Resu
 }
 
 thread_local! {
-    static OWN: OnceCell<Arc<Urgency>> = const { OnceCell::new() };
+    static OWN: OnceCell<Arc<Mutex<Budget>>> = const { OnceCell::new() };
 }
 
 /// All threads of the runtime that have worked yet.
 #[derive(Clone, Default)]
-struct Threads(Arc<Mutex<Vec<Arc<Urgency>>>>);
+struct Threads(Arc<Mutex<Vec<Arc<Mutex<Budget>>>>>);
 
 impl Threads {
-    fn all(&self) -> MutexGuard<'_, Vec<Arc<Urgency>>> {
-        self.0.lock().expect("no panic")
-    }
-
     /// Does something with the calling thread's own.
     fn own(&self, act: impl FnOnce(&mut Budget)) {
         OWN.with(|own| {
             let own = own.get_or_init(|| {
-                let new: Arc<Urgency> = Arc::new(Urgency(Mutex::new(Budget::of_this())));
-                self.all().push(Arc::clone(&new));
+                let new = Arc::new(Mutex::new(Budget::of(ThreadId::current())));
+                locked(&self.0).push(Arc::clone(&new));
                 new
             });
-            act(&mut own.lock());
+            act(&mut locked(own));
         });
     }
 }
 
-struct Urgency(Mutex<Budget>);
-
-impl Urgency {
-    fn lock(&self) -> MutexGuard<'_, Budget> {
-        self.0.lock().expect("no panic")
-    }
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().expect("no panic")
 }
 
 /// For how long a thread may go first.
 #[derive(Debug)]
 struct Budget {
     thread: ThreadId,
-    /// Where the system tells how long it has had a core.
-    clock: PathBuf,
-    left: Duration,
-    /// What was used beyond the budget, to be paid first.
-    debt: Duration,
-    /// What the clock told when it began to go first, or was charged last; `None` when it is ordinary. The clock stands still while
-    /// the thread rests, and may tell of some milliseconds only after them.
+    /// Microseconds on a core; below 0 what was used beyond the budget, which is paid first.
+    left: i64,
+    /// For how long it had had a core when it began to go first, or was charged last; `None` when it is ordinary.
     since: Option<Duration>,
-    is_urgent: bool,
 }
 
 impl Budget {
-    /// Of the calling thread.
-    fn of_this() -> Budget {
-        let own = std::fs::read_link("/proc/thread-self").unwrap_or_default();
-        let clock = Path::new("/proc").join(own).join("schedstat");
-        Budget {
-            thread: ThreadId::current(),
-            clock,
-            left: BUDGET_MAX,
-            debt: Duration::ZERO,
-            since: None,
-            is_urgent: false,
-        }
-    }
-
-    /// For how long the thread has had a core; `None` on a system that does not tell.
-    fn clock(&self) -> Option<Duration> {
-        let text = std::fs::read_to_string(&self.clock).ok()?;
-        text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    fn of(thread: ThreadId) -> Budget {
+        Budget { thread, left: BUDGET_MAX, since: None }
     }
 
     /// The thread begins to work.
     fn begin(&mut self, realtime: &Realtime) {
         self.charge();
-        let may = realtime.is_on() && !self.left.is_zero();
-        // What cannot be charged is not given.
-        let now = if may { self.since.or_else(|| self.clock()) } else { None };
-        self.become_urgent(now.is_some());
-        self.since = now.filter(|_| self.is_urgent);
+        match self.since {
+            Some(_) if self.left <= 0 || !realtime.is_on() => self.end(),
+            None if self.left > 0 && realtime.is_on() => {
+                // What cannot be charged is not given.
+                let now = self.thread.on_core();
+                self.since = now.filter(|_| Priority::Serve.give(self.thread).is_ok());
+            }
+            _ => {}
+        }
     }
 
     /// Takes what was computed since the last time from the budget.
     fn charge(&mut self) {
         if let Some(since) = self.since {
-            let now = self.clock().unwrap_or(since + BUDGET_MAX);
-            let used = now.saturating_sub(since);
-            self.debt += used.saturating_sub(self.left);
-            self.left = self.left.saturating_sub(used);
+            let now =
+                self.thread.on_core().unwrap_or(since + Duration::from_micros(BUDGET_MAX.unsigned_abs()));
+            self.left -= i64::try_from(now.saturating_sub(since).as_micros()).expect("it is no age");
             self.since = Some(now);
         }
     }
 
     /// Some time has passed. A thread that has nothing left is ordinary from now on.
     fn look(&mut self) {
-        let paid = self.debt.min(GROWTH);
-        self.debt -= paid;
-        self.left = (self.left + GROWTH - paid).min(BUDGET_MAX);
+        self.left = (self.left + GROWTH).min(BUDGET_MAX);
         self.charge();
-        if self.since.is_some() && self.left.is_zero() {
-            self.since = None;
-            self.become_urgent(false);
+        if self.since.is_some() && self.left <= 0 {
+            self.end();
         }
     }
 
-    fn become_urgent(&mut self, is_urgent: bool) {
-        if self.is_urgent != is_urgent {
-            let priority = if is_urgent { Priority::Serve } else { Priority::Ordinary };
-            // A thread that may not stays ordinary, and one that is gone needs nothing.
-            self.is_urgent = priority.give(self.thread).is_ok() && is_urgent;
-        }
+    /// Makes it ordinary.
+    fn end(&mut self) {
+        self.since = None;
+        let _ = Priority::Ordinary.give(self.thread); // A thread that is gone needs nothing.
     }
 }
 
@@ -158,27 +126,28 @@ mod tests {
 
     #[test]
     fn who_works_on_is_ordinary_when_the_budget_is_used_up_and_urgent_again_after_a_rest() {
-        let (mut budget, realtime) = (Budget::of_this(), Realtime::default());
+        let (mut budget, realtime) = (Budget::of(ThreadId::current()), Realtime::default());
         budget.begin(&realtime);
-        assert!(!budget.is_urgent, "threads do not go first yet");
+        assert!(budget.since.is_none(), "threads do not go first yet");
         realtime.switch(true);
         budget.begin(&realtime);
-        if !budget.is_urgent {
+        if budget.since.is_none() {
             return; // The system does not permit it.
         }
-        thread::sleep(3 * BUDGET_MAX);
+        let micros = |micros: i64| Duration::from_micros(micros.unsigned_abs());
+        thread::sleep(3 * micros(BUDGET_MAX));
         budget.look();
-        assert!(budget.is_urgent, "who sleeps uses nothing up: {budget:?}");
-        let began = budget.clock();
-        while budget.clock() < began.map(|began| began + BUDGET_MAX + GROWTH) {}
+        assert!(budget.since.is_some(), "who sleeps uses nothing up: {budget:?}");
+        let began = budget.thread.on_core();
+        while budget.thread.on_core() < began.map(|began| began + micros(BUDGET_MAX + GROWTH)) {}
         budget.look();
-        assert!(!budget.is_urgent && budget.left.is_zero(), "{budget:?}");
+        assert!(budget.since.is_none() && budget.left <= 0, "{budget:?}");
         budget.begin(&realtime);
-        assert!(!budget.is_urgent, "it has nothing left");
+        assert!(budget.since.is_none(), "it has nothing left");
         (0..1000).for_each(|_| budget.look());
-        assert_eq!((budget.left, budget.debt), (BUDGET_MAX, Duration::ZERO));
+        assert_eq!(budget.left, BUDGET_MAX);
         budget.begin(&realtime);
-        assert!(budget.is_urgent, "{budget:?}");
-        budget.become_urgent(false);
+        assert!(budget.since.is_some(), "{budget:?}");
+        budget.end();
     }
 }
