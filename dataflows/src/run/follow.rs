@@ -51,6 +51,7 @@ impl Gate<'_> {
         let mut files = Files::new(self.plan);
         let mut uncommitted: Option<Instant> = None;
         live.count(&admission.counts);
+        self.log.fill(); // From here on groups are small.
         live.enter(Phase::Serving);
         tracing::info!(facts = feed.facts(), upper = self.log.upper().0, "serving");
         live.go(Priority::Compute);
