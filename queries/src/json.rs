@@ -1,7 +1,6 @@
 //! Rows as JSON for programs in any language: 64-bit integers, decimals and times are strings, since a reader
 //! may hold numbers as doubles; binary values are hexadecimal digits; null is null.
 
-use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,7 +12,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Schema, TimeUnit};
 use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
-use tidegate_facts::time::to_rfc3339;
+use tidegate_facts::jcs::{push_decimal, push_hex, push_integer};
+use tidegate_facts::time::{rfc3339, to_rfc3339};
 
 /// The rows as JSON arrays, one string for each.
 pub(crate) fn arrays(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
@@ -90,22 +90,28 @@ fn rows(batch: &RecordBatch, rows: Range<usize>, shape: Shape) -> Result<Vec<Str
         })
         .collect::<Result<Vec<_>, _>>()?;
     let (open, close) = if shape == Shape::Object { (b'{', b'}') } else { (b'[', b']') };
-    let fields = batch.schema_ref().fields();
+    // What stands in front of each cell, written once.
+    let fields = batch.schema_ref().fields().iter().enumerate();
+    let heads = fields.map(|(place, field)| {
+        let mut head = if place > 0 { vec![b','] } else { Vec::new() };
+        if shape == Shape::Object {
+            push_text(field.name(), &mut head);
+            head.push(b':');
+        }
+        head
+    });
+    let heads: Vec<Vec<u8>> = heads.collect();
+    let mut bytes = 48 * cells.len();
     let mut texts = Vec::with_capacity(rows.len());
     for row in rows {
-        let mut text = Vec::with_capacity(48 * cells.len());
+        let mut text = Vec::with_capacity(bytes);
         text.push(open);
-        for (place, cells) in cells.iter_mut().enumerate() {
-            if place > 0 {
-                text.push(b',');
-            }
-            if shape == Shape::Object {
-                push_text(fields[place].name(), &mut text);
-                text.push(b':');
-            }
+        for (head, cells) in heads.iter().zip(&mut cells) {
+            text.extend_from_slice(head);
             cells.push(row, &mut text);
         }
         text.push(close);
+        bytes = text.len() + text.len() / 8; // Rows of a table are about as long as each other.
         texts.push(String::from_utf8(text).expect("JSON text is UTF-8"));
     }
     Ok(texts)
@@ -120,7 +126,7 @@ enum Cells<'a> {
     Signed(&'a Int64Array),
     Booleans(&'a BooleanArray),
     Times(&'a TimestampMicrosecondArray),
-    Decimals(&'a Decimal128Array),
+    Decimals(&'a Decimal128Array, usize),
     Digests(&'a FixedSizeBinaryArray),
     Lists(&'a ListArray, Box<Cells<'a>>),
     Others(NullableEncoder<'a>),
@@ -131,7 +137,8 @@ fn is_plain(data_type: &DataType) -> bool {
     match data_type {
         DataType::Utf8 | DataType::UInt64 | DataType::Int64 | DataType::Boolean => true,
         DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) => zone.as_ref() == "UTC",
-        DataType::Decimal128(..) | DataType::FixedSizeBinary(_) => true,
+        DataType::Decimal128(_, scale) => *scale >= 0,
+        DataType::FixedSizeBinary(_) => true,
         DataType::Dictionary(keys, values) => **keys == DataType::Int32 && **values == DataType::Utf8,
         DataType::List(item) => is_plain(item.data_type()),
         _ => false,
@@ -147,7 +154,9 @@ impl<'a> Cells<'a> {
             DataType::Int64 => Cells::Signed(column.as_primitive()),
             DataType::Boolean => Cells::Booleans(column.as_boolean()),
             DataType::Timestamp(..) => Cells::Times(column.as_primitive()),
-            DataType::Decimal128(..) => Cells::Decimals(column.as_primitive()),
+            DataType::Decimal128(_, scale) => {
+                Cells::Decimals(column.as_primitive(), scale.unsigned_abs().into())
+            }
             DataType::FixedSizeBinary(_) => Cells::Digests(column.as_fixed_size_binary()),
             DataType::List(_) => {
                 let lists = column.as_list();
@@ -168,7 +177,7 @@ impl<'a> Cells<'a> {
             Cells::Signed(cells) => cells.is_null(row),
             Cells::Booleans(cells) => cells.is_null(row),
             Cells::Times(cells) => cells.is_null(row),
-            Cells::Decimals(cells) => cells.is_null(row),
+            Cells::Decimals(cells, _) => cells.is_null(row),
             Cells::Digests(cells) => cells.is_null(row),
             Cells::Lists(cells, _) => cells.is_null(row),
             Cells::Others(encoder) => encoder.is_null(row),
@@ -184,22 +193,18 @@ impl<'a> Cells<'a> {
             Cells::Names(cells, texts) => {
                 push_text(texts.value(cells.key(row).expect("it is not null")), out)
             }
-            Cells::Unsigned(cells) => write!(out, "\"{}\"", cells.value(row)).expect("memory takes it"),
-            Cells::Signed(cells) => write!(out, "\"{}\"", cells.value(row)).expect("memory takes it"),
+            Cells::Unsigned(cells) => quoted(out, |out| push_integer(cells.value(row).into(), out)),
+            Cells::Signed(cells) => quoted(out, |out| push_integer(cells.value(row).into(), out)),
             // As the gate takes them.
-            Cells::Times(cells) => push_text(&to_rfc3339(cells.value(row)), out),
-            Cells::Decimals(cells) => push_text(&cells.value_as_string(row), out),
+            Cells::Times(cells) => quoted(out, |out| match rfc3339(cells.value(row)) {
+                Some(text) => out.extend_from_slice(&text),
+                None => out.extend_from_slice(to_rfc3339(cells.value(row)).as_bytes()),
+            }),
+            Cells::Decimals(cells, scale) => quoted(out, |out| push_decimal(cells.value(row), *scale, out)),
             Cells::Booleans(cells) => {
                 out.extend_from_slice(if cells.value(row) { b"true" } else { b"false" });
             }
-            Cells::Digests(cells) => {
-                out.push(b'"');
-                for byte in cells.value(row) {
-                    let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
-                    out.extend([digit(byte >> 4), digit(byte & 15)]);
-                }
-                out.push(b'"');
-            }
+            Cells::Digests(cells) => quoted(out, |out| push_hex(cells.value(row), out)),
             Cells::Lists(cells, items) => {
                 out.push(b'[');
                 let ends = cells.value_offsets();
@@ -215,6 +220,12 @@ impl<'a> Cells<'a> {
             Cells::Others(encoder) => encoder.encode(row, out),
         }
     }
+}
+
+fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    out.push(b'"');
+    write(out);
+    out.push(b'"');
 }
 
 fn push_text(text: &str, out: &mut Vec<u8>) {

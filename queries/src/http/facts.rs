@@ -1,5 +1,6 @@
 //! Facts in: one or many at once, answered by their receipts when these are durable; and the decision on one, in the same call.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -308,7 +309,9 @@ async fn decide_on(
             }
             decided.as_ref().map(|(_, decided)| text_of(decided))
         }
-        (Verdict::Duplicate, Some(tick)) => decided_at(service, tick).await?.map(|(_, row)| Ok(row)),
+        (Verdict::Duplicate, Some(tick)) => {
+            decided_at(service, tick).await?.map(|(_, row)| Ok(Cow::Owned(row)))
+        }
         _ => None,
     };
     let decision = row.transpose()?;
@@ -332,7 +335,9 @@ async fn decide_on(
         (None, true) => StatusCode::UNPROCESSABLE_ENTITY,
         (None, false) => StatusCode::ACCEPTED,
     };
-    let mut body = b"{\"receipt\":".to_vec();
+    // A receipt and what stands around have some 200 bytes.
+    let mut body = Vec::with_capacity(256 + decision.as_ref().map_or(0, |decision| decision.len()));
+    body.extend_from_slice(b"{\"receipt\":");
     serde_json::to_writer(&mut body, &ReceiptBody::new(receipt, head)).expect("memory takes it");
     if let Some(decision) = decision {
         body.extend_from_slice(b",\"decision\":");
@@ -359,13 +364,13 @@ async fn decide_on(
 const TOGETHER_MAX: usize = 256;
 
 /// A decision as a JSON object.
-fn text_of(decided: &live::Decided) -> Result<String, Problem> {
+fn text_of(decided: &live::Decided) -> Result<Cow<'_, str>, Problem> {
     let batch = &decided.rows.batch;
     let text = if batch.num_rows() > TOGETHER_MAX {
-        json::object(batch, decided.row).map_err(|error| error.to_string())
+        json::object(batch, decided.row).map(Cow::Owned).map_err(|error| error.to_string())
     } else {
         let texts = decided.rows.answers(|rows| json::objects(rows).map_err(|error| error.to_string()));
-        texts.map(|texts| texts[decided.row].clone()).map_err(str::to_owned)
+        texts.map(|texts| Cow::Borrowed(texts[decided.row].as_str())).map_err(str::to_owned)
     };
     text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error))
 }

@@ -23,7 +23,7 @@ use axum::Json;
 use axum::extract::{FromRequestParts, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::StreamExt;
@@ -43,7 +43,7 @@ use utoipa_axum::routes;
 
 use self::measured::{Routes, measured};
 use crate::Catalogue;
-use crate::access::{Caller, Denied, Keys, Role};
+use crate::access::{Denied, Keys, Role};
 use crate::telemetry::{Port, Telemetry};
 
 /// How many connections may be open.
@@ -154,6 +154,8 @@ struct Api;
 
 /// All calls.
 fn router(service: Arc<Service>) -> axum::Router {
+    // A layer costs a call as much as its own work does, so who calls and whether he may is one.
+    let open_to = |role| from_fn_with_state((Arc::clone(&service), role), admitted);
     let reads = OpenApiRouter::new()
         .routes(routes!(status::status))
         .routes(routes!(ask::tables))
@@ -164,23 +166,24 @@ fn router(service: Arc<Service>) -> axum::Router {
         .routes(routes!(revisions::revisions))
         .routes(routes!(revisions::revision))
         .routes(routes!(revisions::backfills))
-        .layer(from_fn(|request, next| allowed(Role::Reader, request, next)));
+        .layer(open_to(Some(Role::Reader)));
     let writes = OpenApiRouter::new()
         .routes(routes!(facts::facts))
         .routes(routes!(facts::decide))
-        .layer(from_fn(|request, next| allowed(Role::Producer, request, next)));
-    // Which of the two roles a step takes, each says itself.
-    let governs = OpenApiRouter::new().routes(routes!(revisions::propose)).routes(routes!(revisions::step));
-    let operates = OpenApiRouter::new()
-        .routes(routes!(metrics::metrics))
-        .layer(from_fn(|request, next| allowed(Role::Operator, request, next)));
+        .layer(open_to(Some(Role::Producer)));
+    // Which of two roles a step takes, each says itself.
+    let governs = OpenApiRouter::new()
+        .routes(routes!(revisions::propose))
+        .routes(routes!(revisions::step))
+        .routes(routes!(caller::caller))
+        .layer(open_to(None));
+    let operates =
+        OpenApiRouter::new().routes(routes!(metrics::metrics)).layer(open_to(Some(Role::Operator)));
     let calls = OpenApiRouter::with_openapi(Api::openapi())
         .merge(reads)
         .merge(writes)
         .merge(governs)
-        .routes(routes!(caller::caller))
         .merge(operates)
-        .layer(from_fn_with_state(Arc::clone(&service), known))
         .routes(routes!(status::healthz))
         .routes(routes!(status::readyz));
     let (calls, api) = calls.split_for_parts();
@@ -201,23 +204,27 @@ fn router(service: Arc<Service>) -> axum::Router {
         .with_state(service)
 }
 
-/// Finds out who calls.
-async fn known(State(service): Shared, mut request: Request, next: Next) -> Result<Response, Problem> {
+/// Finds out who calls, and lets pass who has the role, if one is needed.
+async fn admitted(
+    State((service, role)): State<(Arc<Service>, Option<Role>)>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let caller =
         service.keys.caller(bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim))?;
-    request.extensions_mut().insert(caller.clone());
-    let mut response = next.run(request).await;
+    let allowed = role.map_or(Ok(()), |role| caller.needs(role));
+    let mut response = match allowed {
+        Ok(()) => {
+            request.extensions_mut().insert(caller.clone());
+            next.run(request).await
+        }
+        Err(denied) => Problem::from(denied).into_response(),
+    };
     if !response.status().is_success() {
         response.extensions_mut().insert(caller); // For who logs it.
     }
     Ok(response)
-}
-
-async fn allowed(role: Role, request: Request, next: Next) -> Result<Response, Problem> {
-    let caller = request.extensions().get::<Caller>().expect("it was found out who calls");
-    caller.needs(role)?;
-    Ok(next.run(request).await)
 }
 
 /// The body of a request, if it comes in time and is not too long.
