@@ -192,6 +192,27 @@ fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
         let plan = service.sql(&format!("EXPLAIN SELECT * FROM features_rows WHERE {sought}")).to_string();
         assert_eq!(plan.contains("FilterExec"), filtered, "{sought}: {plan}");
     }
+    // What is looked up is what a planner gives of it: a condition more is more than a look-up takes.
+    let look_ups = [
+        ("*", "features_rows", "customer_id = 3", Some(100)),
+        ("ts_utc, Customer_Id AS card", "features_rows", "3 = customer_id", Some(100)),
+        ("k.amount, k._tick AS at", "by_card_rows AS k", "k.card = 'card-3'", Some(100)),
+        ("card AS whose, *", "by_card_rows", "card = 'card-3'", Some(100)),
+        ("ts_utc, *", "by_card_rows", "card = 'card-3'", None), // A name twice.
+        ("*", "at_terminal_rows", "terminal_id = 3", Some(1)),
+        ("*", "features_rows", "customer_id = 99", Some(0)),
+        ("*", "features_rows", "customer_id = 9999999999", Some(0)),
+    ];
+    for (columns, table, condition, count) in look_ups {
+        let sql = format!("SELECT {columns} FROM {table} WHERE {condition}");
+        let [looked_up, planned] = [sql.clone(), format!("{sql} AND true")].map(|sql| {
+            let answered = service.post("/v1/sql", "application/json", &json!({ "sql": sql }).to_string());
+            let body = answered.json();
+            ["columns", "rows", "tick"].map(|part| body[part].clone())
+        });
+        assert_eq!(looked_up, planned, "{sql}");
+        assert_eq!(looked_up[1].as_array().map(Vec::len), count, "{sql}");
+    }
     // Of what is latest, only that.
     let latest = "SELECT terminal_id, last_amount FROM at_terminal_rows";
     assert_eq!(service.sql(latest)["rows"], json!([[3, "699.00"]]));

@@ -1,6 +1,7 @@
 //! The tables of one data folder, and the questions that may be asked of them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ use crate::graphs;
 use crate::live::{AS_OF, AsOf, Dated, FRONTIER, Frontier, LiveTable, Running};
 use crate::log::{LogProvider, LogTable};
 use crate::names::{self, Known};
+use crate::peek::{Peek, Timelines};
 use crate::statements::bounded_memory;
 use crate::timelines::TimelineProvider;
 use crate::version::{End, GRAPH_VERSION, GraphVersion, Origin};
@@ -46,7 +48,10 @@ use crate::version::{End, GRAPH_VERSION, GraphVersion, Origin};
 /// What the catalogue is called in SQL.
 pub(crate) const CATALOGUE: &str = "tidegate";
 
-/// What `SHOW TABLES` shows: DataFusion would add its own tables, in an order that changes.
+/// The statement that asks for all tables.
+const TABLES_SHOWN: &str = "SHOW TABLES";
+
+/// What it shows: DataFusion would add its own tables, in an order that changes.
 const TABLES: &str =
     "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY table_name";
 
@@ -66,6 +71,8 @@ pub struct Catalogue {
     committed: Option<Arc<Committed>>,
     running: Option<Arc<Running>>,
     schemas: BTreeMap<String, SchemaRef>,
+    /// What can be looked up without a plan.
+    timelines: Timelines,
     /// What `resolve`, `profile` and `neighbours` can be asked of.
     graphs: Vec<Graph>,
 }
@@ -106,6 +113,7 @@ impl Catalogue {
             committed: None,
             running: None,
             schemas: BTreeMap::new(),
+            timelines: Timelines::new(),
             graphs: Vec::new(),
         };
         let own_store = data.join("store");
@@ -145,6 +153,7 @@ impl Catalogue {
             committed: None,
             running: Some(Arc::clone(&running)),
             schemas: BTreeMap::new(),
+            timelines: Timelines::new(),
             graphs: Vec::new(),
         };
         let url = ObjectStoreUrl::parse(STORE_URL).expect("it is a URL");
@@ -164,7 +173,9 @@ impl Catalogue {
             }
         }
         for table in timelines {
-            dated.push(Arc::new(TimelineProvider::new(table, Arc::clone(&running))));
+            let table = Arc::new(TimelineProvider::new(table, Arc::clone(&running)));
+            catalogue.timelines.insert(table.name().to_owned(), Arc::clone(&table));
+            dated.push(table);
         }
         for table in &dated {
             catalogue.add(table.name(), None, Arc::clone(table) as Arc<dyn TableProvider>);
@@ -208,15 +219,39 @@ impl Catalogue {
     pub async fn ask(&self, sql: &str) -> Result<Answer, QueryError> {
         let mut statements = parse(sql)?;
         let count = statements.len();
-        let Some(statement) = statements.pop_front().filter(|_| count == 1) else {
+        let Some(mut statement) = statements.pop_front().filter(|_| count == 1) else {
             return Err(QueryError::NotOne { count });
         };
+        self.settle(&mut statement)?;
+        if let Some((before, peek)) = self.peek(&statement) {
+            return Ok(Answer { tick: Some(before), rows: peek.rows(before)? });
+        }
         let state = self.context.state();
-        let plan = self.plan(&state, statement).await?;
+        let plan = self.plan_settled(&state, statement).await?;
         let tick = self.running.as_ref().map(|running| running.tick_of(&state));
         let frame = DataFrame::new(state, plan);
         let rows = frame.execute_stream().await.map_err(|error| QueryError::of_plan(&error))?;
         Ok(Answer { tick, rows: with_blame(rows, self.committed.clone()) })
+    }
+
+    /// Answers a statement that looks a key up and finds few rows. It takes less than another thread needs to wake up; `None`
+    /// of all others, and where something is wrong: [`Catalogue::ask`] answers them.
+    pub(crate) fn look_up(&self, sql: &str) -> Option<Answer> {
+        if self.timelines.is_empty() || !Peek::may_be(sql) {
+            return None;
+        }
+        let mut statements = parse(sql).ok()?;
+        let mut statement = statements.pop_front().filter(|_| statements.is_empty())?;
+        self.settle(&mut statement).ok()?;
+        let (before, peek) = self.peek(&statement)?;
+        Some(Answer { tick: Some(before), rows: peek.few_rows(before)? })
+    }
+
+    /// What a statement whose names are settled looks up, and as of which tick.
+    fn peek(&self, statement: &Statement) -> Option<(Tick, Peek)> {
+        let running = self.running.as_ref()?;
+        let peek = Peek::of(statement, &self.timelines)?;
+        Some((running.live.complete(), peek))
     }
 
     /// Plans a statement that only reads.
@@ -225,27 +260,39 @@ impl Catalogue {
         state: &SessionState,
         mut statement: Statement,
     ) -> Result<LogicalPlan, QueryError> {
-        let first_word = statement.to_string().split(' ').next().unwrap_or_default().to_owned();
-        let read_only = || QueryError::ReadOnly { statement: first_word.clone() };
-        if !only_reads(&statement) {
-            return Err(read_only());
+        self.settle(&mut statement)?;
+        self.plan_settled(state, statement).await
+    }
+
+    /// Sees that a statement only reads and is within bounds, and finds out what its names mean.
+    fn settle(&self, statement: &mut Statement) -> Result<(), QueryError> {
+        if !only_reads(statement) {
+            return Err(QueryError::ReadOnly { statement: first_word(statement) });
         }
-        if statement.to_string() == "SHOW TABLES" {
-            statement = parse(TABLES)?.pop_front().expect("it is one statement");
+        if is_show_tables(statement) {
+            *statement = parse(TABLES)?.pop_front().expect("it is one statement");
         }
-        graphs::expand(&mut statement, &self.graphs)?;
-        bounds::statement(&statement)?;
-        names::resolve(&mut statement, &self.known).map_err(|table| {
+        graphs::expand(statement, &self.graphs)?;
+        bounds::statement(statement)?;
+        names::resolve(statement, &self.known).map_err(|table| {
             let known: Vec<&str> = self.tables.keys().map(String::as_str).collect();
             QueryError::UnknownTable { choices: choices(&table, &known), table }
-        })?;
+        })
+    }
+
+    async fn plan_settled(
+        &self,
+        state: &SessionState,
+        statement: Statement,
+    ) -> Result<LogicalPlan, QueryError> {
+        let first_word = first_word(&statement);
         let plan = state.statement_to_plan(statement).await;
         let plan = plan.map_err(|error| QueryError::of_plan(&error))?;
         bounds::plan(&plan)?;
         // A query may still hold what is no query, such as SELECT INTO.
         let options =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        options.verify_plan(&plan).map_err(|_| read_only())?;
+        options.verify_plan(&plan).map_err(|_| QueryError::ReadOnly { statement: first_word })?;
         Ok(plan)
     }
 
@@ -315,6 +362,26 @@ pub(crate) fn session(runtime: Arc<RuntimeEnv>) -> SessionContext {
     let context = SessionContext::new_with_state(state);
     functions::bound(&context);
     context
+}
+
+/// The first word of a statement; the rest is not written out.
+fn first_word(statement: &Statement) -> String {
+    struct Word(String);
+    impl fmt::Write for Word {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let (word, is_whole) = text.split_once(' ').map_or((text, false), |(word, _)| (word, true));
+            self.0.push_str(word);
+            if is_whole { Err(fmt::Error) } else { Ok(()) }
+        }
+    }
+    let mut word = Word(String::new());
+    let _ = write!(word, "{statement}"); // It fails where the word ends.
+    word.0
+}
+
+fn is_show_tables(statement: &Statement) -> bool {
+    let Statement::Statement(inner) = statement else { return false };
+    matches!(**inner, SqlStatement::ShowTables { .. }) && statement.to_string() == TABLES_SHOWN
 }
 
 fn only_reads(statement: &Statement) -> bool {

@@ -20,6 +20,7 @@ mod json;
 mod live;
 mod log;
 mod names;
+mod peek;
 pub mod postgres;
 mod statements;
 pub mod telemetry;

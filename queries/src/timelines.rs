@@ -37,6 +37,22 @@ impl TimelineProvider {
         TimelineProvider { table: Arc::new(table), running, as_of: None }
     }
 
+    /// The timeline, as its graph has it.
+    pub(crate) fn table(&self) -> &TimelineTable {
+        &self.table
+    }
+
+    /// The rows of each worker before a tick: those of the keys in a column, or of all; only the columns at some places.
+    pub(crate) fn parts(
+        &self,
+        before: Tick,
+        keys: Option<&ArrayRef>,
+        places: &[usize],
+    ) -> DataFusionResult<Vec<Rows>> {
+        let parts = self.table.read(&self.running.live, before, keys, places);
+        parts.map_err(|gone| DataFusionError::External(Box::new(gone)))
+    }
+
     /// The keys that a condition names, if that is all it does.
     fn keys_named(&self, condition: &Expr) -> Option<Vec<ScalarValue>> {
         let key = self.table.key();
@@ -123,8 +139,7 @@ impl TableProvider for TimelineProvider {
         let before = self.running.before(state, self.as_of);
         let keys = self.keys(filters)?;
         let places = projection.cloned().unwrap_or_else(|| (0..self.table.schema.fields().len()).collect());
-        let parts = self.table.read(&self.running.live, before, keys.as_ref(), &places);
-        let parts = parts.map_err(|gone| DataFusionError::External(Box::new(gone)))?;
+        let parts = self.parts(before, keys.as_ref(), &places)?;
         let schema = Arc::new(self.table.schema.project(&places)?);
         if keys.is_some() || parts.is_empty() {
             // A few keys are read at once: a plan of streams would cost more than they do.

@@ -20,9 +20,9 @@ use tidegate_facts::time::to_rfc3339;
 use tokio::sync::{Semaphore, mpsc};
 use utoipa::ToSchema;
 
-use super::{Problem, ProblemBody, Shared, body_of};
+use super::{Problem, ProblemBody, Service, Shared, body_of};
 use crate::telemetry::{End, Port};
-use crate::{Answer, Catalogue, Format, QueryError, json, statements, write};
+use crate::{Answer, Format, QueryError, json, statements, write};
 
 /// How many rows an answer holds at most.
 const ROWS_MAX: usize = 100_000;
@@ -87,24 +87,38 @@ pub(super) async fn sql(State(service): Shared, request: Request) -> Result<Resp
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not {{\"sql\": \"SELECT ..\"}}: {error}"))
     })?;
     let statement = service.telemetry.statement(Port::Http, &question.sql);
-    let (catalogue, form) = (Arc::clone(&service.catalogue), wanted(&head.headers));
-    let answered = async move { answer(&catalogue, &question.sql, form, began).await };
+    let form = wanted(&head.headers);
+    let answered = match service.catalogue.look_up(&question.sql) {
+        Some(found) => written(found, form, began).await,
+        None => planned(&service, question.sql, form, began).await,
+    };
+    statement.end(if answered.is_ok() { End::Answered } else { End::Failed });
+    answered
+}
+
+/// Runs a statement on the threads of statements.
+async fn planned(
+    service: &Arc<Service>,
+    sql: String,
+    form: Form,
+    began: Instant,
+) -> Result<Response, Problem> {
+    let catalogue = Arc::clone(&service.catalogue);
+    let answered = async move { written(catalogue.ask(&sql).await.map_err(refused)?, form, began).await };
     let answered = statements::run(&service.statements, answered);
-    let answered = match tokio::time::timeout(STATEMENT_WITHIN, answered).await {
+    match tokio::time::timeout(STATEMENT_WITHIN, answered).await {
         Ok(answered) => answered.map_err(refused).flatten(),
         Err(_) => {
             let what =
                 format!("the statement took longer than {} s; ask for less", STATEMENT_WITHIN.as_secs());
             Err(Problem::new(StatusCode::REQUEST_TIMEOUT, what))
         }
-    };
-    statement.end(if answered.is_ok() { End::Answered } else { End::Failed });
-    answered
+    }
 }
 
-/// Runs a statement and writes out its rows.
-async fn answer(catalogue: &Catalogue, sql: &str, form: Form, began: Instant) -> Result<Response, Problem> {
-    let Answer { tick, mut rows } = catalogue.ask(sql).await.map_err(refused)?;
+/// Writes out the rows of an answer.
+async fn written(answer: Answer, form: Form, began: Instant) -> Result<Response, Problem> {
+    let Answer { tick, mut rows } = answer;
     let schema = rows.schema();
     let (mut held, mut bytes) = (0, 0);
     let mut batches: Vec<RecordBatch> = Vec::new();

@@ -1,0 +1,312 @@
+//! Looks a key up without a planner.
+//!
+//! `SELECT columns FROM timeline WHERE key = value` is what a running service is asked most, and to plan it takes many times what
+//! reading its rows does. A statement that is this and nothing more is answered straight from the batches: as of the same tick, with
+//! the same columns and the same rows in the same order as if it had been planned (`tests/live_tables.rs` compares them).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::memory::MemoryStream;
+use datafusion::sql::parser::Statement as AnyStatement;
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Ident, ObjectName, ObjectNamePart, Query, SelectItem, SetExpr, Statement,
+    TableAlias, TableFactor, Value, WildcardAdditionalOptions,
+};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use tidegate_dataflows::timelines::Rows;
+use tidegate_facts::Tick;
+
+use crate::QueryError;
+use crate::timelines::TimelineProvider;
+
+/// Timelines by name.
+pub(crate) type Timelines = BTreeMap<String, Arc<TimelineProvider>>;
+
+/// How many rows are few: they are read and written out sooner than another thread wakes up.
+const FEW: usize = 512;
+
+/// How long a text is that is parsed by whoever takes calls.
+const SHORT_BYTES: usize = 512;
+
+/// What one statement looks up.
+pub(crate) struct Peek {
+    timeline: Arc<TimelineProvider>,
+    /// The places of the columns, and what the statement calls them.
+    columns: Vec<(usize, String)>,
+    /// One key.
+    key: ArrayRef,
+}
+
+impl Peek {
+    /// What a statement whose names are settled looks up, if that is all it does.
+    pub(crate) fn of(statement: &AnyStatement, timelines: &Timelines) -> Option<Peek> {
+        let AnyStatement::Statement(statement) = statement else { return None };
+        let Statement::Query(query) = statement.as_ref() else { return None };
+        let mut rest = query.as_ref().clone();
+        let Parts { items, table, alias, condition } = take_parts(&mut rest)?;
+        if rest != *FORM || alias.as_ref().is_some_and(|a| !a.columns.is_empty() || a.at.is_some()) {
+            return None;
+        }
+        let [ObjectNamePart::Identifier(table)] = table.0.as_slice() else { return None };
+        let timeline = Arc::clone(timelines.get(&table.value)?);
+        let qualifier = alias.map_or_else(|| table.value.clone(), |alias| alias.name.value);
+        let (columns, key) = {
+            let schema = &timeline.table().schema;
+            let source = Source { schema, qualifier: &qualifier };
+            (source.columns(items)?, source.key(condition?)?)
+        };
+        Some(Peek { timeline, columns, key })
+    }
+
+    /// Whether a text may be one that looks a key up, as far as its letters tell, and can be parsed at once: it is short, and the parser
+    /// never goes back in it.
+    pub(crate) fn may_be(sql: &str) -> bool {
+        let is_usual = |byte: u8| byte.is_ascii_alphanumeric() || b" _,.*='\"-\n".contains(&byte);
+        let is_name = |word: &str| word.bytes().filter(|byte| *byte == b'.').count() < 2;
+        let is_select = sql.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("select"));
+        is_select
+            && sql.len() <= SHORT_BYTES
+            && sql.bytes().all(is_usual)
+            && sql.split([' ', ',', '=', '\n']).all(is_name)
+    }
+
+    /// The rows as of the statement that sees what is before a tick.
+    ///
+    /// # Errors
+    /// When the timeline cannot be asked as of it.
+    pub(crate) fn rows(&self, before: Tick) -> Result<SendableRecordBatchStream, QueryError> {
+        let parts = self.parts(before).map_err(|error| QueryError::of_plan(&error))?;
+        self.named(parts.into_iter().flatten().collect())
+    }
+
+    /// The same, if they are few and there is nothing to say against it.
+    pub(crate) fn few_rows(&self, before: Tick) -> Option<SendableRecordBatchStream> {
+        let (mut few, mut count) = (Vec::new(), 0);
+        for rows in self.parts(before).ok()?.into_iter().flatten() {
+            count += rows.num_rows();
+            if count > FEW {
+                return None;
+            }
+            few.push(rows);
+        }
+        self.named(few).ok()
+    }
+
+    fn parts(&self, before: Tick) -> DataFusionResult<Vec<Rows>> {
+        let places: Vec<usize> = self.columns.iter().map(|(place, _)| *place).collect();
+        self.timeline.parts(before, Some(&self.key), &places)
+    }
+
+    /// Rows under the names that the statement gives their columns.
+    fn named(&self, rows: Vec<RecordBatch>) -> Result<SendableRecordBatchStream, QueryError> {
+        let fields = self.columns.iter().map(|(place, name)| {
+            let field: &Field = self.timeline.table().schema.field(*place);
+            field.clone().with_name(name)
+        });
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let named = rows.into_iter().map(|rows| rows.with_schema(Arc::clone(&schema)));
+        let named = named.collect::<Result<Vec<_>, _>>().map_err(DataFusionError::from);
+        let stream = named.and_then(|rows| MemoryStream::try_new(rows, schema, None));
+        stream.map(|rows| Box::pin(rows) as _).map_err(|error| QueryError::of_plan(&error))
+    }
+}
+
+/// What differs between statements that look a key up.
+struct Parts {
+    items: Vec<SelectItem>,
+    table: ObjectName,
+    alias: Option<TableAlias>,
+    condition: Option<Expr>,
+}
+
+/// A statement without these parts. What else a statement may have, and the next version of the parser may add, is compared with it.
+static FORM: LazyLock<Query> = LazyLock::new(|| {
+    let parsed = Parser::parse_sql(&GenericDialect {}, "SELECT * FROM t").expect("it is a statement");
+    let Some(Statement::Query(query)) = parsed.into_iter().next() else { unreachable!("it is a query") };
+    let mut form = *query;
+    take_parts(&mut form).expect("it reads one table");
+    form
+});
+
+/// Takes them out of a query that reads one table.
+fn take_parts(query: &mut Query) -> Option<Parts> {
+    let SetExpr::Select(select) = query.body.as_mut() else { return None };
+    let [from] = select.from.as_mut_slice() else { return None };
+    let TableFactor::Table { name, alias, .. } = &mut from.relation else { return None };
+    Some(Parts {
+        items: std::mem::take(&mut select.projection),
+        table: std::mem::replace(name, ObjectName(Vec::new())),
+        alias: alias.take(),
+        condition: select.selection.take(),
+    })
+}
+
+/// The table that a statement reads.
+struct Source<'s> {
+    schema: &'s Schema,
+    /// What may stand before a column's name.
+    qualifier: &'s str,
+}
+
+impl Source<'_> {
+    /// The place of the column that an expression is.
+    fn place(&self, expr: &Expr) -> Option<usize> {
+        let column: &Ident = match expr {
+            Expr::Identifier(column) => column,
+            Expr::CompoundIdentifier(parts) => match parts.as_slice() {
+                [qualifier, column] if qualifier.value == self.qualifier => column,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        self.schema.index_of(&column.value).ok()
+    }
+
+    /// The columns that are asked for, if each is one of the table's and has a name of its own.
+    fn columns(&self, items: Vec<SelectItem>) -> Option<Vec<(usize, String)>> {
+        let mut columns: Vec<(usize, String)> = Vec::new();
+        for item in items {
+            let (place, name) = match item {
+                SelectItem::Wildcard(options) if options == WildcardAdditionalOptions::default() => {
+                    let names = self.schema.fields().iter().map(|field| field.name().clone());
+                    columns.extend(names.enumerate());
+                    continue;
+                }
+                SelectItem::UnnamedExpr(expr) => (self.place(&expr)?, None),
+                SelectItem::ExprWithAlias { expr, alias } => (self.place(&expr)?, Some(alias.value)),
+                _ => return None,
+            };
+            columns.push((place, name.unwrap_or_else(|| self.schema.field(place).name().clone())));
+        }
+        let names: std::collections::BTreeSet<&str> = columns.iter().map(|(_, name)| name.as_str()).collect();
+        (!columns.is_empty() && names.len() == columns.len()).then_some(columns)
+    }
+
+    /// The key, if the condition is that the first column has it.
+    fn key(&self, condition: Expr) -> Option<ArrayRef> {
+        let Expr::BinaryOp { left, op: BinaryOperator::Eq, right } = condition else { return None };
+        let value = match (self.place(&left), self.place(&right)) {
+            (Some(0), _) => right,
+            (_, Some(0)) => left,
+            _ => return None,
+        };
+        let Expr::Value(value) = *value else { return None };
+        match (value.value, self.schema.field(0).data_type()) {
+            (Value::Number(digits, false), DataType::Int64) => {
+                Some(Arc::new(Int64Array::from(vec![digits.parse::<i64>().ok()?])))
+            }
+            (Value::Number(digits, false), DataType::Int32) => {
+                Some(Arc::new(Int32Array::from(vec![digits.parse::<i32>().ok()?])))
+            }
+            (Value::SingleQuotedString(text), DataType::Utf8) => {
+                Some(Arc::new(StringArray::from_iter_values([text])))
+            }
+            _ => None, // The planner knows what else may be compared.
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::parser::DFParser;
+
+    use super::*;
+
+    /// What a statement asks of a table `t` with the key `id`, a time `at`, and `amount`.
+    fn check(sql: &str) -> Option<(Vec<(usize, String)>, String)> {
+        let statement = DFParser::parse_sql(sql).unwrap().pop_front().unwrap();
+        let AnyStatement::Statement(statement) = statement else { panic!("{sql}") };
+        let Statement::Query(query) = *statement else { panic!("{sql}") };
+        let mut rest = *query;
+        let Parts { items, alias, condition, .. } = take_parts(&mut rest)?;
+        let fields = [("id", DataType::Int64), ("at", DataType::Int64), ("amount", DataType::Utf8)];
+        let fields = fields.map(|(name, data_type)| Field::new(name, data_type, false));
+        let schema = Schema::new(fields.to_vec());
+        let qualifier = alias.map_or_else(|| "t".to_owned(), |alias| alias.name.value);
+        let source = Source { schema: &schema, qualifier: &qualifier };
+        if rest != *FORM {
+            return None;
+        }
+        Some((source.columns(items)?, format!("{:?}", source.key(condition?)?)))
+    }
+
+    #[test]
+    fn what_is_short_and_plain_may_be_one() {
+        for sql in
+            ["SELECT at, amount FROM t WHERE id = 7", "select x.*\nfrom t AS x where x.\"id\" = 'card-7'"]
+        {
+            assert!(Peek::may_be(sql), "{sql}");
+        }
+        let long = format!("SELECT at FROM t WHERE id = '{}'", "x".repeat(SHORT_BYTES));
+        for sql in
+            ["SELECT f(at) FROM t", "SELECT a.b.c FROM t", "SELECT a[0] FROM t", "WITH t", "sel", "é", &long]
+        {
+            assert!(!Peek::may_be(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_names_columns_and_one_key_is_looked_up() {
+        let columns = |sql: &str| check(sql).map(|(columns, _)| columns);
+        let named = |named: &[(usize, &str)]| {
+            Some(named.iter().map(|(place, name)| (*place, (*name).to_owned())).collect::<Vec<_>>())
+        };
+        for (sql, expected) in [
+            ("SELECT at, amount FROM t WHERE id = 7", named(&[(1, "at"), (2, "amount")])),
+            ("select x.amount as a, id from t as x where 7 = x.id", named(&[(2, "a"), (0, "id")])),
+            ("SELECT * FROM t WHERE t.id = 7", named(&[(0, "id"), (1, "at"), (2, "amount")])),
+            (
+                "SELECT *, at AS then FROM t WHERE id = 7",
+                named(&[(0, "id"), (1, "at"), (2, "amount"), (1, "then")]),
+            ),
+        ] {
+            assert_eq!(columns(sql), expected, "{sql}");
+        }
+        let key = check("SELECT at FROM t WHERE id = 7").expect("it looks a key up").1;
+        assert_eq!(key, format!("{:?}", Arc::new(Int64Array::from(vec![7])) as ArrayRef));
+    }
+
+    #[test]
+    fn whatever_else_a_statement_has_is_the_planners() {
+        for sql in [
+            "SELECT at FROM t",
+            "SELECT at FROM t WHERE id > 7",
+            "SELECT at FROM t WHERE id = 7 AND at > 3",
+            "SELECT at FROM t WHERE at = 7",
+            "SELECT at FROM t WHERE id = '7'",
+            "SELECT at FROM t WHERE id = 7.0",
+            "SELECT at FROM t WHERE id = -7",
+            "SELECT at FROM t WHERE id = $1",
+            "SELECT at FROM t WHERE id = NULL",
+            "SELECT at FROM t WHERE id = 99999999999999999999",
+            "SELECT at + 1 FROM t WHERE id = 7",
+            "SELECT count(*) FROM t WHERE id = 7",
+            "SELECT at, at FROM t WHERE id = 7",
+            "SELECT *, at FROM t WHERE id = 7",
+            "SELECT u.at FROM t WHERE id = 7",
+            "SELECT t.at FROM t AS x WHERE id = 7",
+            "SELECT none FROM t WHERE id = 7",
+            "SELECT * EXCLUDE (at) FROM t WHERE id = 7",
+            "SELECT DISTINCT at FROM t WHERE id = 7",
+            "SELECT at FROM t WHERE id = 7 ORDER BY at",
+            "SELECT at FROM t WHERE id = 7 LIMIT 1",
+            "SELECT at FROM t WHERE id = 7 OFFSET 1",
+            "SELECT at FROM t WHERE id = 7 GROUP BY at",
+            "SELECT at FROM t, t AS u WHERE id = 7",
+            "SELECT at FROM t JOIN u USING (id) WHERE id = 7",
+            "SELECT at FROM t TABLESAMPLE (1 ROWS) WHERE id = 7",
+            "WITH u AS (SELECT 1) SELECT at FROM t WHERE id = 7",
+            "SELECT at FROM t WHERE id = 7 UNION SELECT at FROM t WHERE id = 7",
+            "SELECT at FROM (SELECT * FROM t) WHERE id = 7",
+            "VALUES (7)",
+        ] {
+            assert_eq!(check(sql), None, "{sql}");
+        }
+    }
+}
