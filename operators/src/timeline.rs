@@ -360,6 +360,13 @@ impl Distributor<Entries> for ByOwner {
         time: &T,
         pushers: &mut [P],
     ) {
+        if self.workers == 1 {
+            let mut all = std::mem::take(container);
+            if !all.is_empty() {
+                Message::push_at(&mut all, time.clone(), &mut pushers[0]);
+            }
+            return;
+        }
         let empty =
             Entries { texts: container.texts.clone(), ..Entries::with_measures(container.values.len()) };
         let mut parts = vec![empty; self.workers];
