@@ -22,6 +22,18 @@ fn wait_for(service: &Service, sql: &str, row: &Value) -> Value {
     }
 }
 
+/// How many rows a statement finds that looks a key up; they are what it finds when it is planned, as it is with a condition more.
+/// `None` where it is refused.
+fn looked_up_and_planned(service: &Service, sql: &str) -> Option<usize> {
+    let [looked_up, planned] = [sql.to_owned(), format!("{sql} AND true")].map(|sql| {
+        let answered = service.post("/v1/sql", "application/json", &json!({ "sql": sql }).to_string());
+        let body = answered.json();
+        ["columns", "rows", "tick"].map(|part| body[part].clone())
+    });
+    assert_eq!(looked_up, planned, "{sql}");
+    looked_up[1].as_array().map(Vec::len)
+}
+
 fn send(service: &Service, lines: &[String]) {
     let answered = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
     assert_eq!(answered.status, 200, "{}", answered.body);
@@ -205,13 +217,7 @@ fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
     ];
     for (columns, table, condition, count) in look_ups {
         let sql = format!("SELECT {columns} FROM {table} WHERE {condition}");
-        let [looked_up, planned] = [sql.clone(), format!("{sql} AND true")].map(|sql| {
-            let answered = service.post("/v1/sql", "application/json", &json!({ "sql": sql }).to_string());
-            let body = answered.json();
-            ["columns", "rows", "tick"].map(|part| body[part].clone())
-        });
-        assert_eq!(looked_up, planned, "{sql}");
-        assert_eq!(looked_up[1].as_array().map(Vec::len), count, "{sql}");
+        assert_eq!(looked_up_and_planned(&service, &sql), count, "{sql}");
     }
     // Of what is latest, only that.
     let latest = "SELECT terminal_id, last_amount FROM at_terminal_rows";
@@ -245,6 +251,12 @@ fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
     };
     assert!(refused.body.contains("can be asked as of"), "{}", refused.body);
     wait_for(&service, "SELECT count(*) FROM at_terminal", &json!([next.to_string()]));
+    // More rows of a key than are looked up on the thread of a call.
+    let many: Vec<String> = (0..600).map(|i| payment(&format!("m-{i}"), next + i, 77, "1.00")).collect();
+    send(&service, &many);
+    wait_for(&service, "SELECT count(*) FROM at_terminal", &json!([(next + 600).to_string()]));
+    let of_77 = "SELECT * FROM by_card_rows WHERE card = 'card-77'";
+    assert_eq!(looked_up_and_planned(&service, of_77), Some(600));
     let whole = service.sql(counts)["rows"][0].clone();
     service.stop();
 

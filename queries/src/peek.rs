@@ -110,8 +110,11 @@ impl Peek {
             field.clone().with_name(name)
         });
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        let named = rows.into_iter().map(|rows| rows.with_schema(Arc::clone(&schema)));
-        let named = named.collect::<Result<Vec<_>, _>>().map_err(DataFusionError::from);
+        let named = rows
+            .into_iter()
+            .map(|rows| RecordBatch::try_new(Arc::clone(&schema), rows.columns().to_vec()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(DataFusionError::from);
         let stream = named.and_then(|rows| MemoryStream::try_new(rows, schema, None));
         stream.map(|rows| Box::pin(rows) as _).map_err(|error| QueryError::of_plan(&error))
     }
