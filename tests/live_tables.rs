@@ -252,7 +252,8 @@ fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
     assert!(refused.body.contains("can be asked as of"), "{}", refused.body);
     wait_for(&service, "SELECT count(*) FROM at_terminal", &json!([next.to_string()]));
     // More rows of a key than are looked up on the thread of a call.
-    let many: Vec<String> = (0..600).map(|i| payment(&format!("m-{i}"), next + i, 77, "1.00")).collect();
+    let many: Vec<String> =
+        (0..600).map(|i| payment(&format!("p-{}", next + i), next + i, 77, "1.00")).collect();
     send(&service, &many);
     wait_for(&service, "SELECT count(*) FROM at_terminal", &json!([(next + 600).to_string()]));
     let of_77 = "SELECT * FROM by_card_rows WHERE card = 'card-77'";
