@@ -244,10 +244,7 @@ impl<'a> Cells<'a> {
                 let text = a.key(row).and_then(|key| values[key].as_ref());
                 out.extend_from_slice(text.expect("nulls are left out"));
             }
-            Cells::Time(a) => quoted(out, |out| match rfc3339(a.value(row)) {
-                Some(text) => out.extend_from_slice(&text),
-                None => out.extend_from_slice(to_rfc3339(a.value(row)).as_bytes()),
-            }),
+            Cells::Time(a) => quoted(out, |out| push_time(a.value(row), out)),
             Cells::Bytes(a) => quoted(out, |out| push_hex(a.value(row), out)),
             Cells::List(a, items) => {
                 let offsets = a.value_offsets();
@@ -281,10 +278,19 @@ impl<'a> Cells<'a> {
     }
 }
 
-fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+/// Appends what `write` does between quotes; it needs no escapes.
+pub fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
     write(out);
     out.push(b'"');
+}
+
+/// Appends microseconds since 1970-01-01 UTC as [`to_rfc3339`] writes them.
+pub fn push_time(micros: i64, out: &mut Vec<u8>) {
+    match rfc3339(micros) {
+        Some(text) => out.extend_from_slice(&text),
+        None => out.extend_from_slice(to_rfc3339(micros).as_bytes()),
+    }
 }
 
 /// Appends the decimal digits of `value`.

@@ -12,8 +12,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Schema, TimeUnit};
 use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
-use tidegate_facts::jcs::{push_decimal, push_hex, push_integer};
-use tidegate_facts::time::{rfc3339, to_rfc3339};
+use tidegate_facts::jcs::{push_decimal, push_hex, push_integer, push_time, quoted};
 
 /// The rows as JSON arrays, one string for each.
 pub(crate) fn arrays(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
@@ -196,10 +195,7 @@ impl<'a> Cells<'a> {
             Cells::Unsigned(cells) => quoted(out, |out| push_integer(cells.value(row).into(), out)),
             Cells::Signed(cells) => quoted(out, |out| push_integer(cells.value(row).into(), out)),
             // As the gate takes them.
-            Cells::Times(cells) => quoted(out, |out| match rfc3339(cells.value(row)) {
-                Some(text) => out.extend_from_slice(&text),
-                None => out.extend_from_slice(to_rfc3339(cells.value(row)).as_bytes()),
-            }),
+            Cells::Times(cells) => quoted(out, |out| push_time(cells.value(row), out)),
             Cells::Decimals(cells, scale) => quoted(out, |out| push_decimal(cells.value(row), *scale, out)),
             Cells::Booleans(cells) => {
                 out.extend_from_slice(if cells.value(row) { b"true" } else { b"false" });
@@ -220,12 +216,6 @@ impl<'a> Cells<'a> {
             Cells::Others(encoder) => encoder.encode(row, out),
         }
     }
-}
-
-fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    out.push(b'"');
-    write(out);
-    out.push(b'"');
 }
 
 fn push_text(text: &str, out: &mut Vec<u8>) {

@@ -14,8 +14,8 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::memory::MemoryStream;
 use datafusion::sql::parser::Statement as AnyStatement;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Ident, ObjectName, ObjectNamePart, Query, SelectItem, SetExpr, Statement,
-    TableAlias, TableFactor, Value, WildcardAdditionalOptions,
+    BinaryOperator, Expr, Ident, ObjectNamePart, Query, SelectItem, SetExpr, Statement, TableAlias,
+    TableFactor, Value, WildcardAdditionalOptions,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -48,14 +48,15 @@ impl Peek {
     pub(crate) fn of(statement: &AnyStatement, timelines: &Timelines) -> Option<Peek> {
         let AnyStatement::Statement(statement) = statement else { return None };
         let Statement::Query(query) = statement.as_ref() else { return None };
+        // Most statements are of other tables; only what may be a look-up is copied.
+        let table = table_of(query)?;
+        let timeline = Arc::clone(timelines.get(table)?);
         let mut rest = query.as_ref().clone();
-        let Parts { items, table, alias, condition } = take_parts(&mut rest)?;
+        let Parts { items, alias, condition } = take_parts(&mut rest)?;
         if rest != *FORM || alias.as_ref().is_some_and(|a| !a.columns.is_empty() || a.at.is_some()) {
             return None;
         }
-        let [ObjectNamePart::Identifier(table)] = table.0.as_slice() else { return None };
-        let timeline = Arc::clone(timelines.get(&table.value)?);
-        let qualifier = alias.map_or_else(|| table.value.clone(), |alias| alias.name.value);
+        let qualifier = alias.map_or_else(|| table.to_owned(), |alias| alias.name.value);
         let (columns, key) = {
             let schema = &timeline.table().schema;
             let source = Source { schema, qualifier: &qualifier };
@@ -123,7 +124,6 @@ impl Peek {
 /// What differs between statements that look a key up.
 struct Parts {
     items: Vec<SelectItem>,
-    table: ObjectName,
     alias: Option<TableAlias>,
     condition: Option<Expr>,
 }
@@ -137,14 +137,22 @@ static FORM: LazyLock<Query> = LazyLock::new(|| {
     form
 });
 
-/// Takes them out of a query that reads one table.
+/// The table that a query reads first, where it is named by one word.
+fn table_of(query: &Query) -> Option<&str> {
+    let SetExpr::Select(select) = query.body.as_ref() else { return None };
+    let TableFactor::Table { name, .. } = &select.from.first()?.relation else { return None };
+    let [ObjectNamePart::Identifier(table)] = name.0.as_slice() else { return None };
+    Some(&table.value)
+}
+
+/// Takes them out of a query that reads one table, and the table's name.
 fn take_parts(query: &mut Query) -> Option<Parts> {
     let SetExpr::Select(select) = query.body.as_mut() else { return None };
     let [from] = select.from.as_mut_slice() else { return None };
     let TableFactor::Table { name, alias, .. } = &mut from.relation else { return None };
+    name.0.clear();
     Some(Parts {
         items: std::mem::take(&mut select.projection),
-        table: std::mem::replace(name, ObjectName(Vec::new())),
         alias: alias.take(),
         condition: select.selection.take(),
     })
