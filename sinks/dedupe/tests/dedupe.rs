@@ -1,4 +1,5 @@
-//! The dedupe index answers as a map in memory does, whatever its memory, its restarts and its damage.
+//! The dedupe index answers as a map in memory does, whatever its memory, its restarts and its
+//! damage.
 
 use std::collections::HashMap;
 use std::fs;
@@ -6,25 +7,32 @@ use std::path::{Path, PathBuf};
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
+use tidegate_dedupe::{DedupeError, DedupeIndex, FirstSeen};
 use tidegate_facts::Tick;
-use tidegate_sinks::dedupe::{DedupeError, DedupeIndex, Seen};
+use tidegate_host::{Host, SimulatedHost};
 
 /// The index beside its slow, obvious version.
 struct Pair {
+    host: Host,
     folder: PathBuf,
     memory_bytes: u64,
     index: DedupeIndex,
     /// All facts in the order of their ticks, and the tick below which they are durable.
-    log: Vec<(u128, Seen)>,
+    log: Vec<(u128, FirstSeen)>,
     upper: Tick,
-    model: HashMap<u128, Seen>,
+    model: HashMap<u128, FirstSeen>,
 }
 
 impl Pair {
     fn new(folder: &Path, memory_bytes: u64) -> Pair {
-        let (index, covered) = DedupeIndex::open(folder, memory_bytes, Tick::ZERO).unwrap();
+        Pair::on(Host::real(), folder, memory_bytes)
+    }
+
+    fn on(host: Host, folder: &Path, memory_bytes: u64) -> Pair {
+        let (index, covered) = DedupeIndex::open(&host, folder, memory_bytes, Tick::ZERO).unwrap();
         assert_eq!(covered, Tick::ZERO);
         Pair {
+            host,
             folder: folder.to_owned(),
             memory_bytes,
             index,
@@ -35,34 +43,42 @@ impl Pair {
     }
 
     fn insert(&mut self, key: u128) {
-        let tick = self.log.last().map_or(Tick::ZERO, |(_, seen)| seen.tick.next());
-        let seen = Seen { payload: key.rotate_left(7), tick, offset: self.log.len() as u64 };
-        self.log.push((key, seen));
-        self.model.entry(key).or_insert(seen);
-        self.index.insert(key, seen);
+        let tick = self.log.last().map_or(Tick::ZERO, |(_, fact)| fact.tick.next());
+        let fact = FirstSeen { payload: key.rotate_left(7), tick, offset: self.log.len() as u64 };
+        self.log.push((key, fact));
+        self.model.entry(key).or_insert(fact);
+        self.index.insert(key, fact);
     }
 
-    /// Says that all facts but the last `ahead` are durable.
+    /// Makes all facts but the last `ahead` durable.
     fn advance(&mut self, ahead: usize) {
         let durable = self.log.len().saturating_sub(ahead);
         self.upper =
-            self.upper.max(self.log[..durable].last().map_or(Tick::ZERO, |(_, seen)| seen.tick.next()));
+            self.upper.max(self.log[..durable].last().map_or(Tick::ZERO, |(_, fact)| fact.tick.next()));
         self.index.advance(self.upper).unwrap();
     }
 
-    /// Closes the index and loses what was not durable; does `meanwhile`; opens and fills it again.
-    fn restart(mut self, meanwhile: impl FnOnce(&Path)) -> (Pair, Tick) {
+    /// Closes the index and loses the facts that were not durable; does `meanwhile`; opens the
+    /// index on the same machine and fills it again.
+    fn restart(self, meanwhile: impl FnOnce(&Path)) -> (Pair, Tick) {
+        let host = self.host.clone();
+        self.restart_on(host, meanwhile)
+    }
+
+    /// As [`Pair::restart`], on this machine.
+    fn restart_on(mut self, host: Host, meanwhile: impl FnOnce(&Path)) -> (Pair, Tick) {
         drop(self.index);
-        self.log.retain(|(_, seen)| seen.tick < self.upper);
+        self.log.retain(|(_, fact)| fact.tick < self.upper);
         meanwhile(&self.folder);
-        let (mut index, covered) = DedupeIndex::open(&self.folder, self.memory_bytes, self.upper).unwrap();
+        let (mut index, covered) =
+            DedupeIndex::open(&host, &self.folder, self.memory_bytes, self.upper).unwrap();
         assert!(covered <= self.upper);
         self.log
             .iter()
-            .filter(|(_, seen)| seen.tick >= covered)
-            .for_each(|(key, seen)| index.insert(*key, *seen));
+            .filter(|(_, fact)| fact.tick >= covered)
+            .for_each(|(key, fact)| index.insert(*key, *fact));
         let model = self.log.iter().rev().copied().collect();
-        let mut pair = Pair { index, model, ..self };
+        let mut pair = Pair { host, index, model, ..self };
         pair.index.advance(pair.upper).unwrap();
         (pair, covered)
     }
@@ -88,11 +104,17 @@ fn run_files(folder: &Path) -> Vec<PathBuf> {
     runs
 }
 
-fn flip(path: &Path, place: u64) {
+fn flip(path: &Path, at: u64) {
     let mut bytes = fs::read(path).unwrap();
-    let place = place as usize % bytes.len();
-    bytes[place] ^= 1 << (place % 8);
+    let at = at as usize % bytes.len();
+    bytes[at] ^= 1 << (at % 8);
     fs::write(path, bytes).unwrap();
+}
+
+/// A new key, or one of a fact in the log.
+fn some_key(pair: &Pair, rng: &mut ChaCha8Rng) -> u128 {
+    let index = rng.next_u64() % (pair.log.len() as u64 * 4 / 3 + 1);
+    pair.log.get(index as usize).map_or_else(|| key(rng), |(key, _)| *key)
 }
 
 fn key(rng: &mut ChaCha8Rng) -> u128 {
@@ -109,9 +131,7 @@ fn it_answers_as_a_map_does_through_runs_merges_restarts_and_damage() {
         let mut stale: Vec<(PathBuf, Vec<u8>)> = Vec::new();
         for _ in 0..250 {
             for _ in 0..rng.next_u32() % 100 {
-                let old = pair.log.len() as u64 * 4 / 3;
-                let place = rng.next_u64() % (old + 1);
-                let key = pair.log.get(place as usize).map_or_else(|| key(&mut rng), |(key, _)| *key);
+                let key = some_key(&pair, &mut rng);
                 pair.check(key, seed);
                 pair.insert(key);
             }
@@ -124,7 +144,8 @@ fn it_answers_as_a_map_does_through_runs_merges_restarts_and_damage() {
                     if fault == 0 && !runs.is_empty() {
                         flip(&runs[rng.next_u64() as usize % runs.len()], rng.next_u64());
                     } else if fault == 1 {
-                        // As if the process had ended between a merge and the removal of what it merged.
+                        // As if the process had ended between a merge and the removal of what it
+                        // merged.
                         stale.drain(..).for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
                         stale.extend(runs.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())));
                     }
@@ -132,6 +153,38 @@ fn it_answers_as_a_map_does_through_runs_merges_restarts_and_damage() {
             }
         }
         pair.check_all(seed);
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_moment_costs_runs_and_never_an_answer() {
+    for seed in 0..12 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut machine = SimulatedHost::new(seed);
+        let mut pair = Pair::on(machine.host(), Path::new("/data/index/dedupe"), 0);
+        let mut crashes_with_runs = 0;
+        for _ in 0..300 {
+            for _ in 0..rng.next_u32() % 60 {
+                let key = some_key(&pair, &mut rng);
+                pair.check(key, seed);
+                pair.insert(key);
+            }
+            pair.advance(0);
+            // The threads that write and merge get a turn now and then, in any order.
+            let runnable = machine.tasks.runnable().len();
+            if runnable > 0 && rng.next_u32() % 2 == 0 {
+                machine.tasks.step(rng.next_u64() as usize % runnable);
+            }
+            if rng.next_u32() % 30 == 0 {
+                let odds = rng.next_u32() % 4;
+                let survivor = machine.crash_keeping(&mut || rng.next_u32() % 4 < odds);
+                let (restarted, covered) = pair.restart_on(survivor.host(), |_| ());
+                (pair, machine) = (restarted, survivor);
+                crashes_with_runs += u32::from(covered > Tick::ZERO);
+            }
+        }
+        pair.check_all(seed);
+        assert!(crashes_with_runs > 0, "seed {seed}: a run survives some crash");
     }
 }
 
@@ -173,7 +226,7 @@ fn a_damaged_run_is_removed_with_all_later_ones_and_the_log_fills_the_gap() {
 }
 
 #[test]
-fn damage_that_happens_while_the_index_is_open_is_an_error_and_the_next_start_mends_it() {
+fn damage_while_the_index_is_open_is_an_error_and_the_next_start_repairs_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut pair = Pair::new(folder.path(), 0);
     let mut rng = ChaCha8Rng::seed_from_u64(5);
@@ -182,7 +235,7 @@ fn damage_that_happens_while_the_index_is_open_is_an_error_and_the_next_start_me
         pair.advance(0);
     }
     drop(pair.index);
-    let (mut index, _) = DedupeIndex::open(folder.path(), 0, pair.upper).unwrap();
+    let (mut index, _) = DedupeIndex::open(&pair.host, folder.path(), 0, pair.upper).unwrap();
     let damaged = run_files(folder.path()).remove(0);
     flip(&damaged, 100);
     let error =
@@ -196,7 +249,7 @@ fn damage_that_happens_while_the_index_is_open_is_an_error_and_the_next_start_me
 }
 
 #[test]
-fn runs_that_know_facts_the_log_has_lost_are_removed() {
+fn runs_with_facts_that_the_log_has_lost_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     let mut pair = Pair::new(folder.path(), 0);
     for number in 0..300 {

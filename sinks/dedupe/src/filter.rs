@@ -1,8 +1,8 @@
-//! A Bloom filter of keys, in lines of 64 bytes: a question costs one access to memory.
+//! A Bloom filter of keys, in lines of 64 bytes: a look-up costs one access to memory.
 //!
-//! The upper half of a key chooses the line, in the order of the keys, so that a filter is built line by
-//! line from sorted keys. The lower half chooses one bit in each of the line's eight words. With 10 bits
-//! a key, one question in a hundred is answered wrongly with "maybe".
+//! The upper half of a key chooses the line, in the order of the keys, so that a filter is built
+//! line by line from sorted keys. The lower half chooses one bit in each of the line's eight words.
+//! With 10 bits a key, the filter wrongly answers "maybe" for one key in a hundred.
 
 /// Bits for each key.
 const KEY_BITS: u64 = 10;
@@ -24,15 +24,15 @@ impl Filter {
     }
 
     pub(super) fn insert(&mut self, key: u128) {
-        let place = self.place(key);
-        for (word, bit) in self.lines[place].0.iter_mut().zip(bits(key)) {
+        let line = self.line_of(key);
+        for (word, bit) in self.lines[line].0.iter_mut().zip(bits(key)) {
             *word |= bit;
         }
     }
 
     /// Whether the key may have been inserted; if not, it was not.
     pub(super) fn may_have(&self, key: u128) -> bool {
-        let line = &self.lines[self.place(key)];
+        let line = &self.lines[self.line_of(key)];
         line.0.iter().zip(bits(key)).all(|(word, bit)| word & bit != 0)
     }
 
@@ -40,7 +40,7 @@ impl Filter {
         self.lines.len() * size_of::<Line>()
     }
 
-    fn place(&self, key: u128) -> usize {
+    fn line_of(&self, key: u128) -> usize {
         (((key >> 64) * self.lines.len() as u128) >> 64) as usize
     }
 }
