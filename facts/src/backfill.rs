@@ -1,27 +1,28 @@
-//! Backfills, as facts: what was declared to be computed anew, by whom and why, and what became of it.
+//! Backfills as control facts: what is to be computed again, who declared it and why, and its
+//! outcome.
 //!
-//! A backfill is declared by one record of the type [`EVENT_TYPE`] in the control topic, which fixes its range, and
-//! completed by another, its receipt. It has each step at most once.
+//! One record of the type [`EVENT_TYPE`] in the control topic declares a backfill and fixes its
+//! range. A second record, its receipt, completes it. A backfill takes each step at most once.
 
 use std::fmt;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-use crate::governance::texts_of;
+use crate::control_fact::{ControlRow, ControlRows};
 use crate::{Digest, Tick};
 
-/// The event type of both steps.
+/// The event type of both steps of a backfill.
 pub const EVENT_TYPE: &str = "governance.backfill.v1";
-/// The producer of both steps.
+/// The producer of both steps of a backfill.
 pub const PRODUCER: &str = "tidegate.backfill";
 
-/// How far a backfill has come.
+/// The step of a backfill that a record states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackfillStep {
-    /// Its range is fixed, and it may be computed.
+    /// The range is fixed, and the backfill may be computed.
     Declared,
-    /// Its outputs are there.
+    /// All outputs are in the backfill's store.
     Completed,
 }
 
@@ -44,86 +45,85 @@ impl fmt::Display for BackfillStep {
     }
 }
 
-/// What a backfill was declared to be.
+/// The declaration of a backfill: its range, its plan and its outputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backfill {
-    /// Its name in the data folder.
+    /// The backfill's name in the data folder.
     pub id: String,
-    /// The digest of the declaration, which holds all it asked for.
+    /// The digest of the declaration file.
     pub declaration: Digest,
-    /// What for.
+    /// What the result is for.
     pub purpose: String,
     /// Who declared it.
     pub actor: String,
     /// The topology that computes it.
     pub topology: String,
-    /// Its plan.
+    /// The digest of that topology's plan.
     pub plan: Digest,
-    /// The build of the program.
+    /// The version of the program that declared it.
     pub code: String,
-    /// The rows of ticks from here on are written,
+    /// The first tick whose rows are written.
     pub from: Tick,
-    /// to before here.
+    /// The first tick after the range.
     pub to: Tick,
-    /// Whose rows are written; of every partition when none is named.
+    /// The partitions whose rows are written; all of them when empty.
     pub partitions: Vec<u16>,
-    /// The tables, sorted.
+    /// The tables to write, sorted by name.
     pub outputs: Vec<String>,
-    /// The commit that it is bound to, when it names one.
+    /// The commit to which the declaration binds the backfill, if it names one.
     pub basis: Option<Digest>,
 }
 
-/// What a completed backfill made. It follows from the declaration and the log, however often it was stopped.
+/// The outcome of a completed backfill. It depends only on the declaration and the log, not on
+/// restarts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
-    /// How many facts were read; the state of its rows may need all facts before them.
+    /// The number of facts read; state may require facts from before the range.
     pub facts: u64,
-    /// How many commits its store holds.
+    /// The number of commits in the backfill's store.
     pub commits: u64,
-    /// The digest of the last of them, which vouches for all.
+    /// The digest of the last commit, which covers all earlier ones.
     pub head: Digest,
-    /// The tables, by name.
+    /// The tables that were written, by name.
     pub produced: Vec<Produced>,
 }
 
 /// One table of a completed backfill.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Produced {
-    /// The table.
+    /// The table's name.
     pub table: String,
-    /// How many files it has.
+    /// The number of files.
     pub files: u64,
-    /// How many rows.
+    /// The number of rows.
     pub rows: u64,
-    /// The digest over the digests of its files, in the order of the commits.
+    /// The digest over the digests of the files, in commit order.
     pub digest: Digest,
 }
 
-/// One fact about a backfill.
+/// The payload of one control fact about a backfill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackfillRecord {
-    /// The backfill.
+    /// The declaration.
     pub backfill: Backfill,
-    /// What it made, once it is completed.
+    /// The outcome, in the record that completes the backfill.
     pub completion: Option<Completion>,
 }
 
 impl BackfillRecord {
-    /// Which of the two steps it is.
+    /// The step that this record states.
     pub fn step(&self) -> BackfillStep {
         if self.completion.is_some() { BackfillStep::Completed } else { BackfillStep::Declared }
     }
 
-    /// The id of the fact: a backfill takes each step at most once.
+    /// The event id of the fact; a backfill takes each step at most once.
     pub fn event_id(&self) -> String {
         let parts: [&[u8]; 3] =
             [EVENT_TYPE.as_bytes(), self.backfill.id.as_bytes(), self.step().name().as_bytes()];
         Digest::of_parts("tidegate.governance.v1", &parts).to_hex()
     }
 
-    /// The payload of its fact, as JSON.
-    ///
-    /// Ticks and counts are texts: a tick may be more than a signed number holds.
+    /// The payload of the fact, as JSON; ticks and counts are texts of digits.
     pub fn payload(&self) -> serde_json::Value {
         let Backfill { id, declaration, purpose, actor, topology, plan, code, .. } = &self.backfill;
         let Backfill { from, to, partitions, outputs, basis, .. } = &self.backfill;
@@ -131,7 +131,7 @@ impl BackfillRecord {
             "backfill_id": id, "step": self.step().name(), "declaration": declaration,
             "purpose": purpose, "actor": actor, "topology": topology, "plan": plan, "code": code,
             "from_tick": from.0.to_string(), "to_tick": to.0.to_string(),
-            "partitions": named(partitions), "outputs": outputs.join(","),
+            "partitions": partitions_text(partitions), "outputs": outputs.join(","),
         });
         if let Some(basis) = basis {
             payload["basis"] = serde_json::json!(basis);
@@ -149,9 +149,9 @@ impl BackfillRecord {
     /// The records in a frame of facts of [`EVENT_TYPE`], each with its tick.
     ///
     /// # Errors
-    /// A sentence that says what is not as the gate writes it.
+    /// A sentence that says how the frame differs from what the gate writes.
     pub fn read(rows: &RecordBatch) -> Result<Vec<(Tick, BackfillRecord)>, String> {
-        let names = [
+        let fields = [
             "backfill_id",
             "step",
             "declaration",
@@ -170,64 +170,51 @@ impl BackfillRecord {
             "head",
             "produced",
         ];
-        let (ticks, columns) = texts_of(rows, &names)?;
-        let record = |row: usize| -> Result<BackfillRecord, String> {
-            let given = |name: &str| {
-                let place = names.iter().position(|known| *known == name).expect("it is one of the names");
-                columns[place].is_valid(row).then(|| columns[place].value(row))
-            };
-            let text = |name: &str| given(name).ok_or_else(|| format!("a backfill has no `{name}`"));
-            let digest = |name: &str| {
-                let text = text(name)?;
-                Digest::from_hex(text).ok_or_else(|| format!("`{text}` is no digest"))
-            };
-            let number = |name: &str| {
-                let text = text(name)?;
-                text.parse::<u64>().map_err(|_| format!("`{text}` is no number"))
-            };
-            let partitions = match text("partitions")? {
-                "all" => Vec::new(),
-                some => some
-                    .split(',')
-                    .map(|text| text.parse().map_err(|_| format!("`{text}` is no partition")))
-                    .collect::<Result<_, _>>()?,
-            };
-            let backfill = Backfill {
-                id: text("backfill_id")?.to_owned(),
-                declaration: digest("declaration")?,
-                purpose: text("purpose")?.to_owned(),
-                actor: text("actor")?.to_owned(),
-                topology: text("topology")?.to_owned(),
-                plan: digest("plan")?,
-                code: text("code")?.to_owned(),
-                from: Tick(number("from_tick")?),
-                to: Tick(number("to_tick")?),
-                partitions,
-                outputs: text("outputs")?.split(',').map(str::to_owned).collect(),
-                basis: given("basis").map(|_| digest("basis")).transpose()?,
-            };
-            let completion =
-                match BackfillStep::ALL.into_iter().find(|step| Some(step.name()) == given("step")) {
-                    None => return Err("a backfill's step is none that is known".to_owned()),
-                    Some(BackfillStep::Declared) => None,
-                    Some(BackfillStep::Completed) => Some(Completion {
-                        facts: number("facts")?,
-                        commits: number("commits")?,
-                        head: digest("head")?,
-                        produced: serde_json::from_str(text("produced")?)
-                            .map_err(|error| error.to_string())?,
-                    }),
-                };
-            Ok(BackfillRecord { backfill, completion })
+        ControlRows::bind(rows, &fields)?.read(BackfillRecord::read_row)
+    }
+
+    fn read_row(row: ControlRow<'_>) -> Result<BackfillRecord, String> {
+        let text = |name| row.text(name).map(str::to_owned);
+        let backfill = Backfill {
+            id: text("backfill_id")?,
+            declaration: row.digest("declaration")?,
+            purpose: text("purpose")?,
+            actor: text("actor")?,
+            topology: text("topology")?,
+            plan: row.digest("plan")?,
+            code: text("code")?,
+            from: row.tick("from_tick")?,
+            to: row.tick("to_tick")?,
+            partitions: partitions_of(row.text("partitions")?)?,
+            outputs: row.text("outputs")?.split(',').map(str::to_owned).collect(),
+            basis: row.optional("basis").map(|_| row.digest("basis")).transpose()?,
         };
-        ticks.iter().enumerate().map(|(row, tick)| Ok((Tick(*tick), record(row)?))).collect()
+        let completion = match row.one_of("step", &BackfillStep::ALL, BackfillStep::name)? {
+            BackfillStep::Declared => None,
+            BackfillStep::Completed => Some(Completion {
+                facts: row.number("facts")?,
+                commits: row.number("commits")?,
+                head: row.digest("head")?,
+                produced: serde_json::from_str(row.text("produced")?).map_err(|error| error.to_string())?,
+            }),
+        };
+        Ok(BackfillRecord { backfill, completion })
     }
 }
 
-/// Partitions as a record names them.
-fn named(partitions: &[u16]) -> String {
+/// The text of a list of partitions: `all`, or numbers separated by commas.
+fn partitions_text(partitions: &[u16]) -> String {
     if partitions.is_empty() {
         return "all".to_owned();
     }
     partitions.iter().map(u16::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// The inverse of [`partitions_text`].
+fn partitions_of(text: &str) -> Result<Vec<u16>, String> {
+    if text == "all" {
+        return Ok(Vec::new());
+    }
+    let partition = |text: &str| text.parse().map_err(|_| format!("`{text}` is not a partition"));
+    text.split(',').map(partition).collect()
 }

@@ -1,56 +1,158 @@
-//! The columns of facts and receipts, as they travel through the dataflow and stand in the log.
+//! Names, types and accessors of the columns that every stream of facts carries.
+//!
+//! A record batch of facts begins with its tick and its offset, goes on with the envelope and ends
+//! with the payload ([`fact_schema`]). Ticks and offsets are 64-bit signed integers everywhere: use
+//! [`tick_field`], [`TickArray`] and [`ticks`], and the same for offsets, instead of the Arrow
+//! types.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, Int64Builder, RecordBatch, new_null_array};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
-use crate::schema::timestamp;
+use crate::Tick;
+use crate::payload_schema::timestamp;
 
-/// The fact's tick, `UInt64`; every stream carries it.
+/// The fact's tick, [`tick_type`]; every stream carries it.
 pub const TICK: &str = "_tick";
-/// Of a row of a changelog: `+1` when it is so from its tick on, `-1` when it is so no longer, `Int64`.
+/// In a changelog, `+1` for a row that holds from its tick on and `-1` for one that no longer
+/// holds; `Int64`.
 pub const DIFF: &str = "_diff";
-/// The fact's offset within its topic and partition, `UInt64`.
+/// The fact's offset within its topic and partition, [`offset_type`].
 pub const OFFSET: &str = "_offset";
-/// The applied offsets at the fact's tick: per partition of `traffic`, the count of facts with a
-/// tick not above it; a list of `UInt64`, one item a partition.
+/// The offsets applied as of the fact's tick, [`basis_type`]: for each partition of `traffic`, the
+/// number of facts with a tick not above it.
 pub const BASIS: &str = "basis";
 /// The envelope's event id.
 pub const EVENT_ID: &str = "event_id";
-/// The event type, a dictionary of texts.
+/// The event type; a dictionary of texts.
 pub const EVENT_TYPE: &str = "event_type";
-/// When it happened.
+/// When the event happened.
 pub const TS_UTC: &str = "ts_utc";
-/// When the producer sent it.
+/// When the producer sent the record.
 pub const EMITTED_AT_UTC: &str = "emitted_at_utc";
-/// The producer's trace.
+/// The producer's trace id.
 pub const TRACE_ID: &str = "trace_id";
-/// The producer's span.
+/// The producer's span id.
 pub const SPAN_ID: &str = "span_id";
-/// The event that caused this one.
+/// The id of the event that caused this one.
 pub const PARENT_EVENT_ID: &str = "parent_event_id";
-/// The JCS text of the record's [`crate::Context`], a dictionary.
+/// The canonical JSON of the record's [`crate::Context`]; a dictionary of texts.
 pub const CONTEXT: &str = "context";
-/// BLAKE3-256 over the JCS form of the payload.
+/// BLAKE3-256 of the canonical JSON of the payload.
 pub const PAYLOAD_HASH: &str = "payload_hash";
-/// A struct of the payload's fields; or, for an event type without a schema, its JCS text.
+/// A struct of the payload's fields; for an event type without a schema, the payload's canonical
+/// JSON.
 pub const PAYLOAD: &str = "payload";
 
-/// BLAKE3 over the canonical form of a sealed row: of its columns up to this one.
+/// BLAKE3-256 of the canonical JSON of a sealed row's columns before this one.
 pub const RECORD_DIGEST: &str = "record_digest";
 
-/// The type of columns that repeat few texts.
+/// The metadata key under which a field carries its Parquet field id.
+pub const PARQUET_FIELD_ID: &str = "PARQUET:field_id";
+
+/// The Arrow type of [`TickArray`].
+pub type TickType = Int64Type;
+/// A column of ticks.
+pub type TickArray = Int64Array;
+/// Builds a [`TickArray`].
+pub type TickBuilder = Int64Builder;
+/// The Arrow type of [`OffsetArray`].
+pub type OffsetType = Int64Type;
+/// A column of offsets.
+pub type OffsetArray = Int64Array;
+/// Builds an [`OffsetArray`].
+pub type OffsetBuilder = Int64Builder;
+
+/// The data type of columns of ticks.
+pub fn tick_type() -> DataType {
+    DataType::Int64
+}
+
+/// The data type of columns of offsets.
+pub fn offset_type() -> DataType {
+    DataType::Int64
+}
+
+/// The data type of [`BASIS`]: a list with one offset for each partition.
+pub fn basis_type() -> DataType {
+    DataType::List(basis_item())
+}
+
+/// The item field of [`basis_type`].
+pub fn basis_item() -> Arc<Field> {
+    Arc::new(Field::new("item", offset_type(), false))
+}
+
+/// The data type of text columns with few distinct values.
 pub fn dictionary() -> DataType {
     DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
 }
 
-/// The type of [`BASIS`].
-pub fn basis() -> DataType {
-    DataType::List(Arc::new(Field::new("item", DataType::UInt64, false)))
+/// A column of ticks without nulls.
+pub fn tick_field(name: &str) -> Field {
+    Field::new(name, tick_type(), false)
 }
 
-/// The envelope columns of a fact, in order, without tick, offset and payload.
+/// A column of ticks with nulls.
+pub fn nullable_tick_field(name: &str) -> Field {
+    Field::new(name, tick_type(), true)
+}
+
+/// A column of offsets without nulls.
+pub fn offset_field(name: &str) -> Field {
+    Field::new(name, offset_type(), false)
+}
+
+/// A column of offsets with nulls.
+pub fn nullable_offset_field(name: &str) -> Field {
+    Field::new(name, offset_type(), true)
+}
+
+/// The [`BASIS`] column.
+pub fn basis_field() -> Field {
+    Field::new(BASIS, basis_type(), false)
+}
+
+/// The field with this Parquet field id, which Iceberg and other readers use to find the column.
+pub fn with_parquet_id(field: Field, id: u32) -> Field {
+    let mut metadata = field.metadata().clone();
+    metadata.insert(PARQUET_FIELD_ID.to_owned(), id.to_string());
+    field.with_metadata(metadata)
+}
+
+/// A column of these ticks.
+pub fn tick_array(ticks: impl IntoIterator<Item = Tick>) -> TickArray {
+    TickArray::from_iter_values(ticks.into_iter().map(|tick| tick.0))
+}
+
+/// The [`TICK`] column of a batch.
+///
+/// # Panics
+/// When the batch has no such column of type [`tick_type`]: every stream of facts has one.
+pub fn ticks(rows: &RecordBatch) -> &TickArray {
+    find_ticks(rows).expect("every stream has a column `_tick`")
+}
+
+/// The [`TICK`] column of a batch that may have none.
+pub fn find_ticks(rows: &RecordBatch) -> Option<&TickArray> {
+    rows.column_by_name(TICK)?.as_primitive_opt::<TickType>()
+}
+
+/// The [`OFFSET`] column of a batch.
+///
+/// # Panics
+/// When the batch has no such column of type [`offset_type`]: all facts in the log have one.
+pub fn offsets(rows: &RecordBatch) -> &OffsetArray {
+    find_offsets(rows).expect("facts have a column `_offset`")
+}
+
+/// The [`OFFSET`] column of a batch that may have none.
+pub fn find_offsets(rows: &RecordBatch) -> Option<&OffsetArray> {
+    rows.column_by_name(OFFSET)?.as_primitive_opt::<OffsetType>()
+}
+
+/// The envelope columns of a fact, in order; without tick, offset and payload.
 pub fn envelope_fields() -> Vec<Field> {
     vec![
         Field::new(EVENT_ID, DataType::Utf8, false),
@@ -64,67 +166,34 @@ pub fn envelope_fields() -> Vec<Field> {
     ]
 }
 
-/// The columns of one event type's facts in the log: tick, offset, the envelope, and `payload` of the given type.
+/// The columns of the facts of one event type in the log: tick, offset, envelope and `payload`.
 ///
-/// Nullable columns that hold nothing are left out on disk; [`restore`] brings them back.
+/// The log leaves out nullable columns that contain only nulls; [`restore_null_columns`] adds them
+/// again.
 pub fn fact_schema(payload: DataType) -> SchemaRef {
-    let mut fields =
-        vec![Field::new(TICK, DataType::UInt64, false), Field::new(OFFSET, DataType::UInt64, false)];
+    let mut fields = vec![tick_field(TICK), offset_field(OFFSET)];
     fields.extend(envelope_fields());
     fields.push(Field::new(PAYLOAD, payload, true));
     Arc::new(Schema::new(fields))
 }
 
-/// The columns of receipts in the audit topic.
-///
-/// A receipt of an admitted record holds what its fact does not: where it came from. The rest is
-/// read from the fact of the same tick, which stands in the same group of the log.
-///
-/// | column | meaning |
-/// |---|---|
-/// | `source` | the node that submitted the record |
-/// | `position` | the number of records before it in that source |
-/// | `verdict` | the place in [`crate::Verdict::ALL`] |
-/// | `reason` | the place in [`crate::Reason::ALL`]; null when admitted |
-/// | `tick`, `offset` | of the fact; of the first one when a duplicate; null when quarantined |
-/// | `event_type`, `event_id` | as far as they could be read; null when admitted |
-/// | `payload_hash` | likewise |
-/// | `detail` | what exactly is wrong, a sentence |
-/// | `bytes` | the record as it was submitted, when quarantined |
-/// | `place` | where the record stood in event time when it had its turn, in microseconds; null before any time |
-pub fn receipt_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("source", dictionary(), false),
-        Field::new("position", DataType::UInt64, false),
-        Field::new("verdict", DataType::UInt8, false),
-        Field::new("reason", DataType::UInt8, true),
-        Field::new("tick", DataType::UInt64, true),
-        Field::new("offset", DataType::UInt64, true),
-        Field::new("event_type", DataType::Utf8, true),
-        Field::new("event_id", DataType::Utf8, true),
-        Field::new("payload_hash", DataType::FixedSizeBinary(32), true),
-        Field::new("detail", DataType::Utf8, true),
-        Field::new("bytes", DataType::Binary, true),
-        Field::new("place", DataType::Int64, true),
-    ]))
-}
-
-/// Without the nullable columns that hold nothing.
-pub fn trim(batch: &RecordBatch) -> RecordBatch {
-    let kept: Vec<usize> = (0..batch.num_columns())
-        .filter(|i| {
-            let column = batch.column(*i);
-            !batch.schema_ref().field(*i).is_nullable() || column.null_count() < column.len()
+/// The batch without those of its nullable columns that contain only nulls.
+pub fn drop_null_columns(batch: &RecordBatch) -> RecordBatch {
+    let remaining: Vec<usize> = (0..batch.num_columns())
+        .filter(|index| {
+            let column = batch.column(*index);
+            !batch.schema_ref().field(*index).is_nullable() || column.null_count() < column.len()
         })
         .collect();
-    batch.project(&kept).expect("the places are the batch's own")
+    batch.project(&remaining).expect("the indices are those of the batch's columns")
 }
 
-/// With every column of `schema`, nulls where `batch` has none. Other columns are dropped.
+/// The batch with exactly the columns of `schema`: nulls where `batch` lacks a column, and no
+/// others.
 ///
 /// # Panics
-/// When a column that cannot be null is missing, or one has another type: the batch is not of this schema.
-pub fn restore(batch: &RecordBatch, schema: &SchemaRef) -> RecordBatch {
+/// When `batch` lacks a column that cannot be null, or has one of another type.
+pub fn restore_null_columns(batch: &RecordBatch, schema: &SchemaRef) -> RecordBatch {
     let columns: Vec<ArrayRef> = schema
         .fields()
         .iter()
@@ -133,5 +202,5 @@ pub fn restore(batch: &RecordBatch, schema: &SchemaRef) -> RecordBatch {
             None => new_null_array(field.data_type(), batch.num_rows()),
         })
         .collect();
-    RecordBatch::try_new(Arc::clone(schema), columns).expect("the batch has the schema's columns")
+    RecordBatch::try_new(Arc::clone(schema), columns).expect("the batch has the columns of the schema")
 }

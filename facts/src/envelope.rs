@@ -1,44 +1,45 @@
-//! The canonical envelope of a fact, and the pins it must carry (reference: fraud platform 2.1).
+//! The envelope of a record: its fields, their forms, and the pins each class requires (reference:
+//! fraud platform 2.1).
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::json::{self, JsonFault};
+use crate::strict_json::{self, JsonError};
 use crate::time::parse_rfc3339_micros;
 
-/// What kind of fact an event type is; decides its topic and the pins it must carry.
+/// The class of an event type, which determines its topic and the pins its records must carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventClass {
-    /// What is decided on: transactions, requests, messages.
+    /// Events that are decided on: transactions, requests, messages.
     Traffic,
-    /// What surrounds traffic: arrivals, entities, flow anchors.
+    /// Context of traffic: arrivals, entities, flow anchors.
     Context,
-    /// What was decided.
+    /// Decisions.
     Decision,
-    /// What was done about it.
+    /// Actions that follow from decisions.
     Action,
     /// Cases, their timelines, and labels.
     Case,
     /// Runs, policies and bundles.
     Control,
-    /// What watches the platform itself.
+    /// Observations of the platform itself.
     Audit,
 }
 
-/// The envelope's fields that many records share: its type, its origin and its pins.
+/// The envelope fields that many records share: event type, origin and pins.
 ///
-/// A batch of facts keeps each distinct context once.
+/// A batch of facts stores each distinct context once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Context {
-    /// What happened; names the payload's schema.
+    /// The event type, which names the payload's schema.
     pub event_type: String,
-    /// Version of that schema.
+    /// The version of that schema.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<String>,
-    /// Who sent it.
+    /// The system that sent the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub producer: Option<String>,
     /// The world that the record belongs to: 64 hexadecimal digits.
@@ -49,7 +50,7 @@ pub struct Context {
     /// The seed of that world.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// The scenario that was played.
+    /// The scenario of the simulation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scenario_id: Option<ScenarioId>,
     /// The producer's run: 32 hexadecimal digits.
@@ -63,7 +64,7 @@ pub struct Context {
     pub platform_run_id: Option<String>,
 }
 
-/// A scenario's id: text of 1 to 256 characters, or a whole number.
+/// The id of a scenario: a text of 1 to 256 characters, or a whole number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ScenarioId {
@@ -82,77 +83,75 @@ impl std::fmt::Display for ScenarioId {
     }
 }
 
-/// One record as its producer wrote it, checked field by field.
+/// A record's envelope as its producer wrote it, with every field checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
     /// The fields that many records share.
     pub context: Context,
-    /// What it has for itself.
-    pub own: Own<'a>,
+    /// The fields of this record alone.
+    pub fields: RecordFields<'a>,
     /// The JSON text of the payload object.
     pub payload: Option<&'a str>,
 }
 
-/// The fields that each record has for itself.
+/// The envelope fields that each record has for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Own<'a> {
-    /// The producer's name for this event, 1 to 256 characters; unique within (run, class).
+pub struct RecordFields<'a> {
+    /// The producer's id of this event, 1 to 256 characters; unique within (run, class, event
+    /// type).
     pub event_id: Cow<'a, str>,
-    /// When it happened, in microseconds since 1970-01-01 UTC.
+    /// When the event happened, in microseconds since 1970-01-01 UTC.
     pub ts_utc: i64,
-    /// When the producer sent it, likewise.
+    /// When the producer sent the record, in microseconds since 1970-01-01 UTC.
     pub emitted_at_utc: Option<i64>,
-    /// The producer's trace, followed from submission to seal.
+    /// The producer's trace id, which Tidegate's traces continue from submission to seal.
     pub trace_id: Option<Cow<'a, str>>,
-    /// The producer's span.
+    /// The producer's span id.
     pub span_id: Option<Cow<'a, str>>,
-    /// The event that caused this one.
+    /// The id of the event that caused this one.
     pub parent_event_id: Option<Cow<'a, str>>,
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads one JSON object. `last` is the context of the record before, which is most often this one's too.
+    /// Reads an envelope from one JSON object. `last` is the context of the record before, which
+    /// this record most often shares.
     ///
     /// # Errors
-    /// A fault that names the field: not an object, an unknown field, a field that stands twice, one
-    /// that is missing, or one that does not have its form.
-    pub fn parse(text: &'a str, last: &Context) -> Result<Envelope<'a>, JsonFault> {
-        let mut seen: u32 = 0;
-        // The text of every field first, in the order of `FIELDS`: most records share the whole
-        // context with the record before, and comparing texts is cheaper than building it anew.
+    /// When `text` is not an object, or a field is unknown, repeated, missing or malformed; the
+    /// error names the field.
+    pub fn parse(text: &'a str, last: &Context) -> Result<Envelope<'a>, JsonError> {
+        // The source text of every field, in the order of `FIELDS`.
         let mut raw: [Option<&'a str>; FIELDS.len()] = [None; FIELDS.len()];
-        json::for_each_field(text, |key, value| {
-            let place = FIELDS.iter().position(|f| *f == key).ok_or_else(|| {
-                JsonFault(format!(
+        strict_json::for_each_field(text, |key, value| {
+            let index = FIELDS.iter().position(|f| *f == key).ok_or_else(|| {
+                JsonError(format!(
                     "`{}` is not a field of the envelope; put it into `payload`, or take it out",
-                    json::shown(key)
+                    strict_json::excerpt(key)
                 ))
             })?;
-            if seen & (1 << place) != 0 {
-                return Err(JsonFault(format!("`{key}` stands twice")));
+            match raw[index].replace(value) {
+                None => Ok(()),
+                Some(_) => Err(JsonError(format!("`{key}` is repeated"))),
             }
-            seen |= 1 << place;
-            raw[place] = Some(value);
-            Ok(())
         })?;
-        let required = |place: usize| {
-            raw[place]
-                .ok_or_else(|| JsonFault(format!("`{}` is missing; every record needs it", FIELDS[place])))
+        let required = |index: usize| {
+            raw[index]
+                .ok_or_else(|| JsonError(format!("`{}` is missing; every record needs it", FIELDS[index])))
         };
         let event_id = text_of(EVENT_ID, required(EVENT_ID)?, 256)?;
         let ts_utc = time_of(TS_UTC, required(TS_UTC)?)?;
         required(EVENT_TYPE)?;
         required(MANIFEST_FINGERPRINT)?;
         let optional_text =
-            |place: usize, longest: usize| raw[place].map(|r| text_of(place, r, longest)).transpose();
+            |index: usize, longest: usize| raw[index].map(|r| text_of(index, r, longest)).transpose();
         let payload = match raw[PAYLOAD] {
             Some(object) if object.starts_with('{') => Some(object),
-            Some(other) => return Err(named(PAYLOAD, json::expected("an object", other))),
+            Some(other) => return Err(in_field(PAYLOAD, strict_json::expected("an object", other))),
             None => None,
         };
         Ok(Envelope {
             context: context_of(&raw, last)?,
-            own: Own {
+            fields: RecordFields {
                 event_id,
                 ts_utc,
                 emitted_at_utc: raw[EMITTED_AT_UTC].map(|r| time_of(EMITTED_AT_UTC, r)).transpose()?,
@@ -165,7 +164,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// Every field of the envelope. No other is allowed.
+/// The names of all envelope fields. The gate refuses records with any other field.
 pub const FIELDS: [&str; 17] = [
     "event_id",
     "event_type",
@@ -186,9 +185,9 @@ pub const FIELDS: [&str; 17] = [
     "payload",
 ];
 
-/// The places of the fields in [`FIELDS`].
-#[allow(missing_docs, reason = "each is called as its field")]
-pub mod place {
+/// The index of each envelope field in [`FIELDS`].
+#[allow(missing_docs, reason = "each constant is named as its field")]
+pub mod field_index {
     pub const EVENT_ID: usize = 0;
     pub const EVENT_TYPE: usize = 1;
     pub const TS_UTC: usize = 2;
@@ -207,7 +206,7 @@ pub mod place {
     pub const PARENT_EVENT_ID: usize = 15;
     pub const PAYLOAD: usize = 16;
 
-    /// Those of the fields that many records share.
+    /// The fields of [`super::Context`].
     pub const CONTEXT: [usize; 10] = [
         EVENT_TYPE,
         MANIFEST_FINGERPRINT,
@@ -220,18 +219,18 @@ pub mod place {
         SCHEMA_VERSION,
         PRODUCER,
     ];
-    /// Those of the fields that each record has for itself, and that are scalars.
-    pub const OWN: [usize; 6] = [EVENT_ID, TS_UTC, EMITTED_AT_UTC, TRACE_ID, SPAN_ID, PARENT_EVENT_ID];
+    /// The fields of [`super::RecordFields`], all scalars.
+    pub const RECORD: [usize; 6] = [EVENT_ID, TS_UTC, EMITTED_AT_UTC, TRACE_ID, SPAN_ID, PARENT_EVENT_ID];
 }
-use place::*;
+use field_index::*;
 
-fn context_of(raw: &[Option<&str>; FIELDS.len()], last: &Context) -> Result<Context, JsonFault> {
-    let text = |place: usize, longest: usize| match raw[place] {
-        Some(r) => text_of(place, r, longest).map(|t| Some(t.into_owned())),
+fn context_of(raw: &[Option<&str>; FIELDS.len()], last: &Context) -> Result<Context, JsonError> {
+    let text = |index: usize, longest: usize| match raw[index] {
+        Some(r) => text_of(index, r, longest).map(|t| Some(t.into_owned())),
         None => Ok(None),
     };
-    let hex = |place: usize, digits: usize| match raw[place] {
-        Some(r) => hex_of(place, r, digits).map(Some),
+    let hex = |index: usize, digits: usize| match raw[index] {
+        Some(r) => hex_of(index, r, digits).map(Some),
         None => Ok(None),
     };
     let context = Context {
@@ -241,7 +240,9 @@ fn context_of(raw: &[Option<&str>; FIELDS.len()], last: &Context) -> Result<Cont
         manifest_fingerprint: hex(MANIFEST_FINGERPRINT, 64)?.unwrap_or_default(),
         parameter_hash: hex(PARAMETER_HASH, 64)?,
         seed: raw[SEED]
-            .map(|r| r.parse().map_err(|_| named(SEED, json::expected("a whole number of 64 bits", r))))
+            .map(|r| {
+                r.parse().map_err(|_| in_field(SEED, strict_json::expected("a whole number of 64 bits", r)))
+            })
             .transpose()?,
         scenario_id: raw[SCENARIO_ID].map(scenario_of).transpose()?,
         run_id: hex(RUN_ID, 32)?,
@@ -250,7 +251,10 @@ fn context_of(raw: &[Option<&str>; FIELDS.len()], last: &Context) -> Result<Cont
             Some(r) => {
                 let id = text_of(PLATFORM_RUN_ID, r, 256)?;
                 if !is_platform_run(&id) {
-                    return Err(named(PLATFORM_RUN_ID, json::expected("platform_YYYYMMDDTHHMMSSZ", r)));
+                    return Err(in_field(
+                        PLATFORM_RUN_ID,
+                        strict_json::expected("platform_YYYYMMDDTHHMMSSZ", r),
+                    ));
                 }
                 Some(id.into_owned())
             }
@@ -260,46 +264,49 @@ fn context_of(raw: &[Option<&str>; FIELDS.len()], last: &Context) -> Result<Cont
     Ok(if context == *last { last.clone() } else { context })
 }
 
-fn scenario_of(raw: &str) -> Result<ScenarioId, JsonFault> {
+fn scenario_of(raw: &str) -> Result<ScenarioId, JsonError> {
     if raw.starts_with('"') {
         return text_of(SCENARIO_ID, raw, 256).map(|t| ScenarioId::Name(t.into_owned()));
     }
-    raw.parse()
-        .map(ScenarioId::Number)
-        .map_err(|_| named(SCENARIO_ID, json::expected("text or a whole number that is not negative", raw)))
+    raw.parse().map(ScenarioId::Number).map_err(|_| {
+        in_field(SCENARIO_ID, strict_json::expected("text or a whole number that is not negative", raw))
+    })
 }
 
-fn text_of(place: usize, raw: &str, longest: usize) -> Result<Cow<'_, str>, JsonFault> {
-    let text = json::string(raw).map_err(|fault| named(place, fault))?;
+fn text_of(index: usize, raw: &str, longest: usize) -> Result<Cow<'_, str>, JsonError> {
+    let text = strict_json::string(raw).map_err(|error| in_field(index, error))?;
     let length = if text.len() <= longest { text.len() } else { text.chars().count() };
     if (1..=longest).contains(&length) {
         Ok(text)
     } else {
-        Err(named(place, JsonFault(format!("expected 1 to {longest} characters, found {length}"))))
+        Err(in_field(index, JsonError(format!("expected 1 to {longest} characters, found {length}"))))
     }
 }
 
-fn hex_of(place: usize, raw: &str, digits: usize) -> Result<String, JsonFault> {
-    let text = json::string(raw).map_err(|fault| named(place, fault))?;
+fn hex_of(index: usize, raw: &str, digits: usize) -> Result<String, JsonError> {
+    let text = strict_json::string(raw).map_err(|error| in_field(index, error))?;
     if is_hex(&text, digits) {
         Ok(text.into_owned())
     } else {
-        Err(named(place, json::expected(&format!("{digits} lower-case hexadecimal digits"), raw)))
+        Err(in_field(index, strict_json::expected(&format!("{digits} lower-case hexadecimal digits"), raw)))
     }
 }
 
-fn time_of(place: usize, raw: &str) -> Result<i64, JsonFault> {
-    let text = json::string(raw).map_err(|fault| named(place, fault))?;
+fn time_of(index: usize, raw: &str) -> Result<i64, JsonError> {
+    let text = strict_json::string(raw).map_err(|error| in_field(index, error))?;
     parse_rfc3339_micros(&text).ok_or_else(|| {
-        named(
-            place,
-            json::expected("a time such as 2018-04-01T00:00:31.000000Z, UTC with six fractional digits", raw),
+        in_field(
+            index,
+            strict_json::expected(
+                "a time such as 2018-04-01T00:00:31.000000Z, UTC with six fractional digits",
+                raw,
+            ),
         )
     })
 }
 
-fn named(place: usize, fault: JsonFault) -> JsonFault {
-    JsonFault(format!("`{}`: {}", FIELDS[place], fault.0))
+fn in_field(index: usize, error: JsonError) -> JsonError {
+    JsonError(format!("`{}`: {}", FIELDS[index], error.0))
 }
 
 /// Whether `text` is `digits` lower-case hexadecimal digits.
@@ -311,7 +318,7 @@ pub fn is_hex(text: &str, digits: usize) -> bool {
 pub fn is_platform_run(text: &str) -> bool {
     text.strip_prefix("platform_").and_then(|t| t.strip_suffix('Z')).is_some_and(|t| {
         t.len() == 15
-            && t.bytes().enumerate().all(|(at, b)| if at == 8 { b == b'T' } else { b.is_ascii_digit() })
+            && t.bytes().enumerate().all(|(index, b)| if index == 8 { b == b'T' } else { b.is_ascii_digit() })
     })
 }
 
@@ -327,7 +334,7 @@ impl EventClass {
         EventClass::Audit,
     ];
 
-    /// The name in policies, receipts and tables.
+    /// The name of the class in policies, receipts and tables.
     pub fn name(self) -> &'static str {
         match self {
             EventClass::Traffic => "traffic",
@@ -340,14 +347,15 @@ impl EventClass {
         }
     }
 
-    /// The class of that name.
+    /// The class with this name.
     pub fn parse(name: &str) -> Option<EventClass> {
         EventClass::ALL.into_iter().find(|c| c.name() == name)
     }
 }
 
 impl Context {
-    /// The pins that `class` requires and this context lacks, in the reference's order.
+    /// The names of the pins that `class` requires and this context lacks, in the reference's
+    /// order.
     pub fn missing_pins(&self, class: EventClass) -> Vec<&'static str> {
         let run = ("run_id", self.run_id.is_some());
         let six = [
@@ -383,22 +391,23 @@ mod tests {
     #[test]
     fn a_whole_envelope_is_read() {
         let envelope = Envelope::parse(GOOD, &Context::default()).unwrap();
-        assert_eq!(envelope.own.event_id, "tx-1");
-        assert_eq!(envelope.own.ts_utc, 1_522_540_831_000_000);
+        assert_eq!(envelope.fields.event_id, "tx-1");
+        assert_eq!(envelope.fields.ts_utc, 1_522_540_831_000_000);
         assert_eq!(envelope.context.seed, Some(u64::MAX));
         assert_eq!(envelope.context.scenario_id, Some(ScenarioId::Number(7)));
-        assert_eq!(envelope.own.parent_event_id.as_deref(), Some("eA"));
+        assert_eq!(envelope.fields.parent_event_id.as_deref(), Some("eA"));
         assert_eq!(envelope.payload, Some(r#"{"amount":"1.00"}"#));
         assert!(envelope.context.missing_pins(EventClass::Traffic).is_empty());
     }
 
     #[test]
-    fn every_field_is_shared_or_a_records_own_or_its_payload() {
-        let mut places = [CONTEXT.as_slice(), &OWN, &[PAYLOAD]].concat();
-        places.sort_unstable();
-        assert!(places.into_iter().eq(0..FIELDS.len()));
-        let text = |places: &[usize]| places.iter().map(|place| FIELDS[*place]).collect::<Vec<_>>().join(" ");
-        assert_eq!(text(&OWN), "event_id ts_utc emitted_at_utc trace_id span_id parent_event_id");
+    fn every_field_belongs_to_the_context_or_the_record_or_is_the_payload() {
+        let mut indices = [CONTEXT.as_slice(), &RECORD, &[PAYLOAD]].concat();
+        indices.sort_unstable();
+        assert!(indices.into_iter().eq(0..FIELDS.len()));
+        let text =
+            |indices: &[usize]| indices.iter().map(|index| FIELDS[*index]).collect::<Vec<_>>().join(" ");
+        assert_eq!(text(&RECORD), "event_id ts_utc emitted_at_utc trace_id span_id parent_event_id");
         assert_eq!(
             text(&CONTEXT),
             "event_type manifest_fingerprint parameter_hash seed scenario_id run_id scenario_run_id platform_run_id \
@@ -427,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_quotes_a_bounded_part_of_the_record() {
+    fn an_error_quotes_a_bounded_part_of_the_record() {
         let long = "ä".repeat(50_000);
         for (from, to) in [
             ("span_id", long.clone()),
@@ -440,21 +449,21 @@ mod tests {
             ("platform_2018", long.clone()),
             (GOOD, format!("\"{long}\"")),
         ] {
-            let fault = Envelope::parse(&GOOD.replace(from, &to), &Context::default()).unwrap_err();
-            assert!(fault.0.len() < 500, "{} bytes for {from}", fault.0.len());
+            let error = Envelope::parse(&GOOD.replace(from, &to), &Context::default()).unwrap_err();
+            assert!(error.0.len() < 500, "{} bytes for {from}", error.0.len());
         }
     }
 
     #[test]
-    fn each_fault_names_its_field() {
-        for (from, to, fault) in [
+    fn each_error_names_its_field() {
+        for (from, to, expected) in [
             (r#""event_id":"tx-1","#, "", "`event_id` is missing"),
             (r#""event_id":"tx-1""#, r#""event_id":"""#, "`event_id`: expected 1 to 256 characters"),
             (r#""event_id":"tx-1""#, r#""event_id":17"#, "`event_id`: expected a string, found 17"),
             (r#""seed":18446744073709551615"#, r#""seed":-1"#, "`seed`: expected a whole number"),
             ("31.000000Z", "31.000Z", "`ts_utc`: expected a time such as"),
             ("aaaa\"", "AAAA\"", "`manifest_fingerprint`: expected 64 lower-case"),
-            (r#""span_id":"s""#, r#""span_id":"s","span_id":"s""#, "`span_id` stands twice"),
+            (r#""span_id":"s""#, r#""span_id":"s","span_id":"s""#, "`span_id` is repeated"),
             (r#""span_id":"s""#, r#""spam":"s""#, "`spam` is not a field of the envelope"),
             (r#"{"amount":"1.00"}"#, "[]", "`payload`: expected an object"),
             ("platform_2018", "platform_x018", "`platform_run_id`: expected platform_"),
@@ -463,7 +472,7 @@ mod tests {
             let text = GOOD.replace(from, to);
             assert_ne!(text, GOOD, "{from}");
             let found = Envelope::parse(&text, &Context::default()).unwrap_err();
-            assert!(found.0.starts_with(fault), "{found}");
+            assert!(found.0.starts_with(expected), "{found}");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! RFC 8785 (JCS) canonical JSON, written straight from Arrow columns.
+//! A writer of canonical JSON (JCS, RFC 8785) that reads Arrow columns directly.
 //!
-//! What is hashed anywhere in Tidegate is this form, so that an auditor can recompute it in any
-//! language. The form follows the schema's type, never the value:
+//! Every digest in Tidegate is over this form, so that an auditor can recompute it in any language.
+//! The type of a column determines its form, never the value:
 //!
-//! | column type | in the form |
+//! | column type | canonical JSON |
 //! |---|---|
 //! | bool | `true`, `false` |
 //! | int8 to int32, uint8 to uint32, finite floats | a number, as ECMAScript prints it |
@@ -14,7 +14,8 @@
 //! | binary | a string of hexadecimal digits |
 //! | list | an array |
 //!
-//! A null field is left out, so that a schema can gain optional fields without moving old digests.
+//! Objects leave out null fields, so that a schema can gain optional fields without changing old
+//! digests.
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray, FixedSizeListArray,
@@ -25,13 +26,13 @@ use arrow::datatypes::{DataType, Int32Type, TimeUnit};
 
 use crate::time::{rfc3339, to_rfc3339};
 
-/// Writes rows of some columns as canonical JSON objects.
-pub struct RowForm<'a> {
-    /// In the order of their keys by UTF-16 code units, each with `"key":` written out.
+/// Writes rows as canonical JSON objects, with one field for each column.
+pub struct ObjectWriter<'a> {
+    /// The text `"key":` and the values of each field, sorted by the UTF-16 code units of the key.
     fields: Vec<(String, Cells<'a>)>,
 }
 
-/// A column downcast once, so that each row costs a match and a write.
+/// A column, downcast once, so that each row costs only a match and a write.
 enum Cells<'a> {
     Bool(&'a BooleanArray),
     Int8(&'a Int8Array),
@@ -46,8 +47,8 @@ enum Cells<'a> {
     Float64(&'a Float64Array),
     Decimal(&'a Decimal128Array, usize),
     Text(&'a StringArray),
-    /// A dictionary, and each of its texts as it is written; a text may be null as well as a key.
-    TextOf(&'a arrow::array::DictionaryArray<Int32Type>, Vec<Option<Box<[u8]>>>),
+    /// A dictionary column, and the JSON text of each of its values; keys and values may be null.
+    Dictionary(&'a arrow::array::DictionaryArray<Int32Type>, Vec<Option<Box<[u8]>>>),
     Time(&'a TimestampMicrosecondArray),
     Bytes(&'a FixedSizeBinaryArray),
     List(&'a ListArray, Box<Cells<'a>>),
@@ -55,52 +56,54 @@ enum Cells<'a> {
     Null,
 }
 
-/// Appends a float, or writes nothing and says `false`.
+/// Appends a float; writes nothing and returns `false` when it cannot.
 type PushFloat = fn(f64, &mut Vec<u8>) -> bool;
 
-/// A column type that has no canonical form.
+/// A column whose type has no canonical JSON form.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "column `{column}` has type {data_type}, which has no canonical JSON form; cast it to a type that has one"
 )]
-pub struct NoForm {
-    /// The column.
+pub struct UnsupportedType {
+    /// The name of the column.
     pub column: String,
-    /// Its type.
+    /// The type of the column.
     pub data_type: DataType,
 }
 
-/// Whether columns of this type have a canonical form.
-pub fn has_form(data_type: &DataType) -> bool {
+/// Whether columns of this type have a canonical JSON form.
+pub fn is_supported(data_type: &DataType) -> bool {
     Cells::of(arrow::array::new_empty_array(data_type).as_ref()).is_some()
 }
 
-impl<'a> RowForm<'a> {
-    /// Prepares the named columns; all have the same length.
+impl<'a> ObjectWriter<'a> {
+    /// A writer for the named columns, which all have the same length.
     ///
     /// # Errors
-    /// [`NoForm`] for a column type that is not in the table of this module.
+    /// For a column type that is not in the table of this module.
     pub fn new<'n>(
         columns: impl IntoIterator<Item = (&'n str, &'a ArrayRef)>,
-    ) -> Result<RowForm<'a>, NoForm> {
+    ) -> Result<ObjectWriter<'a>, UnsupportedType> {
         let mut columns: Vec<_> = columns.into_iter().collect();
         columns.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
         let mut fields = Vec::with_capacity(columns.len());
         for (name, array) in columns {
-            let cells = Cells::of(array.as_ref())
-                .ok_or_else(|| NoForm { column: name.to_owned(), data_type: array.data_type().clone() })?;
+            let cells = Cells::of(array.as_ref()).ok_or_else(|| UnsupportedType {
+                column: name.to_owned(),
+                data_type: array.data_type().clone(),
+            })?;
             let mut key = Vec::new();
             push_string(name, &mut key);
             key.push(b':');
             fields.push((String::from_utf8(key).expect("JSON text is UTF-8"), cells));
         }
-        Ok(RowForm { fields })
+        Ok(ObjectWriter { fields })
     }
 
-    /// Appends the object of `row`.
+    /// Appends the object of the row at index `row`.
     ///
     /// # Errors
-    /// The name of the field whose value is a number JSON cannot hold (NaN or an infinity).
+    /// The name of a field whose value is not a finite number, which JSON cannot express.
     pub fn push_row(&self, row: usize, out: &mut Vec<u8>) -> Result<(), String> {
         out.push(b'{');
         let mut first = true;
@@ -121,30 +124,33 @@ impl<'a> RowForm<'a> {
     }
 }
 
-/// Writes rows of some columns as canonical JSON arrays: the values alone, in the order of the columns.
+/// Writes rows as the items of canonical JSON arrays, in the order of the columns.
 ///
-/// For records of our own, whose columns are told apart from the values. A null stands as `null`, and a
-/// float that is no finite number as the string `"NaN"`, `"Infinity"` or `"-Infinity"`: every row has a form.
-pub struct ArrayForm<'a> {
+/// It is for records whose column names are hashed separately. Every row has a form: a null becomes
+/// `null`, and a float that is not finite becomes the string `"NaN"`, `"Infinity"` or
+/// `"-Infinity"`.
+pub struct ArrayWriter<'a> {
     columns: Vec<Cells<'a>>,
 }
 
-impl<'a> ArrayForm<'a> {
-    /// Prepares the named columns; all have the same length.
+impl<'a> ArrayWriter<'a> {
+    /// A writer for the named columns, which all have the same length.
     ///
     /// # Errors
-    /// [`NoForm`] for a column type that is not in the table of this module.
+    /// For a column type that is not in the table of this module.
     pub fn new<'n>(
         columns: impl IntoIterator<Item = (&'n str, &'a ArrayRef)>,
-    ) -> Result<ArrayForm<'a>, NoForm> {
+    ) -> Result<ArrayWriter<'a>, UnsupportedType> {
         let columns = columns.into_iter().map(|(name, array)| {
-            Cells::of(array.as_ref())
-                .ok_or_else(|| NoForm { column: name.to_owned(), data_type: array.data_type().clone() })
+            Cells::of(array.as_ref()).ok_or_else(|| UnsupportedType {
+                column: name.to_owned(),
+                data_type: array.data_type().clone(),
+            })
         });
-        Ok(ArrayForm { columns: columns.collect::<Result<_, _>>()? })
+        Ok(ArrayWriter { columns: columns.collect::<Result<_, _>>()? })
     }
 
-    /// Appends the values of `row`, with a comma in front of each.
+    /// Appends the values of the row at index `row`, each after a comma.
     pub fn push_values(&self, row: usize, out: &mut Vec<u8>) {
         for cells in &self.columns {
             out.push(b',');
@@ -186,7 +192,7 @@ impl<'a> Cells<'a> {
                     push_string(text?, &mut out);
                     Some(out.into_boxed_slice())
                 });
-                Cells::TextOf(dictionary, written.collect())
+                Cells::Dictionary(dictionary, written.collect())
             }
             DataType::List(_) => {
                 let list = array.as_list::<i32>();
@@ -215,7 +221,7 @@ impl<'a> Cells<'a> {
             Cells::Float64(a) => a.is_null(row),
             Cells::Decimal(a, _) => a.is_null(row),
             Cells::Text(a) => a.is_null(row),
-            Cells::TextOf(a, values) => a.key(row).is_none_or(|key| values[key].is_none()),
+            Cells::Dictionary(a, values) => a.key(row).is_none_or(|key| values[key].is_none()),
             Cells::Time(a) => a.is_null(row),
             Cells::Bytes(a) => a.is_null(row),
             Cells::List(a, _) => a.is_null(row),
@@ -224,7 +230,7 @@ impl<'a> Cells<'a> {
         }
     }
 
-    /// Appends the value of `row`; `false` for a number that JSON cannot hold.
+    /// Appends the value of `row`; `false` for a number that JSON cannot express.
     fn push(&self, row: usize, out: &mut Vec<u8>, float: PushFloat) -> bool {
         match self {
             Cells::Bool(a) => out.extend_from_slice(if a.value(row) { b"true" } else { b"false" }),
@@ -240,9 +246,9 @@ impl<'a> Cells<'a> {
             Cells::Float64(a) => return float(a.value(row), out),
             Cells::Decimal(a, scale) => quoted(out, |out| push_decimal(a.value(row), *scale, out)),
             Cells::Text(a) => push_string(a.value(row), out),
-            Cells::TextOf(a, values) => {
+            Cells::Dictionary(a, values) => {
                 let text = a.key(row).and_then(|key| values[key].as_ref());
-                out.extend_from_slice(text.expect("nulls are left out"));
+                out.extend_from_slice(text.expect("the caller leaves out nulls"));
             }
             Cells::Time(a) => quoted(out, |out| push_time(a.value(row), out)),
             Cells::Bytes(a) => quoted(out, |out| push_hex(a.value(row), out)),
@@ -278,14 +284,14 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// Appends what `write` does between quotes; it needs no escapes.
+/// Appends what `write` appends between quotes; the text must need no escapes.
 pub fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
     write(out);
     out.push(b'"');
 }
 
-/// Appends microseconds since 1970-01-01 UTC as [`to_rfc3339`] writes them.
+/// Appends the text of [`to_rfc3339`] for microseconds since 1970-01-01 UTC, without quotes.
 pub fn push_time(micros: i64, out: &mut Vec<u8>) {
     match rfc3339(micros) {
         Some(text) => out.extend_from_slice(&text),
@@ -296,12 +302,12 @@ pub fn push_time(micros: i64, out: &mut Vec<u8>) {
 /// Appends the decimal digits of `value`.
 pub fn push_integer(value: i128, out: &mut Vec<u8>) {
     let mut digits = [0u8; 40];
-    let mut at = digits.len();
-    // Nearly all values fit 64 bits, and dividing those is several times cheaper.
+    let mut start = digits.len();
+    // Nearly all values fit into 64 bits, and dividing those is several times cheaper.
     if let Ok(mut rest) = u64::try_from(value.unsigned_abs()) {
         loop {
-            at -= 1;
-            digits[at] = b'0' + (rest % 10) as u8;
+            start -= 1;
+            digits[start] = b'0' + (rest % 10) as u8;
             rest /= 10;
             if rest == 0 {
                 break;
@@ -310,16 +316,16 @@ pub fn push_integer(value: i128, out: &mut Vec<u8>) {
     } else {
         let mut rest = value.unsigned_abs();
         while rest > 0 {
-            at -= 1;
-            digits[at] = b'0' + (rest % 10) as u8;
+            start -= 1;
+            digits[start] = b'0' + (rest % 10) as u8;
             rest /= 10;
         }
     }
     if value < 0 {
-        at -= 1;
-        digits[at] = b'-';
+        start -= 1;
+        digits[start] = b'-';
     }
-    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(&digits[start..]);
 }
 
 /// Appends `unscaled / 10^scale` with all `scale` digits after the point.
@@ -340,7 +346,7 @@ pub fn push_decimal(unscaled: i128, scale: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a float as ECMAScript prints it; `false`, and nothing written, unless it is finite.
+/// Appends a float as ECMAScript prints it; writes nothing and returns `false` unless it is finite.
 pub fn push_float(value: f64, out: &mut Vec<u8>) -> bool {
     if !value.is_finite() {
         return false;
@@ -349,7 +355,7 @@ pub fn push_float(value: f64, out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// Appends a float as ECMAScript prints it, as a string when it is not finite.
+/// Appends a float as ECMAScript prints it, in quotes when it is not finite.
 fn push_any_float(value: f64, out: &mut Vec<u8>) -> bool {
     if !push_float(value, out) {
         let name: &[u8] = match value {
@@ -365,13 +371,13 @@ fn push_any_float(value: f64, out: &mut Vec<u8>) -> bool {
 /// Appends a JSON string with the escapes of RFC 8785 and no others.
 pub fn push_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
-    let mut plain_from = 0;
-    for (at, byte) in text.bytes().enumerate() {
+    let mut unescaped_start = 0;
+    for (index, byte) in text.bytes().enumerate() {
         if byte >= 0x20 && byte != b'"' && byte != b'\\' {
             continue;
         }
-        out.extend_from_slice(&text.as_bytes()[plain_from..at]);
-        plain_from = at + 1;
+        out.extend_from_slice(&text.as_bytes()[unescaped_start..index]);
+        unescaped_start = index + 1;
         match byte {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
@@ -386,11 +392,11 @@ pub fn push_string(text: &str, out: &mut Vec<u8>) {
             }
         }
     }
-    out.extend_from_slice(&text.as_bytes()[plain_from..]);
+    out.extend_from_slice(&text.as_bytes()[unescaped_start..]);
     out.push(b'"');
 }
 
-/// Appends two lower-case hexadecimal digits a byte.
+/// Appends two lower-case hexadecimal digits for each byte.
 pub fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let start = out.len();
@@ -408,7 +414,7 @@ mod tests {
 
     fn row(columns: &[(&str, ArrayRef)]) -> Result<String, String> {
         let mut out = Vec::new();
-        RowForm::new(columns.iter().map(|(n, a)| (*n, a))).unwrap().push_row(0, &mut out)?;
+        ObjectWriter::new(columns.iter().map(|(n, a)| (*n, a))).unwrap().push_row(0, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -417,9 +423,9 @@ mod tests {
         let texts = Arc::new(StringArray::from(vec![Some("a"), None]));
         let keys = arrow::array::Int32Array::from(vec![Some(0), Some(1), None]);
         let column: ArrayRef = Arc::new(arrow::array::DictionaryArray::new(keys, texts));
-        let form = ArrayForm::new([("x", &column)]).unwrap();
+        let writer = ArrayWriter::new([("x", &column)]).unwrap();
         let mut out = Vec::new();
-        (0..3).for_each(|row| form.push_values(row, &mut out));
+        (0..3).for_each(|row| writer.push_values(row, &mut out));
         assert_eq!(String::from_utf8(out).unwrap(), r#","a",null,null"#);
     }
 
@@ -445,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn not_a_number_has_no_form() {
+    fn not_a_number_cannot_be_written_in_an_object() {
         assert_eq!(row(&[("x", Arc::new(Float64Array::from(vec![f64::NAN])))]), Err("x".to_owned()));
     }
 

@@ -1,8 +1,8 @@
-//! What the gate says of one submitted record (reference: fraud platform 2.3).
+//! The verdict and the reason in the gate's receipt for a record (reference: fraud platform 2.3).
 
 use std::fmt;
 
-/// The gate's decision.
+/// The gate's decision about one submitted record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Verdict {
@@ -10,13 +10,18 @@ pub enum Verdict {
     Admit = 0,
     /// The same event with the same payload is a fact already.
     Duplicate = 1,
-    /// Refused; its bytes are kept beside the reason.
+    /// Refused; the gate stores its bytes with the reason.
     Quarantine = 2,
 }
 
 impl Verdict {
     /// Every verdict, in the order of its number on disk.
     pub const ALL: [Verdict; 3] = [Verdict::Admit, Verdict::Duplicate, Verdict::Quarantine];
+
+    /// The verdict with this number on disk.
+    pub fn from_number(number: u8) -> Option<Verdict> {
+        Verdict::ALL.get(usize::from(number)).copied()
+    }
 
     /// The name on the wire.
     pub fn name(self) -> &'static str {
@@ -34,31 +39,34 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Why a record was not admitted. The first fault in the gate's order is the one that is given.
+/// Why the gate did not admit a record. The gate reports the first reason in the order of its
+/// checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Reason {
-    /// Not JSON, not UTF-8, too deep, a key twice, an unknown or missing or malformed envelope field.
+    /// Not JSON, not UTF-8, nested too deep, a repeated key, or an envelope field that is unknown,
+    /// missing or malformed.
     EnvelopeInvalid = 0,
     /// A pin that the event's class requires is missing.
     PinsMissing,
-    /// The policy does not know the event type.
+    /// The policy has no entry for the event type.
     SchemaPolicyMissing,
-    /// The policy names versions, and the record has none.
+    /// The policy lists schema versions, and the record names none.
     SchemaVersionRequired,
-    /// The record's version is not one that the policy names.
+    /// The policy does not list the record's schema version.
     SchemaVersionNotAllowed,
-    /// The payload does not fit the schema of its event type.
+    /// The payload does not match the schema of its event type.
     SchemaFail,
-    /// The same event id came before with another payload.
+    /// A fact with the same event id has another payload.
     PayloadHashMismatch,
-    /// None of the fields that decide the partition has a value.
+    /// None of the fields that determine the partition has a value.
     PartitionKeyMissing,
-    /// Larger than the policy allows.
+    /// The record is larger than the policy allows.
     RecordTooLarge,
-    /// The time is outside 1970 to 2112, outside the source's `time_between`, or ahead of the clock.
+    /// The time is outside 1970 to 3111, outside the source's `time_between`, or ahead of the
+    /// clock.
     TimeOutOfRange,
-    /// The producer is not one that the policy lets send this event type.
+    /// The policy does not allow the producer to send this event type.
     Unauthorized,
     /// The same event with the same payload is a fact already.
     Duplicate,
@@ -80,6 +88,11 @@ impl Reason {
         Reason::Unauthorized,
         Reason::Duplicate,
     ];
+
+    /// The reason with this number on disk.
+    pub fn from_number(number: u8) -> Option<Reason> {
+        Reason::ALL.get(usize::from(number)).copied()
+    }
 
     /// The code on the wire.
     pub fn code(self) -> &'static str {
@@ -111,12 +124,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_on_disk_are_places_in_the_lists() {
-        for (place, verdict) in Verdict::ALL.into_iter().enumerate() {
-            assert_eq!(verdict as usize, place);
+    fn numbers_on_disk_are_indices_into_the_lists() {
+        for (index, verdict) in Verdict::ALL.into_iter().enumerate() {
+            assert_eq!(verdict as usize, index);
         }
-        for (place, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, place);
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
         }
     }
 }

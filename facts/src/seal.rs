@@ -1,42 +1,46 @@
-//! Chains and trees of digests: what ties a record to all before it, and proves it is one of a set.
+//! Hash chains and Merkle trees over record digests.
 //!
-//! `docs/seal-format.md` has the same for those who check it in another language.
+//! A chain ties each record to all records before it. A tree proves that a record is one of a set.
+//! `docs/seal-format.md` describes both for auditors who recompute them in another language.
 //!
-//! * A **chain** is read from its beginning: the seal of a record is BLAKE3 of `tidegate.seal.v1`, the
-//!   seal before it (32 zero bytes for the first) and the digest of the record.
-//! * A **tree** has the shape of RFC 6962: a leaf is BLAKE3 of a zero byte and the digest of the record, a
-//!   node is BLAKE3 of a one byte and the nodes below; of n leaves, the left side has the greatest power
-//!   of two below n. No leaf stands twice, so two lists of records never have one root.
+//! * In a **chain**, the seal of a record is BLAKE3 of `tidegate.seal.v1`, the seal before it (32
+//!   zero bytes for the first record) and the digest of the record.
+//! * A **tree** has the shape of RFC 6962: a leaf is BLAKE3 of a zero byte and the digest of the
+//!   record, and an inner node is BLAKE3 of a one byte and its two children. Of n leaves, the
+//!   greatest power of two below n is on the left. No leaf is repeated to fill a level, so two
+//!   different lists of records never have the same root.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Digest;
-use crate::lanes::Digests;
+use crate::digest::DigestBatch;
 
-/// What the seal of every record begins with.
+/// The prefix of the text whose digest is a seal.
 const SEAL: &[u8; 16] = b"tidegate.seal.v1";
+/// The prefix of the text whose digest is a leaf of a tree.
 const LEAF: u8 = 0;
+/// The prefix of the text whose digest is an inner node of a tree.
 const NODE: u8 = 1;
 
-/// How far a chain has come.
+/// The state of a hash chain: its length and its last seal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Chain {
     /// How many records it has.
     pub records: u64,
-    /// The seal of the last one; zeros when there is none.
+    /// The seal of the last record; zeros when there is none.
     pub head: Digest,
 }
 
 impl Chain {
-    /// Appends a record by its digest, and returns its seal.
+    /// Appends the record with this digest, and returns its seal.
     pub fn push(&mut self, record: &Digest) -> Digest {
         self.head = seal_after(&self.head, record);
         self.records += 1;
         self.head
     }
 
-    /// Appends records by their digests.
+    /// Appends the records with these digests, in order.
     pub fn extend(&mut self, records: &[Digest]) {
         for record in records {
             self.push(record);
@@ -44,7 +48,7 @@ impl Chain {
     }
 }
 
-/// The seal of a record behind `previous`.
+/// The seal of the record that follows the one sealed by `previous` in a chain.
 pub fn seal_after(previous: &Digest, record: &Digest) -> Digest {
     let mut text = [0; 80];
     text[..16].copy_from_slice(SEAL);
@@ -74,36 +78,36 @@ fn node(left: &Digest, right: &Digest) -> Digest {
     Digest::of(&node_text(left, right))
 }
 
-/// The root over the digests of some records; of none, BLAKE3 of nothing.
+/// The Merkle root over the digests of `records`; of no records, BLAKE3 of the empty text.
 pub fn merkle_root(records: &[Digest]) -> Digest {
-    let mut leaves = Digests::with_capacity(records.len());
+    let mut leaves = DigestBatch::with_capacity(records.len());
     for record in records {
         leaves.push(|text| text.extend_from_slice(&leaf_text(record)));
     }
-    // Row by row: the last one of an odd row rises as it is, until it has a neighbour on its left.
-    let mut row = leaves.finish();
-    while row.len() > 1 {
-        let mut nodes = Digests::with_capacity(row.len().div_ceil(2));
-        let (pairs, last) = row.as_chunks::<2>();
+    // Level by level. The last node of an odd level moves up unchanged until it has a left sibling.
+    let mut level = leaves.finish();
+    while level.len() > 1 {
+        let mut nodes = DigestBatch::with_capacity(level.len().div_ceil(2));
+        let (pairs, last) = level.as_chunks::<2>();
         for [left, right] in pairs {
             nodes.push(|text| text.extend_from_slice(&node_text(left, right)));
         }
         let mut above = nodes.finish();
         above.extend_from_slice(last);
-        row = above;
+        level = above;
     }
-    row.pop().unwrap_or_else(|| Digest::of(&[]))
+    level.pop().unwrap_or_else(|| Digest::of(&[]))
 }
 
-/// Proves that a record stands at one place among those of a root.
+/// A Merkle inclusion proof: that a record has a certain index among the records of a root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proof {
-    /// The place of the record, from 0.
+    /// The index of the record, from 0.
     pub index: u64,
-    /// How many records the root is over.
+    /// The number of records under the root.
     pub size: u64,
-    /// The digests of the subtrees beside the record's path, from the leaf up.
+    /// The digests of the sibling subtrees on the way from the leaf to the root.
     pub path: Vec<Digest>,
 }
 
@@ -111,9 +115,9 @@ impl Proof {
     /// The proof for the record at `index`.
     ///
     /// # Panics
-    /// When there is no such record.
+    /// When there is no record at `index`.
     pub fn of(records: &[Digest], index: usize) -> Proof {
-        assert!(index < records.len(), "only a record that is there can be proven");
+        assert!(index < records.len(), "only an existing record can be proven");
         let (mut from, mut to) = (0, records.len());
         let mut path = Vec::new();
         while to - from > 1 {
@@ -130,27 +134,28 @@ impl Proof {
         Proof { index: index as u64, size: records.len() as u64, path }
     }
 
-    /// The root that this proof leads to from `record`; `None` when its path does not fit its place.
+    /// The root that follows from `record` and this proof; `None` when the length of the path does
+    /// not fit the index and the size.
     pub fn root(&self, record: &Digest) -> Option<Digest> {
         if self.index >= self.size {
             return None;
         }
-        let (mut place, mut last) = (self.index, self.size - 1);
+        let (mut index, mut last) = (self.index, self.size - 1);
         let mut tree = leaf(record);
-        for beside in &self.path {
+        for sibling in &self.path {
             if last == 0 {
                 return None;
             }
-            if place & 1 == 1 || place == last {
-                tree = node(beside, &tree);
-                while place & 1 == 0 && place != 0 {
-                    // The last tree of a row that is not full rises until it has a neighbour.
-                    (place, last) = (place >> 1, last >> 1);
+            if index & 1 == 1 || index == last {
+                tree = node(sibling, &tree);
+                while index & 1 == 0 && index != 0 {
+                    // The last subtree of an odd level moves up until it has a left sibling.
+                    (index, last) = (index >> 1, last >> 1);
                 }
             } else {
-                tree = node(&tree, beside);
+                tree = node(&tree, sibling);
             }
-            (place, last) = (place >> 1, last >> 1);
+            (index, last) = (index >> 1, last >> 1);
         }
         (last == 0).then_some(tree)
     }
@@ -164,7 +169,7 @@ mod tests {
         (0..count).map(|number| Digest::of(&number.to_le_bytes())).collect()
     }
 
-    /// RFC 6962, 2.1, word by word.
+    /// RFC 6962, section 2.1, word by word.
     fn slow_root(records: &[Digest]) -> Digest {
         match records {
             [] => Digest::of(&[]),
@@ -191,7 +196,7 @@ mod tests {
                 assert_ne!(proof.root(&Digest::of(b"another")), Some(root));
                 for other in (0..count).filter(|other| *other != index as u64) {
                     let moved = Proof { index: other, ..proof.clone() };
-                    assert_ne!(moved.root(record), Some(root), "{index} of {count} shown as {other}");
+                    assert_ne!(moved.root(record), Some(root), "{index} of {count} presented as {other}");
                 }
                 let mut longer = proof.clone();
                 longer.path.push(root);
@@ -205,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_record_that_stands_twice_has_another_root() {
+    fn a_repeated_last_record_gives_another_root() {
         let mut three = records(3);
         let root = merkle_root(&three);
         three.push(three[2]);

@@ -1,8 +1,9 @@
-//! The logical time of the platform: one `u64` that orders every fact of the whole log.
+//! Ticks: the logical time of the log and of the dataflow, a positive `i64` that orders all facts.
 //!
-//! The upper 52 bits are microseconds since 1970-01-01 UTC (until the year 2112), the lower 12 bits
-//! the partition. The gate stamps each fact once, ticks never repeat, and the dataflow uses the tick
-//! as its timestamp, so its frontiers speak of facts directly.
+//! The upper 55 bits are microseconds since 1970-01-01 UTC (until the year 3111), and the lower 8
+//! bits are the partition. The sign bit is never set, so Parquet, Iceberg and Postgres store a tick
+//! as a `bigint`. The gate stamps each fact once and ticks never repeat. The dataflow uses ticks as
+//! its timestamps, so a frontier says directly which facts may still come.
 
 use std::fmt;
 
@@ -14,38 +15,41 @@ use timely::progress::{Antichain, Timestamp};
 
 use crate::time;
 
-/// Bits of a tick that hold the partition.
-pub const PARTITION_BITS: u32 = 12;
-/// The greatest number of partitions a log can have.
+/// The number of low bits of a tick that hold the partition.
+pub const PARTITION_BITS: u32 = 8;
+/// The greatest number of partitions that a log can have.
 pub const PARTITIONS_MAX: u16 = 1 << PARTITION_BITS;
-/// The last microsecond a tick can hold (in the year 2112).
-pub const MICROS_MAX: i64 = (1 << (64 - PARTITION_BITS)) - 1;
+/// The last microsecond since 1970-01-01 UTC that a tick can hold (in the year 3111).
+pub const MICROS_MAX: i64 = (1 << (63 - PARTITION_BITS)) - 1;
 
-/// The logical time of one fact: when the gate learned it, and in which partition.
+/// The logical time of one fact: when the gate admitted it, and into which partition. Never
+/// negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tick(pub u64);
+pub struct Tick(pub i64);
 
-/// A length of time in microseconds, never zero.
+/// A length of time in microseconds; always positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Span(std::num::NonZeroI64);
 
 impl Tick {
-    /// Before every fact.
+    /// The first tick; no fact comes before it.
     pub const ZERO: Tick = Tick(0);
+    /// The last tick.
+    pub const MAX: Tick = Tick(i64::MAX);
 
-    /// The tick of `micros` in `partition`; `None` outside 1970 to 2112 or beyond 4096 partitions.
+    /// The tick at `micros` in `partition`; `None` outside 1970 to 3111 or from partition 256 on.
     pub fn new(micros: i64, partition: u16) -> Option<Tick> {
         if !(0..=MICROS_MAX).contains(&micros) || partition >= PARTITIONS_MAX {
             return None;
         }
-        Some(Tick((micros.cast_unsigned() << PARTITION_BITS) | u64::from(partition)))
+        Some(Tick((micros << PARTITION_BITS) | i64::from(partition)))
     }
 
     /// The least tick of `partition` that is above `last` and not before `stamp` (microseconds).
     ///
-    /// This is the whole rule of the sequencer: ticks increase over the log in admission order.
-    /// `None` when the time leaves the range of a tick.
+    /// The sequencer stamps facts by this rule alone: ticks increase over the log in admission
+    /// order. `None` when no such tick exists because the time would leave the range of a tick.
     pub fn following(last: Tick, stamp: i64, partition: u16) -> Option<Tick> {
         let stamped = Tick::new(stamp, partition)?;
         if stamped > last {
@@ -57,23 +61,23 @@ impl Tick {
 
     /// Microseconds since 1970-01-01 UTC.
     pub fn micros(self) -> i64 {
-        (self.0 >> PARTITION_BITS).cast_signed()
+        self.0 >> PARTITION_BITS
     }
 
     /// The partition of the fact that carries this tick.
     pub fn partition(self) -> u16 {
-        (self.0 & u64::from(PARTITIONS_MAX - 1)) as u16
+        (self.0 & i64::from(PARTITIONS_MAX - 1)) as u16
     }
 
-    /// Reads a tick (digits) or a time: then the first tick of that microsecond.
+    /// Reads a tick in digits, or a time; a time gives the first tick of its microsecond.
     ///
     /// # Errors
-    /// A sentence that says what both look like.
+    /// A sentence that shows both forms.
     pub fn parse(text: &str) -> Result<Tick, String> {
-        if let Ok(tick) = text.parse() {
+        if let Some(tick) = text.parse().ok().filter(|tick: &i64| *tick >= 0) {
             return Ok(Tick(tick));
         }
-        // A date, and a time without fraction, are times too.
+        // A date alone, and a time without a fraction of a second, are accepted too.
         let whole = match text.len() {
             10 => format!("{text}T00:00:00.000000Z"),
             20 => text.replace('Z', ".000000Z"),
@@ -84,14 +88,19 @@ impl Tick {
         })
     }
 
-    /// The first tick above this one: the frontier once this tick has been seen.
+    /// The next greater tick: the frontier after this tick is complete.
     pub fn next(self) -> Tick {
         Tick(self.0 + 1)
+    }
+
+    /// The next smaller tick; `None` before [`Tick::ZERO`].
+    pub fn previous(self) -> Option<Tick> {
+        (self > Tick::ZERO).then(|| Tick(self.0 - 1))
     }
 }
 
 impl Span {
-    /// A span of `micros`; `None` unless it is positive.
+    /// A span of `micros` microseconds; `None` unless it is positive.
     pub fn from_micros(micros: i64) -> Option<Span> {
         if micros <= 0 { None } else { std::num::NonZeroI64::new(micros).map(Span) }
     }
@@ -104,11 +113,12 @@ impl Span {
     /// Reads `250ms`, `30s`, `5m`, `12h`, `7d` or `2w`.
     ///
     /// # Errors
-    /// A sentence that says what a span looks like, when `text` is not one.
+    /// A sentence that shows the form of a span, when `text` is not one.
     pub fn parse(text: &str) -> Result<Span, String> {
         let wrong = || {
             format!(
-                "`{text}` is not a length of time; write a whole number and a unit, such as 250ms, 30s, 5m, 12h, 7d or 2w"
+                "`{text}` is not a length of time; write a whole number and a unit, such as 250ms, 30s, 5m, \
+                 12h, 7d or 2w"
             )
         };
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -154,7 +164,7 @@ impl fmt::Display for Tick {
     }
 }
 
-/// In text a string of digits, as all 64-bit integers in canonical JSON.
+/// In JSON and other texts a string of digits, as every 64-bit integer in canonical JSON.
 impl Serialize for Tick {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {
@@ -168,10 +178,10 @@ impl Serialize for Tick {
 impl<'de> Deserialize<'de> for Tick {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         if !deserializer.is_human_readable() {
-            return u64::deserialize(deserializer).map(Tick);
+            return i64::deserialize(deserializer).map(Tick);
         }
         let text = String::deserialize(deserializer)?;
-        let tick = text.parse().ok().filter(|tick: &u64| tick.to_string() == text);
+        let tick = text.parse().ok().filter(|tick: &i64| *tick >= 0 && tick.to_string() == text);
         tick.map(Tick).ok_or_else(|| serde::de::Error::custom("a tick is a string of digits"))
     }
 }
@@ -188,17 +198,17 @@ impl PartialOrder for Tick {
 impl TotalOrder for Tick {}
 
 impl Timestamp for Tick {
-    type Summary = u64;
+    type Summary = i64;
     fn minimum() -> Self {
         Tick::ZERO
     }
 }
 
-impl PathSummary<Tick> for u64 {
+impl PathSummary<Tick> for i64 {
     fn results_in(&self, tick: &Tick) -> Option<Tick> {
         tick.0.checked_add(*self).map(Tick)
     }
-    fn followed_by(&self, other: &u64) -> Option<u64> {
+    fn followed_by(&self, other: &i64) -> Option<i64> {
         self.checked_add(*other)
     }
 }
@@ -208,7 +218,7 @@ impl Refines<()> for Tick {
         Tick::ZERO
     }
     fn to_outer(self) {}
-    fn summarize(_: u64) {}
+    fn summarize(_: i64) {}
 }
 
 impl Lattice for Tick {
@@ -222,11 +232,12 @@ impl Lattice for Tick {
 
 impl differential_dataflow::lattice::Maximum for Tick {
     fn maximum() -> Self {
-        Tick(u64::MAX)
+        Tick::MAX
     }
 }
 
-/// The single tick of a frontier, or `None` for the empty frontier (nothing may appear any more).
+/// The tick of a frontier, which has at most one; `None` for the empty frontier, after which no
+/// more facts come.
 pub fn frontier_tick(frontier: &Antichain<Tick>) -> Option<Tick> {
     frontier.elements().first().copied()
 }
@@ -242,15 +253,32 @@ mod tests {
         assert_eq!(Tick::following(at(5, 2), 5, 3), Some(at(5, 3)), "same microsecond, higher partition");
         assert_eq!(Tick::following(at(5, 2), 5, 2), Some(at(6, 2)), "same microsecond, same partition");
         assert_eq!(Tick::following(at(5, 2), 5, 1), Some(at(6, 1)), "same microsecond, lower partition");
-        assert_eq!(Tick::following(at(5, 2), 3, 0), Some(at(6, 0)), "a late stamp never goes back");
+        assert_eq!(Tick::following(at(5, 2), 3, 0), Some(at(6, 0)), "an earlier stamp never goes back");
     }
 
     #[test]
-    fn times_outside_1970_to_2112_have_no_tick() {
+    fn times_outside_1970_to_3111_have_no_tick() {
         assert_eq!(Tick::new(-1, 0), None);
         assert_eq!(Tick::new(MICROS_MAX + 1, 0), None);
         assert_eq!(Tick::new(0, PARTITIONS_MAX), None);
-        assert_eq!(Tick::following(Tick::new(MICROS_MAX, 4095).unwrap(), 0, 4095), None);
+        let last = Tick::new(MICROS_MAX, PARTITIONS_MAX - 1);
+        assert_eq!(last, Some(Tick::MAX));
+        assert_eq!(Tick::following(Tick::MAX, 0, PARTITIONS_MAX - 1), None);
+    }
+
+    #[test]
+    fn a_tick_is_a_positive_number_of_63_bits() {
+        let tick = Tick::new(1_522_540_831_000_000, 200).unwrap();
+        assert_eq!(tick.0, 1_522_540_831_000_000 * 256 + 200);
+        assert_eq!((tick.micros(), tick.partition()), (1_522_540_831_000_000, 200));
+        assert_eq!(Tick::parse(&tick.0.to_string()), Ok(tick));
+        assert_eq!(
+            Tick::parse("2018-04-01T00:00:31Z"),
+            Tick::new(1_522_540_831_000_000, 0).ok_or(String::new())
+        );
+        assert!(Tick::parse("-1").is_err());
+        assert!(serde_json::from_str::<Tick>("\"-1\"").is_err());
+        assert_eq!(serde_json::from_str::<Tick>("\"9223372036854775807\"").unwrap(), Tick::MAX);
     }
 
     #[test]

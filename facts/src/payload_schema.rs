@@ -1,25 +1,25 @@
-//! Payload schemas: which fields a payload has, and what each may hold.
+//! Payload schemas: the fields of an event type's payload and their types.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field as ArrowField, Fields, TimeUnit};
 
-/// What one field of a payload may hold.
+/// The type of one payload field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FieldType {
     /// `true` or `false`.
     Bool,
-    /// A whole number of 32 bits; a JSON number in the canonical form.
+    /// A 32-bit integer; a JSON number in canonical JSON.
     Int32,
-    /// A whole number of 64 bits; a string in the canonical form.
+    /// A 64-bit integer; a string in canonical JSON.
     Int64,
     /// A finite binary floating-point number.
     Float64,
-    /// An exact decimal: digits in all (at most 18), digits after the point.
+    /// An exact decimal: the number of digits (at most 18), and how many of them follow the point.
     Decimal(u8, i8),
     /// UTF-8 text.
     Text,
-    /// A moment, in microseconds, UTC.
+    /// A time in microseconds since 1970-01-01 UTC.
     Timestamp,
 }
 
@@ -27,9 +27,9 @@ impl FieldType {
     /// Reads `bool`, `int32`, `int64`, `float64`, `decimal(P,S)`, `text` or `timestamp`.
     ///
     /// # Errors
-    /// A sentence that lists the types, when `text` is none of them.
+    /// A sentence that lists the types, when `text` names none of them.
     pub fn parse(text: &str) -> Result<FieldType, String> {
-        let known = match text {
+        let field_type = match text {
             "bool" => FieldType::Bool,
             "int32" => FieldType::Int32,
             "int64" => FieldType::Int64,
@@ -38,13 +38,14 @@ impl FieldType {
             "timestamp" => FieldType::Timestamp,
             _ => return FieldType::parse_decimal(text),
         };
-        Ok(known)
+        Ok(field_type)
     }
 
     fn parse_decimal(text: &str) -> Result<FieldType, String> {
         let wrong = || {
             format!(
-                "`{text}` is not a type; use bool, int32, int64, float64, decimal(P,S) with P at most 18, text or timestamp"
+                "`{text}` is not a type; use bool, int32, int64, float64, decimal(P,S) with P at most 18, \
+                 text or timestamp"
             )
         };
         let inner = text.strip_prefix("decimal(").and_then(|t| t.strip_suffix(')')).ok_or_else(wrong)?;
@@ -58,7 +59,7 @@ impl FieldType {
         }
     }
 
-    /// The Arrow type that columns of this field have.
+    /// The Arrow type of columns of this field.
     pub fn arrow(self) -> DataType {
         match self {
             FieldType::Bool => DataType::Boolean,
@@ -86,7 +87,7 @@ impl std::fmt::Display for FieldType {
     }
 }
 
-/// The Arrow type of every moment: microseconds, UTC.
+/// The Arrow type of all times: microseconds since 1970-01-01, UTC.
 pub fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
 }
@@ -94,18 +95,18 @@ pub fn timestamp() -> DataType {
 /// One field of a payload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Field {
-    /// Its key in the payload object.
+    /// The key of the field in the payload object.
     pub name: String,
-    /// What it may hold.
+    /// The type of its values.
     pub field_type: FieldType,
-    /// Whether a record without it is refused.
+    /// Whether the gate refuses a record without it.
     pub required: bool,
 }
 
-/// The fields of a payload, in the order of their declaration. Other fields are refused.
+/// The fields of an event type's payload, as declared. The gate refuses records with other fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PayloadSchema {
-    /// The fields; names are unique.
+    /// The fields in the order of their declaration; their names are unique.
     pub fields: Vec<Field>,
 }
 
@@ -115,7 +116,7 @@ impl PayloadSchema {
         self.fields.iter().map(|f| ArrowField::new(&f.name, f.field_type.arrow(), !f.required)).collect()
     }
 
-    /// The place of `name`.
+    /// The index of the field `name`.
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.fields.iter().position(|f| f.name == name)
     }

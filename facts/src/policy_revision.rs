@@ -1,16 +1,16 @@
-//! The name of a policy as receipts and decisions cite it.
+//! The reference to a gate policy that receipts and decisions cite.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Digest;
 
-/// Which policy was in force: its id, its revision, and the digest of its content.
+/// The gate policy that was in force: its id, its revision and the digest of its content.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PolicyRev {
     /// The policy's stable name.
     pub policy_id: String,
     /// The revision that its authors gave it.
     pub revision: String,
-    /// BLAKE3 over the canonical form of the policy.
+    /// BLAKE3-256 of the canonical form of the policy.
     pub content_digest: Digest,
 }

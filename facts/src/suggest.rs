@@ -1,27 +1,28 @@
-//! What to say of a name that nobody knows.
+//! Suggestions for error messages about unknown names.
 
-/// What to write in place of `unknown`: the nearest of `known`, or all of them.
-pub fn choices(unknown: &str, known: &[&str]) -> String {
+/// "did you mean ..?" with the names of `existing` that are nearest to `unknown`, or else all of
+/// them.
+pub fn did_you_mean(unknown: &str, existing: &[&str]) -> String {
     const NEAREST_MAX: usize = 3;
     let quoted = |names: &[&str], last: &str| {
         let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
         quoted.join(last)
     };
-    let mut near: Vec<(usize, &str)> = known.iter().map(|name| (distance(unknown, name), *name)).collect();
+    let mut near: Vec<(usize, &str)> = existing.iter().map(|name| (distance(unknown, name), *name)).collect();
     near.sort_unstable();
     near.dedup();
     near.retain(|(distance, _)| *distance <= unknown.chars().count() / 3 + 1);
     let near: Vec<&str> = near.into_iter().map(|(_, name)| name).take(NEAREST_MAX).collect();
-    if known.is_empty() {
+    if existing.is_empty() {
         "there are none".to_owned()
     } else if near.is_empty() {
-        format!("there are {}", quoted(known, ", "))
+        format!("there are {}", quoted(existing, ", "))
     } else {
         format!("did you mean {}?", quoted(&near, " or "))
     }
 }
 
-/// How many single-character edits lie between two names, whatever their case.
+/// The Levenshtein distance between two names, ignoring ASCII case.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().map(|c| c.to_ascii_lowercase()).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -42,8 +43,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_names_are_offered_and_else_all() {
-        assert_eq!(choices("TX_AMONT", &["tx_amount", "action"]), "did you mean `tx_amount`?");
-        assert_eq!(choices("colour", &["action", "facts"]), "there are `action`, `facts`");
+    fn the_nearest_names_are_suggested_or_else_all() {
+        assert_eq!(did_you_mean("TX_AMONT", &["tx_amount", "action"]), "did you mean `tx_amount`?");
+        assert_eq!(did_you_mean("colour", &["action", "facts"]), "there are `action`, `facts`");
     }
 }

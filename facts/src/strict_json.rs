@@ -1,4 +1,7 @@
-//! Reading JSON that may be hostile: bounded depth, no key twice, no number that changes its value.
+//! A strict JSON reader for untrusted input, and its canonical form (RFC 8785).
+//!
+//! It bounds the depth of nesting, and refuses repeated keys and numbers that a 64-bit float would
+//! change.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,28 +13,29 @@ use serde_json::value::RawValue;
 
 use crate::jcs;
 
-/// How deep objects and arrays may nest.
+/// The greatest depth to which objects and arrays may nest.
 pub const DEPTH_MAX: usize = 32;
 
-/// What is wrong with a JSON text, as a sentence.
+/// Why the strict reader refused a JSON text, as a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct JsonFault(pub String);
+pub struct JsonError(pub String);
 
-/// Calls `field` with each key of the object `text` and the text of its value, in order.
+/// Calls `field` with each key of the JSON object `text` and the source text of its value, in
+/// order.
 ///
-/// Keys may repeat; the caller sees each and decides. A value is the exact source text, checked for
-/// syntax, with no white space around it.
+/// Keys may repeat: `field` gets each of them and may refuse the second. The source text of a value
+/// is checked for syntax and has no white space around it.
 ///
 /// # Errors
-/// A fault when `text` is not one JSON object, or the first that `field` returns.
+/// When `text` is not one JSON object; else the first error that `field` returns.
 pub fn for_each_field<'a>(
     text: &'a str,
-    mut field: impl FnMut(&str, &'a str) -> Result<(), JsonFault>,
-) -> Result<(), JsonFault> {
+    mut field: impl FnMut(&str, &'a str) -> Result<(), JsonError>,
+) -> Result<(), JsonError> {
     struct Fields<F>(F);
-    impl<'a, F: FnMut(&str, &'a str) -> Result<(), JsonFault>> Visitor<'a> for Fields<&mut F> {
-        type Value = Result<(), JsonFault>;
+    impl<'a, F: FnMut(&str, &'a str) -> Result<(), JsonError>> Visitor<'a> for Fields<&mut F> {
+        type Value = Result<(), JsonError>;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an object")
         }
@@ -52,15 +56,15 @@ pub fn for_each_field<'a>(
     outcome
 }
 
-/// A key that borrows from the text unless it holds an escape.
+/// An object key, which borrows from the text unless it contains an escape.
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The string that the JSON value `raw` is.
+/// The string that the JSON text `raw` encodes.
 ///
 /// # Errors
-/// A fault when it is not a string.
-pub fn string(raw: &str) -> Result<Cow<'_, str>, JsonFault> {
+/// When `raw` is not a JSON string.
+pub fn string(raw: &str) -> Result<Cow<'_, str>, JsonError> {
     let inner =
         raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')).ok_or_else(|| expected("a string", raw))?;
     if inner.contains('\\') {
@@ -70,13 +74,13 @@ pub fn string(raw: &str) -> Result<Cow<'_, str>, JsonFault> {
     }
 }
 
-/// A fault that says what was expected in place of `raw`.
-pub fn expected(what: &str, raw: &str) -> JsonFault {
-    JsonFault(format!("expected {what}, found {}", shown(raw)))
+/// The error that a reader expected `what` and found `raw`.
+pub fn expected(what: &str, raw: &str) -> JsonError {
+    JsonError(format!("expected {what}, found {}", excerpt(raw)))
 }
 
-/// As much of a text from outside as a fault quotes.
-pub fn shown(text: &str) -> Cow<'_, str> {
+/// The first 40 characters of an untrusted text, which is as much as an error quotes.
+pub fn excerpt(text: &str) -> Cow<'_, str> {
     const CHARS_MAX: usize = 40;
     match text.char_indices().nth(CHARS_MAX) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
@@ -84,49 +88,51 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// What the reader of JSON says, which quotes the text; the place in the text stands at its end.
-fn unreadable(error: &serde_json::Error) -> JsonFault {
+/// The error of the JSON parser, shortened, because it may quote the text at any length.
+fn unreadable(error: &serde_json::Error) -> JsonError {
     const CHARS_MAX: usize = 160;
-    let said = error.to_string();
-    match said.char_indices().nth(CHARS_MAX) {
+    let message = error.to_string();
+    match message.char_indices().nth(CHARS_MAX) {
         Some((end, _)) => {
-            JsonFault(format!("{}… at line {} column {}", &said[..end], error.line(), error.column()))
+            JsonError(format!("{}… at line {} column {}", &message[..end], error.line(), error.column()))
         }
-        None => JsonFault(said),
+        None => JsonError(message),
     }
 }
 
-/// The canonical form (RFC 8785) of any JSON value.
+/// The canonical form (RFC 8785) of any JSON text.
 ///
 /// # Errors
-/// A fault for a syntax error, a key that stands twice in an object, nesting deeper than
-/// [`DEPTH_MAX`], or a number that a 64-bit float would change.
-pub fn canonical(text: &str) -> Result<String, JsonFault> {
-    // The whole text is checked for syntax once; what is taken apart below is known to be JSON.
+/// On a syntax error, a repeated key in an object, nesting deeper than [`DEPTH_MAX`], or a number
+/// that a 64-bit float would change.
+pub fn canonical(text: &str) -> Result<String, JsonError> {
+    // This checks the syntax of the whole text once; the parts below are then known to be JSON.
     let value: &RawValue = serde_json::from_str(text).map_err(|e| unreadable(&e))?;
     let mut out = Vec::with_capacity(text.len());
     push_canonical(value.get(), 0, &mut out)?;
     Ok(String::from_utf8(out).expect("JSON text is UTF-8"))
 }
 
-fn push_canonical(raw: &str, depth: usize, out: &mut Vec<u8>) -> Result<(), JsonFault> {
+fn push_canonical(raw: &str, depth: usize, out: &mut Vec<u8>) -> Result<(), JsonError> {
     if depth > DEPTH_MAX {
-        return Err(JsonFault(format!("objects and arrays nest deeper than {DEPTH_MAX}")));
+        return Err(JsonError(format!("objects and arrays nest deeper than {DEPTH_MAX}")));
     }
     match raw.as_bytes().first() {
         Some(b'{') => {
-            // Sorted by UTF-16 code units, as RFC 8785 asks; they order as text does but for
-            // characters outside the first plane.
+            // RFC 8785 sorts keys by UTF-16 code units. That order differs from the order of texts
+            // only for characters outside the basic multilingual plane.
             let mut fields: BTreeMap<Vec<u16>, (String, &str)> = BTreeMap::new();
             for_each_field(raw, |key, value| {
                 match fields.insert(key.encode_utf16().collect(), (key.to_owned(), value)) {
                     None => Ok(()),
-                    Some(_) => Err(JsonFault(format!("the key {:?} stands twice in one object", shown(key)))),
+                    Some(_) => {
+                        Err(JsonError(format!("the key {:?} is repeated in one object", excerpt(key))))
+                    }
                 }
             })?;
             out.push(b'{');
-            for (place, (key, value)) in fields.into_values().enumerate() {
-                if place > 0 {
+            for (index, (key, value)) in fields.into_values().enumerate() {
+                if index > 0 {
                     out.push(b',');
                 }
                 jcs::push_string(&key, out);
@@ -137,8 +143,8 @@ fn push_canonical(raw: &str, depth: usize, out: &mut Vec<u8>) -> Result<(), Json
         }
         Some(b'[') => {
             out.push(b'[');
-            for (place, item) in items(raw)?.into_iter().enumerate() {
-                if place > 0 {
+            for (index, item) in items(raw)?.into_iter().enumerate() {
+                if index > 0 {
                     out.push(b',');
                 }
                 push_canonical(item, depth + 1, out)?;
@@ -154,8 +160,8 @@ fn push_canonical(raw: &str, depth: usize, out: &mut Vec<u8>) -> Result<(), Json
     Ok(())
 }
 
-/// The source texts of the items of an array.
-fn items(raw: &str) -> Result<Vec<&str>, JsonFault> {
+/// The source texts of the items of a JSON array.
+fn items(raw: &str) -> Result<Vec<&str>, JsonError> {
     struct Items;
     impl<'a> Visitor<'a> for Items {
         type Value = Vec<&'a str>;
@@ -176,22 +182,26 @@ fn items(raw: &str) -> Result<Vec<&str>, JsonFault> {
     Ok(items)
 }
 
-fn push_number(raw: &str, out: &mut Vec<u8>) -> Result<(), JsonFault> {
+fn push_number(raw: &str, out: &mut Vec<u8>) -> Result<(), JsonError> {
     serde_json::from_str::<IgnoredAny>(raw).map_err(|_| expected("a number", raw))?;
-    // The standard library gives the nearest float; serde_json may give its neighbour.
+    // The standard library gives the nearest float; serde_json may be one unit in the last place
+    // off.
     let value: f64 = raw.parse().map_err(|_| expected("a number", raw))?;
-    let from = out.len();
+    let start = out.len();
     let printed = jcs::push_float(value, out);
     let same = printed
-        && std::str::from_utf8(&out[from..]).is_ok_and(|text| Significant::of(text) == Significant::of(raw));
+        && std::str::from_utf8(&out[start..]).is_ok_and(|text| Significant::of(text) == Significant::of(raw));
     if same {
         Ok(())
     } else {
-        Err(JsonFault(format!("the number {} does not fit a 64-bit float; send it as a string", shown(raw))))
+        Err(JsonError(format!(
+            "the number {} does not fit a 64-bit float; send it as a string",
+            excerpt(raw)
+        )))
     }
 }
 
-/// A decimal literal without what does not change its value: sign, digits, power of ten.
+/// A decimal literal reduced to its value: sign, significant digits, power of ten.
 #[derive(PartialEq, Eq)]
 struct Significant {
     negative: bool,
@@ -200,7 +210,7 @@ struct Significant {
 }
 
 impl Significant {
-    /// `None` when the exponent is beyond any float's.
+    /// `None` when the exponent is out of range of 64 bits.
     fn of(literal: &str) -> Option<Significant> {
         let (negative, literal) = match literal.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -242,16 +252,16 @@ mod tests {
     }
 
     #[test]
-    fn what_would_change_its_value_is_refused() {
+    fn numbers_that_a_float_would_change_are_refused() {
         for text in ["12345678901234567890", "0.10000000000000001", "333333333.33333329", "1e400", "-1e-400"]
         {
-            let fault = canonical(text).unwrap_err();
-            assert!(fault.0.contains("64-bit float"), "{text}: {fault}");
+            let error = canonical(text).unwrap_err();
+            assert!(error.0.contains("64-bit float"), "{text}: {error}");
         }
     }
 
     #[test]
-    fn hostile_texts_are_faults_not_panics() {
+    fn hostile_texts_are_errors_and_never_panics() {
         let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
         for text in [
             r#"{"a":1,"a":2}"#,

@@ -1,88 +1,106 @@
-//! Digests of many short texts, computed side by side.
+//! Batched BLAKE3: hashes many short texts side by side in the lanes of AVX-512 registers.
 //!
-//! BLAKE3 gains its speed from hashing the chunks of one long text at once; a record of a few hundred bytes has one
-//! chunk, and leaves fifteen of sixteen lanes empty. Here sixteen records share the lanes of an AVX-512 register, which
-//! takes a quarter of the time. Machines without AVX-512, and texts of more than one chunk, are left to the `blake3`
-//! crate. The digests are BLAKE3's either way.
+//! The `blake3` crate is fast on one long text because it hashes that text's chunks in parallel. A
+//! record of a few hundred bytes has a single chunk, which leaves fifteen of sixteen lanes empty.
+//! [`BatchHasher`] gives each lane another text, which takes a quarter of the time. On machines
+//! without AVX-512, and for texts longer than one chunk, it calls the `blake3` crate. Both ways
+//! give the same digests.
+//!
+//! This crate holds the SIMD code of the project, so that the crates above it can forbid `unsafe`
+//! code. What is unsafe are the loads and stores of whole arrays and the call into code that needs
+//! AVX-512. The tests compare the hashes with those of the `blake3` crate for every text length up
+//! to beyond one chunk.
 
-use crate::Digest;
+/// A BLAKE3-256 digest.
+pub type Hash = [u8; 32];
 
-/// How many texts are put side by side.
+/// The number of texts that are hashed at a time, one in each 32-bit lane of a register.
 const LANES: usize = 16;
 
-/// The bytes of a chunk, and of the blocks that it is compressed in (BLAKE3, section 2.1).
+/// Bytes of a BLAKE3 chunk, and of the blocks that a chunk is compressed in (specification 2.1).
 const CHUNK: usize = 1024;
 const BLOCK: usize = 64;
 
-/// How many texts are gathered before they are hashed: enough to fill lanes, few enough to stay in the cache.
-const GATHERED: usize = 4 * LANES;
+/// How many texts to buffer before hashing: enough to fill the lanes, few enough for the cache.
+const BUFFERED_MAX: usize = 4 * LANES;
 
-/// The digests of texts that are written one after the other.
+/// Hashes texts that are appended one after the other, in batches.
+///
+/// The hashes come out in the order in which the texts were pushed.
 #[derive(Default)]
-pub struct Digests {
+pub struct BatchHasher {
+    /// The buffered texts, one after the other.
     texts: Vec<u8>,
+    /// Where each buffered text ends in `texts`.
     ends: Vec<usize>,
-    done: Vec<Digest>,
+    hashes: Vec<Hash>,
 }
 
-impl Digests {
-    /// None yet, with room for so many.
-    pub fn with_capacity(count: usize) -> Digests {
-        Digests { done: Vec::with_capacity(count), ..Digests::default() }
+impl BatchHasher {
+    /// A hasher without texts, whose result has room for `count` hashes.
+    pub fn with_capacity(count: usize) -> BatchHasher {
+        BatchHasher { hashes: Vec::with_capacity(count), ..BatchHasher::default() }
     }
 
-    /// Adds the digest of what `write` appends.
+    /// Adds one text: the bytes that `write` appends to the buffer.
+    ///
+    /// # Panics
+    /// When `write` removes bytes of earlier texts.
     pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let from = self.texts.len();
+        let start = self.texts.len();
         write(&mut self.texts);
-        assert!(from <= self.texts.len(), "a text is appended to those before");
+        assert!(start <= self.texts.len(), "a writer may only append to the buffer");
         self.ends.push(self.texts.len());
-        if self.ends.len() == GATHERED {
-            self.hash();
+        if self.ends.len() == BUFFERED_MAX {
+            self.hash_buffered();
         }
     }
 
-    /// The digests, in the order of their texts.
-    pub fn finish(mut self) -> Vec<Digest> {
-        self.hash();
-        self.done
+    /// The hashes of all texts, in the order in which they were pushed.
+    pub fn finish(mut self) -> Vec<Hash> {
+        self.hash_buffered();
+        self.hashes
     }
 
-    fn hash(&mut self) {
-        let mut from = 0;
-        let mut texts = [&[][..]; GATHERED];
+    fn hash_buffered(&mut self) {
+        let mut start = 0;
+        let mut texts = [&[][..]; BUFFERED_MAX];
         for (text, end) in texts.iter_mut().zip(&self.ends) {
-            *text = &self.texts[from..*end];
-            from = *end;
+            *text = &self.texts[start..*end];
+            start = *end;
         }
-        hash_each(&texts[..self.ends.len()], &mut self.done);
+        hash_each(&texts[..self.ends.len()], &mut self.hashes);
         self.texts.clear();
         self.ends.clear();
     }
 }
 
-/// Appends the digest of each text.
+fn hash_alone(text: &[u8]) -> Hash {
+    *blake3::hash(text).as_bytes()
+}
+
+/// Appends the hash of each text to `hashes`.
 #[cfg(target_arch = "x86_64")]
-fn hash_each(texts: &[&[u8]], done: &mut Vec<Digest>) {
-    let short = texts.iter().all(|text| text.len() <= CHUNK);
-    if !short || !is_x86_feature_detected!("avx512f") {
-        return done.extend(texts.iter().map(|text| Digest::of(text)));
+fn hash_each(texts: &[&[u8]], hashes: &mut Vec<Hash>) {
+    let single_chunks = texts.iter().all(|text| text.len() <= CHUNK);
+    if !single_chunks || !is_x86_feature_detected!("avx512f") {
+        return hashes.extend(texts.iter().map(|text| hash_alone(text)));
     }
     for texts in texts.chunks(LANES) {
-        let mut digests = [Digest::default(); LANES];
-        // SAFETY: the machine was just asked whether it has these instructions.
-        #[allow(unsafe_code, reason = "which instructions there are is known when the program runs")]
+        let mut batch = [Hash::default(); LANES];
+        // SAFETY: the check above has found AVX-512F on this machine.
+        #[allow(unsafe_code, reason = "only the running program knows which instructions its machine has")]
         unsafe {
-            avx512::hash(texts, &mut digests);
+            avx512::hash(texts, &mut batch);
         }
-        done.extend_from_slice(&digests[..texts.len()]);
+        hashes.extend_from_slice(&batch[..texts.len()]);
     }
 }
 
-/// Appends the digest of each text.
+/// Appends the hash of each text to `hashes`.
 #[cfg(not(target_arch = "x86_64"))]
-fn hash_each(texts: &[&[u8]], done: &mut Vec<Digest>) {
-    done.extend(texts.iter().map(|text| Digest::of(text)));
+fn hash_each(texts: &[&[u8]], hashes: &mut Vec<Hash>) {
+    hashes.extend(texts.iter().map(|text| hash_alone(text)));
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -94,10 +112,9 @@ mod avx512 {
     };
     use std::array::from_fn;
 
-    use super::{BLOCK, CHUNK, LANES};
-    use crate::Digest;
+    use super::{BLOCK, CHUNK, Hash, LANES};
 
-    /// BLAKE3, section 2.2: the initial value, the permutation of the words between rounds, and the flags.
+    /// The initial value (BLAKE3 specification, section 2.2).
     const IV: [u32; 8] = [
         0x6A09_E667,
         0xBB67_AE85,
@@ -108,49 +125,50 @@ mod avx512 {
         0x1F83_D9AB,
         0x5BE0_CD19,
     ];
+    /// How the message words are permuted between rounds.
     const PERMUTATION: [usize; 16] = [2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8];
     const CHUNK_START: u32 = 1;
     const CHUNK_END: u32 = 2;
     const ROOT: u32 = 8;
 
-    /// Which word each place of each round takes.
+    /// The message word that each round uses at each position.
     const SCHEDULE: [[usize; 16]; 7] = {
-        let mut all = [[0; 16]; 7];
-        let mut place = 0;
-        while place < 16 {
-            all[0][place] = place;
-            place += 1;
+        let mut words = [[0; 16]; 7];
+        let mut position = 0;
+        while position < 16 {
+            words[0][position] = position;
+            position += 1;
         }
         let mut round = 1;
         while round < 7 {
-            let mut place = 0;
-            while place < 16 {
-                all[round][place] = all[round - 1][PERMUTATION[place]];
-                place += 1;
+            let mut position = 0;
+            while position < 16 {
+                words[round][position] = words[round - 1][PERMUTATION[position]];
+                position += 1;
             }
             round += 1;
         }
-        all
+        words
     };
 
-    /// One word of each lane.
+    /// One 32-bit word of each lane.
     type Words = __m512i;
 
-    /// The digests of up to [`LANES`] texts of one chunk at most.
+    /// Hashes up to [`LANES`] texts of at most one chunk each into the first of `hashes`.
     #[target_feature(enable = "avx512f")]
-    pub fn hash(texts: &[&[u8]], digests: &mut [Digest; LANES]) {
+    pub fn hash(texts: &[&[u8]], hashes: &mut [Hash; LANES]) {
         assert!(texts.len() <= LANES && texts.iter().all(|text| text.len() <= CHUNK));
         let blocks: [usize; LANES] =
             from_fn(|lane| texts.get(lane).map_or(0, |text| text.len().div_ceil(BLOCK).max(1)));
-        let most = blocks.iter().copied().max().unwrap_or(0);
+        let blocks_max = blocks.iter().copied().max().unwrap_or(0);
         let mut padded = [[0u8; BLOCK]; LANES];
         let mut lengths = [BLOCK as u32; LANES];
         let mut flags = [CHUNK_START; LANES];
         let mut state: [Words; 8] = from_fn(|word| _mm512_set1_epi32(IV[word].cast_signed()));
-        for block in 0..most {
+        for block in 0..blocks_max {
             let rows: [Words; LANES] = from_fn(|lane| {
                 if block >= blocks[lane] {
-                    return _mm512_setzero_si512(); // This lane has its digest.
+                    return _mm512_setzero_si512(); // This lane already has its hash.
                 }
                 let rest = &texts[lane][block * BLOCK..];
                 if block + 1 < blocks[lane] {
@@ -161,14 +179,14 @@ mod avx512 {
                 padded[lane][..rest.len()].copy_from_slice(rest);
                 load_bytes(&padded[lane])
             });
-            state = compress(state, &transposed(rows), load(&lengths), load(&flags));
+            state = compress(state, &transpose(rows), load(&lengths), load(&flags));
             for flags in &mut flags {
                 *flags &= !CHUNK_START;
             }
             if blocks[..texts.len()].contains(&(block + 1)) {
                 let words: [[u32; LANES]; 8] = state.map(|words| store(words));
                 for lane in (0..texts.len()).filter(|lane| blocks[*lane] == block + 1) {
-                    for (word, bytes) in words.iter().zip(digests[lane].0.chunks_exact_mut(4)) {
+                    for (word, bytes) in words.iter().zip(hashes[lane].chunks_exact_mut(4)) {
                         bytes.copy_from_slice(&word[lane].to_le_bytes());
                     }
                 }
@@ -176,18 +194,18 @@ mod avx512 {
         }
     }
 
-    /// BLAKE3's compression of one block of each lane; counters are 0, as there is one chunk.
+    /// Compresses one block of each lane; the chunk counter is 0, as each text has one chunk.
     #[target_feature(enable = "avx512f")]
     fn compress(chaining: [Words; 8], block: &[Words; 16], lengths: Words, flags: Words) -> [Words; 8] {
         let zero = _mm512_setzero_si512();
-        let mut state: [Words; 16] = from_fn(|place| match place {
-            0..8 => chaining[place],
-            8..12 => _mm512_set1_epi32(IV[place - 8].cast_signed()),
+        let mut state: [Words; 16] = from_fn(|word| match word {
+            0..8 => chaining[word],
+            8..12 => _mm512_set1_epi32(IV[word - 8].cast_signed()),
             14 => lengths,
             15 => flags,
             _ => zero,
         });
-        // Written out: the lanes stay in registers only when every place is known.
+        // A macro, because the state stays in registers only when all of its indices are constants.
         macro_rules! mix {
             ($a:literal, $b:literal, $c:literal, $d:literal, $x:expr, $y:expr) => {
                 state[$a] = _mm512_add_epi32(_mm512_add_epi32(state[$a], state[$b]), block[$x]);
@@ -216,19 +234,19 @@ mod avx512 {
         from_fn(|word| _mm512_xor_si512(state[word], state[word + 8]))
     }
 
-    /// From a block of each lane to each word of all lanes.
+    /// Transposes a 16 by 16 matrix of words: from one block of each lane to one word of all lanes.
     #[target_feature(enable = "avx512f")]
-    fn transposed(rows: [Words; LANES]) -> [Words; 16] {
+    fn transpose(rows: [Words; LANES]) -> [Words; 16] {
         let pairs: [Words; 16] = from_fn(|i| {
             let (a, b) = (rows[i & !1], rows[i | 1]);
             if i % 2 == 0 { _mm512_unpacklo_epi32(a, b) } else { _mm512_unpackhi_epi32(a, b) }
         });
-        // At 4 r + w, in each quarter q: word 4 q + w of the rows 4 r to 4 r + 3.
+        // Index 4 r + w holds, in each quarter q, word 4 q + w of the rows 4 r to 4 r + 3.
         let fours: [Words; 16] = from_fn(|i| {
             let (a, b) = (pairs[(i & !3) + (i & 3) / 2], pairs[(i & !3) + 2 + (i & 3) / 2]);
             if i % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
         });
-        // At 4 w + 2 h + p: the quarters p and p + 2 of the half h of the rows.
+        // Index 4 w + 2 h + p holds the quarters p and p + 2 of half h of the rows.
         let halves: [Words; 16] = from_fn(|i| {
             let (word, half) = (i / 4, i / 2 % 2);
             quarters(i % 2, fours[8 * half + word], fours[8 * half + 4 + word])
@@ -239,7 +257,7 @@ mod avx512 {
         })
     }
 
-    /// The even or the odd quarters of two.
+    /// The even (`odd` is 0) or the odd quarters of two registers.
     #[target_feature(enable = "avx512f")]
     fn quarters(odd: usize, a: Words, b: Words) -> Words {
         if odd == 0 {
@@ -250,21 +268,24 @@ mod avx512 {
     }
 
     #[target_feature(enable = "avx512f")]
-    #[allow(unsafe_code, reason = "the pointer is that of an array of the register's size")]
+    #[allow(unsafe_code, reason = "the array has exactly the size of the register")]
     fn load(words: &[u32; LANES]) -> Words {
+        // SAFETY: `words` has the 64 bytes that are read, and the load needs no alignment.
         unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
     }
 
     #[target_feature(enable = "avx512f")]
-    #[allow(unsafe_code, reason = "the pointer is that of an array of the register's size")]
+    #[allow(unsafe_code, reason = "the array has exactly the size of the register")]
     fn load_bytes(bytes: &[u8; BLOCK]) -> Words {
+        // SAFETY: `bytes` has the 64 bytes that are read, and the load needs no alignment.
         unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
     }
 
     #[target_feature(enable = "avx512f")]
-    #[allow(unsafe_code, reason = "the pointer is that of an array of the register's size")]
+    #[allow(unsafe_code, reason = "the array has exactly the size of the register")]
     fn store(words: Words) -> [u32; LANES] {
         let mut array = [0; LANES];
+        // SAFETY: `array` has the 64 bytes that are written, and the store needs no alignment.
         unsafe { _mm512_storeu_si512(array.as_mut_ptr().cast(), words) };
         array
     }
@@ -275,28 +296,28 @@ mod tests {
     use super::*;
 
     fn check(texts: &[Vec<u8>]) {
-        let mut digests = Digests::with_capacity(texts.len());
+        let mut hasher = BatchHasher::with_capacity(texts.len());
         for text in texts {
-            digests.push(|out| out.extend_from_slice(text));
+            hasher.push(|out| out.extend_from_slice(text));
         }
-        let wanted: Vec<Digest> = texts.iter().map(|text| Digest::of(text)).collect();
-        assert_eq!(digests.finish(), wanted);
+        let expected: Vec<Hash> = texts.iter().map(|text| hash_alone(text)).collect();
+        assert_eq!(hasher.finish(), expected);
     }
 
     fn text(length: usize, seed: usize) -> Vec<u8> {
-        (0..length).map(|place| (place * 31 + seed * 7 + place / 256) as u8).collect()
+        (0..length).map(|index| (index * 31 + seed * 7 + index / 256) as u8).collect()
     }
 
     #[test]
-    fn texts_of_every_length_have_the_digest_that_they_have_alone() {
+    fn texts_of_every_length_have_the_hash_that_they_have_alone() {
         check(&(0..=CHUNK + 70).map(|length| text(length, length)).collect::<Vec<_>>());
     }
 
     #[test]
     fn a_lane_does_not_see_its_neighbours() {
-        // Lengths that end in every block, in every order of lanes, and groups that are not full.
+        // Lengths that end in every block, in every order of lanes, and batches that are not full.
         for seed in 0..40 {
-            let count = (seed * 13) % (2 * GATHERED + 3);
+            let count = (seed * 13) % (2 * BUFFERED_MAX + 3);
             check(
                 &(0..count)
                     .map(|i| text((i * 37 * (seed + 1) + seed) % (CHUNK + 1), seed))
