@@ -1,13 +1,14 @@
-//! Delimited text (RFC 4180): a header row of names, then records whose fields are all text.
+//! The CSV source: delimited text (RFC 4180) with a header row; all fields are text.
 //!
-//! Nothing is inferred: a field is text, and an empty one is null. What a lenient reader would guess
-//! at is a fault: a quote inside a field that does not begin with one, text behind a closing quote,
-//! a quote that is never closed. Hence the records are cut here and not by the `csv` crate, which
-//! accepts all three and does not bound a record; the tests hold the two against each other.
+//! The source infers no types: a field is text, and an empty field is null. It is strict where
+//! lenient parsers guess: a quote inside an unquoted field, text after a closing quote, and an
+//! unclosed quote each make the record unreadable. The `csv` crate accepts all three and does not
+//! limit the size of a record, so this source has its own parser; the tests compare the two on
+//! well-formed input.
 //!
-//! A record with broken quotes, or one that does not end within the limit, costs the line it begins
-//! on: reading goes on with the next line. So a stray quote cannot swallow the file behind it; the
-//! price is that the further lines of a quoted field over the limit are read as records.
+//! When a record has broken quotes, or does not end within the limit, its first line is unreadable
+//! and the source continues with the next line. So a stray quote cannot consume the rest of the
+//! file. The cost is that the further lines of a quoted field over the limit are read as records.
 
 use std::path::Path;
 use std::str;
@@ -16,18 +17,19 @@ use arrow::array::StringBuilder;
 use arrow::datatypes::SchemaRef;
 
 use crate::error::SourceError;
-use crate::files::{Format, InputFile};
+use crate::file_set::{FileFormat, InputFile};
 use crate::jsonl::{text_chunk, text_schema};
-use crate::prefix::Prefix;
-use crate::text::{self, CHUNK_BYTES, RECORD_BYTES_MAX, Reading, Text};
-use crate::{Chunk, Fault, Source};
+use crate::read_fingerprint::ReadFingerprint;
+use crate::text_reader::{self, CHUNK_BYTES, OpenTextFile, RECORD_BYTES_MAX, TextReader};
+use crate::{Chunk, Source, UnreadableRecord};
 
-/// How delimited text is read.
+/// The options of the CSV source.
 #[derive(Clone, Copy, Debug)]
 pub struct CsvOptions {
-    /// What stands between two fields: an ASCII character.
+    /// The ASCII character between two fields.
     pub delimiter: u8,
-    /// The most bytes a record may have, without its line break; a longer one is a fault.
+    /// The greatest number of bytes of a record, without its line break; a longer one is
+    /// unreadable.
     pub record_bytes_max: usize,
 }
 
@@ -37,48 +39,48 @@ impl Default for CsvOptions {
     }
 }
 
-/// A file or folder of delimited text.
+/// A source of delimited text from a file or a folder.
 pub struct CsvSource {
-    text: Text,
+    text: TextReader,
     schema: SchemaRef,
-    /// The names that every file has to begin with, and the file they were read from.
+    /// The column names with which every file must begin, and the file they were read from.
     names: Vec<String>,
     first: InputFile,
-    /// Whether the header of the file that is being read was passed.
+    /// Whether the header of the current file is consumed.
     in_records: bool,
     position: u64,
     batch_rows: usize,
-    cutter: Cutter,
+    splitter: RecordSplitter,
 }
 
-/// Cuts records out of a window, and fields out of records.
-struct Cutter {
+/// Finds records in a window, and splits records into fields.
+struct RecordSplitter {
     delimiter: u8,
     record_bytes_max: usize,
-    /// The fields of the last record one after the other, unquoted, and where each ends.
+    /// The unquoted fields of the last record one after the other, and the end of each.
     fields: String,
     ends: Vec<usize>,
 }
 
-/// What stands at the begin of a window.
-enum Cut {
+/// What a window begins with.
+enum Next {
     /// A line break.
     Blank { bytes: usize },
-    /// A record.
+    /// A record; whether it contains quotes.
     Record { bytes: usize, quotes: bool },
-    /// A line with a quote that is not closed within the limit, or within what there is of the file.
-    Open { bytes: usize, at_end: bool },
+    /// A line with a quote that is not closed within the limit, or before the end of the file.
+    UnclosedQuote { bytes: usize, at_end: bool },
     /// A line over the limit.
     TooLong,
     /// A record whose end is not in the window, or nothing.
-    Window,
+    Incomplete,
 }
 
-/// A chunk that is being filled.
-struct Gathered {
+/// Collects the rows of one chunk.
+struct RowCollector {
     columns: Vec<StringBuilder>,
     positions: Vec<u64>,
-    faults: Vec<Fault>,
+    unreadable: Vec<UnreadableRecord>,
     bytes: usize,
 }
 
@@ -86,7 +88,7 @@ impl CsvSource {
     /// Opens a source of the records from the one at `from_position` on.
     ///
     /// # Errors
-    /// When the files cannot be found or read, do not all begin with the same header, or hold fewer
+    /// When the files cannot be found or read, do not all begin with the same header, or have fewer
     /// than `from_position` records.
     pub fn open(
         path: &Path,
@@ -98,14 +100,15 @@ impl CsvSource {
         if !delimiter.is_ascii() || b"\"\r\n\0".contains(&delimiter) {
             return Err(SourceError::Delimiter { delimiter: delimiter.into() });
         }
-        let record_bytes_max = text::record_limit(options.record_bytes_max);
-        let mut cutter = Cutter { delimiter, record_bytes_max, fields: String::new(), ends: Vec::new() };
-        let text = Text::open(path, Format::Csv)?;
-        let (first, others) = text.files().split_first().expect("a source has a file");
-        let names = read_header(&mut Reading::glance(first)?, &mut cutter)?;
+        let record_bytes_max = text_reader::record_limit(options.record_bytes_max);
+        let mut splitter =
+            RecordSplitter { delimiter, record_bytes_max, fields: String::new(), ends: Vec::new() };
+        let text = TextReader::open(path, FileFormat::Csv)?;
+        let (first, others) = text.files().split_first().expect("a source has at least one file");
+        let names = read_header(&mut OpenTextFile::peek(first)?, &mut splitter)?;
         for file in others {
-            let found = read_header(&mut Reading::glance(file)?, &mut cutter)?;
-            same_names(first, &names, file, &found)?;
+            let found = read_header(&mut OpenTextFile::peek(file)?, &mut splitter)?;
+            check_header(first, &names, file, &found)?;
         }
         let mut source = CsvSource {
             schema: text_schema(names.iter().cloned()),
@@ -115,11 +118,11 @@ impl CsvSource {
             in_records: false,
             position: 0,
             batch_rows: batch_rows.max(1),
-            cutter,
+            splitter,
         };
         while source.position < from_position {
             let rows_max = usize::try_from(from_position - source.position).unwrap_or(usize::MAX);
-            if source.gather(rows_max.min(source.batch_rows))?.is_none() {
+            if source.collect(rows_max.min(source.batch_rows))?.is_none() {
                 return Err(SourceError::Short {
                     path: path.to_owned(),
                     records: source.position,
@@ -135,73 +138,73 @@ impl CsvSource {
         self.schema.clone()
     }
 
-    /// The next records, at most `rows_max`.
-    fn gather(&mut self, rows_max: usize) -> Result<Option<Gathered>, SourceError> {
+    /// The next records, at most `rows_max`; `None` at the end.
+    fn collect(&mut self, rows_max: usize) -> Result<Option<RowCollector>, SourceError> {
         let columns = self.names.iter().map(|_| StringBuilder::new()).collect();
-        let mut gathered = Gathered { columns, positions: Vec::new(), faults: Vec::new(), bytes: 0 };
-        match self.gather_into(&mut gathered, rows_max) {
-            Err(error) if gathered.count() == 0 => Err(error),
-            _ => Ok((gathered.count() > 0).then_some(gathered)),
+        let mut collector = RowCollector { columns, positions: Vec::new(), unreadable: Vec::new(), bytes: 0 };
+        match self.collect_into(&mut collector, rows_max) {
+            Err(error) if collector.count() == 0 => Err(error),
+            _ => Ok((collector.count() > 0).then_some(collector)),
         }
     }
 
-    fn gather_into(&mut self, gathered: &mut Gathered, rows_max: usize) -> Result<(), SourceError> {
-        while gathered.count() < rows_max && gathered.bytes < CHUNK_BYTES {
-            let Some(reading) = self.text.reading()? else { break };
+    fn collect_into(&mut self, collector: &mut RowCollector, rows_max: usize) -> Result<(), SourceError> {
+        while collector.count() < rows_max && collector.bytes < CHUNK_BYTES {
+            let Some(file) = self.text.current()? else { break };
             if !self.in_records {
-                let found = read_header(reading, &mut self.cutter)?;
-                same_names(&self.first, &self.names, reading.file(), &found)?;
+                let found = read_header(file, &mut self.splitter)?;
+                check_header(&self.first, &self.names, file.file(), &found)?;
                 self.in_records = true;
             }
-            let window = reading.window();
-            // Text appended to the file may close a quote.
+            let window = file.window();
+            // Text appended to the file could close the quote.
             let mut forbid_growth = false;
-            let (bytes, outcome) = match self.cutter.cut(window, reading.ended()) {
-                Cut::Blank { bytes } => {
-                    reading.pass(bytes);
+            let (bytes, outcome) = match self.splitter.next(window, file.at_end()) {
+                Next::Blank { bytes } => {
+                    file.skip(bytes);
                     continue;
                 }
-                Cut::Window => {
-                    if !reading.more()? && reading.window().is_empty() {
+                Next::Incomplete => {
+                    if !file.read_more()? && file.window().is_empty() {
                         self.text.finish();
                         self.in_records = false;
                     }
                     continue;
                 }
-                Cut::TooLong => {
-                    let (bytes, length) = reading.take_line(self.cutter.record_bytes_max)?;
-                    let detail = text::too_long(length, self.cutter.record_bytes_max);
-                    gathered.fault(self.position, bytes, detail);
+                Next::TooLong => {
+                    let (bytes, length) = file.consume_line(self.splitter.record_bytes_max)?;
+                    let detail = text_reader::too_long(length, self.splitter.record_bytes_max);
+                    collector.add_unreadable(self.position, bytes, detail);
                     self.position += 1;
                     continue;
                 }
-                Cut::Open { bytes, at_end } => {
+                Next::UnclosedQuote { bytes, at_end } => {
                     forbid_growth = at_end;
-                    (bytes, Err(self.cutter.never_closed()))
+                    (bytes, Err(self.splitter.unclosed_quote()))
                 }
-                Cut::Record { bytes, quotes } => {
-                    let record = text::without_line_break(&window[..bytes]);
+                Next::Record { bytes, quotes } => {
+                    let record = text_reader::without_line_break(&window[..bytes]);
                     match (
                         str::from_utf8(record),
-                        self.cutter.split(&String::from_utf8_lossy(record), quotes),
+                        self.splitter.split(&String::from_utf8_lossy(record), quotes),
                     ) {
-                        // Broken quotes cannot tell which line break ends the record: the first does.
+                        // With broken quotes the record ends at the first line break.
                         (_, Err(detail)) => (first_line(&window[..bytes]), Err(detail)),
                         (Err(error), _) => (bytes, Err(not_utf8(&error))),
-                        _ => (bytes, self.cutter.count_is(self.names.len())),
+                        _ => (bytes, self.splitter.check_count(self.names.len())),
                     }
                 }
             };
             match outcome {
-                Ok(()) => gathered.record(self.position, &self.cutter),
+                Ok(()) => collector.add(self.position, &self.splitter),
                 Err(detail) => {
-                    let record = text::without_line_break(&window[..bytes]);
-                    gathered.fault(self.position, record.to_vec(), detail);
+                    let record = text_reader::without_line_break(&window[..bytes]);
+                    collector.add_unreadable(self.position, record.to_vec(), detail);
                 }
             }
-            reading.take(bytes);
+            file.consume_records(bytes);
             if forbid_growth {
-                reading.forbid_growth();
+                file.forbid_growth();
             }
             self.position += 1;
         }
@@ -211,51 +214,54 @@ impl CsvSource {
 
 impl Source for CsvSource {
     fn next(&mut self) -> Result<Option<Chunk>, SourceError> {
-        let gathered = self.gather(self.batch_rows)?;
-        Ok(gathered.map(|g| text_chunk(&self.schema, g.columns, g.positions, g.faults)))
+        let collector = self.collect(self.batch_rows)?;
+        Ok(collector.map(|g| text_chunk(&self.schema, g.columns, g.positions, g.unreadable)))
     }
 
-    fn prefix(&self) -> Prefix {
-        self.text.prefix()
+    fn fingerprint(&self) -> ReadFingerprint {
+        self.text.fingerprint()
     }
 }
 
-impl Cutter {
-    /// Finds the end of the first record.
-    fn cut(&self, window: &[u8], ended: bool) -> Cut {
-        // What lies beyond the limit must not matter, or the outcome would depend on the blocks
-        // that were read.
+impl RecordSplitter {
+    /// What the window begins with; `at_end` says that the file ends with the window.
+    fn next(&self, window: &[u8], at_end: bool) -> Next {
+        // Bytes beyond the limit must not matter, or the result would depend on the sizes of the
+        // blocks that were read.
         let scope = &window[..window.len().min(self.record_bytes_max + 2)];
-        let whole = ended && scope.len() == window.len();
-        let (mut at, mut quotes) = (0, false);
+        let whole = at_end && scope.len() == window.len();
+        let (mut index, mut quotes) = (0, false);
         let found = loop {
-            match memchr::memchr2(b'\n', b'"', &scope[at..]) {
+            match memchr::memchr2(b'\n', b'"', &scope[index..]) {
                 None => break if whole && !scope.is_empty() { Some(scope.len()) } else { None },
-                Some(next) if scope[at + next] == b'\n' => break Some(at + next + 1),
+                Some(next) if scope[index + next] == b'\n' => break Some(index + next + 1),
                 Some(next) => {
                     quotes = true;
-                    at += next + 1;
-                    match memchr::memchr(b'"', &scope[at..]) {
-                        Some(closing) => at += closing + 1,
+                    index += next + 1;
+                    match memchr::memchr(b'"', &scope[index..]) {
+                        Some(closing) => index += closing + 1,
                         None => break None,
                     }
                 }
             }
         };
-        match found.map(|bytes: usize| (bytes, text::without_line_break(&scope[..bytes]).len())) {
-            Some((bytes, 0)) => Cut::Blank { bytes },
-            Some((bytes, length)) if length <= self.record_bytes_max => Cut::Record { bytes, quotes },
-            None if scope.len() < self.record_bytes_max + 2 && !whole => Cut::Window,
-            None if scope.is_empty() => Cut::Window,
+        match found.map(|bytes: usize| (bytes, text_reader::without_line_break(&scope[..bytes]).len())) {
+            Some((bytes, 0)) => Next::Blank { bytes },
+            Some((bytes, length)) if length <= self.record_bytes_max => Next::Record { bytes, quotes },
+            None if scope.len() < self.record_bytes_max + 2 && !whole => Next::Incomplete,
+            None if scope.is_empty() => Next::Incomplete,
             _ => {
                 let bytes = first_line(scope);
-                let fits = text::without_line_break(&scope[..bytes]).len() <= self.record_bytes_max;
-                if fits { Cut::Open { bytes, at_end: whole } } else { Cut::TooLong }
+                let fits = text_reader::without_line_break(&scope[..bytes]).len() <= self.record_bytes_max;
+                if fits { Next::UnclosedQuote { bytes, at_end: whole } } else { Next::TooLong }
             }
         }
     }
 
-    /// Splits a record into fields; what is wrong with its quotes, if it cannot be split.
+    /// Splits a record into fields.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the quotes of the record.
     fn split(&mut self, record: &str, quotes: bool) -> Result<(), String> {
         self.fields.clear();
         self.ends.clear();
@@ -273,38 +279,41 @@ impl Cutter {
 
     fn split_quoted(&mut self, record: &str) -> Result<(), String> {
         let bytes = record.as_bytes();
-        let mut at = 0;
+        let mut index = 0;
         loop {
-            if bytes.get(at) == Some(&b'"') {
+            if bytes.get(index) == Some(&b'"') {
                 loop {
-                    at += 1;
-                    let length = memchr::memchr(b'"', &bytes[at..]).ok_or_else(|| self.never_closed())?;
-                    self.fields.push_str(&record[at..at + length]);
-                    at += length + 1;
-                    if bytes.get(at) != Some(&b'"') {
+                    index += 1;
+                    let length =
+                        memchr::memchr(b'"', &bytes[index..]).ok_or_else(|| self.unclosed_quote())?;
+                    self.fields.push_str(&record[index..index + length]);
+                    index += length + 1;
+                    if bytes.get(index) != Some(&b'"') {
                         break;
                     }
                     self.fields.push('"');
                 }
             } else {
-                let length = memchr::memchr(self.delimiter, &bytes[at..]).unwrap_or(bytes.len() - at);
-                let field = &record[at..at + length];
+                let length = memchr::memchr(self.delimiter, &bytes[index..]).unwrap_or(bytes.len() - index);
+                let field = &record[index..index + length];
                 if field.contains('"') {
                     return Err(format!(
-                        "Field {} has a quote but does not begin with one; quote the field, and double the quotes in it.",
+                        "Field {} has a quote but does not begin with one; quote the field, and double the \
+                         quotes in it.",
                         self.ends.len() + 1
                     ));
                 }
                 self.fields.push_str(field);
-                at += length;
+                index += length;
             }
             self.ends.push(self.fields.len());
-            match bytes.get(at) {
+            match bytes.get(index) {
                 None => return Ok(()),
-                Some(&byte) if byte == self.delimiter => at += 1,
+                Some(&byte) if byte == self.delimiter => index += 1,
                 Some(_) => {
                     return Err(format!(
-                        "Text follows the closing quote of field {}; double the quotes inside a quoted field.",
+                        "Text follows the closing quote of field {}; double the quotes inside a quoted \
+                         field.",
                         self.ends.len()
                     ));
                 }
@@ -312,15 +321,16 @@ impl Cutter {
         }
     }
 
-    fn never_closed(&self) -> String {
+    fn unclosed_quote(&self) -> String {
         format!(
             "The line has a quote that is not closed within the file or within {} bytes; close it, or raise \
-             `record_bytes_max` if such records are meant.",
+             `record_bytes_max` if records may be that long.",
             self.record_bytes_max
         )
     }
 
-    fn count_is(&self, expected: usize) -> Result<(), String> {
+    /// Checks the number of fields of the last record.
+    fn check_count(&self, expected: usize) -> Result<(), String> {
         if self.ends.len() == expected {
             Ok(())
         } else {
@@ -328,78 +338,80 @@ impl Cutter {
         }
     }
 
-    fn each_field(&self) -> impl Iterator<Item = &str> {
+    /// The fields of the last record.
+    fn fields(&self) -> impl Iterator<Item = &str> {
         let mut start = 0;
         self.ends.iter().map(move |&end| &self.fields[std::mem::replace(&mut start, end)..end])
     }
 }
 
-impl Gathered {
+impl RowCollector {
     fn count(&self) -> usize {
-        self.positions.len() + self.faults.len()
+        self.positions.len() + self.unreadable.len()
     }
 
-    fn record(&mut self, position: u64, cutter: &Cutter) {
-        for (column, field) in self.columns.iter_mut().zip(cutter.each_field()) {
+    fn add(&mut self, position: u64, splitter: &RecordSplitter) {
+        for (column, field) in self.columns.iter_mut().zip(splitter.fields()) {
             column.append_option((!field.is_empty()).then_some(field));
         }
         self.positions.push(position);
-        // A null costs memory too.
-        self.bytes += cutter.fields.len() + 4 * cutter.ends.len();
+        // A null needs memory too.
+        self.bytes += splitter.fields.len() + 4 * splitter.ends.len();
     }
 
-    fn fault(&mut self, position: u64, bytes: Vec<u8>, detail: String) {
+    fn add_unreadable(&mut self, position: u64, bytes: Vec<u8>, detail: String) {
         self.bytes += bytes.len();
-        self.faults.push(Fault { position, bytes, detail });
+        self.unreadable.push(UnreadableRecord { position, bytes, detail });
     }
 }
 
-/// The names in the first row of a file, which is passed.
-fn read_header(reading: &mut Reading, cutter: &mut Cutter) -> Result<Vec<String>, SourceError> {
+/// Consumes the first row of a file, and returns the column names in it.
+fn read_header(file: &mut OpenTextFile, splitter: &mut RecordSplitter) -> Result<Vec<String>, SourceError> {
     let refuse =
-        |reading: &Reading, detail: String| SourceError::Header { path: reading.file().path.clone(), detail };
+        |file: &OpenTextFile, detail: String| SourceError::Header { path: file.file().path.clone(), detail };
     let bytes = loop {
-        match cutter.cut(reading.window(), reading.ended()) {
-            Cut::Blank { bytes } => reading.pass(bytes),
-            Cut::Window => {
-                if !reading.more()? && reading.window().is_empty() {
-                    return Err(refuse(reading, "it is empty".to_owned()));
+        match splitter.next(file.window(), file.at_end()) {
+            Next::Blank { bytes } => file.skip(bytes),
+            Next::Incomplete => {
+                if !file.read_more()? && file.window().is_empty() {
+                    return Err(refuse(file, "it is empty".to_owned()));
                 }
             }
-            Cut::TooLong => {
-                let detail = format!("its first row is longer than {} bytes", cutter.record_bytes_max);
-                return Err(refuse(reading, detail));
+            Next::TooLong => {
+                let detail = format!("its first row is longer than {} bytes", splitter.record_bytes_max);
+                return Err(refuse(file, detail));
             }
-            Cut::Open { .. } => {
-                return Err(refuse(reading, "its first row has a quote that is not closed".to_owned()));
+            Next::UnclosedQuote { .. } => {
+                return Err(refuse(file, "its first row has a quote that is not closed".to_owned()));
             }
-            Cut::Record { bytes, quotes } => {
-                let record = text::without_line_break(&reading.window()[..bytes]);
+            Next::Record { bytes, quotes } => {
+                let record = text_reader::without_line_break(&file.window()[..bytes]);
                 let split = match str::from_utf8(record) {
-                    Ok(record) => cutter.split(record, quotes),
+                    Ok(record) => splitter.split(record, quotes),
                     Err(error) => Err(not_utf8(&error)),
                 };
                 match split {
                     Ok(()) => break bytes,
-                    Err(detail) => return Err(refuse(reading, detail)),
+                    Err(detail) => return Err(refuse(file, detail)),
                 }
             }
         }
     };
-    reading.pass(bytes);
-    let names: Vec<String> = cutter.each_field().map(str::to_owned).collect();
-    if let Some(place) = names.iter().position(String::is_empty) {
-        return Err(refuse(reading, format!("column {} has no name", place + 1)));
+    file.skip(bytes);
+    let names: Vec<String> = splitter.fields().map(str::to_owned).collect();
+    if let Some(index) = names.iter().position(String::is_empty) {
+        return Err(refuse(file, format!("column {} has no name", index + 1)));
     }
     let mut sorted: Vec<&String> = names.iter().collect();
     sorted.sort();
     if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(refuse(reading, format!("it names column `{}` twice", pair[0])));
+        return Err(refuse(file, format!("it names column `{}` twice", pair[0])));
     }
     Ok(names)
 }
 
-fn same_names(
+/// Checks that the header of `file` is that of `first`.
+fn check_header(
     first: &InputFile,
     names: &[String],
     file: &InputFile,
@@ -411,12 +423,12 @@ fn same_names(
     };
     for (name, here) in names.iter().zip(found) {
         if name != here {
-            return refuse(name, format!("`{here}` stands where `{name}` does there"));
+            return refuse(name, format!("it has `{here}` where the other has `{name}`"));
         }
     }
     match (names.get(found.len()), found.get(names.len())) {
         (Some(missing), _) => refuse(missing, "a column is missing".to_owned()),
-        (_, Some(more)) => refuse(more, "there is a column more".to_owned()),
+        (_, Some(more)) => refuse(more, "it has an additional column".to_owned()),
         _ => Ok(()),
     }
 }
@@ -425,7 +437,7 @@ fn not_utf8(error: &str::Utf8Error) -> String {
     format!("The record is not valid UTF-8 from byte {} on.", error.valid_up_to())
 }
 
-/// How many bytes the first line has, with its line break.
+/// The number of bytes of the first line, with its line break.
 fn first_line(bytes: &[u8]) -> usize {
     memchr::memchr(b'\n', bytes).map_or(bytes.len(), |line_break| line_break + 1)
 }
@@ -448,14 +460,15 @@ mod tests {
         (folder, path)
     }
 
-    /// All records as `position text`, fields joined by `|` and `-` for null, faults as `position !text`.
+    /// All records as `position text`, with fields joined by `|` and nulls as `-`; unreadable
+    /// records as `position !text`.
     fn records(path: &Path, from: u64, batch_rows: usize, record_bytes_max: usize) -> Vec<String> {
         let options = CsvOptions { record_bytes_max, ..CsvOptions::default() };
         let mut source = CsvSource::open(path, from, batch_rows, options).unwrap();
         let mut all = Vec::new();
         while let Some(chunk) = source.next().unwrap() {
             let Body::Rows { batch, positions } = &chunk.body else { panic!("CSV gives rows") };
-            assert!(positions.len() + chunk.faults.len() <= batch_rows);
+            assert!(positions.len() + chunk.unreadable.len() <= batch_rows);
             for (row, &position) in positions.iter().enumerate() {
                 let values = batch.columns().iter().map(|column| {
                     let column = column.as_string::<i32>();
@@ -463,9 +476,9 @@ mod tests {
                 });
                 all.push((position, values.collect::<Vec<_>>().join("|")));
             }
-            for fault in &chunk.faults {
-                assert!(fault.detail.ends_with('.'), "{}", fault.detail);
-                all.push((fault.position, format!("!{}", String::from_utf8_lossy(&fault.bytes))));
+            for record in &chunk.unreadable {
+                assert!(record.detail.ends_with('.'), "{}", record.detail);
+                all.push((record.position, format!("!{}", String::from_utf8_lossy(&record.bytes))));
             }
         }
         all.sort_by_key(|(position, _)| *position);
@@ -483,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_text_and_empty_ones_null() {
+    fn fields_are_text_and_empty_fields_are_null() {
         check(
             b"\xef\xbb\xbf\r\na,b\r\n1,x\r\n\n,\n\"\",\" \"\n\"a \"\"q\"\"\",\"l1\r\nl2,\"\n\0, 5\n7,8",
             1000,
@@ -492,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_cannot_be_read_is_a_fault_and_the_next_is_read() {
+    fn after_an_unreadable_record_the_next_one_is_read() {
         check(
             b"a,b\n1\n1,2\n1,2,3\n3,4\n\xff,1\n5,6\n\"\xff\nx\",1\n7,8\n",
             1000,
@@ -510,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_quotes_cost_the_line_they_stand_in() {
+    fn broken_quotes_make_only_their_line_unreadable() {
         check(
             b"a,b\n1,\"x\"y\n1,2\nx\"y,1\n3,\"4\"\n5,\"open\n6,\"7\"\n8,9\n\"never\n1,2",
             1000,
@@ -529,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_over_the_limit_is_a_fault_and_one_at_the_limit_is_not() {
+    fn a_record_over_the_limit_is_unreadable_and_one_at_the_limit_is_not() {
         check(
             b"a,b\n12,45\n12,456\n\"1\",5\r\n123456789,1\r\n\"1\n3\",5\n1,2\n\"12\n45\",3\n\"12345678\n1,3",
             5,
@@ -550,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_record_or_a_quote_left_open_does_not_swallow_the_file() {
+    fn a_huge_record_or_an_unclosed_quote_does_not_consume_the_file() {
         let mut text = b"a,b\n1,2\n3,\"open\n".to_vec();
         text.extend_from_slice("5,6\n".repeat(200_000).as_bytes());
         text.extend_from_slice(&vec![b'x'; 3_000_000]);
@@ -564,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_well_formed_is_read_as_the_csv_crate_reads_it() {
+    fn well_formed_text_is_read_as_the_csv_crate_reads_it() {
         let values =
             ["", "x", "a,b", "say \"hi\"", "two\nlines", "two\r\nlines", "é\u{1f600}", "\"", " pad ", "\0"];
         for delimiter in [b',', b';', b'\t'] {
@@ -582,7 +595,7 @@ mod tests {
             let mut expected =
                 ::csv::ReaderBuilder::new().delimiter(delimiter).from_reader(&bytes[..]).into_records();
             while let Some(chunk) = source.next().unwrap() {
-                assert_eq!(chunk.faults, []);
+                assert_eq!(chunk.unreadable, []);
                 let Body::Rows { batch, .. } = chunk.body else { panic!("CSV gives rows") };
                 for row in 0..batch.num_rows() {
                     let expected = expected.next().unwrap().unwrap();
@@ -596,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_read_in_the_same_way_whatever_the_batches() {
+    fn any_bytes_give_the_same_records_for_all_batch_sizes() {
         let alphabet = b"\",\n\r a\xff\0";
         let mut state = 1_u64;
         for _ in 0..300 {
@@ -629,9 +642,9 @@ mod tests {
         assert_eq!(open(b"x,y\n1,2\n", b"\"x\",y\r\n3,4"), "0 1|2 1 3|4");
         assert_eq!(open(b"x,y", b"x,y\n3,4"), "0 3|4");
         let refusals: [(&[u8], &[u8], &str); 9] = [
-            (b"x,y\n", b"x,z\n", "`z` stands where `y` does there (column `y`)"),
+            (b"x,y\n", b"x,z\n", "it has `z` where the other has `y` (column `y`)"),
             (b"x,y\n", b"x\n", "a column is missing (column `y`)"),
-            (b"x,y\n", b"x,y,z\n", "there is a column more (column `z`)"),
+            (b"x,y\n", b"x,y,z\n", "it has an additional column (column `z`)"),
             (b"x,y\n", b"", "b.csv` does not begin with a row of column names: it is empty"),
             (b"x,x\n", b"x,x\n", "it names column `x` twice"),
             (b"x,\n", b"x,\n", "column 2 has no name"),
@@ -646,36 +659,36 @@ mod tests {
     }
 
     #[test]
-    fn the_prefix_ends_with_the_last_record_and_lines_may_follow() {
+    fn the_fingerprint_ends_with_the_last_record_and_lines_may_be_appended() {
         let (_folder, path) = input(b"a,b\n1,2\n\n3,4\n");
         let mut source = CsvSource::open(&path, 0, 1, CsvOptions::default()).unwrap();
-        assert_eq!(source.prefix(), Prefix::default());
+        assert_eq!(source.fingerprint(), ReadFingerprint::default());
         source.next().unwrap();
-        assert_eq!(source.prefix().files[0].bytes, 8);
+        assert_eq!(source.fingerprint().files[0].bytes, 8);
         source.next().unwrap();
         assert!(source.next().unwrap().is_none());
-        let prefix = source.prefix();
-        assert_eq!(prefix.files[0].bytes, 13);
+        let fingerprint = source.fingerprint();
+        assert_eq!(fingerprint.files[0].bytes, 13);
         fs::write(&path, "a,b\n1,2\n\n3,4\n5,6\n").unwrap();
-        prefix.check(&path).unwrap();
+        fingerprint.check(&path).unwrap();
         assert_eq!(records(&path, 2, 10, 100), ["2 5|6"]);
         fs::write(&path, "a,c\n1,2\n\n3,4\n5,6\n").unwrap();
-        assert!(prefix.check(&path).is_err(), "the header is part of what was read");
+        assert!(fingerprint.check(&path).is_err(), "the header is part of what was read");
     }
 
     #[test]
-    fn a_file_may_not_grow_behind_a_quote_that_is_not_closed() {
+    fn a_file_may_not_grow_after_an_unclosed_quote() {
         let (_folder, path) = input(b"a,b\n1,\"half\n");
         let mut source = CsvSource::open(&path, 0, 10, CsvOptions::default()).unwrap();
-        assert_eq!(source.next().unwrap().unwrap().faults.len(), 1);
-        source.prefix().check(&path).unwrap();
+        assert_eq!(source.next().unwrap().unwrap().unreadable.len(), 1);
+        source.fingerprint().check(&path).unwrap();
         fs::write(&path, "a,b\n1,\"half\nwhole\"\n").unwrap();
-        let changed = source.prefix().check(&path).unwrap_err().to_string();
+        let changed = source.fingerprint().check(&path).unwrap_err().to_string();
         assert!(changed.contains("has grown"), "{changed}");
     }
 
     #[test]
-    fn only_ascii_that_is_no_quote_or_line_break_separates_fields() {
+    fn only_ascii_other_than_quotes_and_line_breaks_separates_fields() {
         let (_folder, path) = input(b"a\n");
         for delimiter in [b'"', b'\n', b'\r', 0, 0xe9] {
             let options = CsvOptions { delimiter, ..CsvOptions::default() };

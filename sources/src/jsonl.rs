@@ -1,9 +1,10 @@
-//! JSON lines: one record a line, handed over as raw lines or as text columns.
+//! The JSON-lines source: one record a line, returned as raw lines or as text columns.
 //!
-//! A line ends at `\n` or `\r\n`; lines of nothing but white space are no records and have no
-//! position. As envelopes, lines are handed over unread. As columns, each line is one object whose
-//! asked-for keys become text: strings unescaped, numbers and booleans as they are written, null or
-//! missing as null, objects and arrays as their JSON text.
+//! A line ends at `\n` or `\r\n`. Lines of only white space are not records and have no position.
+//! In the mode for envelopes the source returns lines without parsing them. In the mode for columns
+//! each line is one JSON object, and the values of the requested keys become text: strings are
+//! unescaped, numbers and booleans stay as written, null and missing keys are null, and objects and
+//! arrays are their JSON text.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -12,66 +13,67 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use tidegate_facts::json::{self, JsonFault};
+use tidegate_facts::strict_json::{self, JsonError};
 
 use crate::error::SourceError;
-use crate::files::Format;
-use crate::prefix::Prefix;
-use crate::text::{self, CHUNK_BYTES, Text};
-use crate::{Body, Chunk, Fault, Lines, Source};
+use crate::file_set::FileFormat;
+use crate::read_fingerprint::ReadFingerprint;
+use crate::text_reader::{self, CHUNK_BYTES, TextReader};
+use crate::{Body, Chunk, Lines, Source, UnreadableRecord};
 
-/// A file or folder of JSON lines.
+/// A source of JSON lines from a file or a folder.
 pub struct JsonlSource {
-    text: Text,
+    text: TextReader,
     position: u64,
     batch_rows: usize,
     record_bytes_max: usize,
-    shape: Shape,
+    mode: LineMode,
 }
 
-enum Shape {
+/// What the source makes of a line.
+enum LineMode {
     Envelopes,
     Columns(SchemaRef),
 }
 
-/// A chunk of lines that is being filled.
+/// Collects the lines of one chunk.
 #[derive(Default)]
-struct Gathered {
+struct LineCollector {
     lines: Lines,
-    faults: Vec<Fault>,
-    fault_bytes: usize,
+    unreadable: Vec<UnreadableRecord>,
+    unreadable_bytes: usize,
 }
 
-/// Where gathering lines from a window stopped.
+/// Why collecting lines from a window stopped.
 enum Stop {
     /// The chunk is full.
     Full,
-    /// At blank lines of this many bytes.
+    /// A blank line of this many bytes follows.
     Blank(usize),
-    /// At a line over the limit.
+    /// A line over the limit follows.
     TooLong,
-    /// At a line whose end is not in the window, or at the window's end.
+    /// The window ends, or a line follows whose end is not in the window.
     Window,
 }
 
 impl JsonlSource {
-    /// Opens a source that hands over raw lines, from the record at `from_position` on.
+    /// Opens a source that returns raw lines, from the record at `from_position` on.
     ///
     /// # Errors
-    /// When the files cannot be found or read, or hold fewer than `from_position` records.
+    /// When the files cannot be found or read, or have fewer than `from_position` records.
     pub fn envelopes(
         path: &Path,
         from_position: u64,
         batch_rows: usize,
         record_bytes_max: usize,
     ) -> Result<JsonlSource, SourceError> {
-        JsonlSource::open(path, from_position, batch_rows, record_bytes_max, Shape::Envelopes)
+        JsonlSource::open(path, from_position, batch_rows, record_bytes_max, LineMode::Envelopes)
     }
 
-    /// Opens a source that hands over the values of some keys, from the record at `from_position` on.
+    /// Opens a source that returns the values of some keys, from the record at `from_position` on.
     ///
     /// # Errors
-    /// When the files cannot be found or read, hold fewer than `from_position` records, or a column
+    /// When the files cannot be found or read, have fewer than `from_position` records, or a column
     /// is named twice.
     pub fn columns(
         path: &Path,
@@ -85,14 +87,14 @@ impl JsonlSource {
             return Err(SourceError::ColumnTwice { column: column.clone() });
         }
         let schema = text_schema(columns.iter().cloned());
-        JsonlSource::open(path, from_position, batch_rows, record_bytes_max, Shape::Columns(schema))
+        JsonlSource::open(path, from_position, batch_rows, record_bytes_max, LineMode::Columns(schema))
     }
 
-    /// The schema of the rows, or `None` where raw lines are handed over.
+    /// The schema of the rows; `None` when the source returns raw lines.
     pub fn schema(&self) -> Option<SchemaRef> {
-        match &self.shape {
-            Shape::Envelopes => None,
-            Shape::Columns(schema) => Some(schema.clone()),
+        match &self.mode {
+            LineMode::Envelopes => None,
+            LineMode::Columns(schema) => Some(schema.clone()),
         }
     }
 
@@ -101,15 +103,15 @@ impl JsonlSource {
         from_position: u64,
         batch_rows: usize,
         record_bytes_max: usize,
-        shape: Shape,
+        mode: LineMode,
     ) -> Result<JsonlSource, SourceError> {
-        let text = Text::open(path, Format::JsonLines)?;
-        let record_bytes_max = text::record_limit(record_bytes_max);
+        let text = TextReader::open(path, FileFormat::JsonLines)?;
+        let record_bytes_max = text_reader::record_limit(record_bytes_max);
         let mut source =
-            JsonlSource { text, position: 0, batch_rows: batch_rows.max(1), record_bytes_max, shape };
+            JsonlSource { text, position: 0, batch_rows: batch_rows.max(1), record_bytes_max, mode };
         while source.position < from_position {
             let rows_max = usize::try_from(from_position - source.position).unwrap_or(usize::MAX);
-            if source.gather(rows_max.min(source.batch_rows))?.is_none() {
+            if source.collect(rows_max.min(source.batch_rows))?.is_none() {
                 return Err(SourceError::Short {
                     path: path.to_owned(),
                     records: source.position,
@@ -120,41 +122,36 @@ impl JsonlSource {
         Ok(source)
     }
 
-    /// The next records, at most `rows_max`.
-    fn gather(&mut self, rows_max: usize) -> Result<Option<Gathered>, SourceError> {
-        let mut gathered = Gathered::default();
-        match self.gather_into(&mut gathered, rows_max) {
-            Err(error) if gathered.count() == 0 => Err(error),
-            _ => Ok((gathered.count() > 0).then_some(gathered)),
+    /// The next records, at most `rows_max`; `None` at the end.
+    fn collect(&mut self, rows_max: usize) -> Result<Option<LineCollector>, SourceError> {
+        let mut collector = LineCollector::default();
+        match self.collect_into(&mut collector, rows_max) {
+            Err(error) if collector.count() == 0 => Err(error),
+            _ => Ok((collector.count() > 0).then_some(collector)),
         }
     }
 
-    fn gather_into(&mut self, gathered: &mut Gathered, rows_max: usize) -> Result<(), SourceError> {
-        while let Some(reading) = self.text.reading()? {
-            let before = gathered.lines.len();
-            let (used, stop) = gathered.add(
-                reading.window(),
-                reading.ended(),
-                self.position,
-                self.record_bytes_max,
-                rows_max,
-            );
-            self.position += (gathered.lines.len() - before) as u64;
+    fn collect_into(&mut self, collector: &mut LineCollector, rows_max: usize) -> Result<(), SourceError> {
+        while let Some(file) = self.text.current()? {
+            let before = collector.lines.len();
+            let (used, stop) =
+                collector.add(file.window(), file.at_end(), self.position, self.record_bytes_max, rows_max);
+            self.position += (collector.lines.len() - before) as u64;
             if used > 0 {
-                reading.take(used);
+                file.consume_records(used);
             }
             match stop {
                 Stop::Full => break,
-                Stop::Blank(bytes) => reading.pass(bytes),
+                Stop::Blank(bytes) => file.skip(bytes),
                 Stop::TooLong => {
-                    let (bytes, length) = reading.take_line(self.record_bytes_max)?;
-                    let detail = text::too_long(length, self.record_bytes_max);
-                    gathered.fault_bytes += bytes.len();
-                    gathered.faults.push(Fault { position: self.position, bytes, detail });
+                    let (bytes, length) = file.consume_line(self.record_bytes_max)?;
+                    let detail = text_reader::too_long(length, self.record_bytes_max);
+                    collector.unreadable_bytes += bytes.len();
+                    collector.unreadable.push(UnreadableRecord { position: self.position, bytes, detail });
                     self.position += 1;
                 }
                 Stop::Window => {
-                    if !reading.more()? && reading.window().is_empty() {
+                    if !file.read_more()? && file.window().is_empty() {
                         self.text.finish();
                     }
                 }
@@ -166,90 +163,90 @@ impl JsonlSource {
 
 impl Source for JsonlSource {
     fn next(&mut self) -> Result<Option<Chunk>, SourceError> {
-        let Some(Gathered { lines, faults, .. }) = self.gather(self.batch_rows)? else {
+        let Some(LineCollector { lines, unreadable, .. }) = self.collect(self.batch_rows)? else {
             return Ok(None);
         };
-        Ok(Some(match &self.shape {
-            Shape::Envelopes => Chunk { body: Body::Lines(lines), faults },
-            Shape::Columns(schema) => read_columns(schema, &lines, faults),
+        Ok(Some(match &self.mode {
+            LineMode::Envelopes => Chunk { body: Body::Lines(lines), unreadable },
+            LineMode::Columns(schema) => read_columns(schema, &lines, unreadable),
         }))
     }
 
-    fn prefix(&self) -> Prefix {
-        self.text.prefix()
+    fn fingerprint(&self) -> ReadFingerprint {
+        self.text.fingerprint()
     }
 }
 
-impl Gathered {
+impl LineCollector {
     fn count(&self) -> usize {
-        self.lines.len() + self.faults.len()
+        self.lines.len() + self.unreadable.len()
     }
 
-    /// Adds whole lines of the window; gives how many bytes they have, and why it stopped there.
+    /// Adds complete lines of the window; returns the number of their bytes, and why it stopped.
     fn add(
         &mut self,
         window: &[u8],
-        ended: bool,
+        at_end: bool,
         first_position: u64,
         record_bytes_max: usize,
         rows_max: usize,
     ) -> (usize, Stop) {
         let base = self.lines.bytes.len();
         let mut position = first_position;
-        let mut at = 0;
+        let mut used = 0;
         let stop = loop {
-            if self.count() >= rows_max || base + at + self.fault_bytes >= CHUNK_BYTES {
+            if self.count() >= rows_max || base + used + self.unreadable_bytes >= CHUNK_BYTES {
                 break Stop::Full;
             }
-            let rest = &window[at..];
+            let rest = &window[used..];
             let length = match memchr::memchr(b'\n', rest) {
                 Some(line_break) => line_break + 1,
-                None if ended && !rest.is_empty() => rest.len(),
-                // A `\r` may still turn out to belong to the line break.
+                None if at_end && !rest.is_empty() => rest.len(),
+                // A `\r` at the end may belong to the line break.
                 None if rest.len() > record_bytes_max + 1 => break Stop::TooLong,
                 None => break Stop::Window,
             };
-            let line = text::without_line_break(&rest[..length]);
+            let line = text_reader::without_line_break(&rest[..length]);
             if line.len() > record_bytes_max {
                 break Stop::TooLong;
             }
             if line.first().is_none_or(u8::is_ascii_whitespace) && line.trim_ascii().is_empty() {
                 break Stop::Blank(length);
             }
-            at += length;
-            self.lines.ends.push(base + at);
+            used += length;
+            self.lines.ends.push(base + used);
             self.lines.positions.push(position);
             position += 1;
         };
-        self.lines.bytes.extend_from_slice(&window[..at]);
-        (at, stop)
+        self.lines.bytes.extend_from_slice(&window[..used]);
+        (used, stop)
     }
 }
 
-/// The schema of `columns` that are all text.
+/// The schema of text columns with these names.
 pub(crate) fn text_schema(columns: impl IntoIterator<Item = String>) -> SchemaRef {
     let fields = columns.into_iter().map(|name| Field::new(name, DataType::Utf8, true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// A chunk of text columns.
+/// A chunk with text columns.
 pub(crate) fn text_chunk(
     schema: &SchemaRef,
     columns: Vec<StringBuilder>,
     positions: Vec<u64>,
-    faults: Vec<Fault>,
+    unreadable: Vec<UnreadableRecord>,
 ) -> Chunk {
     let columns = columns.into_iter().map(|mut column| Arc::new(column.finish()) as ArrayRef).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(positions.len()));
     let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options)
-        .expect("every record appends to every column");
-    Chunk { body: Body::Rows { batch, positions }, faults }
+        .expect("every record has a value in every column");
+    Chunk { body: Body::Rows { batch, positions }, unreadable }
 }
 
-fn read_columns(schema: &SchemaRef, lines: &Lines, mut faults: Vec<Fault>) -> Chunk {
+fn read_columns(schema: &SchemaRef, lines: &Lines, mut unreadable: Vec<UnreadableRecord>) -> Chunk {
     let mut columns: Vec<StringBuilder> = schema.fields().iter().map(|_| StringBuilder::new()).collect();
     let mut positions = Vec::with_capacity(lines.len());
-    let mut object = Object::new(schema);
+    let mut object = ObjectReader::new(schema);
     for (position, line) in lines.iter() {
         match object.read(line) {
             Ok(()) => {
@@ -258,41 +255,41 @@ fn read_columns(schema: &SchemaRef, lines: &Lines, mut faults: Vec<Fault>) -> Ch
                     column.append_option(value.as_deref());
                 }
             }
-            Err(JsonFault(detail)) => {
+            Err(JsonError(detail)) => {
                 let detail = format!("The line cannot be read as one JSON object: {detail}.");
-                faults.push(Fault { position, bytes: line.to_vec(), detail });
+                unreadable.push(UnreadableRecord { position, bytes: line.to_vec(), detail });
             }
         }
     }
-    faults.sort_by_key(|fault| fault.position);
-    text_chunk(schema, columns, positions, faults)
+    unreadable.sort_by_key(|record| record.position);
+    text_chunk(schema, columns, positions, unreadable)
 }
 
-/// The values of the asked-for keys of one line.
-struct Object<'a> {
+/// Reads the values of the requested keys from one line.
+struct ObjectReader<'a> {
     schema: &'a SchemaRef,
-    /// Whether the key of each column was seen; its value may be null.
+    /// Whether the line has the key of each column; its value may be null.
     seen: Vec<bool>,
     values: Vec<Option<Cow<'a, str>>>,
-    /// The keys that were not asked for, which must not repeat either.
+    /// The other keys of the line, which must not be repeated either.
     others: HashSet<String>,
 }
 
-impl<'a> Object<'a> {
-    fn new(schema: &'a SchemaRef) -> Object<'a> {
+impl<'a> ObjectReader<'a> {
+    fn new(schema: &'a SchemaRef) -> ObjectReader<'a> {
         let count = schema.fields().len();
-        Object { schema, seen: vec![false; count], values: vec![None; count], others: HashSet::new() }
+        ObjectReader { schema, seen: vec![false; count], values: vec![None; count], others: HashSet::new() }
     }
 
-    fn read(&mut self, line: &'a [u8]) -> Result<(), JsonFault> {
+    fn read(&mut self, line: &'a [u8]) -> Result<(), JsonError> {
         let text = std::str::from_utf8(line)
-            .map_err(|e| JsonFault(format!("it is not valid UTF-8 from byte {} on", e.valid_up_to())))?;
+            .map_err(|e| JsonError(format!("it is not valid UTF-8 from byte {} on", e.valid_up_to())))?;
         self.seen.fill(false);
         self.values.fill(None);
         self.others.clear();
         let mut expected = 0;
-        json::for_each_field(text, |key, raw| {
-            // Most lines have their keys in the order of the columns.
+        strict_json::for_each_field(text, |key, raw| {
+            // In most lines the keys are in the order of the columns.
             let fields = self.schema.fields();
             let column = match fields.get(expected) {
                 Some(field) if field.name() == key => Some(expected),
@@ -303,12 +300,12 @@ impl<'a> Object<'a> {
                 None => !self.others.insert(key.to_owned()),
             };
             if repeated {
-                return Err(JsonFault(format!("the key {key:?} stands twice in it")));
+                return Err(JsonError(format!("the key {key:?} is repeated")));
             }
             if let Some(column) = column {
                 expected = column + 1;
                 self.values[column] = match raw.as_bytes().first() {
-                    Some(b'"') => Some(json::string(raw)?),
+                    Some(b'"') => Some(strict_json::string(raw)?),
                     Some(b'n') => None,
                     _ => Some(Cow::Borrowed(raw)),
                 };
@@ -337,7 +334,7 @@ mod tests {
         (folder, path)
     }
 
-    /// All records as `position text`, faults as `position !text`, in order.
+    /// All records as `position text`, unreadable ones as `position !text`, in order.
     fn read(source: &mut dyn Source) -> Vec<String> {
         let mut all = Vec::new();
         while let Some(chunk) = source.next().unwrap() {
@@ -356,7 +353,10 @@ mod tests {
                 }
             }
             all.extend(
-                chunk.faults.iter().map(|f| (f.position, format!("!{}", String::from_utf8_lossy(&f.bytes)))),
+                chunk
+                    .unreadable
+                    .iter()
+                    .map(|f| (f.position, format!("!{}", String::from_utf8_lossy(&f.bytes)))),
             );
         }
         all.sort_by_key(|(p, _)| *p);
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn blank_lines_are_no_records_and_line_breaks_no_part_of_one() {
+    fn blank_lines_are_not_records_and_line_breaks_are_not_part_of_one() {
         let (_folder, path) = input("a.jsonl", b"\xef\xbb\xbf\n{1}\r\n\r\n \t\n{2}\n\n\n {3} \n{4}");
         for batch_rows in [1, 2, 100] {
             assert_eq!(envelopes(&path, 0, batch_rows, 100), ["0 {1}", "1 {2}", "2  {3} ", "3 {4}"]);
@@ -376,19 +376,19 @@ mod tests {
         assert_eq!(envelopes(&path, 3, 2, 100), ["3 {4}"]);
         assert_eq!(envelopes(&path, 4, 2, 100), [""; 0]);
         let short = JsonlSource::envelopes(&path, 5, 2, 100).err().unwrap().to_string();
-        assert!(short.contains("holds 4 records, but 5 were read"), "{short}");
+        assert!(short.contains("has 4 records, but 5 were read"), "{short}");
     }
 
     #[test]
-    fn a_line_over_the_limit_is_a_fault_and_one_at_the_limit_is_not() {
+    fn a_line_over_the_limit_is_unreadable_and_one_at_the_limit_is_not() {
         let (_folder, path) = input("a.jsonl", b"12345\n123456\n12345\r\n123456\r\n1\n123456789");
         let expected = ["0 12345", "1 !12345", "2 12345", "3 !12345", "4 1", "5 !12345"];
         assert_eq!(envelopes(&path, 0, 100, 5), expected);
         assert_eq!(envelopes(&path, 0, 1, 5), expected);
         assert_eq!(envelopes(&path, 2, 2, 5), expected[2..]);
         let mut source = JsonlSource::envelopes(&path, 5, 2, 5).unwrap();
-        let fault = source.next().unwrap().unwrap().faults.remove(0);
-        assert!(fault.detail.contains("is 9 bytes long, and the limit is 5"), "{}", fault.detail);
+        let record = source.next().unwrap().unwrap().unreadable.remove(0);
+        assert!(record.detail.contains("is 9 bytes long, and the limit is 5"), "{}", record.detail);
     }
 
     #[test]
@@ -398,13 +398,13 @@ mod tests {
         let (_folder, path) = input("a.jsonl", &bytes);
         let mut source = JsonlSource::envelopes(&path, 0, 10, 1000).unwrap();
         let chunk = source.next().unwrap().unwrap();
-        assert_eq!(chunk.faults[0].bytes.len(), 1000);
-        assert!(chunk.faults[0].detail.contains("5000000"));
+        assert_eq!(chunk.unreadable[0].bytes.len(), 1000);
+        assert!(chunk.unreadable[0].detail.contains("5000000"));
         assert!(source.next().unwrap().is_none());
         let capacity = JsonlSource::envelopes(&path, 0, 10, 1000)
             .unwrap()
             .text
-            .reading()
+            .current()
             .unwrap()
             .unwrap()
             .window()
@@ -430,51 +430,51 @@ mod tests {
             let mut source = JsonlSource::envelopes(folder.path(), 0, batch_rows, RECORD_BYTES_MAX).unwrap();
             let mut read = Vec::new();
             while let Some(chunk) = source.next().unwrap() {
-                let Body::Lines(lines) = chunk.body else { panic!("lines were asked for") };
+                let Body::Lines(lines) = chunk.body else { panic!("lines were requested") };
                 assert!(lines.len() <= batch_rows);
                 for (position, line) in lines.iter() {
                     assert_eq!(position as usize, read.len());
                     read.push(String::from_utf8(line.to_vec()).unwrap());
                 }
-                source.prefix().check(folder.path()).unwrap();
+                source.fingerprint().check(folder.path()).unwrap();
             }
             assert!(read.join("\n") == whole, "lines differ");
         }
     }
 
     #[test]
-    fn the_prefix_ends_with_the_last_record_read() {
+    fn the_fingerprint_ends_with_the_last_record_read() {
         let folder = tempfile::tempdir().unwrap();
         let a = folder.path().join("a.jsonl");
         fs::write(&a, "1\n\n2\n\n\n3\n\n").unwrap();
         fs::write(folder.path().join("b.jsonl"), "\n").unwrap();
         let mut source = JsonlSource::envelopes(folder.path(), 0, 2, 100).unwrap();
-        assert_eq!(source.prefix(), Prefix::default());
+        assert_eq!(source.fingerprint(), ReadFingerprint::default());
         let ends = |source: &JsonlSource| {
-            let files = source.prefix().files;
+            let files = source.fingerprint().files;
             files.iter().map(|f| format!("{} {}", f.name, f.bytes)).collect::<Vec<_>>()
         };
         source.next().unwrap();
         assert_eq!(ends(&source), ["a.jsonl 5"]);
         source.next().unwrap();
         assert_eq!(ends(&source), ["a.jsonl 9"]);
-        assert_eq!(source.prefix().files[0].digest, tidegate_facts::Digest::of(b"1\n\n2\n\n\n3\n"));
+        assert_eq!(source.fingerprint().files[0].digest, tidegate_facts::Digest::of(b"1\n\n2\n\n\n3\n"));
         assert!(source.next().unwrap().is_none());
         assert_eq!(ends(&source), ["a.jsonl 9"], "blank lines and files without records are not read");
-        let prefix = source.prefix();
+        let fingerprint = source.fingerprint();
         fs::write(&a, "1\n\n2\n\n\n3\n4\n").unwrap();
-        prefix.check(folder.path()).unwrap();
+        fingerprint.check(folder.path()).unwrap();
         fs::write(folder.path().join("b.jsonl"), "5\n").unwrap();
         let mut source = JsonlSource::envelopes(folder.path(), 3, 9, 100).unwrap();
-        assert_eq!(source.prefix(), prefix, "what was passed over counts as read");
+        assert_eq!(source.fingerprint(), fingerprint, "skipped records count as read");
         assert_eq!(read(&mut source), ["3 4", "4 5"]);
         assert_eq!(ends(&source), ["a.jsonl 11", "b.jsonl 2"]);
         fs::write(&a, "1\n\n2\n\n\n3\n4\n\n").unwrap();
-        assert!(source.prefix().check(folder.path()).is_err(), "a file before the last may not grow");
+        assert!(source.fingerprint().check(folder.path()).is_err(), "a file before the last may not grow");
     }
 
     #[test]
-    fn a_compressed_file_that_breaks_off_gives_its_whole_lines_and_then_an_error_for_good() {
+    fn a_truncated_compressed_file_gives_its_whole_lines_and_then_the_same_error_every_time() {
         let text: String = (0..200_000).map(|i| format!("{{\"n\":{}}}\n", i * 7919)).collect();
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gz.write_all(text.as_bytes()).unwrap();
@@ -489,18 +489,18 @@ mod tests {
                     Ok(Some(Chunk { body: Body::Lines(lines), .. })) => {
                         read.push_str(std::str::from_utf8(&lines.bytes).unwrap());
                     }
-                    Ok(_) => panic!("the end was not noticed"),
+                    Ok(_) => panic!("the truncation was not noticed"),
                     Err(error) => break error,
                 }
             };
             assert!(read.len() > 1000 && text.starts_with(&read) && read.ends_with('\n'));
-            assert!(error.to_string().contains("restore it if it is cut off"), "{error}");
+            assert!(error.to_string().contains("restore it if it is truncated"), "{error}");
             assert!(source.next().is_err());
         }
     }
 
     #[test]
-    fn values_become_text_and_keys_not_asked_for_are_ignored() {
+    fn values_become_text_and_other_keys_are_ignored() {
         let text = r#"{"a":"x","b":1.50,"c":true}
             {"b":{"k": [1, 2]},"z":9,"a":"\u00e9\n\"q\" \u0000"}
             {"a":null}
@@ -519,11 +519,11 @@ mod tests {
         let mut source = JsonlSource::columns(&path, &[], 3, 2, 1000).unwrap();
         assert_eq!(read(&mut source), ["3 ", "4 "]);
         let twice = JsonlSource::columns(&path, &["a".to_owned(), "a".to_owned()], 0, 2, 1000).err().unwrap();
-        assert!(twice.to_string().contains("`a` is asked for twice"));
+        assert!(twice.to_string().contains("`a` is requested twice"));
     }
 
     #[test]
-    fn hostile_lines_are_faults_and_reading_goes_on() {
+    fn hostile_lines_are_unreadable_and_the_source_continues() {
         let deep = "[".repeat(100_000);
         let hostile: Vec<Vec<u8>> = vec![
             b"{\"a\":\"\xff\"}".to_vec(),
@@ -550,13 +550,13 @@ mod tests {
         let (_folder, path) = input("a.jsonl", &bytes);
         let mut source = JsonlSource::columns(&path, &["a".to_owned()], 0, 1000, RECORD_BYTES_MAX).unwrap();
         let chunk = source.next().unwrap().unwrap();
-        let Body::Rows { batch, positions } = chunk.body else { panic!("rows were asked for") };
+        let Body::Rows { batch, positions } = chunk.body else { panic!("rows were requested") };
         assert_eq!(positions, (0..hostile.len() as u64).map(|i| 2 * i + 1).collect::<Vec<_>>());
         assert_eq!(batch.num_rows(), hostile.len());
-        for (place, (fault, line)) in chunk.faults.iter().zip(&hostile).enumerate() {
-            assert_eq!(fault.position, 2 * place as u64);
-            assert!(fault.bytes == *line, "{}", fault.detail);
+        for (index, (record, line)) in chunk.unreadable.iter().zip(&hostile).enumerate() {
+            assert_eq!(record.position, 2 * index as u64);
+            assert!(record.bytes == *line, "{}", record.detail);
         }
-        assert_eq!(chunk.faults.len(), hostile.len());
+        assert_eq!(chunk.unreadable.len(), hostile.len());
     }
 }

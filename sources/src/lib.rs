@@ -1,75 +1,76 @@
-//! Where records come in: files and folders of Parquet, CSV and JSON lines, and simulated worlds.
+//! Sources of records: files and folders of Parquet, CSV and JSON lines, and simulated worlds.
 //!
-//! A source hands over [`Chunk`]s of records in a fixed order, each with its position, the count of
-//! records before it. It judges nothing: what it cannot read as a record it hands over as bytes with
-//! a fault, and the gate makes a receipt of it. Start at [`Source`].
+//! A source returns its records in [`Chunk`]s, in a fixed order. The position of a record is the
+//! number of records before it. A source does not validate: what it cannot read as a record it
+//! returns as bytes with a reason, and the gate makes a receipt of it. Start at [`Source`].
+
+#![forbid(unsafe_code)]
 
 use arrow::array::RecordBatch;
 
+pub mod card_world;
+pub mod credibility_world;
 pub mod csv;
 mod error;
-pub mod files;
+pub mod file_set;
 pub mod jsonl;
-pub mod lattice;
 pub mod parquet;
-mod prefix;
-mod text;
-pub mod world;
+mod read_fingerprint;
+mod text_reader;
 
+pub use crate::card_world::{CardWorldConfig, CardWorldSource, CardWorldStream};
+pub use crate::credibility_world::{CredibilityWorldConfig, CredibilityWorldSource, CredibilityWorldStream};
 pub use crate::csv::{CsvOptions, CsvSource};
 pub use crate::error::SourceError;
 pub use crate::jsonl::JsonlSource;
-pub use crate::lattice::{LatticeConfig, LatticeSource, LatticeStream};
 pub use crate::parquet::ParquetSource;
-pub use crate::prefix::{FilePrefix, Prefix};
-pub use crate::text::RECORD_BYTES_MAX;
-pub use crate::world::{WorldConfig, WorldSource, WorldStream};
+pub use crate::read_fingerprint::{FileFingerprint, ReadFingerprint};
+pub use crate::text_reader::RECORD_BYTES_MAX;
 
-/// A stream of records in a fixed order.
+/// A finite sequence of records in a fixed order, read chunk by chunk.
 pub trait Source: Send {
-    /// The next records, or `None` at the end of what was there when the source was opened.
+    /// The next records; `None` at the end of what existed when the source was opened.
     ///
-    /// A chunk is never empty: it holds a record or a fault.
+    /// A chunk is never empty: it has at least one record, readable or not.
     ///
     /// # Errors
-    /// When the input cannot be read any further; records that cannot be read are not errors. The
-    /// records before the break have been handed over by then, and a further call gives the error
-    /// again.
+    /// When the input cannot be read any further; a record that cannot be read is not an error. The
+    /// source returns all records before the failure first, and the same error on every later call.
     fn next(&mut self) -> Result<Option<Chunk>, SourceError>;
 
-    /// What was read so far, so that a later run can tell whether it is still the same.
-    fn prefix(&self) -> Prefix;
+    /// A fingerprint of what was read so far, so that a later run can check that it is unchanged.
+    fn fingerprint(&self) -> ReadFingerprint;
 }
 
 /// Consecutive records of one source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
-    /// The records that could be read.
+    /// The records that the source could read.
     pub body: Body,
-    /// Those that could not, in the order of their positions.
-    pub faults: Vec<Fault>,
+    /// The records that the source could not read, in the order of their positions.
+    pub unreadable: Vec<UnreadableRecord>,
 }
 
-/// Records in the shape the source has them in.
+/// The readable records of a chunk: columns, or lines of text.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
-    /// Columns of records; `positions[i]` is the position of row `i`, ascending.
+    /// Columns of records.
     Rows {
         /// The records.
         batch: RecordBatch,
-        /// Where each stands in the source.
+        /// The position of each row in the source, ascending.
         positions: Vec<u64>,
     },
-    /// Lines of text that hold one envelope each, not yet read.
+    /// Lines of text with one envelope each, which the gate parses.
     Lines(Lines),
 }
 
-/// A record that could not be read.
+/// The bytes of a record that a source could not read, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Where it stands in the source.
+pub struct UnreadableRecord {
+    /// The record's position in the source.
     pub position: u64,
-    /// Its bytes as submitted, cut where the source bounds the size of a record.
+    /// Its bytes as submitted, cut off at the source's limit on the size of a record.
     pub bytes: Vec<u8>,
     /// What is wrong with it, as a sentence.
     pub detail: String,
@@ -80,29 +81,29 @@ pub struct Fault {
 pub struct Lines {
     /// All lines, with their line breaks.
     pub bytes: Vec<u8>,
-    /// Where each line ends in `bytes`, its line break included; it begins where the last one ends.
+    /// The index in `bytes` after each line and its line break, where the next line begins.
     pub ends: Vec<usize>,
-    /// Where each line stands in the source, ascending.
+    /// The position of each line in the source, ascending.
     pub positions: Vec<u64>,
 }
 
 impl Lines {
-    /// Each line with its position, without its line break.
+    /// The position and the text of each line, without its line break.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let mut start = 0;
         self.positions.iter().zip(&self.ends).map(move |(&position, &end)| {
             let line = &self.bytes[start..end];
             start = end;
-            (position, text::without_line_break(line))
+            (position, text_reader::without_line_break(line))
         })
     }
 
-    /// How many lines there are.
+    /// The number of lines.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no lines.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }

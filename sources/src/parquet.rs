@@ -1,7 +1,8 @@
-//! Parquet files: rows as they are stored, only the columns that are asked for.
+//! The Parquet source: the rows of a file or folder, with only the requested columns.
 //!
-//! The position of a row is its number over all files in their order. Every file is opened once at
-//! the start, so that a folder whose files differ in their columns is refused before a row is read.
+//! The position of a row is its number over all files in their order. The source opens every file
+//! once at the start, so it refuses a folder whose files have different columns before it reads a
+//! row.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -16,70 +17,74 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use crate::error::SourceError;
-use crate::files::{self, Format, InputFile};
-use crate::prefix::{FilePrefix, Prefix};
+use crate::file_set::{self, FileFormat, InputFile};
+use crate::read_fingerprint::{FileFingerprint, ReadFingerprint};
 use crate::{Body, Chunk, Source};
 
-/// A file or folder of Parquet.
+/// A source of rows from a Parquet file or a folder of them.
 pub struct ParquetSource {
-    tables: Vec<Table>,
+    files: Vec<ParquetFile>,
     schema: SchemaRef,
-    /// Which of the files' columns are read.
+    /// The indices of the columns that are read.
     columns: Vec<usize>,
     batch_rows: usize,
     position: u64,
-    /// The table that is being read, or comes next.
+    /// The index of the file that is being read, or is next.
     current: usize,
     reader: Option<ParquetRecordBatchReader>,
-    /// How many rows of the current table are still to come.
+    /// The number of rows of the current file that are still to be read.
     rows_left: u64,
-    /// The tables up to the last one a row was read of.
-    read: Vec<FilePrefix>,
+    /// The fingerprints of the files up to the last one of which a row was read.
+    fingerprints: Vec<FileFingerprint>,
 }
 
-struct Table {
+struct ParquetFile {
     file: InputFile,
     rows: u64,
 }
 
 impl ParquetSource {
-    /// Opens a source of the rows from the one at `from_position` on, with all columns or those
-    /// named, in the order they have in the file.
+    /// Opens a source of the rows from position `from_position` on, with all columns or only the
+    /// named ones, in the order of the file.
     ///
     /// # Errors
-    /// When the files cannot be found or read, differ in their columns, do not have a column that
-    /// was asked for, or hold fewer than `from_position` rows.
+    /// When the files cannot be found or read, differ in their columns, lack a requested column, or
+    /// have fewer than `from_position` rows.
     pub fn open(
         path: &Path,
         columns: Option<&[String]>,
         from_position: u64,
         batch_rows: usize,
     ) -> Result<ParquetSource, SourceError> {
-        let mut tables = Vec::new();
+        let mut files = Vec::new();
         let mut fields: Vec<Field> = Vec::new();
-        for file in files::find(path, Format::Parquet)? {
-            let builder = open_table(&file)?;
+        for file in file_set::find(path, FileFormat::Parquet)? {
+            let builder = open_file(&file)?;
             let rows = builder.metadata().file_metadata().num_rows();
             let rows = u64::try_from(rows)
                 .map_err(|_| damaged(&file, "its footer claims a negative number of rows"))?;
-            match tables.first() {
-                None => fields = builder.schema().fields().iter().map(|field| bare(field)).collect(),
-                Some(Table { file: first, .. }) => same_columns(first, &mut fields, &file, builder.schema())?,
+            match files.first() {
+                None => {
+                    fields = builder.schema().fields().iter().map(|field| without_metadata(field)).collect()
+                }
+                Some(ParquetFile { file: first, .. }) => {
+                    check_columns(first, &mut fields, &file, builder.schema())?
+                }
             }
-            tables.push(Table { file, rows });
+            files.push(ParquetFile { file, rows });
         }
-        let chosen = choose(&tables[0].file, &fields, columns)?;
+        let chosen = choose(&files[0].file, &fields, columns)?;
         let schema = Schema::new(chosen.iter().map(|&column| fields[column].clone()).collect::<Vec<_>>());
         let mut source = ParquetSource {
-            rows_left: tables[0].rows,
-            tables,
+            rows_left: files[0].rows,
+            files,
             schema: Arc::new(schema),
             columns: chosen,
             batch_rows: batch_rows.max(1),
             position: 0,
             current: 0,
             reader: None,
-            read: Vec::new(),
+            fingerprints: Vec::new(),
         };
         source.skip_to(path, from_position)?;
         Ok(source)
@@ -94,10 +99,10 @@ impl ParquetSource {
         while self.position < from_position {
             let rows = self.rows_left.min(from_position - self.position);
             if rows > 0 {
-                self.count_as_read()?;
+                self.add_fingerprints()?;
                 self.position += rows;
                 self.rows_left -= rows;
-            } else if !self.go_to_next_table() {
+            } else if !self.go_to_next_file() {
                 return Err(SourceError::Short {
                     path: path.to_owned(),
                     records: self.position,
@@ -108,10 +113,10 @@ impl ParquetSource {
         Ok(())
     }
 
-    /// Leaves the current table for the next one, if there is one.
-    fn go_to_next_table(&mut self) -> bool {
+    /// Closes the current file and goes to the next one; `false` when there is none.
+    fn go_to_next_file(&mut self) -> bool {
         self.reader = None;
-        let Some(next) = self.tables.get(self.current + 1) else {
+        let Some(next) = self.files.get(self.current + 1) else {
             return false;
         };
         self.current += 1;
@@ -119,26 +124,26 @@ impl ParquetSource {
         true
     }
 
-    /// Adds the current table, and empty ones before it, to what was read.
-    fn count_as_read(&mut self) -> Result<(), SourceError> {
-        for table in &self.tables[self.read.len().min(self.current + 1)..=self.current] {
-            self.read.push(FilePrefix::whole(&table.file.name, &table.file.path)?);
+    /// Adds the current file, and empty files before it, to the fingerprints.
+    fn add_fingerprints(&mut self) -> Result<(), SourceError> {
+        for file in &self.files[self.fingerprints.len().min(self.current + 1)..=self.current] {
+            self.fingerprints.push(FileFingerprint::whole(&file.file.name, &file.file.path)?);
         }
         Ok(())
     }
 
-    /// A reader of the rows of the current table that are still to come.
-    fn read_on(&self) -> Result<ParquetRecordBatchReader, SourceError> {
-        let Table { file, rows } = &self.tables[self.current];
-        let builder = open_table(file)?;
+    /// A reader of the remaining rows of the current file.
+    fn open_reader(&self) -> Result<ParquetRecordBatchReader, SourceError> {
+        let ParquetFile { file, rows } = &self.files[self.current];
+        let builder = open_file(file)?;
         let mut skipped = rows - self.rows_left;
         let mut groups = Vec::new();
-        for (place, group) in builder.metadata().row_groups().iter().enumerate() {
+        for (index, group) in builder.metadata().row_groups().iter().enumerate() {
             let rows = u64::try_from(group.num_rows()).unwrap_or(0);
             if groups.is_empty() && skipped >= rows {
                 skipped -= rows;
             } else {
-                groups.push(place);
+                groups.push(index);
             }
         }
         let mask = ProjectionMask::roots(builder.parquet_schema(), self.columns.iter().copied());
@@ -150,26 +155,26 @@ impl ParquetSource {
 
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, SourceError> {
         while self.rows_left == 0 {
-            if !self.go_to_next_table() {
+            if !self.go_to_next_file() {
                 return Ok(None);
             }
         }
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
-            None => self.read_on()?,
+            None => self.open_reader()?,
         };
-        let file = &self.tables[self.current].file;
+        let file = &self.files[self.current].file;
         let batch = decode(file, || reader.next().transpose().map_err(ParquetError::from))?
             .filter(|batch| batch.num_rows() > 0)
             .ok_or_else(|| damaged(file, "it has fewer rows than its footer says"))?;
         let rows_left = self.rows_left.checked_sub(batch.num_rows() as u64);
         let rows_left = rows_left.ok_or_else(|| damaged(file, "it has more rows than its footer says"))?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        // The file may have been replaced since it was opened the first time.
+        // Another program may have replaced the file since it was opened first.
         let batch =
             RecordBatch::try_new_with_options(self.schema.clone(), batch.columns().to_vec(), &options)
                 .map_err(|error| SourceError::Parquet { path: file.path.clone(), source: error.into() })?;
-        self.count_as_read()?;
+        self.add_fingerprints()?;
         self.rows_left = rows_left;
         self.reader = Some(reader);
         Ok(Some(batch))
@@ -184,26 +189,26 @@ impl Source for ParquetSource {
         let first = self.position;
         self.position += batch.num_rows() as u64;
         let positions = (first..self.position).collect();
-        Ok(Some(Chunk { body: Body::Rows { batch, positions }, faults: Vec::new() }))
+        Ok(Some(Chunk { body: Body::Rows { batch, positions }, unreadable: Vec::new() }))
     }
 
-    fn prefix(&self) -> Prefix {
-        Prefix { files: self.read.clone() }
+    fn fingerprint(&self) -> ReadFingerprint {
+        ReadFingerprint { files: self.fingerprints.clone() }
     }
 }
 
-fn open_table(file: &InputFile) -> Result<ParquetRecordBatchReaderBuilder<File>, SourceError> {
+fn open_file(file: &InputFile) -> Result<ParquetRecordBatchReaderBuilder<File>, SourceError> {
     let opened =
         File::open(&file.path).map_err(|source| SourceError::Read { path: file.path.clone(), source })?;
     decode(file, || ParquetRecordBatchReaderBuilder::try_new(opened))
 }
 
-/// Runs the decoder, which panics on some damaged files where it should give an error.
+/// Runs the decoder, and turns a panic into an error: it panics on some damaged files.
 fn decode<T>(file: &InputFile, read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, SourceError> {
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(source)) => Err(SourceError::Parquet { path: file.path.clone(), source }),
-        Err(_) => Err(damaged(file, "the decoder gave up on it")),
+        Err(_) => Err(damaged(file, "the decoder panicked on it")),
     }
 }
 
@@ -211,13 +216,14 @@ fn damaged(file: &InputFile, detail: &str) -> SourceError {
     SourceError::Parquet { path: file.path.clone(), source: ParquetError::General(detail.to_owned()) }
 }
 
-/// A field without what its writer noted beside it, which may differ from file to file.
-fn bare(field: &Field) -> Field {
+/// A field without its metadata, which may differ from file to file.
+fn without_metadata(field: &Field) -> Field {
     Field::new(field.name(), field.data_type().clone(), field.is_nullable())
 }
 
-/// Checks that a file has `fields`; a field is nullable if it is in any file.
-fn same_columns(
+/// Checks that a file has the columns `fields`; makes a field nullable if it is nullable in the
+/// file.
+fn check_columns(
     first: &InputFile,
     fields: &mut [Field],
     file: &InputFile,
@@ -227,12 +233,12 @@ fn same_columns(
         let (path, first, column) = (file.path.clone(), first.path.clone(), column.to_owned());
         Err(SourceError::Columns { path, first, column, detail })
     };
-    for (place, field) in fields.iter_mut().enumerate() {
-        let Some(here) = found.fields().get(place) else {
+    for (index, field) in fields.iter_mut().enumerate() {
+        let Some(here) = found.fields().get(index) else {
             return refuse(field.name(), "a column is missing".to_owned());
         };
         if here.name() != field.name() {
-            let detail = format!("`{}` stands where `{}` does there", here.name(), field.name());
+            let detail = format!("it has `{}` where the other has `{}`", here.name(), field.name());
             return refuse(field.name(), detail);
         }
         if here.data_type() != field.data_type() {
@@ -242,22 +248,26 @@ fn same_columns(
         field.set_nullable(field.is_nullable() || here.is_nullable());
     }
     match found.fields().get(fields.len()) {
-        Some(more) => refuse(more.name(), "there is a column more".to_owned()),
+        Some(more) => refuse(more.name(), "it has an additional column".to_owned()),
         None => Ok(()),
     }
 }
 
-/// Where the columns that were asked for stand in the file, ascending.
-fn choose(file: &InputFile, fields: &[Field], asked: Option<&[String]>) -> Result<Vec<usize>, SourceError> {
-    let Some(asked) = asked else {
+/// The indices of the requested columns in the file, ascending.
+fn choose(
+    file: &InputFile,
+    fields: &[Field],
+    requested: Option<&[String]>,
+) -> Result<Vec<usize>, SourceError> {
+    let Some(requested) = requested else {
         return Ok((0..fields.len()).collect());
     };
-    let known: HashSet<&String> = fields.iter().map(Field::name).collect();
-    if let Some(column) = asked.iter().find(|column| !known.contains(column)) {
+    let existing: HashSet<&String> = fields.iter().map(Field::name).collect();
+    if let Some(column) = requested.iter().find(|column| !existing.contains(column)) {
         let known = fields.iter().map(|field| field.name().clone()).collect();
         return Err(SourceError::UnknownColumn { path: file.path.clone(), column: column.clone(), known });
     }
-    Ok((0..fields.len()).filter(|&place| asked.contains(fields[place].name())).collect())
+    Ok((0..fields.len()).filter(|&index| requested.contains(fields[index].name())).collect())
 }
 
 #[cfg(test)]
@@ -291,8 +301,8 @@ mod tests {
     fn read(source: &mut ParquetSource) -> RecordBatch {
         let mut batches = Vec::new();
         let mut expected = source.position;
-        while let Some(Chunk { body: Body::Rows { batch, positions }, faults }) = source.next().unwrap() {
-            assert!(faults.is_empty());
+        while let Some(Chunk { body: Body::Rows { batch, positions }, unreadable }) = source.next().unwrap() {
+            assert!(unreadable.is_empty());
             for position in positions {
                 assert_eq!(position, expected);
                 expected += 1;
@@ -325,16 +335,16 @@ mod tests {
             }
         }
         let short = ParquetSource::open(folder.path(), None, 34, 5).err().unwrap().to_string();
-        assert!(short.contains("holds 33 records, but 34 were read"), "{short}");
+        assert!(short.contains("has 33 records, but 34 were read"), "{short}");
     }
 
     #[test]
-    fn only_the_columns_asked_for_are_read_in_the_order_of_the_file() {
+    fn only_the_requested_columns_are_read_in_the_order_of_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.parquet");
         write(&path, 0..9);
-        let asked = columns(&["minus", "n"]);
-        let mut source = ParquetSource::open(&path, Some(&asked), 8, 100).unwrap();
+        let requested = columns(&["minus", "n"]);
+        let mut source = ParquetSource::open(&path, Some(&requested), 8, 100).unwrap();
         let batch = read(&mut source);
         assert_eq!(
             batch.schema().fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(),
@@ -379,25 +389,25 @@ mod tests {
     }
 
     #[test]
-    fn the_prefix_is_every_file_a_row_was_read_of_and_empty_ones_before() {
+    fn the_fingerprint_covers_every_file_with_a_read_row_and_empty_files_before() {
         let folder = tempfile::tempdir().unwrap();
         for (name, rows) in [("a", 0..10), ("b", 0..0), ("c", 10..20), ("d", 0..0)] {
             write(&folder.path().join(format!("{name}.parquet")), rows);
         }
         let names = |from| {
             let source = ParquetSource::open(folder.path(), None, from, 10).unwrap();
-            source.prefix().check(folder.path()).unwrap();
-            source.prefix().files.into_iter().map(|file| file.name).collect::<Vec<_>>()
+            source.fingerprint().check(folder.path()).unwrap();
+            source.fingerprint().files.into_iter().map(|file| file.name).collect::<Vec<_>>()
         };
         assert_eq!(names(0), [""; 0]);
         assert_eq!(names(10), ["a.parquet"]);
         assert_eq!(names(11), ["a.parquet", "b.parquet", "c.parquet"]);
         let mut source = ParquetSource::open(folder.path(), None, 0, 15).unwrap();
         read(&mut source);
-        let prefix = source.prefix();
-        assert_eq!(prefix.files.len(), 3);
+        let fingerprint = source.fingerprint();
+        assert_eq!(fingerprint.files.len(), 3);
         write(&folder.path().join("c.parquet"), 10..21);
-        let changed = prefix.check(folder.path()).unwrap_err().to_string();
+        let changed = fingerprint.check(folder.path()).unwrap_err().to_string();
         assert!(changed.contains("c.parquet") && changed.contains("start a new data folder"), "{changed}");
     }
 
@@ -419,12 +429,12 @@ mod tests {
         assert_eq!(read(&whole).unwrap(), 17);
         for length in [0, 3, 4, 12, whole.len() / 2, whole.len() - 1] {
             let error = read(&whole[..length]).unwrap_err().to_string();
-            assert!(error.contains("a.parquet") && error.contains("whole Parquet file"), "{error}");
+            assert!(error.contains("a.parquet") && error.contains("complete Parquet file"), "{error}");
         }
-        for place in 0..whole.len() {
+        for index in 0..whole.len() {
             let mut bytes = whole.clone();
-            bytes[place] ^= 1 << (place % 8);
-            // A flip in the values themselves gives other values, which only the seal can notice.
+            bytes[index] ^= 1 << (index % 8);
+            // A flipped bit in a value gives another value, which only a seal can detect.
             let _ = read(&bytes);
         }
     }

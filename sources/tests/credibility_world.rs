@@ -1,4 +1,5 @@
-//! A lattice is what its head says: its size, its shape, its incidents, the same bytes however it is read.
+//! The credibility world has the size, the structure and the incidents that its documentation
+//! states.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,17 +7,24 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Int32Type, TimestampMicrosecondType};
 
-use tidegate_sources::{Body, Chunk, LatticeConfig, LatticeSource, LatticeStream, Source, SourceError};
+use tidegate_sources::{
+    Body, Chunk, CredibilityWorldConfig, CredibilityWorldSource, CredibilityWorldStream, Source, SourceError,
+};
 
 const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;
 
-fn small() -> LatticeConfig {
-    LatticeConfig { seed: 7, percent: 5, hours: 24, ..LatticeConfig::default() }
+fn small() -> CredibilityWorldConfig {
+    CredibilityWorldConfig { seed: 7, percent: 5, hours: 24, ..CredibilityWorldConfig::default() }
 }
 
-fn read(config: LatticeConfig, stream: LatticeStream, from: u64, batch_rows: usize) -> RecordBatch {
-    let mut source = LatticeSource::new(config, stream, from, batch_rows).unwrap();
+fn read(
+    config: CredibilityWorldConfig,
+    stream: CredibilityWorldStream,
+    from: u64,
+    batch_rows: usize,
+) -> RecordBatch {
+    let mut source = CredibilityWorldSource::new(config, stream, from, batch_rows).unwrap();
     let mut batches = Vec::new();
     let mut expected = from;
     while let Some(Chunk { body: Body::Rows { batch, positions }, .. }) = source.next().unwrap() {
@@ -36,11 +44,15 @@ fn times_of<'a>(batch: &'a RecordBatch, column: &str) -> &'a [i64] {
     batch.column_by_name(column).unwrap().as_primitive::<TimestampMicrosecondType>().values()
 }
 
-const STREAMS: [LatticeStream; 4] =
-    [LatticeStream::Claims, LatticeStream::Sources, LatticeStream::Evidence, LatticeStream::Beacons];
+const STREAMS: [CredibilityWorldStream; 4] = [
+    CredibilityWorldStream::Claims,
+    CredibilityWorldStream::Sources,
+    CredibilityWorldStream::Evidence,
+    CredibilityWorldStream::Beacons,
+];
 
 #[test]
-fn the_same_seed_gives_the_same_bytes_whatever_the_batches_and_the_position() {
+fn the_same_seed_gives_the_same_bytes_for_all_batch_sizes_and_positions() {
     for stream in STREAMS {
         let whole = read(small(), stream, 0, 1_000_000);
         assert_eq!(whole, read(small(), stream, 0, 777));
@@ -49,39 +61,42 @@ fn the_same_seed_gives_the_same_bytes_whatever_the_batches_and_the_position() {
             assert_eq!(rest, whole.slice(from, whole.num_rows() - from));
         }
         let records = whole.num_rows() as u64;
-        let short = LatticeSource::new(small(), stream, records + 1, 10).err().unwrap();
+        let short = CredibilityWorldSource::new(small(), stream, records + 1, 10).err().unwrap();
         assert!(matches!(short, SourceError::Short { records: found, .. } if found == records));
     }
-    let other = LatticeConfig { seed: 8, ..small() };
-    let evidence = LatticeStream::Evidence;
+    let other = CredibilityWorldConfig { seed: 8, ..small() };
+    let evidence = CredibilityWorldStream::Evidence;
     assert_ne!(read(other, evidence, 0, 1_000_000), read(small(), evidence, 0, 1_000_000));
 }
 
-/// The whole lattice in its first quarter of an hour, when every stream reports.
-fn beginning() -> LatticeConfig {
-    LatticeConfig { hours: 1, ..LatticeConfig::default() }
+/// The whole world in its first hour, in which every stream reports.
+fn beginning() -> CredibilityWorldConfig {
+    CredibilityWorldConfig { hours: 1, ..CredibilityWorldConfig::default() }
 }
 
 #[test]
-fn a_whole_lattice_has_36_000_nodes() {
+fn a_whole_world_has_36_000_nodes() {
     let count = |stream| read(beginning(), stream, 0, 100_000).num_rows();
-    let evidence = read(beginning(), LatticeStream::Evidence, 0, 100_000);
+    let evidence = read(beginning(), CredibilityWorldStream::Evidence, 0, 100_000);
     let streams: BTreeSet<&str> = texts_of(&evidence, "stream_id").into_iter().collect();
     // Two reports of each stream are alive, and there are 14 sync nodes.
-    let nodes = count(LatticeStream::Claims) + count(LatticeStream::Sources) + 2 * streams.len() + 14;
+    let nodes = count(CredibilityWorldStream::Claims)
+        + count(CredibilityWorldStream::Sources)
+        + 2 * streams.len()
+        + 14;
     assert_eq!(nodes, 36_000);
-    let claims = read(beginning(), LatticeStream::Claims, 0, 100_000);
+    let claims = read(beginning(), CredibilityWorldStream::Claims, 0, 100_000);
     let share = |region: &str| {
-        texts_of(&claims, "region").iter().filter(|of| **of == region).count() as f64
+        texts_of(&claims, "region").iter().filter(|other| **other == region).count() as f64
             / claims.num_rows() as f64
     };
     assert!((share("east") - 0.33).abs() < 0.03 && (share("west") - 0.28).abs() < 0.03);
 }
 
 #[test]
-fn the_sources_of_a_claim_are_of_different_groups_and_two_of_tier_0_are_out_of_band() {
-    let evidence = read(beginning(), LatticeStream::Evidence, 0, 100_000);
-    let sources = read(beginning(), LatticeStream::Sources, 0, 100_000);
+fn the_sources_of_a_claim_have_different_groups_and_two_of_tier_0_are_out_of_band() {
+    let evidence = read(beginning(), CredibilityWorldStream::Evidence, 0, 100_000);
+    let sources = read(beginning(), CredibilityWorldStream::Sources, 0, 100_000);
     let groups: BTreeMap<&str, &str> =
         texts_of(&sources, "source_id").into_iter().zip(texts_of(&sources, "correlation_group")).collect();
     let tiers = evidence.column_by_name("tier").unwrap().as_primitive::<Int32Type>().values();
@@ -112,9 +127,9 @@ fn the_sources_of_a_claim_are_of_different_groups_and_two_of_tier_0_are_out_of_b
 }
 
 #[test]
-fn reports_come_in_order_after_they_were_observed_and_in_time_to_refresh_each_other() {
-    let config = LatticeConfig { incidents: false, ..small() };
-    let evidence = read(config, LatticeStream::Evidence, 0, 10_000);
+fn reports_arrive_in_order_after_observation_and_in_time_to_refresh_each_other() {
+    let config = CredibilityWorldConfig { incidents: false, ..small() };
+    let evidence = read(config, CredibilityWorldStream::Evidence, 0, 10_000);
     let (event, ingest) = (times_of(&evidence, "event_time"), times_of(&evidence, "ingest_time"));
     assert!(ingest.is_sorted());
     assert!(event.iter().zip(ingest).all(|(event, ingest)| event < ingest));
@@ -131,43 +146,48 @@ fn reports_come_in_order_after_they_were_observed_and_in_time_to_refresh_each_ot
     events.sort();
     for (event, stream, ttl) in events {
         if let Some(before) = last.insert(stream, event) {
-            assert!(event - before < ttl, "{stream} ran out");
+            assert!(event - before < ttl, "{stream} expired");
         }
     }
 }
 
 #[test]
-fn the_evidence_of_a_cascade_runs_out_together_and_most_of_it_comes_back() {
-    let config = LatticeConfig { hours: 21, ..LatticeConfig::default() };
-    let evidence = read(config.clone(), LatticeStream::Evidence, 0, 100_000);
+fn the_evidence_of_a_cascade_expires_together_and_most_of_it_returns() {
+    let config = CredibilityWorldConfig { hours: 21, ..CredibilityWorldConfig::default() };
+    let evidence = read(config.clone(), CredibilityWorldStream::Evidence, 0, 100_000);
     let tiers = evidence.column_by_name("tier").unwrap().as_primitive::<Int32Type>().values();
     let mut reports: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
     let streams = texts_of(&evidence, "stream_id").into_iter().zip(times_of(&evidence, "event_time"));
     for ((stream, event), _) in streams.zip(tiers).filter(|(_, tier)| **tier == 1) {
         reports.entry(stream).or_default().push((event - config.start) / MINUTE);
     }
-    let mut come_back = Vec::new();
+    let mut returned = Vec::new();
     for (stream, mut minutes) in reports {
         minutes.sort();
         let gap = minutes.windows(2).find(|pair| pair[1] - pair[0] > 60);
         if let Some(gap) = gap {
             assert_eq!(gap[0], 17 * 60, "{stream}");
-            come_back.push(gap[1]);
+            returned.push(gap[1]);
         }
     }
-    assert_eq!(come_back.len(), 1040);
-    assert_eq!(come_back.iter().filter(|minute| **minute < 18 * 60 + 15).count(), 980);
+    assert_eq!(returned.len(), 1040);
+    assert_eq!(returned.iter().filter(|minute| **minute < 18 * 60 + 15).count(), 980);
 }
 
 #[test]
 fn settings_out_of_range_are_refused() {
-    let refused = |config: LatticeConfig| match LatticeSource::new(config, LatticeStream::Claims, 0, 1) {
+    let refused = |config: CredibilityWorldConfig| match CredibilityWorldSource::new(
+        config,
+        CredibilityWorldStream::Claims,
+        0,
+        1,
+    ) {
         Err(SourceError::World { setting, .. }) => setting,
         _ => "nothing",
     };
-    assert_eq!(refused(LatticeConfig { percent: 0, ..small() }), "percent");
-    assert_eq!(refused(LatticeConfig { hours: 0, ..small() }), "hours");
-    assert_eq!(refused(LatticeConfig { start: -1, ..small() }), "start");
-    assert_eq!(refused(LatticeConfig { start: i64::MAX, ..small() }), "start");
-    assert_eq!(refused(LatticeConfig { percent: 1, ..small() }), "nothing");
+    assert_eq!(refused(CredibilityWorldConfig { percent: 0, ..small() }), "percent");
+    assert_eq!(refused(CredibilityWorldConfig { hours: 0, ..small() }), "hours");
+    assert_eq!(refused(CredibilityWorldConfig { start: -1, ..small() }), "start");
+    assert_eq!(refused(CredibilityWorldConfig { start: i64::MAX, ..small() }), "start");
+    assert_eq!(refused(CredibilityWorldConfig { percent: 1, ..small() }), "nothing");
 }

@@ -1,19 +1,19 @@
-//! Simulated card payments and their labels, from nothing but a seed.
+//! The card world: simulated card payments and their fraud labels, determined by a seed.
 //!
-//! The simulator is that of the Fraud Detection Handbook. Customers and terminals lie at random
-//! places of a square of 100 by 100; a customer pays at the terminals within `radius`, on each day a
-//! Poisson number of times, around noon, amounts around a mean of its own. Frauds are, a later kind
-//! overwriting an earlier one:
+//! The simulator is that of the Fraud Detection Handbook. Customers and terminals have random
+//! locations in a square of 100 by 100. A customer pays at the terminals within `radius`, each day
+//! a Poisson-distributed number of times, around noon, with amounts around a mean of the customer.
+//! There are three fraud scenarios; a later one overwrites an earlier one:
 //!
-//! 1. every payment above 220.00;
-//! 2. every payment at a compromised terminal: each day some are drawn, for 28 days;
-//! 3. a third of the payments of a compromised customer, their amounts times five: each day some are
-//!    drawn, for 14 days.
+//! 1. Every payment above 220.00.
+//! 2. Every payment at a compromised terminal: each day some terminals are drawn, for 28 days.
+//! 3. A third of the payments of a compromised customer, with amounts multiplied by five: each day
+//!    some customers are drawn, for 14 days.
 //!
-//! The same configuration gives the same bytes on any machine. Every customer and day has a stream of
-//! random numbers of its own, so a day is made when it is read, and a day to come can be looked at
-//! without making those between; what is drawn from a stream goes through integers and `libm`, never
-//! through the machine's own transcendental functions.
+//! The same configuration gives the same bytes on every machine. Each customer and day has its own
+//! stream of random numbers, so the source generates a day when it is read, and can look ahead at a
+//! later day without generating the days between. Random numbers are turned into values with
+//! integers and `libm`, never with the machine's own transcendental functions.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -29,38 +29,39 @@ use serde::Deserialize;
 use tidegate_facts::{Digest, tick};
 
 use crate::error::SourceError;
-use crate::prefix::{FilePrefix, Prefix};
+use crate::read_fingerprint::{FileFingerprint, ReadFingerprint};
 use crate::{Body, Chunk, Source};
 
-/// What a world is made from; the defaults give about 190 000 payments.
+/// The settings of a card world; the defaults give about 190 000 payments.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct WorldConfig {
-    /// Worlds with different seeds have nothing in common.
+pub struct CardWorldConfig {
+    /// The seed of all random numbers.
     pub seed: u64,
-    /// How many customers there are.
+    /// The number of customers.
     pub customers: u32,
-    /// How many terminals there are.
+    /// The number of terminals.
     pub terminals: u32,
-    /// How many days it lasts.
+    /// The number of days.
     pub days: u32,
-    /// When its first day begins, in microseconds since 1970-01-01 UTC; whole seconds.
+    /// The start of the first day, in microseconds since 1970-01-01 UTC; whole seconds.
     pub start: i64,
-    /// How far from home a customer pays, in a square of 100 by 100.
+    /// The distance within which a customer pays, in a square of 100 by 100.
     pub radius: f64,
-    /// A customer's mean count of payments a day lies between zero and this.
+    /// The upper bound of a customer's mean number of payments a day, which is uniformly
+    /// distributed.
     pub payments_daily_max: f64,
-    /// How many terminals are newly compromised each day.
+    /// The number of terminals drawn as compromised each day.
     pub terminals_compromised_daily: u32,
-    /// How many customers are newly compromised each day.
+    /// The number of customers drawn as compromised each day.
     pub customers_compromised_daily: u32,
-    /// How long after a payment its label becomes known, in microseconds.
+    /// The time from a payment until its label is known, in microseconds.
     pub label_delay: i64,
 }
 
-impl Default for WorldConfig {
-    fn default() -> WorldConfig {
-        WorldConfig {
+impl Default for CardWorldConfig {
+    fn default() -> CardWorldConfig {
+        CardWorldConfig {
             seed: 0,
             customers: 1000,
             terminals: 2000,
@@ -75,51 +76,51 @@ impl Default for WorldConfig {
     }
 }
 
-/// Which records of a world are read.
+/// The streams of records of a card world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum WorldStream {
-    /// The payments, by time.
+pub enum CardWorldStream {
+    /// The payments, ordered by time.
     Transactions,
-    /// Of each payment, whether it was a fraud, by the time that became known.
+    /// For each payment, whether it is a fraud, ordered by the time at which that becomes known.
     Labels,
 }
 
-/// A stream of a simulated world.
-pub struct WorldSource {
-    world: World,
-    stream: WorldStream,
+/// A source that generates one stream of a card world.
+pub struct CardWorldSource {
+    world: CardWorld,
+    stream: CardWorldStream,
     batch_rows: usize,
     position: u64,
-    /// The payments of the last day that was made and how many of them were handed over.
+    /// The payments of the last generated day, and how many of them were returned.
     today: Vec<Payment>,
-    handed_over: usize,
+    returned: usize,
 }
 
 const DAY_SECONDS: i64 = 86_400;
 const MICROS: i64 = 1_000_000;
 const SIDE: f64 = 100.0;
 const LARGE_CENTS: i64 = 22_000;
-/// What the column of amounts holds; only a customer who is drawn day after day comes near.
+/// The greatest amount of the column's type; only a customer drawn day after day comes near it.
 const CENTS_MAX: i64 = 999_999_999_999;
 const TERMINAL_DAYS: u32 = 28;
 const CUSTOMER_DAYS: u32 = 14;
 
-/// How many places near customers a world may remember: 400 MB of them.
+/// The limit on the total number of terminals near customers: 400 MB of memory.
 const NEAR_MAX: usize = 100_000_000;
 
-/// The name and version of the recipe. Whoever changes what a world contains changes it.
+/// The name and version of the recipe, which changes whenever the contents of a world change.
 const RECIPE: &str = "tidegate.world.v1";
 
-impl WorldConfig {
-    /// The digest of the recipe and all settings.
+impl CardWorldConfig {
+    /// The digest of the recipe and all settings, which identifies the world.
     pub fn digest(&self) -> Digest {
         Digest::of(self.canonical_text().as_bytes())
     }
 
     fn canonical_text(&self) -> String {
-        // Without `..`, so that a new setting cannot be forgotten here.
-        let WorldConfig {
+        // No `..` in the pattern, so that the compiler requires every new setting here.
+        let CardWorldConfig {
             seed,
             customers,
             terminals,
@@ -169,25 +170,27 @@ impl WorldConfig {
         if self.label_delay < 0 {
             return refuse("label_delay", "must be zero or more microseconds");
         }
-        let length = i64::from(self.days) * DAY_SECONDS * MICROS;
-        let end = self.start.checked_add(length).and_then(|end| end.checked_add(self.label_delay));
+        let end = i64::from(self.days)
+            .checked_mul(DAY_SECONDS * MICROS)
+            .and_then(|length| self.start.checked_add(length))
+            .and_then(|end| end.checked_add(self.label_delay));
         if end.is_none_or(|end| end > tick::MICROS_MAX) {
             return refuse(
                 "days",
-                "must end, with `label_delay`, before 2112; use fewer days or an earlier `start`",
+                "must end, with `label_delay`, before 3111; use fewer days or an earlier `start`",
             );
         }
         Ok(())
     }
 }
 
-impl WorldStream {
+impl CardWorldStream {
     /// The columns of the stream.
     pub fn schema(self) -> SchemaRef {
         let column = |name: &str, data_type| Field::new(name, data_type, false);
         let time = || DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         let fields = match self {
-            WorldStream::Transactions => vec![
+            CardWorldStream::Transactions => vec![
                 column("transaction_id", DataType::Int64),
                 column("tx_datetime", time()),
                 column("customer_id", DataType::Int32),
@@ -196,7 +199,7 @@ impl WorldStream {
                 column("tx_fraud", DataType::Boolean),
                 column("tx_fraud_scenario", DataType::Int32),
             ],
-            WorldStream::Labels => vec![
+            CardWorldStream::Labels => vec![
                 column("transaction_id", DataType::Int64),
                 column("customer_id", DataType::Int32),
                 column("terminal_id", DataType::Int32),
@@ -208,10 +211,10 @@ impl WorldStream {
         Arc::new(Schema::new(fields))
     }
 
-    /// Some payments as records of the stream, the first of them with number `first_id`.
+    /// The records of the stream for some payments, of which the first has the id `first_id`.
     ///
-    /// The delay of labels is the same for all, so they are in the order of their payments.
-    fn batch(self, payments: &[Payment], first_id: i64, config: &WorldConfig) -> RecordBatch {
+    /// All labels have the same delay, so they are in the order of their payments.
+    fn batch(self, payments: &[Payment], first_id: i64, config: &CardWorldConfig) -> RecordBatch {
         let ints = |value: fn(&Payment) -> u32| -> ArrayRef {
             Arc::new(Int32Array::from_iter_values(payments.iter().map(|p| value(p).cast_signed())))
         };
@@ -224,12 +227,12 @@ impl WorldStream {
             Arc::new(payments.iter().map(|p| Some(p.scenario != 0)).collect::<BooleanArray>());
         let (customers, terminals) = (ints(|p| p.customer), ints(|p| p.terminal));
         let columns = match self {
-            WorldStream::Transactions => {
+            CardWorldStream::Transactions => {
                 let amounts = Decimal128Array::from_iter_values(payments.iter().map(|p| p.cents.into()));
                 let amounts = Arc::new(amounts.with_data_type(DataType::Decimal128(12, 2)));
                 vec![ids, times(0), customers, terminals, amounts, frauds, ints(|p| p.scenario)]
             }
-            WorldStream::Labels => {
+            CardWorldStream::Labels => {
                 vec![ids, customers, terminals, times(0), times(config.label_delay), frauds]
             }
         };
@@ -237,21 +240,21 @@ impl WorldStream {
     }
 }
 
-impl WorldSource {
-    /// Opens a stream of a world from the record at `from_position` on.
+impl CardWorldSource {
+    /// Opens a stream of a card world, from the record at `from_position` on.
     ///
     /// # Errors
-    /// When a setting is out of its range, or the world holds fewer than `from_position` records.
+    /// When a setting is out of range, or the world has fewer than `from_position` records.
     pub fn new(
-        config: WorldConfig,
-        stream: WorldStream,
+        config: CardWorldConfig,
+        stream: CardWorldStream,
         from_position: u64,
         batch_rows: usize,
-    ) -> Result<WorldSource, SourceError> {
-        let world = World::new(config)?;
+    ) -> Result<CardWorldSource, SourceError> {
+        let world = CardWorld::new(config)?;
         let batch_rows = batch_rows.max(1);
         let mut source =
-            WorldSource { world, stream, batch_rows, position: 0, today: Vec::new(), handed_over: 0 };
+            CardWorldSource { world, stream, batch_rows, position: 0, today: Vec::new(), returned: 0 };
         while source.position < from_position {
             if source.take(usize::try_from(from_position - source.position).unwrap_or(usize::MAX)).is_empty()
             {
@@ -267,22 +270,22 @@ impl WorldSource {
         self.stream.schema()
     }
 
-    /// The next payments of one day, at most `count`; none at the end of the world.
+    /// The next payments of a single day, at most `count`; none after the last day.
     fn take(&mut self, count: usize) -> &[Payment] {
-        while self.handed_over == self.today.len() {
+        while self.returned == self.today.len() {
             match self.world.next_day() {
-                Some(payments) => (self.today, self.handed_over) = (payments, 0),
+                Some(payments) => (self.today, self.returned) = (payments, 0),
                 None => return &[],
             }
         }
-        let first = self.handed_over;
-        self.handed_over += count.min(self.today.len() - first);
-        self.position += (self.handed_over - first) as u64;
-        &self.today[first..self.handed_over]
+        let first = self.returned;
+        self.returned += count.min(self.today.len() - first);
+        self.position += (self.returned - first) as u64;
+        &self.today[first..self.returned]
     }
 }
 
-impl Source for WorldSource {
+impl Source for CardWorldSource {
     fn next(&mut self) -> Result<Option<Chunk>, SourceError> {
         let first = self.position;
         let mut payments = Vec::new();
@@ -298,16 +301,16 @@ impl Source for WorldSource {
         let batch = self.stream.batch(&payments, first.cast_signed(), &self.world.config);
         Ok(Some(Chunk {
             body: Body::Rows { batch, positions: (first..self.position).collect() },
-            faults: Vec::new(),
+            unreadable: Vec::new(),
         }))
     }
 
-    /// One entry named `world`, the same from the start to the end: the digest of what it is made from.
-    fn prefix(&self) -> Prefix {
+    /// One entry named `world` with the digest of the settings; the same from start to end.
+    fn fingerprint(&self) -> ReadFingerprint {
         let text = self.world.config.canonical_text();
         let digest = self.world.config.digest();
-        Prefix {
-            files: vec![FilePrefix {
+        ReadFingerprint {
+            files: vec![FileFingerprint {
                 name: "world".to_owned(),
                 bytes: text.len() as u64,
                 digest,
@@ -317,43 +320,43 @@ impl Source for WorldSource {
     }
 }
 
-/// What stays the same from day to day, and who is compromised.
-struct World {
-    config: WorldConfig,
+/// The customers and terminals of a card world, and which of them are compromised.
+struct CardWorld {
+    config: CardWorldConfig,
     key: [u8; 32],
     customers: Vec<Customer>,
-    /// The terminals near each customer one after the other, ascending.
+    /// The terminals near each customer, one customer after the other, each ascending.
     near: Vec<u32>,
     day: u32,
     /// The first day on which each terminal is no longer compromised.
     terminals_until: Vec<u32>,
-    /// Of the next days, the payments that are frauds of the third kind.
+    /// For each of the next days, the payments that are frauds of the third scenario.
     stolen: VecDeque<BTreeMap<PaymentKey, u32>>,
 }
 
 struct Customer {
     mean_cents: f64,
     payments_daily: f64,
-    /// Where its terminals stand in `near`.
+    /// The range of its terminals in `CardWorld::near`.
     near: std::ops::Range<usize>,
 }
 
 #[derive(Clone, Debug)]
 struct Payment {
-    /// Since the start of the world.
+    /// Seconds since the start of the world.
     second: i64,
     customer: u32,
-    /// Its number among the customer's payments of the day.
+    /// The number of the payment among the customer's payments of the day.
     number: u32,
     terminal: u32,
     cents: i64,
     scenario: u32,
 }
 
-/// The customer, and the number of the payment on its day.
+/// A customer, and the number of the payment on its day.
 type PaymentKey = (u32, u32);
 
-/// What a stream of random numbers is for.
+/// The purpose of a stream of random numbers.
 #[derive(Clone, Copy)]
 enum Purpose {
     Customer,
@@ -363,10 +366,10 @@ enum Purpose {
     CompromisedCustomers,
 }
 
-impl World {
-    fn new(config: WorldConfig) -> Result<World, SourceError> {
+impl CardWorld {
+    fn new(config: CardWorldConfig) -> Result<CardWorld, SourceError> {
         config.check()?;
-        let mut world = World {
+        let mut world = CardWorld {
             key: Digest::of_parts(RECIPE, &[&config.seed.to_le_bytes()]).0,
             customers: Vec::new(),
             near: Vec::new(),
@@ -375,20 +378,20 @@ impl World {
             stolen: VecDeque::new(),
             config,
         };
-        // By their place from left to right, so that those near a customer are found in a stripe.
+        // Sorted by the first coordinate, so that the terminals near a customer are in one range.
         let mut terminals: Vec<(f64, f64, u32)> = (0..world.config.terminals)
             .map(|terminal| {
-                let mut dice = world.dice(Purpose::Terminal, 0, terminal);
-                (dice.between(0.0, SIDE), dice.between(0.0, SIDE), terminal)
+                let mut random = world.random(Purpose::Terminal, 0, terminal);
+                (random.between(0.0, SIDE), random.between(0.0, SIDE), terminal)
             })
             .collect();
         terminals.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.2.cmp(&b.2)));
         let radius = world.config.radius;
         for customer in 0..world.config.customers {
-            let mut dice = world.dice(Purpose::Customer, 0, customer);
-            let (x, y) = (dice.between(0.0, SIDE), dice.between(0.0, SIDE));
-            let mean_cents = dice.between(500.0, 10_000.0);
-            let payments_daily = dice.between(0.0, world.config.payments_daily_max);
+            let mut random = world.random(Purpose::Customer, 0, customer);
+            let (x, y) = (random.between(0.0, SIDE), random.between(0.0, SIDE));
+            let mean_cents = random.between(500.0, 10_000.0);
+            let payments_daily = random.between(0.0, world.config.payments_daily_max);
             let first = world.near.len();
             let stripe = terminals.partition_point(|t| t.0 < x - radius);
             let stripe = terminals[stripe..].iter().take_while(|t| t.0 <= x + radius);
@@ -397,7 +400,8 @@ impl World {
             world.near.extend(stripe.filter(within).map(|t| t.2));
             world.near[first..].sort_unstable();
             if world.near.len() > NEAR_MAX {
-                let detail = "lets customers reach too many terminals in all; use a smaller one, or fewer customers or terminals";
+                let detail = "lets customers reach too many terminals in total; use a smaller radius, or \
+                              fewer customers or terminals";
                 return Err(SourceError::World { setting: "radius", detail: detail.to_owned() });
             }
             world.customers.push(Customer { mean_cents, payments_daily, near: first..world.near.len() });
@@ -405,7 +409,7 @@ impl World {
         Ok(world)
     }
 
-    /// The payments of the next day by time, then customer; `None` after the last day.
+    /// The payments of the next day, by time and customer; `None` after the last day.
     fn next_day(&mut self) -> Option<Vec<Payment>> {
         if self.day == self.config.days {
             return None;
@@ -435,43 +439,43 @@ impl World {
     }
 
     fn compromise_terminals(&mut self) {
-        let mut dice = self.dice(Purpose::CompromisedTerminals, self.day, 0);
-        for terminal in dice.sample(self.config.terminals, self.config.terminals_compromised_daily) {
+        let mut random = self.random(Purpose::CompromisedTerminals, self.day, 0);
+        for terminal in random.sample(self.config.terminals, self.config.terminals_compromised_daily) {
             self.terminals_until[terminal as usize] = self.day + TERMINAL_DAYS;
         }
     }
 
-    /// Draws today's customers and a third of all their payments to come.
+    /// Draws the customers compromised today, and a third of their payments of the next days.
     fn compromise_customers(&mut self) {
-        let mut dice = self.dice(Purpose::CompromisedCustomers, self.day, 0);
+        let mut random = self.random(Purpose::CompromisedCustomers, self.day, 0);
         let mut payments = Vec::new();
-        for customer in dice.sample(self.config.customers, self.config.customers_compromised_daily) {
+        for customer in random.sample(self.config.customers, self.config.customers_compromised_daily) {
             for day in self.day..self.config.days.min(self.day + CUSTOMER_DAYS) {
                 self.pay(customer, day, &mut payments);
             }
         }
         self.stolen.resize(CUSTOMER_DAYS as usize, BTreeMap::new());
         let count = payments.len() as u32;
-        for chosen in dice.sample(count, count / 3) {
+        for chosen in random.sample(count, count / 3) {
             let payment = &payments[chosen as usize];
             let days_ahead = payment.second / DAY_SECONDS - i64::from(self.day);
             *self.stolen[days_ahead as usize].entry((payment.customer, payment.number)).or_default() += 1;
         }
     }
 
-    /// Adds the payments of a customer on a day, without frauds.
+    /// Appends the payments of a customer on a day, without frauds.
     fn pay(&self, customer: u32, day: u32, payments: &mut Vec<Payment>) {
         let Customer { mean_cents, payments_daily, near } = &self.customers[customer as usize];
         let terminals = &self.near[near.clone()];
         if terminals.is_empty() {
             return;
         }
-        let mut dice = self.dice(Purpose::Payments, day, customer);
-        for number in 0..dice.poisson(*payments_daily) {
-            let second = dice.normal(DAY_SECONDS as f64 / 2.0, 20_000.0);
-            let amount = dice.normal(*mean_cents, mean_cents / 2.0);
-            let amount = if amount < 0.0 { dice.between(0.0, mean_cents * 2.0) } else { amount };
-            let terminal = terminals[dice.below(terminals.len() as u64) as usize];
+        let mut random = self.random(Purpose::Payments, day, customer);
+        for number in 0..random.poisson(*payments_daily) {
+            let second = random.normal(DAY_SECONDS as f64 / 2.0, 20_000.0);
+            let amount = random.normal(*mean_cents, mean_cents / 2.0);
+            let amount = if amount < 0.0 { random.between(0.0, mean_cents * 2.0) } else { amount };
+            let terminal = terminals[random.below(terminals.len() as u64) as usize];
             if second >= 0.0 && second < DAY_SECONDS as f64 {
                 payments.push(Payment {
                     second: i64::from(day) * DAY_SECONDS + second as i64,
@@ -485,20 +489,20 @@ impl World {
         }
     }
 
-    fn dice(&self, purpose: Purpose, day: u32, who: u32) -> Dice {
+    fn random(&self, purpose: Purpose, day: u32, who: u32) -> RandomStream {
         // 8 bits of purpose, 24 of day (45 926 years of them), 32 of customer or terminal.
         let stream = (purpose as u64) << 56 | u64::from(day) << 32 | u64::from(who);
         let mut random = ChaCha8Rng::from_seed(self.key);
         random.set_stream(stream);
-        Dice(random)
+        RandomStream(random)
     }
 }
 
 /// A stream of random numbers.
-struct Dice(ChaCha8Rng);
+struct RandomStream(ChaCha8Rng);
 
-impl Dice {
-    /// In `[0, 1)`, one of the 2^53 evenly spaced floats.
+impl RandomStream {
+    /// A number in `[0, 1)`: one of 2^53 evenly spaced floats.
     fn unit(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
@@ -511,13 +515,13 @@ impl Dice {
         ((u128::from(self.0.next_u64()) * u128::from(end)) >> 64) as u64
     }
 
-    /// By the method of Box and Muller, the second number unused.
+    /// A normally distributed number, by the method of Box and Muller without its second number.
     fn normal(&mut self, mean: f64, deviation: f64) -> f64 {
         let length = libm::sqrt(-2.0 * libm::log(1.0 - self.unit()));
         mean + deviation * length * libm::cos(2.0 * std::f64::consts::PI * self.unit())
     }
 
-    /// By Knuth's method, which takes as many steps as the result is large.
+    /// A Poisson-distributed number, by Knuth's method, whose steps are as many as the result.
     fn poisson(&mut self, mean: f64) -> u32 {
         let end = libm::exp(-mean);
         let mut product = self.unit();
@@ -529,14 +533,14 @@ impl Dice {
         count
     }
 
-    /// `count` different numbers below `end`, in the order they are drawn.
+    /// `count` distinct numbers below `end`, in the order in which they are drawn.
     fn sample(&mut self, end: u32, count: u32) -> Vec<u32> {
-        // A shuffle of `0..end` that is cut short; only what was moved is kept.
+        // The first `count` steps of a shuffle of `0..end`; the map stores only moved numbers.
         let mut moved = BTreeMap::new();
         (0..count)
-            .map(|place| {
-                let other = place + self.below(u64::from(end - place)) as u32;
-                let here = moved.get(&place).copied().unwrap_or(place);
+            .map(|index| {
+                let other = index + self.below(u64::from(end - index)) as u32;
+                let here = moved.get(&index).copied().unwrap_or(index);
                 moved.insert(other, here).unwrap_or(other)
             })
             .collect()
@@ -553,19 +557,19 @@ mod tests {
 
     use super::*;
 
-    fn small() -> WorldConfig {
-        WorldConfig {
+    fn small() -> CardWorldConfig {
+        CardWorldConfig {
             seed: 42,
             customers: 200,
             terminals: 300,
             days: 40,
             radius: 10.0,
-            ..WorldConfig::default()
+            ..CardWorldConfig::default()
         }
     }
 
-    fn read(config: WorldConfig, stream: WorldStream, from: u64, batch_rows: usize) -> RecordBatch {
-        let mut source = WorldSource::new(config, stream, from, batch_rows).unwrap();
+    fn read(config: CardWorldConfig, stream: CardWorldStream, from: u64, batch_rows: usize) -> RecordBatch {
+        let mut source = CardWorldSource::new(config, stream, from, batch_rows).unwrap();
         let mut batches = Vec::new();
         let mut expected = from;
         while let Some(Chunk { body: Body::Rows { batch, positions }, .. }) = source.next().unwrap() {
@@ -577,29 +581,29 @@ mod tests {
         concat_batches(&stream.schema(), &batches).unwrap()
     }
 
-    fn payments(config: WorldConfig) -> Vec<Payment> {
-        let mut world = World::new(config).unwrap();
+    fn payments(config: CardWorldConfig) -> Vec<Payment> {
+        let mut world = CardWorld::new(config).unwrap();
         std::iter::from_fn(|| world.next_day()).flatten().collect()
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_bytes_whatever_the_batches_and_the_position() {
-        for stream in [WorldStream::Transactions, WorldStream::Labels] {
+    fn the_same_seed_gives_the_same_bytes_for_all_batch_sizes_and_positions() {
+        for stream in [CardWorldStream::Transactions, CardWorldStream::Labels] {
             let whole = read(small(), stream, 0, 1_000_000);
             assert_eq!(whole, read(small(), stream, 0, 777));
             for from in [1, 5000, whole.num_rows()] {
                 let rest = read(small(), stream, from as u64, 1000);
                 assert_eq!(rest, whole.slice(from, whole.num_rows() - from));
             }
-            assert_ne!(whole, read(WorldConfig { seed: 43, ..small() }, stream, 0, 1_000_000));
+            assert_ne!(whole, read(CardWorldConfig { seed: 43, ..small() }, stream, 0, 1_000_000));
             let records = whole.num_rows() as u64;
-            let short = WorldSource::new(small(), stream, records + 1, 10).err().unwrap();
+            let short = CardWorldSource::new(small(), stream, records + 1, 10).err().unwrap();
             assert!(matches!(short, SourceError::Short { records: found, .. } if found == records));
         }
     }
 
     #[test]
-    fn the_bytes_of_a_world_never_move() {
+    fn the_bytes_of_a_world_never_change() {
         let mut text = String::new();
         for p in payments(small()) {
             text += &format!("{} {} {} {} {}\n", p.second, p.customer, p.terminal, p.cents, p.scenario);
@@ -613,8 +617,8 @@ mod tests {
     }
 
     #[test]
-    fn payments_have_ids_without_gaps_in_order_of_time() {
-        let batch = read(small(), WorldStream::Transactions, 0, 1000);
+    fn payments_have_consecutive_ids_in_the_order_of_time() {
+        let batch = read(small(), CardWorldStream::Transactions, 0, 1000);
         let ids = batch.column(0).as_primitive::<Int64Type>().values().to_vec();
         assert_eq!(ids, (0..ids.len() as i64).collect::<Vec<_>>());
         let times = batch.column(1).as_primitive::<TimestampMicrosecondType>().values();
@@ -627,8 +631,8 @@ mod tests {
 
     #[test]
     fn every_payment_has_one_label_a_week_later() {
-        let transactions = read(small(), WorldStream::Transactions, 0, 1000);
-        let labels = read(small(), WorldStream::Labels, 0, 999);
+        let transactions = read(small(), CardWorldStream::Transactions, 0, 1000);
+        let labels = read(small(), CardWorldStream::Labels, 0, 999);
         for (label, transaction) in [(0, 0), (1, 2), (2, 3), (3, 1), (5, 5)] {
             assert_eq!(labels.column(label), transactions.column(transaction));
         }
@@ -639,8 +643,12 @@ mod tests {
 
     #[test]
     fn large_amounts_are_frauds() {
-        let batch =
-            read(WorldConfig { days: 10, ..WorldConfig::default() }, WorldStream::Transactions, 0, 1000);
+        let batch = read(
+            CardWorldConfig { days: 10, ..CardWorldConfig::default() },
+            CardWorldStream::Transactions,
+            0,
+            1000,
+        );
         let amounts = batch.column(4).as_primitive::<Decimal128Type>().values();
         let frauds = batch.column(5).as_boolean();
         let scenarios = batch.column(6).as_primitive::<Int32Type>().values();
@@ -658,10 +666,10 @@ mod tests {
 
     #[test]
     fn a_compromised_terminal_has_frauds_only_for_28_days() {
-        let config = WorldConfig { customers_compromised_daily: 0, ..small() };
-        let mut world = World::new(config.clone()).unwrap();
+        let config = CardWorldConfig { customers_compromised_daily: 0, ..small() };
+        let mut world = CardWorld::new(config.clone()).unwrap();
         let drawn: Vec<Vec<u32>> = (0..config.days)
-            .map(|day| world.dice(Purpose::CompromisedTerminals, day, 0).sample(config.terminals, 2))
+            .map(|day| world.random(Purpose::CompromisedTerminals, day, 0).sample(config.terminals, 2))
             .collect();
         for day in 0..config.days {
             let from = day.saturating_sub(27) as usize;
@@ -674,7 +682,7 @@ mod tests {
 
     #[test]
     fn a_third_of_a_compromised_customers_payments_is_multiplied() {
-        let honest = payments(WorldConfig { customers_compromised_daily: 0, ..small() });
+        let honest = payments(CardWorldConfig { customers_compromised_daily: 0, ..small() });
         let stolen = payments(small());
         assert_eq!(honest.len(), stolen.len());
         let mut frauds = 0;
@@ -700,14 +708,15 @@ mod tests {
 
     #[test]
     fn the_default_world_looks_like_the_published_one() {
-        let all = payments(WorldConfig::default());
+        let all = payments(CardWorldConfig::default());
         assert!((180_000..205_000).contains(&all.len()), "{}", all.len());
         let mean =
             all.iter().filter(|p| p.scenario == 0).map(|p| p.cents).sum::<i64>() as f64 / all.len() as f64;
         assert!((4500.0..6000.0).contains(&mean), "{mean}");
         let share =
             |scenario| all.iter().filter(|p| p.scenario == scenario).count() as f64 / all.len() as f64;
-        // Ten times fewer customers and five times fewer terminals than published, and as many drawn.
+        // Ten times fewer customers and five times fewer terminals than published, and as many
+        // drawn.
         assert!((0.0002..0.002).contains(&share(1)), "{}", share(1));
         assert!((0.015..0.035).contains(&share(2)), "{}", share(2));
         assert!((0.008..0.02).contains(&share(3)), "{}", share(3));
@@ -715,44 +724,49 @@ mod tests {
 
     #[test]
     fn a_world_of_the_published_size_has_the_published_numbers() {
-        let config = WorldConfig { customers: 5000, terminals: 10_000, days: 40, ..WorldConfig::default() };
-        let mut world = World::new(config).unwrap();
-        let seen = world.customers.iter().filter(|customer| !customer.near.is_empty()).count();
-        assert_eq!(seen, 5000);
+        let config =
+            CardWorldConfig { customers: 5000, terminals: 10_000, days: 40, ..CardWorldConfig::default() };
+        let mut world = CardWorld::new(config).unwrap();
+        let reached = world.customers.iter().filter(|customer| !customer.near.is_empty()).count();
+        assert_eq!(reached, 5000);
         let daily: Vec<usize> = std::iter::from_fn(|| world.next_day()).map(|day| day.len()).collect();
         let mean = daily.iter().sum::<usize>() as f64 / daily.len() as f64;
         assert!((9400.0..9900.0).contains(&mean), "published 9586, here {mean}");
     }
 
     #[test]
-    fn the_prefix_is_the_same_throughout_and_tells_worlds_apart() {
-        let mut source = WorldSource::new(small(), WorldStream::Labels, 0, 100).unwrap();
-        let prefix = source.prefix();
+    fn the_fingerprint_is_constant_and_differs_between_worlds() {
+        let mut source = CardWorldSource::new(small(), CardWorldStream::Labels, 0, 100).unwrap();
+        let fingerprint = source.fingerprint();
         source.next().unwrap();
-        assert_eq!(source.prefix(), prefix);
-        assert_eq!(prefix.files[0].name, "world");
-        let other = WorldConfig { radius: 10.000_000_000_000_002, ..small() };
-        assert_ne!(WorldSource::new(other, WorldStream::Labels, 0, 100).unwrap().prefix(), prefix);
+        assert_eq!(source.fingerprint(), fingerprint);
+        assert_eq!(fingerprint.files[0].name, "world");
+        let other = CardWorldConfig { radius: 10.000_000_000_000_002, ..small() };
+        assert_ne!(
+            CardWorldSource::new(other, CardWorldStream::Labels, 0, 100).unwrap().fingerprint(),
+            fingerprint
+        );
     }
 
     #[test]
-    fn settings_out_of_range_are_refused_and_small_worlds_are_not() {
-        let refused = |config: WorldConfig| match WorldSource::new(config, WorldStream::Labels, 0, 1) {
-            Err(SourceError::World { setting, .. }) => setting,
-            _ => "nothing",
-        };
-        assert_eq!(refused(WorldConfig { radius: f64::NAN, ..small() }), "radius");
-        assert_eq!(refused(WorldConfig { radius: -1.0, ..small() }), "radius");
-        assert_eq!(refused(WorldConfig { start: 1, ..small() }), "start");
-        assert_eq!(refused(WorldConfig { days: u32::MAX, ..small() }), "days");
-        assert_eq!(refused(WorldConfig { label_delay: i64::MAX, ..small() }), "days");
-        assert_eq!(refused(WorldConfig { label_delay: -1, ..small() }), "label_delay");
-        assert_eq!(refused(WorldConfig { customers: u32::MAX, ..small() }), "customers");
-        assert_eq!(refused(WorldConfig { payments_daily_max: 101.0, ..small() }), "payments_daily_max");
-        assert_eq!(refused(WorldConfig { customers: 2, ..small() }), "customers_compromised_daily");
-        let empty = WorldConfig { customers: 3, terminals: 2, radius: 0.0, ..small() };
-        assert_eq!(read(empty, WorldStream::Transactions, 0, 10).num_rows(), 0);
-        let crowded = WorldConfig { customers: 3, terminals: 2, radius: 1000.0, ..small() };
-        assert!(read(crowded, WorldStream::Transactions, 0, 10).num_rows() > 10);
+    fn settings_out_of_range_are_refused_and_small_worlds_are_accepted() {
+        let refused =
+            |config: CardWorldConfig| match CardWorldSource::new(config, CardWorldStream::Labels, 0, 1) {
+                Err(SourceError::World { setting, .. }) => setting,
+                _ => "nothing",
+            };
+        assert_eq!(refused(CardWorldConfig { radius: f64::NAN, ..small() }), "radius");
+        assert_eq!(refused(CardWorldConfig { radius: -1.0, ..small() }), "radius");
+        assert_eq!(refused(CardWorldConfig { start: 1, ..small() }), "start");
+        assert_eq!(refused(CardWorldConfig { days: u32::MAX, ..small() }), "days");
+        assert_eq!(refused(CardWorldConfig { label_delay: i64::MAX, ..small() }), "days");
+        assert_eq!(refused(CardWorldConfig { label_delay: -1, ..small() }), "label_delay");
+        assert_eq!(refused(CardWorldConfig { customers: u32::MAX, ..small() }), "customers");
+        assert_eq!(refused(CardWorldConfig { payments_daily_max: 101.0, ..small() }), "payments_daily_max");
+        assert_eq!(refused(CardWorldConfig { customers: 2, ..small() }), "customers_compromised_daily");
+        let empty = CardWorldConfig { customers: 3, terminals: 2, radius: 0.0, ..small() };
+        assert_eq!(read(empty, CardWorldStream::Transactions, 0, 10).num_rows(), 0);
+        let crowded = CardWorldConfig { customers: 3, terminals: 2, radius: 1000.0, ..small() };
+        assert!(read(crowded, CardWorldStream::Transactions, 0, 10).num_rows() > 10);
     }
 }

@@ -1,7 +1,7 @@
-//! What was read of a source, and whether the same still stands there.
+//! The fingerprint of what a run has read of a source's files.
 //!
-//! A position names a record only as long as the records before it stay what they were. So a run
-//! records the digest of all bytes it consumed, and the next run checks it before it goes on.
+//! A position identifies a record only as long as the records before it do not change. So a run
+//! records the digest of all bytes it consumed, and the next run checks it before it continues.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,55 +11,57 @@ use serde::{Deserialize, Serialize};
 use tidegate_facts::Digest;
 
 use crate::error::SourceError;
-use crate::files::{self, Format};
+use crate::file_set::{self, FileFormat};
 
-/// What was read of a source: the files in their order, up to the last one a record came from.
+/// A fingerprint of what was read of a source: its files in order, up to the last one with a
+/// record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Prefix {
-    /// Of each file, what was consumed; all but the last were consumed whole.
-    pub files: Vec<FilePrefix>,
+pub struct ReadFingerprint {
+    /// The consumed part of each file; all files but the last were consumed completely.
+    pub files: Vec<FileFingerprint>,
 }
 
-/// The beginning of a file that was consumed.
+/// The fingerprint of the consumed beginning of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FilePrefix {
-    /// The path relative to the folder, with `/`, or the file's name where the source is one file.
+pub struct FileFingerprint {
+    /// The path relative to the folder, with `/`; the file's name when the source is a single file.
     pub name: String,
-    /// How many bytes were consumed: up to the end of the last record in a text file that may still
-    /// grow, else all bytes of the file as it is stored.
+    /// The number of bytes consumed: up to the end of the last record in a text file that may still
+    /// grow, otherwise all bytes of the file as it is stored.
     pub bytes: u64,
     /// The digest of those bytes.
     pub digest: Digest,
-    /// Whether lines appended to the file leave its records what they were: not in a compressed or
-    /// Parquet file, nor behind a quote that is not closed.
+    /// Whether appending lines to the file leaves its records unchanged. That is not so for
+    /// compressed and Parquet files, and after an unclosed quote.
     #[serde(default)]
     pub may_grow: bool,
 }
 
-impl Prefix {
+impl ReadFingerprint {
     /// Checks that the source at `path` still begins with what was read of it.
     ///
-    /// The last text file may have grown by whole lines, and files may have come that stand after
-    /// it; everything else is a change. A world has no file: compare its prefix with `==`.
+    /// The last text file may have grown by whole lines, and there may be new files after it.
+    /// Anything else is a change. A simulated world has no files: compare its fingerprint with
+    /// `==`.
     ///
     /// # Errors
-    /// [`SourceError::Changed`] names the first file that differs; the others say why the files
-    /// could not be read.
+    /// [`SourceError::Changed`] names the first file that differs. Other errors say why the files
+    /// cannot be read.
     pub fn check(&self, path: &Path) -> Result<(), SourceError> {
         let (Some(first), Some(last)) = (self.files.first(), self.files.len().checked_sub(1)) else {
             return Ok(());
         };
-        let format = Format::of(&first.name).unwrap_or(Format::JsonLines);
-        let found = files::find(path, format)?;
+        let format = FileFormat::of(&first.name).unwrap_or(FileFormat::JsonLines);
+        let found = file_set::find(path, format)?;
         let folder = path.is_dir();
-        for (place, file) in self.files.iter().enumerate() {
-            let here = match found.get(place) {
+        for (index, file) in self.files.iter().enumerate() {
+            let here = match found.get(index) {
                 Some(here) if here.name == file.name || (!folder && last == 0) => here,
                 Some(new) if found.iter().any(|f| f.name == file.name) => {
                     let detail =
-                        format!("it is new and stands before `{}`, which was read already", file.name);
+                        format!("it is new and comes before `{}`, which was read already", file.name);
                     return Err(SourceError::Changed { file: new.path.clone(), detail });
                 }
                 _ => {
@@ -67,7 +69,7 @@ impl Prefix {
                     return Err(SourceError::Changed { file, detail: "it is gone".to_owned() });
                 }
             };
-            let may_grow = place == last && file.may_grow;
+            let may_grow = index == last && file.may_grow;
             match file.difference(&here.path, may_grow) {
                 Ok(None) => {}
                 Ok(Some(detail)) => return Err(SourceError::Changed { file: here.path.clone(), detail }),
@@ -78,27 +80,28 @@ impl Prefix {
     }
 }
 
-impl FilePrefix {
-    /// The prefix that is the whole file at `path`.
-    pub(crate) fn whole(name: &str, path: &Path) -> Result<FilePrefix, SourceError> {
+impl FileFingerprint {
+    /// The fingerprint of the whole file at `path`.
+    pub(crate) fn whole(name: &str, path: &Path) -> Result<FileFingerprint, SourceError> {
         let read = || {
             let mut hasher = blake3::Hasher::new();
             hasher.update_reader(File::open(path)?)?;
             Ok(hasher)
         };
         match read() {
-            Ok(hasher) => Ok(FilePrefix::of(name, &hasher, false)),
+            Ok(hasher) => Ok(FileFingerprint::of(name, &hasher, false)),
             Err(source) => Err(SourceError::Read { path: path.to_owned(), source }),
         }
     }
 
-    /// The prefix that `hasher` was given.
-    pub(crate) fn of(name: &str, hasher: &blake3::Hasher, may_grow: bool) -> FilePrefix {
+    /// The fingerprint of the bytes that `hasher` has hashed.
+    pub(crate) fn of(name: &str, hasher: &blake3::Hasher, may_grow: bool) -> FileFingerprint {
         let digest = Digest(*hasher.finalize().as_bytes());
-        FilePrefix { name: name.to_owned(), bytes: hasher.count(), digest, may_grow }
+        FileFingerprint { name: name.to_owned(), bytes: hasher.count(), digest, may_grow }
     }
 
-    /// How the file at `path` differs from one that begins with this prefix.
+    /// How the file at `path` differs from one that begins with the consumed bytes; `None` if it
+    /// does not.
     fn difference(&self, path: &Path, may_grow: bool) -> io::Result<Option<String>> {
         let mut file = File::open(path)?;
         let mut hasher = blake3::Hasher::new();
@@ -128,8 +131,8 @@ impl FilePrefix {
             file.seek(SeekFrom::Start(self.bytes - 1))?;
             file.read_exact(&mut last)?;
         }
-        // A last line without a line break was read as a record. What is written behind it would
-        // be part of that record.
+        // A last line without a line break was read as a record. Bytes appended to it would belong
+        // to that record.
         let continued = last != *b"\n" && !b"\r\n".contains(&next[0]);
         Ok(continued.then(|| "its last line was read before it was complete".to_owned()))
     }
@@ -141,8 +144,8 @@ mod tests {
 
     use super::*;
 
-    fn check(prefix: &Prefix, path: &Path) -> String {
-        match prefix.check(path) {
+    fn check(fingerprint: &ReadFingerprint, path: &Path) -> String {
+        match fingerprint.check(path) {
             Ok(()) => "the same".to_owned(),
             Err(SourceError::Changed { file, detail }) => {
                 format!("{}: {detail}", file.file_name().unwrap().to_str().unwrap())
@@ -151,14 +154,14 @@ mod tests {
         }
     }
 
-    fn prefix(files: &[(&str, &str)]) -> Prefix {
-        let files = files.iter().map(|(name, text)| FilePrefix {
+    fn fingerprint_of(files: &[(&str, &str)]) -> ReadFingerprint {
+        let files = files.iter().map(|(name, text)| FileFingerprint {
             name: (*name).to_owned(),
             bytes: text.len() as u64,
             digest: Digest::of(text.as_bytes()),
-            may_grow: files::may_grow(name),
+            may_grow: file_set::may_grow(name),
         });
-        Prefix { files: files.collect() }
+        ReadFingerprint { files: files.collect() }
     }
 
     #[test]
@@ -167,7 +170,7 @@ mod tests {
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
         write("b.jsonl", "1\n2\n");
         write("c.jsonl", "3\n4");
-        let read = prefix(&[("b.jsonl", "1\n2\n"), ("c.jsonl", "3\n4")]);
+        let read = fingerprint_of(&[("b.jsonl", "1\n2\n"), ("c.jsonl", "3\n4")]);
         assert_eq!(check(&read, folder.path()), "the same");
         write("d.jsonl", "5\n");
         write("c.jsonl", "3\n4\r\n5");
@@ -186,7 +189,7 @@ mod tests {
         write("a.jsonl", "0\n");
         assert_eq!(
             check(&read, folder.path()),
-            "a.jsonl: it is new and stands before `b.jsonl`, which was read already"
+            "a.jsonl: it is new and comes before `b.jsonl`, which was read already"
         );
         fs::remove_file(folder.path().join("b.jsonl")).unwrap();
         assert_eq!(check(&read, folder.path()), "b.jsonl: it is gone");
@@ -197,7 +200,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.csv.gz");
         fs::write(&path, "12\n3").unwrap();
-        let read = prefix(&[("a.csv.gz", "12\n")]);
+        let read = fingerprint_of(&[("a.csv.gz", "12\n")]);
         assert_eq!(
             check(&read, &path),
             "a.csv.gz: it had 3 bytes and has grown, which would change what was read"
@@ -206,15 +209,15 @@ mod tests {
 
     #[test]
     fn nothing_read_is_never_a_change() {
-        Prefix::default().check(Path::new("/nowhere")).unwrap();
+        ReadFingerprint::default().check(Path::new("/nowhere")).unwrap();
     }
 
     #[test]
-    fn an_error_names_the_file_and_the_way_on() {
+    fn an_error_names_the_file_and_how_to_continue() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         fs::write(&path, "x\n").unwrap();
-        let text = prefix(&[("a.jsonl", "y\n")]).check(&path).unwrap_err().to_string();
+        let text = fingerprint_of(&[("a.jsonl", "y\n")]).check(&path).unwrap_err().to_string();
         assert!(text.contains("a.jsonl"), "{text}");
         assert!(text.contains("restore the file, or start a new data folder"), "{text}");
     }

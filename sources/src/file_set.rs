@@ -1,8 +1,8 @@
-//! Which files a path stands for, in which order, and how they are opened.
+//! The ordered set of input files that a path denotes.
 //!
-//! A folder stands for all files in it, at any depth, whose names end as the format's do; hidden
-//! files and folders are left out, and links to folders are not followed. The order is that of the
-//! relative paths, byte by byte, so that it is the same on any machine.
+//! A folder denotes all files below it whose names have an ending of the format. Hidden files and
+//! folders are excluded, and links to folders are not followed. The files are ordered by the bytes
+//! of their relative paths, so that the order is the same on every machine.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,64 +13,65 @@ use flate2::read::MultiGzDecoder;
 
 use crate::error::SourceError;
 
-/// The formats that files can have.
+/// The format of a source's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum FileFormat {
     /// Apache Parquet.
     Parquet,
     /// Delimited text with a header row.
     Csv,
-    /// One JSON text a line.
+    /// Text with one JSON value a line.
     JsonLines,
 }
 
-/// One file of a source.
+/// One input file of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputFile {
-    /// The path relative to the folder, with `/`, or the file's name where the source is one file.
+    /// The path relative to the folder, with `/`; the file's name when the source is a single file.
     pub name: String,
-    /// Where it is.
+    /// The path by which it is opened.
     pub path: PathBuf,
 }
 
-/// The compressions that text files can have, told by the end of their names.
+/// The endings of the names of compressed text files.
 const COMPRESSED: [&str; 2] = [".gz", ".zst"];
 
-impl Format {
-    const ALL: [Format; 3] = [Format::Parquet, Format::Csv, Format::JsonLines];
+impl FileFormat {
+    const ALL: [FileFormat; 3] = [FileFormat::Parquet, FileFormat::Csv, FileFormat::JsonLines];
 
-    /// What it is called in an error.
+    /// The name of the format in error messages.
     pub fn name(self) -> &'static str {
         match self {
-            Format::Parquet => "Parquet",
-            Format::Csv => "CSV",
-            Format::JsonLines => "JSON lines",
+            FileFormat::Parquet => "Parquet",
+            FileFormat::Csv => "CSV",
+            FileFormat::JsonLines => "JSON lines",
         }
     }
 
-    /// The format of a file of this name.
-    pub fn of(name: &str) -> Option<Format> {
-        Format::ALL.into_iter().find(|format| format.endings().any(|ending| ends_with(name, &ending)))
+    /// The format of a file with this name, by its ending.
+    pub fn of(name: &str) -> Option<FileFormat> {
+        FileFormat::ALL.into_iter().find(|format| format.endings().any(|ending| ends_with(name, &ending)))
     }
 
-    /// What the names of its files may end in.
+    /// The possible endings of the names of files of this format.
     pub fn endings(self) -> impl Iterator<Item = String> {
         let (endings, compressed): (&[&str], &[&str]) = match self {
-            Format::Parquet => (&[".parquet"], &[]),
-            Format::Csv => (&[".csv", ".tsv"], &COMPRESSED),
-            Format::JsonLines => (&[".jsonl", ".ndjson"], &COMPRESSED),
+            FileFormat::Parquet => (&[".parquet"], &[]),
+            FileFormat::Csv => (&[".csv", ".tsv"], &COMPRESSED),
+            FileFormat::JsonLines => (&[".jsonl", ".ndjson"], &COMPRESSED),
         };
         let plain = endings.iter().map(|ending| (*ending).to_owned());
         plain.chain(endings.iter().flat_map(|e| compressed.iter().map(move |c| format!("{e}{c}"))))
     }
 }
 
-/// The files that `path` stands for, in order; a file may have any name, those of a folder must end
-/// as the format's do.
+/// The files that `path` denotes, in order: the file itself, whatever its name, or those of a
+/// folder with an ending of the format.
 ///
 /// # Errors
-/// When nothing is there, a folder cannot be read or holds no such file, or a name is not UTF-8.
-pub fn find(path: &Path, format: Format) -> Result<Vec<InputFile>, SourceError> {
+/// When the path does not exist, a folder cannot be read or has no such file, or a name is not
+/// UTF-8.
+pub fn find(path: &Path, format: FileFormat) -> Result<Vec<InputFile>, SourceError> {
     let metadata = fs::metadata(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => SourceError::Missing { path: path.to_owned() },
         _ => SourceError::Read { path: path.to_owned(), source },
@@ -89,10 +90,10 @@ pub fn find(path: &Path, format: Format) -> Result<Vec<InputFile>, SourceError> 
     Ok(files)
 }
 
-/// The contents of a file, decompressed if its name says that it is compressed.
+/// A reader of a file's contents, decompressed according to the ending of its name.
 ///
 /// # Errors
-/// When it cannot be opened.
+/// When the file cannot be opened.
 pub fn open(file: &InputFile) -> Result<Box<dyn Read + Send>, SourceError> {
     let opened = || -> io::Result<Box<dyn Read + Send>> {
         let raw = File::open(&file.path)?;
@@ -107,14 +108,15 @@ pub fn open(file: &InputFile) -> Result<Box<dyn Read + Send>, SourceError> {
     opened().map_err(|source| SourceError::Read { path: file.path.clone(), source })
 }
 
-/// Whether lines appended to a file of this name leave what was read of it unchanged.
+/// Whether appending lines to a file with this name leaves the earlier contents as they were read.
 pub(crate) fn may_grow(name: &str) -> bool {
-    !COMPRESSED.iter().any(|ending| ends_with(name, ending)) && Format::of(name) != Some(Format::Parquet)
+    !COMPRESSED.iter().any(|ending| ends_with(name, ending))
+        && FileFormat::of(name) != Some(FileFormat::Parquet)
 }
 
 fn collect(
     folder: &Path,
-    below: &str,
+    prefix: &str,
     endings: &[String],
     files: &mut Vec<InputFile>,
 ) -> Result<(), SourceError> {
@@ -127,9 +129,9 @@ fn collect(
             continue;
         }
         if kind.is_dir() {
-            collect(&path, &format!("{below}{}/", utf8(&name, &path)?), endings, files)?;
+            collect(&path, &format!("{prefix}{}/", utf8(&name, &path)?), endings, files)?;
         } else if endings.iter().any(|ending| ends_with(&name.to_string_lossy(), ending)) && !path.is_dir() {
-            files.push(InputFile { name: format!("{below}{}", utf8(&name, &path)?), path });
+            files.push(InputFile { name: format!("{prefix}{}", utf8(&name, &path)?), path });
         }
     }
     Ok(())
@@ -148,12 +150,12 @@ fn ends_with(name: &str, ending: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn names(path: &Path, format: Format) -> Vec<String> {
+    fn names(path: &Path, format: FileFormat) -> Vec<String> {
         find(path, format).unwrap().into_iter().map(|file| file.name).collect()
     }
 
     #[test]
-    fn a_folder_stands_for_its_files_of_the_format_in_order_of_their_paths() {
+    fn a_folder_denotes_its_files_of_the_format_in_order_of_their_paths() {
         let folder = tempfile::tempdir().unwrap();
         for name in [
             "b.csv",
@@ -171,19 +173,19 @@ mod tests {
             fs::write(path, "").unwrap();
         }
         assert_eq!(
-            names(folder.path(), Format::Csv),
+            names(folder.path(), FileFormat::Csv),
             ["a-b.csv", "a/A.CSV", "a/z.csv.gz", "b.csv", "d.csv/e.csv.zst"]
         );
-        assert_eq!(names(folder.path(), Format::JsonLines), ["c.jsonl"]);
-        assert_eq!(names(&folder.path().join("csv"), Format::Csv), ["csv"], "a file may have any name");
+        assert_eq!(names(folder.path(), FileFormat::JsonLines), ["c.jsonl"]);
+        assert_eq!(names(&folder.path().join("csv"), FileFormat::Csv), ["csv"], "a file may have any name");
     }
 
     #[test]
     fn an_error_names_the_path_and_the_mend() {
         let folder = tempfile::tempdir().unwrap();
-        let missing = find(&folder.path().join("nowhere"), Format::Csv).unwrap_err().to_string();
+        let missing = find(&folder.path().join("nowhere"), FileFormat::Csv).unwrap_err().to_string();
         assert!(missing.contains("nowhere") && missing.contains("check the spelling"), "{missing}");
-        let empty = find(folder.path(), Format::Parquet).unwrap_err().to_string();
+        let empty = find(folder.path(), FileFormat::Parquet).unwrap_err().to_string();
         assert!(empty.contains("no Parquet file") && empty.contains(".parquet"), "{empty}");
         let absent = InputFile { name: "gone.csv".to_owned(), path: folder.path().join("gone.csv") };
         let unreadable = open(&absent).err().unwrap().to_string();
@@ -197,6 +199,6 @@ mod tests {
         fs::write(folder.path().join("a.csv"), "").unwrap();
         std::os::unix::fs::symlink(folder.path(), folder.path().join("loop")).unwrap();
         std::os::unix::fs::symlink(folder.path().join("a.csv"), folder.path().join("b.csv")).unwrap();
-        assert_eq!(names(folder.path(), Format::Csv), ["a.csv", "b.csv"]);
+        assert_eq!(names(folder.path(), FileFormat::Csv), ["a.csv", "b.csv"]);
     }
 }
