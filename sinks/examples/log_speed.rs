@@ -1,8 +1,8 @@
-//! How fast does the log append and read, against a bare loop that writes and flushes the same bytes?
+//! How fast does the log append and read, against a bare loop that writes and syncs the same bytes?
 //!
-//! For groups of 8192 and of 256 rows of 10 columns, prints MB/s and milliseconds of an append to the log, to a
-//! growing file, and to a file that was written before (which no log that grows can have for nothing), then
-//! MB/s of reading from the page cache.
+//! For groups of 8192 and of 256 rows of 10 columns, prints MB/s and milliseconds of an append to
+//! the log, to a growing file, and to a file that was written before (which no growing log gets for
+//! free), then MB/s of reading from the page cache.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -16,8 +16,10 @@ use arrow::array::{
     ArrayRef, DictionaryArray, FixedSizeBinaryArray, Int64Array, RecordBatch, StringArray, UInt64Array,
 };
 use arrow::datatypes::Int32Type;
+use tidegate_facts::columns::{OffsetArray, TickArray};
 use tidegate_facts::{Tick, Topic};
-use tidegate_sinks::log::{EmbeddedLog, Frame, Group, LogOptions, Start, Until, read_groups};
+use tidegate_host::Host;
+use tidegate_sinks::log::{Frame, Group, LogFolder, LogOptions, LogReader, LogWriter, Start, Until};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
@@ -30,11 +32,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn measure(folder: &Path, rows: u64, count: u64) -> Result<(), Box<dyn Error>> {
     let groups: Vec<Group> = (0..count).map(|i| group(i * rows, rows)).collect();
     let log_folder = folder.join(rows.to_string());
-    let (mut log, _) = EmbeddedLog::open(&log_folder, LogOptions::default())?;
-    log.append(&groups[0])?;
+    let stored = LogFolder::at(&Host::real(), &log_folder);
+    let (mut log, _) = stored.open(LogOptions::default())?;
+    log.append_and_wait(&groups[0])?;
     drop(log);
     let group_bytes = fs::metadata(log_folder.join(format!("{:020}.seg", 0)))?.len();
-    let (mut log, _) = EmbeddedLog::open(&log_folder, LogOptions::default())?;
+    let (mut log, _) = stored.open(LogOptions::default())?;
 
     let piece = vec![0x5a; group_bytes as usize];
     let mut growing = File::create(folder.join("growing"))?;
@@ -47,7 +50,7 @@ fn measure(folder: &Path, rows: u64, count: u64) -> Result<(), Box<dyn Error>> {
     // Taken in turns, as the speed of a disk changes from second to second.
     let mut seconds = [Vec::new(), Vec::new(), Vec::new()];
     for (i, group) in groups.iter().enumerate().skip(1) {
-        seconds[0].push(timed(|| log.append(group).map(|_| ()))?);
+        seconds[0].push(timed(|| log.append_and_wait(group).map(|_| ()))?);
         seconds[1].push(timed(|| growing.write_all(&piece).and_then(|()| growing.sync_data()))?);
         let at = i as u64 * group_bytes;
         seconds[2].push(timed(|| written.write_all_at(&piece, at).and_then(|()| written.sync_data()))?);
@@ -65,10 +68,9 @@ fn measure(folder: &Path, rows: u64, count: u64) -> Result<(), Box<dyn Error>> {
     }
 
     let bytes: u64 = group_bytes * count;
-    let reading = timed(|| {
-        read_groups(&log_folder, Start::Group(0), Until::Group(count))?.try_for_each(|g| g.map(|_| ()))
-    })?;
-    let opening = timed(|| EmbeddedLog::open(&log_folder, LogOptions::default()).map(|_| ()))?;
+    let reading =
+        timed(|| stored.read(Start::Group(0), Until::Group(count))?.try_for_each(|g| g.map(|_| ())))?;
+    let opening = timed(|| stored.open(LogOptions::default()).map(|_| ()))?;
     println!(
         "  read {:.0} MB/s, open {:.0} MB/s",
         bytes as f64 / 1e6 / reading,
@@ -95,8 +97,8 @@ fn group(first: u64, rows: u64) -> Group {
         hash
     }));
     let columns: [(&str, ArrayRef); 10] = [
-        ("_tick", Arc::new(UInt64Array::from_iter_values(all().map(tick)))),
-        ("_offset", Arc::new(UInt64Array::from_iter_values(all()))),
+        ("_tick", Arc::new(TickArray::from_iter_values(all().map(tick)))),
+        ("_offset", Arc::new(OffsetArray::from_iter_values(all().map(u64::cast_signed)))),
         ("event_id", Arc::new(texts(u64::MAX))),
         ("ts", Arc::new(Int64Array::from_iter_values(all().map(|i| i as i64)))),
         ("kind", Arc::new(kinds)),

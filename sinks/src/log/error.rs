@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use arrow::error::ArrowError;
 use tidegate_facts::Tick;
 
-use super::LogMark;
+use super::{EpochId, LogPosition};
 
 /// Why the log could not be opened, read or appended to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// Another log is open on the folder.
+    /// Another writer has the log open.
     #[error(
         "the log is in use: `{path}` is locked{}; stop that process, or choose another data folder",
         .pid.map(|pid| format!(" by process {pid}")).unwrap_or_default()
@@ -24,10 +24,17 @@ pub enum LogError {
         pid: Option<u32>,
     },
 
-    /// Bytes that are not what was written, and that no crash can explain.
+    /// There is no log to read.
+    #[error("there is no log at `{location}`; run a topology there first")]
+    NoLog {
+        /// The folder of the log.
+        location: PathBuf,
+    },
+
+    /// Bytes that differ from what was written, in a way that no crash explains.
     #[error(
         "segment `{segment}` is damaged at byte {at}, in group {group}: {detail}; \
-         restore the file from a copy: what stands behind the damage cannot be trusted"
+         restore the file from a copy: nothing behind the damage can be trusted"
     )]
     Damaged {
         /// The segment file.
@@ -40,10 +47,10 @@ pub enum LogError {
         detail: String,
     },
 
-    /// The log ends before what is known to have been durable.
+    /// The log ends before facts that are known to have been durable.
     #[error(
-        "the log ends at byte {at} of segment `{segment}`, at tick {}, and what was committed goes on to tick {}: \
-         facts that were acknowledged are missing; restore the log from a copy",
+        "the log ends at byte {at} of segment `{segment}`, at tick {}, and what was committed goes on to \
+         tick {}: facts that were acknowledged are missing; restore the log from a copy",
         .upper.0, .acknowledged.0
     )]
     Lost {
@@ -51,28 +58,30 @@ pub enum LogError {
         segment: PathBuf,
         /// Where in the file the last group ends.
         at: u64,
-        /// Where the last group ends in time.
+        /// The tick at which the last group ends.
         upper: Tick,
-        /// Up to where the log was durable.
+        /// The tick up to which the log was durable.
         acknowledged: Tick,
     },
 
-    /// What is asked for was removed from the log, and lies in the archive.
+    /// The requested groups were removed from the log, and are in the archive.
     #[error(
-        "the log `{folder}` was pruned and holds groups from number {} on, from tick {} ({}); what is before lies in \
-         the archive: `tidegate archive hydrate` brings it back",
-        .base.group, .base.upper.0, .base.upper
+        "the log `{location}` was pruned and holds groups from number {} on, from tick {} ({}); those before \
+         are in the archive: `tidegate archive hydrate` restores them",
+        .start.group, .start.upper.0, .start.upper
     )]
     Pruned {
         /// The folder of the log.
-        folder: PathBuf,
+        location: PathBuf,
         /// Where the log begins.
-        base: LogMark,
+        start: LogPosition,
     },
 
-    /// The file that says where a pruned log begins is not what was written.
+    /// The file with the identity and the start of a log is missing, or differs from what was
+    /// written.
     #[error(
-        "`{path}` is damaged: {detail}; restore it from a copy, or rebuild the log by `tidegate archive hydrate`"
+        "`{path}` is damaged: {detail}; restore it from a copy, or rebuild the log by \
+         `tidegate archive hydrate`"
     )]
     Base {
         /// The file.
@@ -81,22 +90,37 @@ pub enum LogError {
         detail: String,
     },
 
-    /// The mark from which on a log was to be checked is not a place of this log.
+    /// The position from which on the log was to be checked is not one of this log.
     #[error(
-        "the log `{folder}` does not fit the mark in front of group {group}: {detail}; open it without the mark, \
-         which checks all of it"
+        "the log `{location}` does not fit the position in front of group {group}: {detail}; open it \
+         without the position, which checks all of it"
     )]
-    OtherMark {
+    OtherPosition {
         /// The folder of the log.
-        folder: PathBuf,
-        /// The group that the mark stands in front of.
+        location: PathBuf,
+        /// The group in front of which the position is.
         group: u64,
-        /// How the log differs from what the mark says.
+        /// How the log differs from the position.
         detail: String,
     },
 
-    /// A group in a layout that this build does not know.
-    #[error("segment `{segment}` was written in version {version} of the format; open it with a newer build")]
+    /// Another writer has begun an epoch, so the groups of this one count no more.
+    #[error(
+        "the writer of epoch {epoch} has lost the log to epoch {winner}: another gate appends to it; \
+         stop one of the two gates"
+    )]
+    WriterLost {
+        /// The epoch of the writer that lost the log.
+        epoch: EpochId,
+        /// The epoch that counts now.
+        winner: EpochId,
+    },
+
+    /// A group in a layout that this build does not read.
+    #[error(
+        "segment `{segment}` was written in version {version} of the format, which this build does not read; \
+         open it with the build that wrote it"
+    )]
     Version {
         /// The segment file.
         segment: PathBuf,
@@ -125,14 +149,23 @@ pub enum LogError {
         source: io::Error,
     },
 
-    /// An append after one that failed.
+    /// The operating system gave no random bytes for the id of an epoch.
     #[error(
-        "the log `{path}` takes nothing more since a write failed, as what is on the disk is not known; \
-         start again: what was acknowledged is found there"
+        "cannot draw the id of an epoch for the log; check that this system has a source of random numbers"
+    )]
+    Random {
+        /// What was refused.
+        source: io::Error,
+    },
+
+    /// An append behind one that failed.
+    #[error(
+        "the log `{location}` accepts no more groups since a write failed, because it is unknown what is on \
+         the disk; start again: everything that was acknowledged is there"
     )]
     Poisoned {
         /// The folder of the log.
-        path: PathBuf,
+        location: PathBuf,
     },
 
     /// Rows that Arrow cannot write.

@@ -1,29 +1,44 @@
-//! The embedded log: the only truth of a data folder, kept in segment files.
+//! The log: the only truth of a data folder, as a sequence of durable groups.
 //!
-//! The unit is the [`Group`]: some frames of rows that become durable together or not at all. A
-//! segment is a file `%020d.seg`, named by the number of the first group in it; groups stand in it
-//! one behind the other (`format` says how), and zeros follow the last group of the last segment.
+//! The unit is the [`Group`]: frames of rows that become durable together or not at all. Most of
+//! the workspace only reads a log, through [`LogReader`]; the gate appends to it, through
+//! [`LogWriter`].
 //!
-//! Invariants:
-//! * Groups are numbered from 0 without gaps, and each begins at the tick where the one before ended.
+//! | | reader | writer |
+//! |---|---|---|
+//! | the embedded log: segment files in a data folder | [`LogFolder`] | [`EmbeddedLog`] |
+//! | a log in memory, for simulations | [`MemoryLog`] | [`MemoryWriter`] |
+//!
+//! Invariants of every log:
+//! * Groups are numbered from 0 without gaps, and each begins at the tick where the one before
+//!   ended.
+//! * Each group carries the digest of the group before and the epoch of its writer. The digest
+//!   covers all of a group but its epoch, so a group that another epoch appends again keeps its
+//!   digest.
 //! * Offsets count from 0 without gaps in each partition of each topic.
-//! * A group whose number [`EmbeddedLog::append`] returned is on the disk.
-//! * A log that was pruned begins at a segment and says so in `BASE` (`mark` says how).
-//! * Only the end of the last segment may be torn. [`EmbeddedLog::open`] takes a torn end back and says
-//!   so; whatever else does not match its checksums is refused by name, and never skipped.
+//! * A group is durable once its [`Pending`] completes. Groups become durable in order.
 //!
-//! A group that was durable and whose bytes were damaged later looks like a torn one if it is the
-//! very last: no checksum can tell the two apart.
+//! In the embedded log a segment is a file `%020d.seg`, named by the number of its first group.
+//! Groups follow each other in it (`format` has the layout), and zeros follow the last group of the
+//! last segment. The file `BASE` (`base`) holds the identity of the log and where it begins, which
+//! is behind its first group once it was pruned. Only the end of the last segment may be torn:
+//! opening the log for appending cuts a torn group off and reports it, and refuses everything else
+//! that does not match its checksums, by name. A group that was durable and was damaged later looks
+//! like a torn one if it is the very last: no checksum can tell the two apart.
 
+mod base;
+mod copy;
 mod cursor;
+mod embedded;
 mod error;
+mod folder;
 mod format;
-mod held;
-mod mark;
+mod locked;
+mod memory;
 mod offsets;
-mod raw;
+mod position;
+mod raw_groups;
 mod reader;
-mod rebuild;
 mod segment;
 mod topic;
 mod writer;
@@ -31,25 +46,30 @@ mod writer;
 use arrow::array::RecordBatch;
 use tidegate_facts::{Tick, Topic};
 
+pub(crate) use copy::LogCopy;
+pub use embedded::EmbeddedLog;
 pub use error::LogError;
-pub use held::{HeldLog, Segment};
-pub use mark::{LogMark, read_base};
-pub(crate) use raw::{RawEncoder, RawGroup, RawGroups, read_raw};
-pub use reader::{Groups, PartitionRows, Start, Until, read_groups, read_partition, torn_end};
-pub(crate) use rebuild::Rebuild;
-pub use topic::read_topic;
-pub use writer::{EmbeddedLog, LogOptions, Recovery, Truncated};
+pub use folder::{LogFolder, LogOptions, Recovery, TornEnd};
+pub use locked::{LockedLog, Segment};
+pub use memory::{MemoryLog, MemoryWriter};
+pub use position::{EpochId, GroupLink, LogPosition, LoggedGroup};
+pub(crate) use raw_groups::RawEncoder;
+pub use raw_groups::RawGroup;
+pub use reader::{GroupSource, Groups, LogReader, PartitionRows, Start, Until, read_partition};
+pub use writer::{LogWriter, Pending};
 
-/// What becomes durable together: the facts of `[lower, upper)`, and what the gate said meanwhile.
+/// What becomes durable together: the facts of `[lower, upper)`, and what the gate reports with
+/// them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
-    /// The rows, in the order they are read again.
+    /// The rows, in the order in which they are read again.
     pub frames: Vec<Frame>,
     /// Where the group before ended; [`Tick::ZERO`] for the first.
     pub lower: Tick,
     /// Above every tick in the group, and equal to `lower` when it holds no fact.
     pub upper: Tick,
-    /// Whether `upper` is a commit boundary whatever the plan's sizes say: a run until idle ended here.
+    /// Whether `upper` is a commit boundary regardless of the plan's sizes: a run until idle ended
+    /// here.
     pub commit: bool,
 }
 
@@ -61,7 +81,8 @@ pub struct Group {
 pub struct Frame {
     /// The topic.
     pub topic: Topic,
-    /// The event type of facts, `receipts` in the audit topic, the kind of record in the control topic.
+    /// The event type of facts, `receipts` in the audit topic, the kind of record in the control
+    /// topic.
     pub name: String,
     /// The rows.
     pub rows: RecordBatch,

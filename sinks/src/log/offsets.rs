@@ -1,33 +1,34 @@
-//! How far each partition of each topic has come.
+//! The next offset of each partition of each topic, and the check that groups continue it.
 
 use std::collections::BTreeMap;
 
 use tidegate_facts::Topic;
 
-use super::LogMark;
+use super::LogPosition;
 use super::format::Entry;
 
-/// The next offset of every partition; of one never seen it is 0.
+/// The next offset of every partition; 0 for one without records.
 #[derive(Debug, Default)]
 pub(super) struct EndOffsets(BTreeMap<(Topic, u16), u64>);
 
-/// The end offsets that a group leads to, in the partitions it has rows of.
+/// The end offsets behind a group, of the partitions that it has rows of.
 #[derive(Debug)]
 pub(super) struct Advance(BTreeMap<(Topic, u16), u64>);
 
 impl EndOffsets {
-    /// Where a mark says that they stand.
-    pub(super) fn from_mark(mark: &LogMark) -> EndOffsets {
-        EndOffsets(mark.ends.iter().map(|(topic, partition, end)| ((*topic, *partition), *end)).collect())
+    /// The end offsets at a position.
+    pub(super) fn at(position: &LogPosition) -> EndOffsets {
+        let ends = position.ends.iter();
+        EndOffsets(ends.map(|(topic, partition, end)| ((*topic, *partition), *end)).collect())
     }
 
-    /// As a mark lists them.
+    /// The end offsets as a [`LogPosition`] lists them.
     pub(super) fn list(&self) -> Vec<(Topic, u16, u64)> {
         self.0.iter().map(|((topic, partition), end)| (*topic, *partition, *end)).collect()
     }
 
-    /// Learns from groups whose beginning is not known where their partitions stand.
-    pub(super) fn learn(&mut self, entries: &[Entry]) {
+    /// Takes over the ends that a group states, where those in front of it are unknown.
+    pub(super) fn observe(&mut self, entries: &[Entry]) {
         for entry in entries {
             for extent in &entry.extents {
                 let end = self.0.entry((entry.topic, extent.partition)).or_insert(extent.end);
@@ -41,7 +42,7 @@ impl EndOffsets {
         self.0.get(&(topic, partition)).copied().unwrap_or(0)
     }
 
-    /// Where a group of these frames leads; or, when its offsets leave a gap or overlap, how.
+    /// The ends behind a group of these frames; or how its offsets leave a gap or overlap.
     pub(super) fn follow(&self, entries: &[Entry]) -> Result<Advance, String> {
         let mut covered: BTreeMap<(Topic, u16), (u64, u64, u64)> = BTreeMap::new();
         for entry in entries {
@@ -67,7 +68,7 @@ impl EndOffsets {
         Ok(Advance(ends))
     }
 
-    /// Takes the group into account.
+    /// Moves behind the group.
     pub(super) fn advance(&mut self, advance: Advance) {
         self.0.extend(advance.0);
     }

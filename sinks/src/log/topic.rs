@@ -1,65 +1,108 @@
-//! Finds the frames of one topic without reading the rest of the log: directories say where they are.
-//!
-//! A reader that needs a few frames before it reads the whole log, as a run needs to know what is in
-//! force before it builds its graph, need not read the log twice.
+//! Reads a log folder by headers and directories alone: the frames of one topic, and where the log
+//! ends.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::sync::Arc;
 
 use tidegate_facts::Topic;
+use tidegate_host::{OpenFile, OpenMode};
 
-use super::cursor::{Here, read_group, read_header};
-use super::format::HEADER_BYTES;
-use super::{Frame, LogError, read_base, segment};
+use super::base::Base;
+use super::cursor::{Found, read_directory, read_group, read_header};
+use super::format::{Entry, Header};
+use super::offsets::{Advance, EndOffsets};
+use super::raw_groups::Location;
+use super::reader::frames_of;
+use super::{Frame, LogError, LogFolder, LogPosition};
 
-/// The frames of a topic, in the order they were appended.
-///
-/// Only the groups that hold such frames are checked as a whole. Reading ends where something is not as it was
-/// written: whoever reads the groups afterwards is told what that is.
-///
-/// # Errors
-/// When the folder or a segment cannot be read, and when a frame of the topic cannot be decoded.
-pub fn read_topic(folder: &Path, topic: Topic) -> Result<Vec<Frame>, LogError> {
-    let list = segment::list(folder).map_err(|source| LogError::Read { path: folder.to_owned(), source })?;
-    let base = read_base(folder)?.group;
+/// The frames of a topic. Only the groups that hold such frames are read as a whole.
+pub(super) fn read(log: &LogFolder, topic: Topic) -> Result<Vec<Frame>, LogError> {
     let mut frames = Vec::new();
-    for first in list.into_iter().filter(|first| *first >= base) {
-        let path = segment::path(folder, first);
+    walk(log, &log.base()?.unwrap_or_default(), |found| {
+        if found.entries.iter().any(|entry| entry.topic == topic) {
+            let Found::Group(raw) = read_group(&*found.file, &found.location)? else { return Ok(false) };
+            frames.extend(frames_of(&raw, topic)?);
+        }
+        Ok(true)
+    })?;
+    Ok(frames)
+}
+
+/// The position behind the last whole group. Of the groups, only the last is read as a whole.
+pub(super) fn end_of(log: &LogFolder) -> Result<LogPosition, LogError> {
+    let base = log.base()?.unwrap_or_default();
+    let mut end = base.start.clone();
+    let mut ends = EndOffsets::at(&end);
+    let mut last: Option<(Walked, Advance)> = None;
+    walk(log, &base, |found| {
+        if let Some((before, advance)) = last.take() {
+            let Header { group, upper, epoch, .. } = before.header;
+            let (group, offset, digest) = (group + 1, group + 1, found.header.previous);
+            end = LogPosition { group, offset, upper, digest, epoch, ends: Vec::new() };
+            ends.advance(advance);
+        }
+        match ends.follow(&found.entries) {
+            Ok(advance) if found.header.group == end.group => {
+                last = Some((found, advance));
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    })?;
+    end.ends = ends.list();
+    if let Some((found, _)) = last
+        && let Found::Group(raw) = read_group(&*found.file, &found.location)?
+    {
+        end = end.after(&raw).map_err(|detail| raw.damaged(detail))?;
+    }
+    Ok(end)
+}
+
+/// A group of which the header and the directory were read.
+struct Walked {
+    header: Header,
+    entries: Vec<Entry>,
+    file: Arc<dyn OpenFile>,
+    location: Location,
+}
+
+/// Calls `visit` for each group, until it returns `false` or a group is not as it was written.
+fn walk(
+    log: &LogFolder,
+    base: &Base,
+    mut visit: impl FnMut(Walked) -> Result<bool, LogError>,
+) -> Result<(), LogError> {
+    for first in log.segments()?.into_iter().filter(|first| *first >= base.start.group) {
+        let path = log.segment(first);
         let read_error = |source| LogError::Read { path: path.clone(), source };
-        let file = File::open(&path).map_err(read_error)?;
-        let length = file.metadata().map_err(read_error)?.len();
-        let mut at = 0;
-        while let Ok(header) = read_header(&file, at).map_err(read_error)? {
-            if at + header.group_bytes() > length {
-                return Ok(frames);
+        let file = log.files().open(&path, OpenMode::Read).map_err(read_error)?;
+        let length = file.len().map_err(read_error)?;
+        let mut location = Location { segment: Arc::from(path.clone()), at: 0 };
+        while let Ok(header) = read_header(&*file, location.at).map_err(read_error)? {
+            let end = location.at.saturating_add(header.group_bytes());
+            if end > length {
+                return Ok(());
             }
-            let mut directory = vec![0; header.directory_bytes()];
-            file.read_exact_at(&mut directory, at + HEADER_BYTES as u64).map_err(read_error)?;
-            let Ok(entries) = header.directory(&directory) else { return Ok(frames) };
-            if entries.iter().any(|entry| entry.topic == topic) {
-                let Here::Group(found) = read_group(&file, at, &path)? else { return Ok(frames) };
-                for entry in found.entries.iter().filter(|entry| entry.topic == topic) {
-                    frames.push(entry.frame(&found.body).map_err(|detail| {
-                        let (segment, group) = (path.clone(), header.group);
-                        LogError::Damaged { segment, at, group, detail }
-                    })?);
-                }
+            let directory = read_directory(&*file, location.at, &header).map_err(read_error)?;
+            let Ok(entries) = header.directory(&directory) else { return Ok(()) };
+            let (file, at) = (Arc::clone(&file), location.clone());
+            if !visit(Walked { header, entries, file, location: at })? {
+                return Ok(());
             }
-            at += header.group_bytes();
+            location.at = end;
         }
     }
-    Ok(frames)
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::path::Path;
 
     use arrow::array::{ArrayRef, RecordBatch, StringArray};
     use tidegate_facts::Tick;
+    use tidegate_host::{Files, SimulatedHost};
 
-    use super::super::{EmbeddedLog, Group, LogOptions, Start, Until, read_groups};
+    use super::super::{Group, LogOptions, LogReader, LogWriter, Start, Until};
     use super::*;
 
     fn frame(topic: Topic, text: &str) -> Frame {
@@ -68,43 +111,53 @@ mod tests {
         Frame { topic, name: text.to_owned(), rows }
     }
 
-    /// Forty groups over several segments, of which every seventh holds something of the control topic.
-    fn log(folder: &Path) {
-        let (mut log, _) = EmbeddedLog::open(folder, LogOptions { segment_bytes: 8192 }).unwrap();
-        for number in 0..40u64 {
+    /// Forty groups over several segments, of which every seventh holds frames of the control
+    /// topic.
+    fn sample(machine: &SimulatedHost) -> (LogFolder, LogPosition) {
+        let folder = LogFolder::of_data(&machine.host(), Path::new("/data"));
+        let (mut log, _) = folder.open(LogOptions { segment_bytes: 8192 }).unwrap();
+        for number in 0..40i64 {
             let mut frames = vec![frame(Topic::Audit, &format!("audit-{number}"))];
             if number % 7 == 3 {
                 frames.insert(0, frame(Topic::Control, &format!("first-{number}")));
                 frames.push(frame(Topic::Control, &format!("last-{number}")));
             }
-            log.append(&Group { frames, lower: Tick(number), upper: Tick(number + 1), commit: false })
-                .unwrap();
+            let (lower, upper) = (Tick(number), Tick(number + 1));
+            log.append_and_wait(&Group { frames, lower, upper, commit: false }).unwrap();
+            assert_eq!(folder.position().unwrap(), log.position());
         }
+        let position = log.position();
+        (folder, position)
     }
 
     #[test]
     fn the_frames_of_a_topic_are_those_that_reading_everything_finds() {
-        let folder = tempfile::tempdir().unwrap();
-        log(folder.path());
-        assert!(segment::list(folder.path()).unwrap().len() > 3, "several segments");
+        let machine = SimulatedHost::new(1);
+        let (folder, end) = sample(&machine);
+        assert!(folder.segments().unwrap().len() > 3, "several segments");
+        assert_eq!(folder.position().unwrap(), end);
         for topic in [Topic::Control, Topic::Audit, Topic::Traffic] {
-            let groups = read_groups(folder.path(), Start::Group(0), Until::Complete).unwrap();
-            let frames = groups.flat_map(|group| group.unwrap().frames);
-            let wanted: Vec<Frame> = frames.filter(|frame| frame.topic == topic).collect();
-            assert_eq!(read_topic(folder.path(), topic).unwrap(), wanted);
+            let groups = folder.read(Start::Group(0), Until::Complete).unwrap();
+            let frames = groups.flat_map(|group| group.unwrap().group.frames);
+            let expected: Vec<Frame> = frames.filter(|frame| frame.topic == topic).collect();
+            assert_eq!(folder.read_topic(topic).unwrap(), expected);
         }
     }
 
     #[test]
-    fn a_torn_end_ends_reading() {
-        let folder = tempfile::tempdir().unwrap();
-        log(folder.path());
-        let whole = read_topic(folder.path(), Topic::Control).unwrap();
-        let last = *segment::list(folder.path()).unwrap().last().unwrap();
-        let file = File::options().write(true).open(segment::path(folder.path(), last)).unwrap();
+    fn reading_ends_at_a_torn_end() {
+        let machine = SimulatedHost::new(1);
+        let (folder, end) = sample(&machine);
+        let whole = folder.read_topic(Topic::Control).unwrap();
+        let last = folder.segment(*folder.segments().unwrap().last().unwrap());
+        let file = machine.files.open(&last, OpenMode::Write).unwrap();
+        file.set_len(file.len().unwrap() - 1).unwrap();
+        assert_eq!(folder.position().unwrap().group, end.group - 1);
         file.set_len(100).unwrap();
-        let torn = read_topic(folder.path(), Topic::Control).unwrap();
-        assert!(torn.len() < whole.len() || last > 38, "the last segment held some");
+        let torn = folder.read_topic(Topic::Control).unwrap();
         assert_eq!(torn[..], whole[..torn.len()]);
+        let position = folder.position().unwrap();
+        let read = folder.read(Start::Group(0), Until::Complete).unwrap();
+        assert_eq!(position.group, read.count() as u64);
     }
 }

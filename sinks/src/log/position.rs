@@ -1,0 +1,176 @@
+//! Positions between two groups of a log, and the epochs of its writers.
+
+use std::fmt;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+use tidegate_facts::{Digest, Tick, Topic};
+use tidegate_host::Random;
+
+use super::Group;
+use super::offsets::EndOffsets;
+use super::raw_groups::RawGroup;
+
+/// Names one epoch of a log: the groups that one start of a writer appended. 16 random bytes,
+/// written as 32 hexadecimal digits.
+///
+/// The id of a log's first epoch is the identity of the log. It is all zeros where there is no
+/// epoch.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EpochId(pub [u8; 16]);
+
+/// A position between two groups of a log, and what the groups before it leave for those that
+/// follow.
+///
+/// The default is the position in front of the first group of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogPosition {
+    /// The number of the group that follows.
+    pub group: u64,
+    /// The offset at which a reader goes on, in whatever stores the log. In the embedded log, the
+    /// number of the group that follows.
+    pub offset: u64,
+    /// The tick at which that group begins.
+    pub upper: Tick,
+    /// The digest of the group before; zeros in front of the first.
+    pub digest: Digest,
+    /// The epoch of the group before; zeros in front of the first.
+    pub epoch: EpochId,
+    /// The next offset of every partition that has records before, ascending.
+    pub ends: Vec<(Topic, u16, u64)>,
+}
+
+/// How a group is tied into its log: what its header says beside the group itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupLink {
+    /// The number of the group, from 0 on without gaps.
+    pub number: u64,
+    /// The group's offset in whatever stores the log. In the embedded log, its number.
+    pub offset: u64,
+    /// The digest of the group before; zeros for the first.
+    pub previous: Digest,
+    /// The epoch in which the group was appended.
+    pub epoch: EpochId,
+}
+
+/// A group as a reader gets it: with its link.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoggedGroup {
+    /// How the group is tied into the log.
+    pub link: GroupLink,
+    /// The group.
+    pub group: Group,
+}
+
+impl std::ops::Deref for LoggedGroup {
+    type Target = Group;
+
+    fn deref(&self) -> &Group {
+        &self.group
+    }
+}
+
+impl EpochId {
+    /// Draws the id of a new epoch.
+    ///
+    /// # Errors
+    /// When the machine has no random bytes.
+    pub fn draw(random: &dyn Random) -> io::Result<EpochId> {
+        let mut bytes = [0; 16];
+        random.fill(&mut bytes)?;
+        Ok(EpochId(bytes))
+    }
+
+    /// Reads 32 lower-case hexadecimal digits.
+    pub fn from_hex(text: &str) -> Option<EpochId> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if text.len() != 32 || !text.bytes().all(is_digit) {
+            return None;
+        }
+        Some(EpochId(u128::from_str_radix(text, 16).ok()?.to_be_bytes()))
+    }
+}
+
+impl fmt::Display for EpochId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for EpochId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for EpochId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for EpochId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        EpochId::from_hex(&text)
+            .ok_or_else(|| serde::de::Error::custom("an epoch is 32 lower-case hexadecimal digits"))
+    }
+}
+
+impl LogPosition {
+    /// The offset of the next record of a partition.
+    pub fn end_offset(&self, topic: Topic, partition: u16) -> u64 {
+        let found = self.ends.binary_search_by_key(&(topic, partition), |(t, p, _)| (*t, *p));
+        found.map_or(0, |index| self.ends[index].2)
+    }
+
+    /// The position behind a group that begins here; or why the group does not continue the log.
+    ///
+    /// # Errors
+    /// A sentence that says in what the group differs from the one that follows.
+    pub fn after(&self, raw: &RawGroup) -> Result<LogPosition, String> {
+        if raw.number() != self.group || raw.lower() != self.upper {
+            return Err(format!(
+                "group {} from tick {} on is where group {} from tick {} on follows",
+                raw.number(),
+                raw.lower().0,
+                self.group,
+                self.upper.0
+            ));
+        }
+        if raw.link().previous != self.digest {
+            return Err(format!(
+                "group {} follows a group of digest {}, and the one before it has {}",
+                raw.number(),
+                raw.link().previous,
+                self.digest
+            ));
+        }
+        let mut ends = EndOffsets::at(self);
+        ends.advance(ends.follow(raw.entries())?);
+        Ok(LogPosition {
+            group: self.group + 1,
+            offset: raw.link().offset + 1,
+            upper: raw.upper(),
+            digest: raw.digest(),
+            epoch: raw.link().epoch,
+            ends: ends.list(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_written_in_32_digits_and_read_again() {
+        let epoch = EpochId(std::array::from_fn(|i| i as u8));
+        assert_eq!(epoch.to_string(), "000102030405060708090a0b0c0d0e0f");
+        assert_eq!(EpochId::from_hex(&epoch.to_string()), Some(epoch));
+        for wrong in ["", "0", "000102030405060708090A0B0C0D0E0F", "+00102030405060708090a0b0c0d0e0f"] {
+            assert_eq!(EpochId::from_hex(wrong), None, "{wrong}");
+        }
+    }
+}
