@@ -1,7 +1,8 @@
-//! Drift equals its slow, obvious version at every close, whatever comes late and however it is batched.
+//! Drift measures against their slow, obvious version: the same rows at every close, for any late
+//! facts and any batches.
 //!
-//! The slow version keeps all facts, and at each close goes through all of them for each key and period, with floats and loops
-//! over pairs. Only what a statistic means is shared.
+//! The slow version stores all facts. At each close it goes through all of them for each key and
+//! period, with floats and loops over pairs. The two share only the definitions of the statistics.
 
 mod chance;
 
@@ -10,22 +11,25 @@ use std::sync::Arc;
 
 use chance::Chance;
 use tidegate_facts::{Digest, KeyHash, Span, Tick};
-use tidegate_operators::drift::periods::{Shape, row_id};
-use tidegate_operators::drift::population::Histogram;
-use tidegate_operators::drift::severity::{Bounds, Level, RECURRENCE};
-use tidegate_operators::drift::timing_entropy::bin_of;
-use tidegate_operators::drift::{BEYOND, Closed, Fact, Kind, Measure, Settings};
+use tidegate_operators::credibility::drift::distribution::Histogram;
+use tidegate_operators::credibility::drift::periods::{PeriodConfig, row_id};
+use tidegate_operators::credibility::drift::severity::{Bounds, DriftLevel, RECURRENCE};
+use tidegate_operators::credibility::drift::timing_entropy::bin_of;
+use tidegate_operators::credibility::drift::{
+    BEYOND, ClosedPeriod, DriftMeasure, MeasureConfig, Observation, StatisticKind,
+};
 
 const SECOND: i64 = 1_000_000;
 
 #[derive(Clone)]
-struct Heard {
+struct KeyedFact {
     key: String,
-    fact: Fact,
+    fact: Observation,
 }
 
-/// Facts in the order of ticks; some are late, some far too late, some before 1970.
-fn facts(seed: u64, kind: &Kind) -> Vec<Heard> {
+/// Random facts in the order of ticks; some are late, some too late for every period, some before
+/// 1970.
+fn facts(seed: u64, kind: &StatisticKind) -> Vec<KeyedFact> {
     let mut chance = Chance(seed);
     let (mut tick, mut now) = (Tick::ZERO, 100_000 * SECOND);
     let storms = chance.below(3) > 0;
@@ -43,29 +47,33 @@ fn facts(seed: u64, kind: &Kind) -> Vec<Heard> {
             };
             let storm = storms && (now / (50 * SECOND)) % 3 == 0;
             let value = match kind {
-                Kind::CorrelationDrift => {
+                StatisticKind::CorrelationDrift => {
                     i64::from(if storm { chance.below(8) > 0 } else { chance.below(9) == 0 })
                 }
-                Kind::TimingEntropy => chance.below(if storm { 40 * SECOND as u64 } else { 300 }) as i64 - 10,
-                Kind::TtlCompression => (20 + chance.below(30) as i64) * SECOND,
-                Kind::ExternalMismatch => {
+                StatisticKind::TimingEntropy => {
+                    chance.below(if storm { 40 * SECOND as u64 } else { 300 }) as i64 - 10
+                }
+                StatisticKind::TtlCompression => (20 + chance.below(30) as i64) * SECOND,
+                StatisticKind::ExternalMismatch => {
                     chance.below(if storm { 9_000_000 } else { 400_000 }) as i64 - 200_000
                 }
                 _ => chance.below(if storm { 900_000 } else { 300_000 }) as i64 / 7_000 * 7_000,
             };
             let value = match kind {
-                // Rarely, one that is beyond everything.
-                Kind::ConfidenceVolatility | Kind::TtlCompression | Kind::ExternalMismatch
+                // Rarely, a value beyond the representable range.
+                StatisticKind::ConfidenceVolatility
+                | StatisticKind::TtlCompression
+                | StatisticKind::ExternalMismatch
                     if chance.below(150) == 0 =>
                 {
                     [BEYOND, -BEYOND, i64::MIN][chance.below(3) as usize]
                 }
-                Kind::ConfidenceVolatility if chance.below(150) == 0 => 1_000_000_000_001,
+                StatisticKind::ConfidenceVolatility if chance.below(150) == 0 => 1_000_000_000_001,
                 _ => value,
             };
             let value = (chance.below(15) > 0).then_some(value);
-            let fact = Fact { tick, time: now - late, value, member: KeyHash::from(chance.below(6)) };
-            Heard { key: format!("key-{}", chance.below(3)), fact }
+            let fact = Observation { tick, time: now - late, value, member: KeyHash::from(chance.below(6)) };
+            KeyedFact { key: format!("key-{}", chance.below(3)), fact }
         })
         .collect()
 }
@@ -81,21 +89,21 @@ fn entropy(of: impl Iterator<Item = usize>) -> f64 {
     counts.values().map(|count| -count / total * (count / total).log2()).sum()
 }
 
-fn timing(facts: &[Fact]) -> f64 {
+fn timing(facts: &[Observation]) -> f64 {
     let mut times: Vec<i64> = facts.iter().map(|fact| fact.time).collect();
     times.sort();
     let intervals = times.windows(2).map(|pair| bin_of(pair[1] - pair[0]));
     entropy(intervals) + entropy(facts.iter().filter_map(|fact| fact.value).map(bin_of))
 }
 
-fn values(facts: &[Fact]) -> Vec<i64> {
+fn values(facts: &[Observation]) -> Vec<i64> {
     let mut values: Vec<i64> = facts.iter().filter_map(|fact| fact.value).collect();
     values.sort();
     values
 }
 
-/// In tenths of the reference's values, and what is missing.
-fn bins(facts: &[Fact], edges: &[i64]) -> Vec<f64> {
+/// The counts of values in each bin, and of missing values.
+fn bins(facts: &[Observation], edges: &[i64]) -> Vec<f64> {
     let mut bins = vec![0.0; edges.len() + 2];
     for fact in facts {
         match fact.value {
@@ -112,15 +120,22 @@ fn index(is: &[f64], was: &[f64]) -> f64 {
     (0..is.len()).map(|at| (share(is, at) - share(was, at)) * (share(is, at) / share(was, at)).ln()).sum()
 }
 
-/// Asserts that the row of a period is what its facts and the reference's say.
-fn check(kind: &Kind, row: &Closed, slide: i64, facts: &[Fact], reference: &[Fact], what: &str) {
-    let (value, base) = (row.measured.value, row.measured.base);
+/// Asserts that the row of a period follows from its facts and those of the reference.
+fn check(
+    kind: &StatisticKind,
+    row: &ClosedPeriod,
+    slide: i64,
+    facts: &[Observation],
+    reference: &[Observation],
+    what: &str,
+) {
+    let (value, base) = (row.measurement.value, row.measurement.base);
     match kind {
-        Kind::TimingEntropy => {
+        StatisticKind::TimingEntropy => {
             close(value, timing(facts) - timing(reference), 12.0, what);
             close(base, timing(reference), 6.0, what);
         }
-        Kind::CorrelationDrift => {
+        StatisticKind::CorrelationDrift => {
             let mut trials = BTreeMap::<(i64, KeyHash), bool>::new();
             for fact in facts {
                 let failed = fact.value.is_some_and(|value| value != 0);
@@ -143,10 +158,10 @@ fn check(kind: &Kind, row: &Closed, slide: i64, facts: &[Fact], reference: &[Fac
                 _ => close(value, (both / pairs - rate * rate) / (rate * (1.0 - rate)), 1.0, what),
             }
         }
-        Kind::ConfidenceVolatility => {
+        StatisticKind::ConfidenceVolatility => {
             let is_beyond = |value: &i64| value.saturating_abs() > 1_000_000_000_000;
             if values(facts).iter().any(is_beyond) {
-                assert_eq!((value, row.level), (BEYOND, Level::Red), "{what}");
+                assert_eq!((value, row.level), (BEYOND, DriftLevel::Red), "{what}");
                 return;
             }
             let values = values(facts);
@@ -155,12 +170,12 @@ fn check(kind: &Kind, row: &Closed, slide: i64, facts: &[Fact], reference: &[Fac
             close(value, (squares / values.len() as f64).sqrt() / 1e6, 1.5, what);
             close(base, mean / 1e6, 1.0, what);
         }
-        Kind::TtlCompression if beyond(facts) => {
-            assert_eq!((value, row.level), (-BEYOND, Level::Red), "{what}");
+        StatisticKind::TtlCompression if beyond(facts) => {
+            assert_eq!((value, row.level), (-BEYOND, DriftLevel::Red), "{what}");
         }
-        Kind::TtlCompression => {
+        StatisticKind::TtlCompression => {
             let mut members = BTreeMap::<KeyHash, Vec<i64>>::new();
-            let stated: Vec<&Fact> = facts.iter().filter(|fact| fact.value.is_some()).collect();
+            let stated: Vec<&Observation> = facts.iter().filter(|fact| fact.value.is_some()).collect();
             stated.iter().for_each(|fact| members.entry(fact.member).or_default().push(fact.time));
             let mut intervals = Vec::new();
             for times in members.values_mut() {
@@ -172,14 +187,14 @@ fn check(kind: &Kind, row: &Closed, slide: i64, facts: &[Fact], reference: &[Fac
             close(value, ttl / interval, 1.0, what);
             close(base, interval / 1e6, 1.0, what);
         }
-        Kind::ExternalMismatch => {
+        StatisticKind::ExternalMismatch => {
             let far: Vec<i64> = facts.iter().filter_map(|fact| fact.value).map(i64::saturating_abs).collect();
             assert_eq!(Some(&value), far.iter().max(), "{what}");
-            assert!(row.level == Level::Red || !beyond(facts), "{what}");
+            assert!(row.level == DriftLevel::Red || !beyond(facts), "{what}");
             let beyond = far.iter().filter(|far| **far > 500_000).count();
             close(base, beyond as f64 / far.len() as f64, 1.0, what);
         }
-        Kind::Psi(declared) => {
+        StatisticKind::Psi(declared) => {
             let (edges, was) = match declared {
                 Some(Histogram { edges, counts }) => {
                     let counts = counts.iter().map(|count| *count as f64).chain([0.0]);
@@ -198,7 +213,7 @@ fn check(kind: &Kind, row: &Closed, slide: i64, facts: &[Fact], reference: &[Fac
             close(value, index(&is, &was), 40.0, what);
             close(base, is[is.len() - 1] / facts.len() as f64, 1.0, what);
         }
-        Kind::KolmogorovSmirnov(declared) => {
+        StatisticKind::KolmogorovSmirnov(declared) => {
             let is = values(facts);
             let was = values(reference);
             let share =
@@ -207,9 +222,9 @@ fn check(kind: &Kind, row: &Closed, slide: i64, facts: &[Fact], reference: &[Fac
                 Some(Histogram { edges, counts }) => edges
                     .iter()
                     .enumerate()
-                    .map(|(place, edge)| {
+                    .map(|(index, edge)| {
                         let upto =
-                            counts[..=place].iter().sum::<u64>() as f64 / counts.iter().sum::<u64>() as f64;
+                            counts[..=index].iter().sum::<u64>() as f64 / counts.iter().sum::<u64>() as f64;
                         (share(&is, *edge) - upto).abs()
                     })
                     .fold(0.0, f64::max),
@@ -226,64 +241,72 @@ fn check(kind: &Kind, row: &Closed, slide: i64, facts: &[Fact], reference: &[Fac
     }
 }
 
-/// Whether a value is beyond what can be represented.
-fn beyond(facts: &[Fact]) -> bool {
+/// Whether a value is beyond the representable range.
+fn beyond(facts: &[Observation]) -> bool {
     facts.iter().filter_map(|fact| fact.value).any(|value| value.saturating_abs() == BEYOND)
 }
 
-/// Whether the facts decide the statistic at all.
-fn decides(kind: &Kind, slide: i64, facts: &[Fact], reference: &[Fact]) -> bool {
+/// Whether the facts determine the statistic.
+fn decides(kind: &StatisticKind, slide: i64, facts: &[Observation], reference: &[Observation]) -> bool {
     let stated = || facts.iter().filter(|fact| fact.value.is_some());
-    let pair = |same: &dyn Fn(&Fact, &Fact) -> bool| {
+    let pair = |same: &dyn Fn(&Observation, &Observation) -> bool| {
         stated().enumerate().any(|(at, a)| stated().skip(at + 1).any(|b| same(a, b)))
     };
     match kind {
-        Kind::CorrelationDrift => facts.iter().any(|a| {
+        StatisticKind::CorrelationDrift => facts.iter().any(|a| {
             facts.iter().any(|b| a.member != b.member && a.time.div_euclid(slide) == b.time.div_euclid(slide))
         }),
-        Kind::TtlCompression => beyond(facts) || pair(&|a, b| a.member == b.member && a.time != b.time),
-        Kind::ConfidenceVolatility | Kind::ExternalMismatch => stated().count() > 0,
-        Kind::KolmogorovSmirnov(declared) => {
+        StatisticKind::TtlCompression => {
+            beyond(facts) || pair(&|a, b| a.member == b.member && a.time != b.time)
+        }
+        StatisticKind::ConfidenceVolatility | StatisticKind::ExternalMismatch => stated().count() > 0,
+        StatisticKind::KolmogorovSmirnov(declared) => {
             stated().count() > 0 && (declared.is_some() || reference.iter().any(|fact| fact.value.is_some()))
         }
-        Kind::TimingEntropy | Kind::Psi(_) => true,
+        StatisticKind::TimingEntropy | StatisticKind::Psi(_) => true,
     }
 }
 
-/// What was said of a period, to the slow version.
-struct Said {
+/// The latest row of a period, as the slow version expects it.
+struct Reported {
     content: usize,
-    row: Closed,
-    /// When it became the drift event that stands.
+    row: ClosedPeriod,
+    /// When the period became the drift event that it is, and its recurrence.
     raised: Option<(i64, u32)>,
-    /// When it was first one.
+    /// When the period first was an event.
     since: Option<Tick>,
     newest_event: Option<Digest>,
 }
 
-/// Goes through all closes and all facts; every row of `rows` is accounted for.
-fn account_for(settings: &Settings, facts: &[Heard], mut rows: Vec<Closed>, upper: Tick, what: &str) {
-    let Settings { kind, bounds, periods, name } = settings;
-    let Shape { width, slide, delay, lateness_max, rows_min, settles } = periods;
+/// Goes through all closes and all facts, and asserts that `rows` has exactly the expected rows.
+fn check_rows(
+    config: &MeasureConfig,
+    facts: &[KeyedFact],
+    mut rows: Vec<ClosedPeriod>,
+    upper: Tick,
+    what: &str,
+) {
+    let MeasureConfig { kind, bounds, periods, name } = config;
+    let PeriodConfig { width, slide, delay, lateness_max, rows_min, warm_up } = periods;
     let (width, slide) = (width.micros(), slide.micros());
     rows.sort_by_key(|row| (row.tick, row.key.clone(), row.to));
     let mut rows = rows.into_iter();
-    let mut said = BTreeMap::<(String, i64), Said>::new();
-    let mut references = BTreeMap::<String, Vec<Fact>>::new();
+    let mut reported = BTreeMap::<(String, i64), Reported>::new();
+    let mut references = BTreeMap::<String, Vec<Observation>>::new();
     let mut raised = BTreeMap::<String, Vec<(i64, i64)>>::new();
-    let keys: BTreeSet<&str> = facts.iter().map(|heard| heard.key.as_str()).collect();
-    let first = facts.iter().map(|heard| heard.fact.time).filter(|time| *time >= 0).min().unwrap_or(0);
-    // The first period of a key begins so long after its first fact that is not too late for all.
-    let settled: BTreeMap<&str, i64> = keys
+    let keys: BTreeSet<&str> = facts.iter().map(|keyed| keyed.key.as_str()).collect();
+    let first = facts.iter().map(|keyed| keyed.fact.time).filter(|time| *time >= 0).min().unwrap_or(0);
+    // A key's warm-up begins with its first fact that is not too late for every period.
+    let warm_from: BTreeMap<&str, i64> = keys
         .iter()
         .map(|key| {
-            let in_time = facts.iter().find(|Heard { key: of, fact }| {
+            let in_time = facts.iter().find(|KeyedFact { key: of, fact }| {
                 let last = fact.time.div_euclid(slide) * slide + width;
                 let close = ((fact.tick.micros() - delay).div_euclid(slide) + 1) * slide;
                 of == key && fact.time >= 0 && close <= last + (lateness_max + slide - 1) / slide * slide
             });
-            let first = in_time.map_or(i64::MIN, |heard| heard.fact.time);
-            (*key, settles.map_or(i64::MIN, |span| first.saturating_add(span.micros())))
+            let first = in_time.map_or(i64::MIN, |keyed| keyed.fact.time);
+            (*key, warm_up.map_or(i64::MIN, |span| first.saturating_add(span.micros())))
         })
         .collect();
     let mut end = first.div_euclid(slide) * slide;
@@ -293,26 +316,26 @@ fn account_for(settings: &Settings, facts: &[Heard], mut rows: Vec<Closed>, uppe
             break;
         }
         for key in &keys {
-            let known: Vec<Fact> = facts
+            let earlier: Vec<Observation> = facts
                 .iter()
-                .filter(|heard| heard.key == *key && heard.fact.tick < due && heard.fact.time >= 0)
-                .map(|heard| heard.fact)
+                .filter(|keyed| keyed.key == *key && keyed.fact.tick < due && keyed.fact.time >= 0)
+                .map(|keyed| keyed.fact)
                 .collect();
             let mut to = end;
             let mut ends = Vec::new();
-            // Corrected at closes, until the first that is `lateness_max` after its own.
+            // A period is corrected until the first close that is `lateness_max` after its own.
             while to + (lateness_max + slide - 1) / slide * slide >= end && to >= first - width {
                 ends.push(to);
                 to -= slide;
             }
             for to in ends.into_iter().rev() {
-                let in_period: Vec<Fact> =
-                    known.iter().filter(|fact| (to - width..to).contains(&fact.time)).copied().collect();
-                let before = said.get(&((*key).to_owned(), to));
+                let in_period: Vec<Observation> =
+                    earlier.iter().filter(|fact| (to - width..to).contains(&fact.time)).copied().collect();
+                let before = reported.get(&((*key).to_owned(), to));
                 if in_period.is_empty()
-                    || to - width < settled[key]
+                    || to - width < warm_from[key]
                     || (in_period.len() as u64) < *rows_min
-                    || before.is_some_and(|said| said.content == in_period.len())
+                    || before.is_some_and(|before| before.content == in_period.len())
                 {
                     continue;
                 }
@@ -328,54 +351,54 @@ fn account_for(settings: &Settings, facts: &[Heard], mut rows: Vec<Closed>, uppe
                 assert_eq!(row.rows, in_period.len() as u64, "{where_}");
                 assert_eq!(Some(row.first), in_period.iter().map(|fact| fact.tick).min(), "{where_}");
                 assert_eq!(Some(row.last), in_period.iter().map(|fact| fact.tick).max(), "{where_}");
-                assert_eq!(row.level, bounds.level(row.measured.value), "{where_}");
-                assert_eq!(row.revision, before.map_or(1, |said| said.row.revision + 1), "{where_}");
-                assert_eq!(row.supersedes, before.map(|said| said.row.id), "{where_}");
+                assert_eq!(row.level, bounds.level(row.measurement.value), "{where_}");
+                assert_eq!(row.revision, before.map_or(1, |before| before.row.revision + 1), "{where_}");
+                assert_eq!(row.supersedes, before.map(|before| before.row.id), "{where_}");
                 assert_eq!(row.id, row_id(name, key, row.from, row.to, row.revision), "{where_}");
-                let standing = before.and_then(|said| said.raised);
-                let newest_event = before.and_then(|said| said.newest_event);
+                let current = before.and_then(|before| before.raised);
+                let newest_event = before.and_then(|before| before.newest_event);
                 let list = raised.entry((*key).to_owned()).or_default();
                 let now = due.micros();
-                let raised = if row.level == Level::Green {
+                let raised = if row.level == DriftLevel::Green {
                     list.retain(|(_, of)| *of != to);
                     None
-                } else if standing.is_some() {
-                    standing
+                } else if current.is_some() {
+                    current
                 } else {
                     list.push((now, to));
                     Some((now, list.iter().filter(|(at, _)| *at > now - RECURRENCE).count() as u32))
                 };
-                assert_eq!(row.event.is_some(), raised.is_some() || standing.is_some(), "{where_}");
+                assert_eq!(row.event.is_some(), raised.is_some() || current.is_some(), "{where_}");
                 if let Some(event) = &row.event {
                     assert_eq!(event.recurrence, raised.map_or(0, |(_, recurrence)| recurrence), "{where_}");
                     assert_eq!(event.supersedes, newest_event, "{where_}");
                 }
-                let is_one = (row.level > Level::Green).then_some(due);
-                let since = before.and_then(|said| said.since).or(is_one);
+                let newly_since = (row.level > DriftLevel::Green).then_some(due);
+                let since = before.and_then(|before| before.since).or(newly_since);
                 assert_eq!(
                     row.event.as_ref().map(|event| event.since),
                     since.filter(|_| row.event.is_some()),
                     "{where_}"
                 );
                 let newest_event = if row.event.is_some() { Some(row.id) } else { newest_event };
-                said.insert(
+                reported.insert(
                     ((*key).to_owned(), to),
-                    Said { content: in_period.len(), row, raised, since, newest_event },
+                    Reported { content: in_period.len(), row, raised, since, newest_event },
                 );
             }
         }
         end += slide;
     }
-    assert_eq!(rows.next(), None, "{what}: a row too many");
+    assert_eq!(rows.next(), None, "{what}: no further row");
 }
 
-fn run(settings: &Settings, facts: &[Heard], upper: Tick, batches: usize) -> Vec<Closed> {
-    let mut measure = Measure::new(settings.clone());
+fn run(config: &MeasureConfig, facts: &[KeyedFact], upper: Tick, batches: usize) -> Vec<ClosedPeriod> {
+    let mut measure = DriftMeasure::new(config.clone());
     let mut closed = Vec::new();
     for batch in facts.chunks(batches) {
-        for heard in batch {
-            measure.close_before(heard.fact.tick.next(), &mut closed);
-            measure.hear(&heard.key, &heard.fact);
+        for keyed in batch {
+            measure.close_before(keyed.fact.tick.next(), &mut closed);
+            measure.add(&keyed.key, &keyed.fact);
         }
         let last = batch.last().expect("not empty").fact.tick;
         measure.close_before(last.next(), &mut closed);
@@ -385,89 +408,96 @@ fn run(settings: &Settings, facts: &[Heard], upper: Tick, batches: usize) -> Vec
     closed
 }
 
-fn settings(kind: Kind, width: i64, slide: i64, delay: i64, lateness_max: i64, rows_min: u64) -> Settings {
+fn config(
+    kind: StatisticKind,
+    width: i64,
+    slide: i64,
+    delay: i64,
+    lateness_max: i64,
+    rows_min: u64,
+) -> MeasureConfig {
     let bounds = match kind {
-        Kind::TtlCompression => Bounds { yellow: 4_000_000, red: 2_000_000, falling: true },
-        Kind::ExternalMismatch => Bounds { yellow: 500_000, red: 5_000_000, falling: false },
-        Kind::TimingEntropy => Bounds { yellow: 300_000, red: 1_000_000, falling: false },
+        StatisticKind::TtlCompression => Bounds { yellow: 4_000_000, red: 2_000_000, falling: true },
+        StatisticKind::ExternalMismatch => Bounds { yellow: 500_000, red: 5_000_000, falling: false },
+        StatisticKind::TimingEntropy => Bounds { yellow: 300_000, red: 1_000_000, falling: false },
         _ => Bounds { yellow: 150_000, red: 300_000, falling: false },
     };
     let span = |seconds: i64| Span::from_micros(seconds * SECOND).expect("positive");
-    let periods = Shape {
+    let periods = PeriodConfig {
         width: span(width),
         slide: span(slide),
         delay: delay * SECOND,
         lateness_max: lateness_max * SECOND,
         rows_min,
-        settles: None,
+        warm_up: None,
     };
-    Settings { name: Arc::from(kind.name()), kind, bounds, periods }
+    MeasureConfig { name: Arc::from(kind.name()), kind, bounds, periods }
 }
 
-fn kinds() -> Vec<Kind> {
+fn kinds() -> Vec<StatisticKind> {
     let declared = Histogram { edges: vec![50_000, 150_000, 400_000], counts: vec![20, 30, 45, 5] };
     vec![
-        Kind::TimingEntropy,
-        Kind::CorrelationDrift,
-        Kind::ConfidenceVolatility,
-        Kind::TtlCompression,
-        Kind::ExternalMismatch,
-        Kind::Psi(None),
-        Kind::Psi(Some(declared.clone())),
-        Kind::KolmogorovSmirnov(None),
-        Kind::KolmogorovSmirnov(Some(declared)),
+        StatisticKind::TimingEntropy,
+        StatisticKind::CorrelationDrift,
+        StatisticKind::ConfidenceVolatility,
+        StatisticKind::TtlCompression,
+        StatisticKind::ExternalMismatch,
+        StatisticKind::Psi(None),
+        StatisticKind::Psi(Some(declared.clone())),
+        StatisticKind::KolmogorovSmirnov(None),
+        StatisticKind::KolmogorovSmirnov(Some(declared)),
     ]
 }
 
 #[test]
 fn every_statistic_equals_its_slow_version_at_every_close() {
-    let shapes = [(60, 60, 0, 0, 1), (60, 60, 10, 200, 4), (120, 30, 0, 150, 3), (200, 50, 7, 33, 2)];
+    let periods = [(60, 60, 0, 0, 1), (60, 60, 10, 200, 4), (120, 30, 0, 150, 3), (200, 50, 7, 33, 2)];
     for kind in kinds() {
         let mut corrections = 0;
-        let mut taken_back = 0;
+        let mut retracted = 0;
         for seed in 0..12 {
             let facts = facts(seed, &kind);
             let last = facts.last().expect("some").fact.tick;
             let upper = Tick::new(last.micros() + 400 * SECOND, 0).expect("in range");
-            for (width, slide, delay, lateness_max, rows_min) in shapes {
-                let mut settings = settings(kind.clone(), width, slide, delay, lateness_max, rows_min);
-                if kind.learns() && seed % 2 == 0 {
-                    settings.periods.settles = Span::from_micros((width + 70) * SECOND);
+            for (width, slide, delay, lateness_max, rows_min) in periods {
+                let mut config = config(kind.clone(), width, slide, delay, lateness_max, rows_min);
+                if kind.learns_reference() && seed % 2 == 0 {
+                    config.periods.warm_up = Span::from_micros((width + 70) * SECOND);
                 }
                 let what = format!("{}, seed {seed}, width {width}, slide {slide}", kind.name());
-                let rows = run(&settings, &facts, upper, 1);
+                let rows = run(&config, &facts, upper, 1);
                 corrections += rows.iter().filter(|row| row.supersedes.is_some()).count();
-                taken_back +=
-                    rows.iter().filter(|row| row.level == Level::Green && row.event.is_some()).count();
-                assert_eq!(rows, run(&settings, &facts, upper, 1_000_000), "{what}: batches");
-                assert_eq!(rows, run(&settings, &facts, upper, 17), "{what}: batches");
-                account_for(&settings, &facts, rows, upper, &what);
+                retracted +=
+                    rows.iter().filter(|row| row.level == DriftLevel::Green && row.event.is_some()).count();
+                assert_eq!(rows, run(&config, &facts, upper, 1_000_000), "{what}: batches");
+                assert_eq!(rows, run(&config, &facts, upper, 17), "{what}: batches");
+                check_rows(&config, &facts, rows, upper, &what);
             }
         }
         assert!(corrections > 50, "{}: nothing was corrected", kind.name());
-        let taken_back_of_all = kind == Kind::ExternalMismatch || taken_back > 0;
-        assert!(taken_back_of_all, "{}: no event was taken back", kind.name());
+        let has_retraction = kind == StatisticKind::ExternalMismatch || retracted > 0;
+        assert!(has_retraction, "{}: no event was retracted", kind.name());
     }
 }
 
 #[test]
 fn the_end_of_input_is_not_the_end_of_time() {
-    // What is due at the last tick or before it is closed, and nothing else.
-    let kind = Kind::ConfidenceVolatility;
-    let settings = settings(kind.clone(), 120, 30, 0, 60, 1);
+    // Exactly the periods that are due up to the last tick are closed.
+    let kind = StatisticKind::ConfidenceVolatility;
+    let config = config(kind.clone(), 120, 30, 0, 60, 1);
     let facts = facts(3, &kind);
     let last = facts.last().expect("some").fact.tick;
-    let rows = run(&settings, &facts, last.next(), 10);
-    account_for(&settings, &facts, rows.clone(), last.next(), "until the last tick");
+    let rows = run(&config, &facts, last.next(), 10);
+    check_rows(&config, &facts, rows.clone(), last.next(), "until the last tick");
     assert!(rows.iter().all(|row| row.tick <= last));
 }
 
 #[test]
-fn members_that_fail_together_are_told_from_those_that_fail_as_often_each_for_itself() {
-    // Six members in forty panes; each fails in a tenth of them, together or spread out.
-    let settings = settings(Kind::CorrelationDrift, 2400, 60, 0, 0, 1);
+fn members_that_fail_together_differ_from_members_that_fail_as_often_independently() {
+    // Six members in forty panes; each fails in a tenth of them, all together or spread out.
+    let config = config(StatisticKind::CorrelationDrift, 2400, 60, 0, 0, 1);
     for together in [true, false] {
-        let mut measure = Measure::new(settings.clone());
+        let mut measure = DriftMeasure::new(config.clone());
         let mut closed = Vec::new();
         let start = 24_000 * 10 * SECOND;
         for pane in 0..40_i64 {
@@ -477,67 +507,73 @@ fn members_that_fail_together_are_told_from_those_that_fail_as_often_each_for_it
                 let tick = Tick::new(time, 0).expect("in range");
                 let value = Some(i64::from(failed));
                 measure.close_before(tick.next(), &mut closed);
-                measure.hear("group", &Fact { tick, time, value, member: member as KeyHash });
+                measure.add("group", &Observation { tick, time, value, member: member as KeyHash });
             }
         }
         measure.close_before(Tick::new(start + 2400 * SECOND, 1).expect("in range"), &mut closed);
         let row = closed.iter().find(|row| row.from == start).expect("the whole period");
-        assert_eq!(row.measured.base, 100_000, "each fails one time in ten");
+        assert_eq!(row.measurement.base, 100_000, "each fails one time in ten");
         if together {
-            assert_eq!(row.measured.value, 1_000_000);
+            assert_eq!(row.measurement.value, 1_000_000);
         } else {
-            assert!(row.measured.value < 0, "{}", row.measured.value);
+            assert!(row.measurement.value < 0, "{}", row.measurement.value);
         }
     }
 }
 
-/// The levels of a key's periods of a hundred seconds, of what `value` gives for each second.
-fn levels(settings: &Settings, seconds: i64, value: impl Fn(i64) -> i64) -> Vec<(i64, Level)> {
+/// The level of each period of a hundred seconds of one key, whose fact of each second has this
+/// `value`.
+fn levels(config: &MeasureConfig, seconds: i64, value: impl Fn(i64) -> i64) -> Vec<(i64, DriftLevel)> {
     let fact = |second: i64| {
         let tick = Tick::new((1000 + second) * SECOND, 0).expect("in range");
-        Fact { tick, time: tick.micros(), value: Some(value(second)), member: second as KeyHash % 3 }
+        Observation { tick, time: tick.micros(), value: Some(value(second)), member: second as KeyHash % 3 }
     };
-    let heard: Vec<Heard> =
-        (0..seconds).map(|second| Heard { key: "key".to_owned(), fact: fact(second) }).collect();
+    let keyed: Vec<KeyedFact> =
+        (0..seconds).map(|second| KeyedFact { key: "key".to_owned(), fact: fact(second) }).collect();
     let upper = Tick::new((1000 + seconds) * SECOND, 1).expect("in range");
-    let rows = run(settings, &heard, upper, 10);
+    let rows = run(config, &keyed, upper, 10);
     rows.iter().map(|row| (row.from / SECOND / 100 - 10, row.level)).collect()
 }
 
 #[test]
-fn what_fills_slowly_is_held_against_its_first_full_period_and_still_seen_to_change() {
-    // It fills for 250 seconds, stays as it is, and changes at 900.
+fn a_statistic_that_fills_slowly_is_compared_with_its_first_full_period() {
+    // The value grows for 250 seconds, is stable, and changes at 900.
     let value = |second: i64| {
         let full = second.min(250) * 3_000 + second % 7;
         if second < 900 { full } else { full / 2 }
     };
-    let mut settings = settings(Kind::Psi(None), 100, 100, 0, 0, 1);
-    let unsettled = levels(&settings, 1200, value);
-    let red: Vec<i64> =
-        unsettled.iter().filter(|(_, level)| *level == Level::Red).map(|(period, _)| *period).collect();
-    assert_eq!(red, (1..12).collect::<Vec<_>>(), "held against the first, all others are red");
+    let mut config = config(StatisticKind::Psi(None), 100, 100, 0, 0, 1);
+    let without_warm_up = levels(&config, 1200, value);
+    let red: Vec<i64> = without_warm_up
+        .iter()
+        .filter(|(_, level)| *level == DriftLevel::Red)
+        .map(|(period, _)| *period)
+        .collect();
+    assert_eq!(red, (1..12).collect::<Vec<_>>(), "compared with the first period, all others are red");
 
-    settings.periods.settles = Span::from_micros(250 * SECOND);
-    let (green, red) = (Level::Green, Level::Red);
-    let settled: Vec<(i64, Level)> =
+    config.periods.warm_up = Span::from_micros(250 * SECOND);
+    let (green, red) = (DriftLevel::Green, DriftLevel::Red);
+    let expected: Vec<(i64, DriftLevel)> =
         (3..12).map(|period| (period, if period < 9 { green } else { red })).collect();
-    assert_eq!(levels(&settings, 1200, value), settled);
+    assert_eq!(levels(&config, 1200, value), expected);
 }
 
 #[test]
-fn a_value_beyond_what_can_be_represented_makes_its_period_red_whatever_the_bounds() {
-    for (kind, falling) in
-        [(Kind::ExternalMismatch, false), (Kind::ConfidenceVolatility, false), (Kind::TtlCompression, true)]
-    {
+fn a_value_beyond_the_representable_range_makes_its_period_red_whatever_the_bounds() {
+    for (kind, falling) in [
+        (StatisticKind::ExternalMismatch, false),
+        (StatisticKind::ConfidenceVolatility, false),
+        (StatisticKind::TtlCompression, true),
+    ] {
         let far = BEYOND - 1;
         let (yellow, red) = if falling { (-far, -far) } else { (far, far) };
         for extreme in [BEYOND, -BEYOND, i64::MIN] {
-            let mut settings = settings(kind.clone(), 100, 100, 0, 0, 1);
-            settings.bounds = Bounds { yellow, red, falling };
+            let mut config = config(kind.clone(), 100, 100, 0, 0, 1);
+            config.bounds = Bounds { yellow, red, falling };
             let value = |second: i64| if second == 150 { extreme } else { 500_000 };
-            let wanted = [Level::Green, Level::Red, Level::Green];
-            let wanted: Vec<(i64, Level)> = (0..).zip(wanted).collect();
-            assert_eq!(levels(&settings, 300, value), wanted, "{}, {extreme}", kind.name());
+            let expected = [DriftLevel::Green, DriftLevel::Red, DriftLevel::Green];
+            let expected: Vec<(i64, DriftLevel)> = (0..).zip(expected).collect();
+            assert_eq!(levels(&config, 300, value), expected, "{}, {extreme}", kind.name());
         }
     }
 }

@@ -1,20 +1,21 @@
-//! Drift and the index in a graph: the same bytes with any number of workers and any batches, and after a restart.
+//! The drift operator in a dataflow: the same bytes with any number of workers and any batches, and
+//! after a restart.
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{
-    ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array,
-};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::Schema;
 use tidegate_facts::{Span, Tick};
-use tidegate_operators::drift::periods::Shape;
-use tidegate_operators::drift::severity::Bounds;
-use tidegate_operators::drift::stream::{Drift, KEY, events_schema, input_fields, orders, periods_schema};
-use tidegate_operators::drift::{Kind, Settings};
-use tidegate_operators::ordered::{Input, Output, Route, ordered};
-use tidegate_operators::rows::{Rows, home, ticks_of};
+use tidegate_operators::core::rows::{Rows, partition_owner, ticks_of};
+use tidegate_operators::core::tick_ordered::{Exchange, OperatorInput, OperatorOutput, run_in_tick_order};
+use tidegate_operators::credibility::drift::operator::{
+    Drift, KEY, events_schema, input_fields, orders, periods_schema,
+};
+use tidegate_operators::credibility::drift::periods::PeriodConfig;
+use tidegate_operators::credibility::drift::severity::Bounds;
+use tidegate_operators::credibility::drift::{MeasureConfig, StatisticKind};
 use timely::container::NoopBuilder;
 use timely::dataflow::InputHandle;
 use timely::dataflow::operators::{InspectCore, Probe};
@@ -29,7 +30,7 @@ fn mixed(number: u64) -> u64 {
 /// Rows of twenty keys, some late; in the order of ticks.
 fn rows(seed: u64) -> RecordBatch {
     let mut tick = Tick::ZERO;
-    type Columns = (Vec<u64>, Vec<String>, Vec<i64>, Vec<i64>, Vec<String>);
+    type Columns = (Vec<i64>, Vec<String>, Vec<i64>, Vec<i64>, Vec<String>);
     let mut columns = Columns::default();
     for row in 0..4000_u64 {
         let draw = |purpose: u64, end: u64| mixed(seed * 1_000_003 + row * 17 + purpose) % end;
@@ -42,7 +43,7 @@ fn rows(seed: u64) -> RecordBatch {
         columns.4.push(format!("member-{}", draw(6, 5)));
     }
     let arrays: Vec<ArrayRef> = vec![
-        Arc::new(UInt64Array::from(columns.0)),
+        Arc::new(tidegate_facts::columns::TickArray::from(columns.0)),
         Arc::new(StringArray::from(columns.1)),
         Arc::new(TimestampMicrosecondArray::from(columns.2).with_timezone("UTC")),
         Arc::new(Int64Array::from(columns.3)),
@@ -51,27 +52,31 @@ fn rows(seed: u64) -> RecordBatch {
     RecordBatch::try_new(Arc::new(Schema::new(input_fields())), arrays).expect("the columns are the schema's")
 }
 
-fn settings() -> Vec<Settings> {
+fn configs() -> Vec<MeasureConfig> {
     let span = |seconds: i64| Span::from_micros(seconds * SECOND).expect("positive");
-    [(Kind::ConfidenceVolatility, 150_000), (Kind::TimingEntropy, 100_000), (Kind::Psi(None), 50_000)]
-        .into_iter()
-        .map(|(kind, yellow)| Settings {
-            name: kind.name().into(),
-            periods: Shape {
-                width: span(60),
-                slide: span(20),
-                delay: 0,
-                lateness_max: 60 * SECOND,
-                rows_min: 2,
-                settles: matches!(kind, Kind::Psi(None)).then(|| span(100)),
-            },
-            kind,
-            bounds: Bounds { yellow, red: yellow * 2, falling: false },
-        })
-        .collect()
+    [
+        (StatisticKind::ConfidenceVolatility, 150_000),
+        (StatisticKind::TimingEntropy, 100_000),
+        (StatisticKind::Psi(None), 50_000),
+    ]
+    .into_iter()
+    .map(|(kind, yellow)| MeasureConfig {
+        name: kind.name().into(),
+        periods: PeriodConfig {
+            width: span(60),
+            slide: span(20),
+            delay: 0,
+            lateness_max: 60 * SECOND,
+            rows_min: 2,
+            warm_up: matches!(kind, StatisticKind::Psi(None)).then(|| span(100)),
+        },
+        kind,
+        bounds: Bounds { yellow, red: yellow * 2, falling: false },
+    })
+    .collect()
 }
 
-/// What is given of some rows, in the order of ticks: events, and periods.
+/// The outputs for some rows, in the order of ticks: events, and periods.
 fn run(rows: &RecordBatch, workers: usize, batch: usize, restored: Tick) -> [RecordBatch; 2] {
     let (sender, receiver) = channel();
     let sender = Mutex::new(sender);
@@ -85,22 +90,23 @@ fn run(rows: &RecordBatch, workers: usize, batch: usize, restored: Tick) -> [Rec
         let probe = worker.dataflow::<Tick, _, _>(|scope| {
             let facts = input.to_stream(scope);
             let schema = Arc::new(Schema::new(input_fields()));
-            let inputs = settings().into_iter().map(|_| Input {
+            let inputs = configs().into_iter().map(|_| OperatorInput {
                 rows: facts.clone(),
                 schema: Arc::clone(&schema),
-                route: Route::Key(KEY),
+                exchange: Exchange::Key(KEY),
             });
             let outputs = [events_schema(), periods_schema()].into_iter().zip(orders());
-            let outputs = outputs.map(|(schema, order)| Output { schema, order }).collect();
-            let given = ordered(inputs.collect(), outputs, restored, Drift::new(settings()), "drift");
-            let probes: Vec<_> = given
+            let outputs = outputs.map(|(schema, order)| OperatorOutput { schema, order }).collect();
+            let outputs =
+                run_in_tick_order(inputs.collect(), outputs, restored, Drift::new(configs()), "drift");
+            let probes: Vec<_> = outputs
                 .into_iter()
                 .enumerate()
-                .map(|(place, rows)| {
+                .map(|(output, rows)| {
                     let sender = sender.clone();
                     let seen = rows.inspect_container(move |event| {
                         if let Ok((_, rows)) = event {
-                            sender.send((place, rows.0.clone())).expect("the test waits");
+                            sender.send((output, rows.0.clone())).expect("the test waits");
                         }
                     });
                     seen.probe().0
@@ -112,9 +118,9 @@ fn run(rows: &RecordBatch, workers: usize, batch: usize, restored: Tick) -> [Rec
         for from in (0..rows.num_rows()).step_by(batch) {
             let part = rows.slice(from, batch.min(rows.num_rows() - from));
             let own = ticks_of(&part).values().iter().enumerate();
-            let own = own.filter(|(_, tick)| home(Tick(**tick).partition(), peers) == index);
+            let own = own.filter(|(_, tick)| partition_owner(Tick(**tick).partition(), peers) == index);
             let own = UInt32Array::from_iter_values(own.map(|(row, _)| row as u32));
-            let own = take_record_batch(&part, &own).expect("the places are of these rows");
+            let own = take_record_batch(&part, &own).expect("rows of this batch");
             if own.num_rows() > 0 {
                 input.send_batch(&mut Rows(own));
             }
@@ -126,23 +132,24 @@ fn run(rows: &RecordBatch, workers: usize, batch: usize, restored: Tick) -> [Rec
         while probes_behind(&probe, end) {
             worker.step();
         }
-        // The end of input is not the end of time: nothing that is due later fires.
+        // The end of input is not the end of time: later closes do not happen.
         worker.drop_dataflow(dataflow);
     });
     let guards = guards.expect("workers start");
-    let mut given: [Vec<RecordBatch>; 2] = Default::default();
+    let mut outputs: [Vec<RecordBatch>; 2] = Default::default();
     drop(guards);
-    while let Ok((place, rows)) = receiver.try_recv() {
-        given[place].push(rows);
+    while let Ok((output, rows)) = receiver.try_recv() {
+        outputs[output].push(rows);
     }
-    let mut given = given.into_iter();
+    let mut outputs = outputs.into_iter();
     [events_schema(), periods_schema()].map(|schema| {
-        let all = concat_batches(&schema, &given.next().expect("two")).expect("one schema");
-        // Rows of one tick come from one worker, in their order; workers are told apart by nothing.
+        let all = concat_batches(&schema, &outputs.next().expect("two")).expect("one schema");
+        // Rows of one tick come from one worker, in their order. Sort the batches of all workers by
+        // tick.
         let ticks = ticks_of(&all).values();
-        let mut places: Vec<u32> = (0..all.num_rows() as u32).collect();
-        places.sort_by_key(|row| ticks[*row as usize]);
-        take_record_batch(&all, &UInt32Array::from(places)).expect("its own places")
+        let mut order: Vec<u32> = (0..all.num_rows() as u32).collect();
+        order.sort_by_key(|row| ticks[*row as usize]);
+        take_record_batch(&all, &UInt32Array::from(order)).expect("rows of this batch")
     })
 }
 
@@ -154,21 +161,21 @@ fn probes_behind(probes: &[timely::dataflow::operators::probe::Handle<Tick>], en
 fn workers_and_batches_change_no_byte() {
     for seed in 0..3 {
         let rows = rows(seed);
-        let wanted = run(&rows, 1, 4000, Tick::ZERO);
+        let expected = run(&rows, 1, 4000, Tick::ZERO);
         assert!(
-            wanted[0].num_rows() > 20 && wanted[1].num_rows() > 500,
+            expected[0].num_rows() > 20 && expected[1].num_rows() > 500,
             "seed {seed}: {}",
-            wanted[0].num_rows()
+            expected[0].num_rows()
         );
         for (workers, batch) in [(1, 100), (2, 100), (2, 4000), (4, 999), (4, 7)] {
-            let given = run(&rows, workers, batch, Tick::ZERO);
-            assert_eq!(given, wanted, "seed {seed}: {workers} workers, batches of {batch}");
+            let outputs = run(&rows, workers, batch, Tick::ZERO);
+            assert_eq!(outputs, expected, "seed {seed}: {workers} workers, batches of {batch}");
         }
     }
 }
 
 #[test]
-fn what_followed_before_a_restart_is_not_given_again_and_everything_after_it_is() {
+fn after_a_restart_only_rows_of_later_ticks_are_emitted() {
     let rows = rows(5);
     let whole = run(&rows, 1, 500, Tick::ZERO);
     let restored = Tick(ticks_of(&rows).value(2500));

@@ -1,8 +1,11 @@
-//! Linkage against its definition, and against real answers: people with typing errors, and papers of two bibliographies.
+//! Record linkage against its definition, and against published answers: people with typing errors,
+//! and papers of two bibliographies.
 //!
-//! The data is not part of this repository: `LINKAGE` names the folder that holds `febrl` (Christen, ANU) and `dblp-acm` (Köpcke, Thor,
-//! Rahm, VLDB 2010). Weights were not fitted to the links: `m` is what one would guess of careful typing, nine in ten for what
-//! is long and more for what is short; `u` is one over the count of different values, or twice that where a few are common.
+//! The data is not part of this repository: the environment variable `LINKAGE` names the folder
+//! with `febrl` (Christen, ANU) and `dblp-acm` (Köpcke, Thor, Rahm, VLDB 2010). The weights were
+//! not fitted to the links: `m` is a guess for careful typing, nine in ten for long fields and more
+//! for short ones; `u` is one over the number of distinct values, or twice that where a few values
+//! are common.
 
 mod chance;
 
@@ -17,49 +20,53 @@ use chance::Chance;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidegate_facts::KeyHash;
 use tidegate_facts::digest::key_hash;
-use tidegate_operators::keys::NULL_KEY;
-use tidegate_operators::linkage::{Comparator, Comparison, Linker, Match, Rules, Value, normal, weights};
+use tidegate_operators::core::keys::NULL_KEY;
+use tidegate_operators::identity::linkage::{
+    Comparator, Comparison, FieldValue, MatchRules, RecordMatch, RecordMatcher, normalize, weights,
+};
 
 #[test]
-fn a_record_is_linked_with_all_before_it_that_share_a_block_and_weigh_enough() {
+fn a_record_is_linked_with_all_earlier_ones_that_share_a_block_and_reach_the_threshold() {
     for seed in 0..40 {
         let mut chance = Chance(seed);
         let comparisons = [Comparator::Exact, Comparator::Levenshtein, Comparator::Words].map(|comparator| {
             let (agree, disagree) = weights(0.9, 0.3);
-            Comparison { comparator, full: 900, none: 300, agree, disagree }
+            Comparison { comparator, agree_at: 900, disagree_at: 300, agree, disagree }
         });
-        let rules = Rules { comparisons: comparisons.to_vec(), threshold: 500, blocks: 2, block_max: 25 };
-        let mut linker = Linker::new(rules.clone());
-        // Of each record its id, values and keys; and of each block who came into it while it was not full.
-        let mut known: Vec<(KeyHash, Vec<Value>, [KeyHash; 2])> = Vec::new();
+        let rules =
+            MatchRules { comparisons: comparisons.to_vec(), threshold: 500, blocks: 2, block_max: 25 };
+        let mut matcher = RecordMatcher::new(rules.clone());
+        // By record its id, values and keys; by block the records that entered it before it was
+        // full.
+        let mut earlier: Vec<(KeyHash, Vec<FieldValue>, [KeyHash; 2])> = Vec::new();
         let mut blocks: Vec<(usize, KeyHash, Vec<KeyHash>)> = Vec::new();
         for step in 0..250 {
             let id = KeyHash::from(chance.below(200));
             let word =
                 |chance: &mut Chance| ["one", "two", "three", "four", "fore", ""][chance.below(6) as usize];
-            let values: Vec<Value> = rules
+            let values: Vec<FieldValue> = rules
                 .comparisons
                 .iter()
                 .map(|c| {
-                    Value::of_text(&format!("{} {}", word(&mut chance), word(&mut chance)), c.comparator)
+                    FieldValue::of_text(&format!("{} {}", word(&mut chance), word(&mut chance)), c.comparator)
                 })
                 .collect();
             let mut key = || if chance.below(5) == 0 { NULL_KEY } else { KeyHash::from(chance.below(6)) };
             let keys = [key(), key()];
-            known.retain(|(other, _, _)| *other != id);
+            earlier.retain(|(other, _, _)| *other != id);
             blocks.iter_mut().for_each(|(_, _, members)| members.retain(|member| *member != id));
-            let mut wanted: BTreeSet<(KeyHash, i64)> = BTreeSet::new();
-            let mut full = Vec::new();
-            for (place, key) in keys.iter().enumerate().filter(|(_, key)| **key != NULL_KEY) {
-                if !blocks.iter().any(|block| (block.0, block.1) == (place, *key)) {
-                    blocks.push((place, *key, Vec::new()));
+            let mut expected: BTreeSet<(KeyHash, i64)> = BTreeSet::new();
+            let mut full_blocks = Vec::new();
+            for (kind, key) in keys.iter().enumerate().filter(|(_, key)| **key != NULL_KEY) {
+                if !blocks.iter().any(|block| (block.0, block.1) == (kind, *key)) {
+                    blocks.push((kind, *key, Vec::new()));
                 }
                 let block =
-                    blocks.iter_mut().find(|block| (block.0, block.1) == (place, *key)).expect("it is there");
+                    blocks.iter_mut().find(|block| (block.0, block.1) == (kind, *key)).expect("it is there");
                 if block.2.len() == rules.block_max {
                     continue;
                 }
-                for (other, others, _) in known.iter().filter(|(other, _, _)| block.2.contains(other)) {
+                for (other, others, _) in earlier.iter().filter(|(other, _, _)| block.2.contains(other)) {
                     let weight: i64 = rules
                         .comparisons
                         .iter()
@@ -67,30 +74,30 @@ fn a_record_is_linked_with_all_before_it_that_share_a_block_and_weigh_enough() {
                         .map(|(c, (a, b))| c.weight(a, b))
                         .sum();
                     if weight >= rules.threshold {
-                        wanted.insert((*other, weight));
+                        expected.insert((*other, weight));
                     }
                 }
                 block.2.push(id);
                 if block.2.len() == rules.block_max {
-                    full.push(place);
+                    full_blocks.push(kind);
                 }
             }
-            linker.hear(id, values.clone(), &keys);
-            known.push((id, values, keys));
-            let got: Vec<Match> = linker.matches().to_vec();
+            matcher.add(id, values.clone(), &keys);
+            earlier.push((id, values, keys));
+            let got: Vec<RecordMatch> = matcher.matches().to_vec();
             let weights: BTreeSet<i64> = got.iter().map(|found| found.weight).collect();
-            assert_eq!(got.len(), wanted.len(), "seed {seed}, step {step}");
+            assert_eq!(got.len(), expected.len(), "seed {seed}, step {step}");
             assert_eq!(
                 weights,
-                wanted.iter().map(|(_, weight)| *weight).collect(),
+                expected.iter().map(|(_, weight)| *weight).collect(),
                 "seed {seed}, step {step}"
             );
-            assert_eq!(linker.full(), full, "seed {seed}, step {step}");
+            assert_eq!(matcher.full_blocks(), full_blocks, "seed {seed}, step {step}");
         }
     }
 }
 
-/// The folder of the records, if there is one.
+/// The folder with the data, if the environment names one.
 fn folder() -> Option<PathBuf> {
     let folder = std::env::var_os("LINKAGE").map(PathBuf::from);
     if folder.is_none() {
@@ -99,7 +106,7 @@ fn folder() -> Option<PathBuf> {
     folder
 }
 
-/// The columns of a file as texts, by name.
+/// A Parquet file whose columns are read as texts.
 struct Table(RecordBatch);
 
 impl Table {
@@ -121,19 +128,20 @@ impl Table {
 fn compare(
     column: &'static str,
     comparator: Comparator,
-    full: i64,
-    none: i64,
+    agree_at: i64,
+    disagree_at: i64,
     m: f64,
     u: f64,
 ) -> (&'static str, Comparison) {
     let (agree, disagree) = weights(m, u);
-    (column, Comparison { comparator, full, none, agree, disagree })
+    (column, Comparison { comparator, agree_at, disagree_at, agree, disagree })
 }
 
-/// What makes the keys of blocks out of texts, each of one column: all of them, or the first letters.
+/// A block key: the columns of which it consists, and how many letters of each.
 type Key = &'static [(&'static str, usize)];
 
-/// The pairs of ids that are linked among the records of `tables`, heard one after the other.
+/// The pairs of ids that are linked among the records of `tables`, which are added one after the
+/// other.
 fn linked(
     tables: &[Table],
     id: &str,
@@ -142,9 +150,13 @@ fn linked(
     threshold: f64,
 ) -> BTreeSet<(String, String)> {
     let (columns, comparisons): (Vec<&str>, Vec<Comparison>) = comparisons.into_iter().unzip();
-    let rules =
-        Rules { comparisons, threshold: (threshold * 1_000.0) as i64, blocks: keys.len(), block_max: 500 };
-    let mut linker = Linker::new(rules.clone());
+    let rules = MatchRules {
+        comparisons,
+        threshold: (threshold * 1_000.0) as i64,
+        blocks: keys.len(),
+        block_max: 500,
+    };
+    let mut matcher = RecordMatcher::new(rules.clone());
     let mut ids = Vec::new();
     let mut pairs = BTreeSet::new();
     for table in tables {
@@ -155,21 +167,23 @@ fn linked(
             .collect();
         for (row, id) in table.texts(id).into_iter().enumerate() {
             let values = texts.iter().zip(&rules.comparisons).map(|(texts, comparison)| {
-                texts[row].as_ref().map_or(Value::Absent, |text| Value::of_text(text, comparison.comparator))
+                texts[row]
+                    .as_ref()
+                    .map_or(FieldValue::Absent, |text| FieldValue::of_text(text, comparison.comparator))
             });
             let key = |parts: &Vec<(Vec<Option<String>>, usize)>| {
                 let parts: Option<Vec<String>> = parts
                     .iter()
                     .map(|(texts, letters)| {
-                        Some(normal(texts[row].as_ref()?).chars().take(*letters).collect())
+                        Some(normalize(texts[row].as_ref()?).chars().take(*letters).collect())
                     })
                     .collect();
                 parts.map_or(NULL_KEY, |parts| key_hash("block", parts.join("|").as_bytes()))
             };
             let own: Vec<KeyHash> = parts.iter().map(key).collect();
             let id = id.expect("records have ids");
-            linker.hear(key_hash("text", id.as_bytes()), values.collect(), &own);
-            pairs.extend(linker.matches().iter().map(|found| {
+            matcher.add(key_hash("text", id.as_bytes()), values.collect(), &own);
+            pairs.extend(matcher.matches().iter().map(|found| {
                 let other: &String = &ids[found.with as usize];
                 (id.clone().min(other.clone()), id.clone().max(other.clone()))
             }));
@@ -179,7 +193,7 @@ fn linked(
     pairs
 }
 
-/// The pairs of a file of links.
+/// The pairs of a file of true links.
 fn truth(path: &Path) -> BTreeSet<(String, String)> {
     let table = Table::read(path);
     let names: Vec<String> = table.0.schema().fields().iter().map(|field| field.name().clone()).collect();
@@ -189,10 +203,10 @@ fn truth(path: &Path) -> BTreeSet<(String, String)> {
         .collect()
 }
 
-/// Precision, recall and F1.
-fn score(name: &str, found: &BTreeSet<(String, String)>, wanted: &BTreeSet<(String, String)>) -> f64 {
-    let right = found.intersection(wanted).count() as f64;
-    let (precision, recall) = (right / found.len() as f64, right / wanted.len() as f64);
+/// The F1 of the links found; prints precision and recall too.
+fn score(name: &str, found: &BTreeSet<(String, String)>, expected: &BTreeSet<(String, String)>) -> f64 {
+    let right = found.intersection(expected).count() as f64;
+    let (precision, recall) = (right / found.len() as f64, right / expected.len() as f64);
     let f1 = 2.0 * precision * recall / (precision + recall);
     println!("{name}: {} links, precision {precision:.4}, recall {recall:.4}, F1 {f1:.4}", found.len());
     f1
@@ -222,12 +236,12 @@ fn people(folder: &Path, files: &[&str]) -> BTreeSet<(String, String)> {
         &[("surname", 4), ("given_name", 4)],
         &[("address_1", 6), ("street_number", WHOLE)],
     ];
-    // Two to the tenth to one, once the few matches among all pairs are counted in.
+    // The threshold is odds of 2^10 to one, since few of all pairs are matches.
     linked(&tables, "rec_id", comparisons, &keys, 10.0)
 }
 
 #[test]
-fn people_with_typing_errors_are_found_again() {
+fn people_with_typing_errors_are_linked() {
     let Some(folder) = folder().map(|folder| folder.join("febrl")) else { return };
     for (files, links, least) in [
         (&["febrl1.parquet"][..], "febrl1_links.parquet", 0.95),
@@ -241,7 +255,7 @@ fn people_with_typing_errors_are_found_again() {
 }
 
 #[test]
-fn papers_are_found_in_the_other_bibliography() {
+fn papers_of_two_bibliographies_are_linked() {
     use Comparator::{Within, Words};
     let Some(folder) = folder().map(|folder| folder.join("dblp-acm")) else { return };
     let tables = ["dblp.parquet", "acm.parquet"].map(|file| Table::read(&folder.join(file)));
@@ -252,7 +266,7 @@ fn papers_are_found_in_the_other_bibliography() {
     ];
     let keys: [Key; 3] = [&[("title", 12)], &[("authors", 12)], &[("title", 5), ("year", WHOLE)]];
     let found = linked(&tables, "id", comparisons, &keys, 10.0);
-    // A link says that two bibliographies name one paper; two records of one bibliography are not asked about.
+    // The true links are between the bibliographies; links within one bibliography do not count.
     let own: BTreeSet<String> = tables[0].texts("id").into_iter().flatten().collect();
     let found: BTreeSet<_> = found.into_iter().filter(|(a, b)| own.contains(a) != own.contains(b)).collect();
     let f1 = score("dblp-acm", &found, &truth(&folder.join("links.parquet")));

@@ -1,10 +1,10 @@
-//! Chance with a seed (splitmix64), so that what fails once fails again.
+//! A seeded random generator (splitmix64), so that a failing test can be repeated.
 
-/// The seed, and what has become of it.
+/// The generator; the number is its seed, then its state.
 pub struct Chance(pub u64);
 
 impl Chance {
-    /// A number below `end`.
+    /// A number from 0 up to, not including, `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
