@@ -1,65 +1,89 @@
-//! Where committed objects go: written once each, durably.
+//! Stores of immutable objects: table files, commits, state, plans and the archive.
 //!
-//! The one operation that matters is a conditional create. An object appears under its name whole and
-//! synced, or not at all; whoever comes second learns that it is there and whether it is the same.
+//! The operation that everything rests on is the conditional create: an object appears under its
+//! name whole and durable, or not at all. A second writer learns that the name is taken, and
+//! whether the object there has the same content.
 //!
-//! A [`Place`] makes single attempts, and may fail or lie. The store tries again where that can help,
-//! for a bounded number of times and a bounded time. A create whose outcome was lost is tried again
-//! too: if it had succeeded, the object is found there with the content it was to have. And a place
-//! that does not keep what it acknowledges is refused: at start by [`Store::probe`], later by
-//! [`Store::confirm`], by name.
+//! An [`ObjectBackend`] makes single attempts, which may fail or report what is not true. [`Store`]
+//! adds the following in one place, for all backends:
+//!
+//! * Retries, bounded in number and in time by a [`RetryPolicy`].
+//! * Lost answers: after a create whose outcome is unknown it reads the object back and compares.
+//! * Conflicts: another object under the name is an error that gives both digests.
+//! * Checks of what a backend acknowledged, by [`Store::probe`] at start and [`Store::confirm`]
+//!   later. A backend that breaks its contract is refused by name.
+//!
+//! | backend | where the objects are |
+//! |---|---|
+//! | [`LocalBackend`] | files of a local folder |
+//! | [`SimulatedBackend`] | in memory, or in another backend, behind faults from a seeded schedule |
+//! | [`ObjectStoreBackend`] | wherever a client of the crate `object_store` stores them |
 
-mod place;
+mod backend;
+mod local;
+mod object_store_backend;
+mod simulated;
+mod url;
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bytes::Bytes;
 use object_store::ObjectStore;
 use tidegate_facts::Digest;
+use tidegate_host::Host;
 
-pub use place::{Folder, Place};
+pub use backend::{ObjectBackend, ObjectInfo};
+pub use local::LocalBackend;
+pub use object_store_backend::ObjectStoreBackend;
+pub use simulated::{FaultSchedule, SimulatedBackend, StoreFault};
+pub use url::StoreUrl;
 
-/// A store of immutable objects. Clones are one store.
+/// How many threads create one object at once when [`Store::probe`] looks for a race.
+const PROBE_THREADS: u8 = 16;
+
+/// A store of immutable objects. Clones share one backend.
 #[derive(Clone, Debug)]
 pub struct Store {
-    place: Arc<dyn Place>,
-    patience: Patience,
+    backend: Arc<dyn ObjectBackend>,
+    retry: RetryPolicy,
+    host: Host,
 }
 
-/// How long a store tries. It changes no answer.
+/// How often and how long a store tries one operation. It changes no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
-    /// How often one operation is tried, at least once.
+pub struct RetryPolicy {
+    /// The number of attempts at most; at least one is made.
     pub tries_max: u32,
-    /// How long it waits before the second try; twice as long before each further one.
+    /// The wait before the second attempt. It doubles before each further one.
     pub wait_ms_first: u64,
-    /// How long after the first try the last one may begin.
+    /// How long after the first attempt the last one may begin.
     pub time_ms_max: u64,
 }
 
-impl Default for Patience {
-    /// Eight tries within 30 seconds, the second after 20 ms.
-    fn default() -> Patience {
-        Patience { tries_max: 8, wait_ms_first: 20, time_ms_max: 30_000 }
+impl Default for RetryPolicy {
+    /// Eight attempts within 30 seconds, the second after 20 ms.
+    fn default() -> RetryPolicy {
+        RetryPolicy { tries_max: 8, wait_ms_first: 20, time_ms_max: 30_000 }
     }
 }
 
-/// What came of a conditional create.
+/// The outcome of a conditional create that left the wanted object in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
-    /// The object is new.
+    /// This call created the object.
     New,
-    /// The same object was there: the work was done before, or by a try whose outcome was lost.
+    /// The same object was there: an earlier run created it, or an attempt whose answer was lost.
     Already,
 }
 
-/// Why the store could not be used.
+/// Why a store could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The folder cannot be used.
+    /// The folder of a local store cannot be used.
     #[error("cannot use `{path}` as a store; check that it is a folder and writable")]
     Folder {
         /// The folder.
@@ -67,175 +91,273 @@ pub enum StoreError {
         /// The cause.
         source: io::Error,
     },
+    /// This build has no backend for the URL.
+    #[error("cannot open the store `{url}`: this build has no stores of kind `{scheme}`; use a folder")]
+    Scheme {
+        /// The URL.
+        url: String,
+        /// The kind of store that it names.
+        scheme: String,
+    },
     /// An object cannot be written or read.
     #[error(
-        "cannot {doing} `{path}`{}; check free space and permissions, then start again: what was committed stays",
+        "cannot {operation} `{object}`{}; check free space and permissions, then start again: what was committed stays",
         if *.tries > 1 { format!(" ({tries} tries)") } else { String::new() }
     )]
     Object {
-        /// What was tried.
-        doing: &'static str,
-        /// The object.
-        path: PathBuf,
-        /// How often.
+        /// The operation, as a verb.
+        operation: &'static str,
+        /// The object's location.
+        object: String,
+        /// How many attempts were made.
         tries: u32,
         /// The cause of the last failure.
         source: io::Error,
     },
-    /// Another object stands under the name.
+    /// Another object has the name.
     #[error(
-        "`{path}` is there already with other content ({found} instead of {wanted}); the folder belongs to another \
+        "`{object}` exists already with other content ({found} instead of {expected}); the folder belongs to another \
          run, or was changed: use a new data folder, or restore this one"
     )]
     Conflict {
-        /// The object.
-        path: PathBuf,
-        /// The digest of what is there.
+        /// The object's location.
+        object: String,
+        /// The digest of the object that exists.
         found: Digest,
-        /// The digest of what was to be written.
-        wanted: Digest,
+        /// The digest of the object that was to be created.
+        expected: Digest,
     },
-    /// The place said what is not so.
+    /// The backend reported something that is not true.
     #[error(
-        "the store acknowledged `{path}`, but {what}: it does not keep its word, or something else writes to it; \
-         use another store and start again: everything can be made again from the log"
+        "the store acknowledged `{object}`, but {detail}: it breaks the contract of a store, or something else \
+         writes to it; use another store and start again: everything can be made again from the log"
     )]
-    Untrue {
-        /// The object.
-        path: PathBuf,
-        /// What is the case instead.
-        what: String,
+    BrokenContract {
+        /// The object's location.
+        object: String,
+        /// What is true instead.
+        detail: String,
     },
 }
 
 impl Store {
-    /// The store in the folder `root`, which is made if it is missing.
+    /// Opens the store at a URL, on this machine. A folder is created if it is missing.
     ///
     /// # Errors
-    /// When the folder cannot be made or opened.
-    pub fn open(root: &Path) -> Result<Store, StoreError> {
-        let folder =
-            Folder::open(root).map_err(|source| StoreError::Folder { path: root.to_owned(), source })?;
-        Ok(Store::over(Arc::new(folder), Patience::default()))
-    }
-
-    /// The store that keeps its objects in `place`.
-    pub fn over(place: Arc<dyn Place>, patience: Patience) -> Store {
-        Store { place, patience }
-    }
-
-    /// The folder.
-    pub fn root(&self) -> &Path {
-        self.place.root()
-    }
-
-    /// The store as DataFusion reads it.
-    pub fn objects(&self) -> Arc<dyn ObjectStore> {
-        self.place.objects()
-    }
-
-    /// Tries whether the place creates conditionally and keeps what it acknowledges. Some replace what is
-    /// there in silence; two runs on one of them would take each other's commits away.
-    ///
-    /// # Errors
-    /// [`StoreError::Untrue`] when it does not, and whatever else it refuses.
-    pub fn probe(&self) -> Result<(), StoreError> {
-        // The name is nobody else's, so that two runs that begin do not take each other for a lie.
-        let name = format!("probe-{}-{:016x}", std::process::id(), RandomState::new().hash_one(0));
-        self.create(&name, b"first")?;
-        let second = self.create(&name, b"second");
-        let kept = self.confirm(&name, b"first");
-        self.delete(&name)?;
-        match second {
-            Err(StoreError::Conflict { .. }) => kept,
-            Err(other) => Err(other),
-            Ok(_) => Err(self.untrue(&name, "a second object was taken under its name")),
+    /// [`StoreError::Folder`] when the folder cannot be created or opened; [`StoreError::Scheme`]
+    /// when this build has no backend for the URL.
+    pub fn open(url: impl Into<StoreUrl>) -> Result<Store, StoreError> {
+        match url.into() {
+            StoreUrl::Folder(path) => {
+                let backend =
+                    LocalBackend::open(&path).map_err(|source| StoreError::Folder { path, source })?;
+                Ok(Store::over(Arc::new(backend), RetryPolicy::default()))
+            }
+            StoreUrl::Remote { scheme, url } => Err(StoreError::Scheme { url, scheme }),
         }
     }
 
-    /// Creates the object `name` unless it is there. When this returns, the object is durable.
+    /// The store of the objects in `backend`.
+    pub fn over(backend: Arc<dyn ObjectBackend>, retry: RetryPolicy) -> Store {
+        Store { backend, retry, host: Host::real() }
+    }
+
+    /// The same store on another machine: it waits by the clock of `host`.
+    #[must_use]
+    pub fn on_host(self, host: &Host) -> Store {
+        Store { host: host.clone(), ..self }
+    }
+
+    /// The URL of the store.
+    pub fn url(&self) -> &StoreUrl {
+        self.backend.url()
+    }
+
+    /// The folder of a store whose objects are local files; `None` for any other store.
+    pub fn folder(&self) -> Option<&Path> {
+        match self.backend.url() {
+            StoreUrl::Folder(path) => Some(path),
+            StoreUrl::Remote { .. } => None,
+        }
+    }
+
+    /// The location of the object `name`, as messages show it: a path or a URL.
+    pub fn location(&self, name: &str) -> String {
+        self.backend.url().location(name)
+    }
+
+    /// The objects behind the interface of the crate `object_store`, for readers such as
+    /// DataFusion; `None` when the backend has no such interface, and can be read through this
+    /// store alone.
+    ///
+    /// Reads through it are single attempts.
+    pub fn objects(&self) -> Option<Arc<dyn ObjectStore>> {
+        self.backend.objects()
+    }
+
+    /// Checks that the backend creates conditionally and stores what it acknowledges. Some replace
+    /// an existing object silently; two runs on such a store would remove each other's commits.
+    ///
+    /// One object is created twice, and another by several threads at once unless the backend
+    /// guarantees that one of them wins.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when another object has the name; otherwise when it cannot be written.
+    /// [`StoreError::BrokenContract`] when a check fails, and any other refusal of the backend.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        // A random name, so that two runs that start at once do not disturb each other's probes.
+        let mut random = [0; 8];
+        let drawn = self.host.random.fill(&mut random);
+        drawn.map_err(|source| self.failed("name", "probe", 1, source))?;
+        let name = format!("probe-{:016x}", u64::from_le_bytes(random));
+        self.create(&name, b"first")?;
+        let second = self.create(&name, b"second");
+        let stored = self.confirm(&name, b"first");
+        self.delete(&name)?;
+        match second {
+            Err(StoreError::Conflict { .. }) => stored?,
+            Err(other) => return Err(other),
+            Ok(_) => return Err(self.broken(&name, "the store accepted a second object under its name")),
+        }
+        if self.backend.guarantees_one_winner() { Ok(()) } else { self.probe_race(&format!("{name}-race")) }
+    }
+
+    /// Creates one object from several threads at once, each with its own content; one must win.
+    fn probe_race(&self, name: &str) -> Result<(), StoreError> {
+        let mut writers = Vec::new();
+        for thread in 0..PROBE_THREADS {
+            let (store, object) = (self.clone(), name.to_owned());
+            let create = move || store.create(&object, &[thread]);
+            let writer = tidegate_host::spawn(&*self.host.tasks, "store probe", create);
+            writers.push(writer.map_err(|source| self.failed("create", name, 1, source))?);
+        }
+        let outcomes: Vec<Result<Created, StoreError>> =
+            writers.into_iter().map(|writer| writer.join().expect("a create does not panic")).collect();
+        let stored = self.get(name);
+        self.delete(name)?;
+        let mut winners = Vec::new();
+        for (thread, outcome) in (0..PROBE_THREADS).zip(outcomes) {
+            match outcome {
+                Ok(_) => winners.push(thread),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        match (winners.as_slice(), &stored?[..]) {
+            ([winner], [stored]) if winner == stored => Ok(()),
+            _ => {
+                let detail = format!("{} of {PROBE_THREADS} simultaneous writers succeeded", winners.len());
+                Err(self.broken(name, &detail))
+            }
+        }
+    }
+
+    /// Creates the object `name` unless it exists. When this returns `Ok`, the object is durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when an object with other content has the name;
+    /// [`StoreError::Object`] when the backend cannot write it.
     pub fn create(&self, name: &str, bytes: &[u8]) -> Result<Created, StoreError> {
-        let created = self.patiently("create", name, || match self.place.create(name, bytes) {
+        let created = self.with_retries("create", name, || match self.backend.create(name, bytes) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
-        })?;
-        if created {
-            return Ok(Created::New);
+        });
+        let found = match created {
+            Ok(true) => return Ok(Created::New),
+            Ok(false) => self.get(name)?,
+            // The answer of an attempt that succeeded may have been lost, so look once more.
+            Err(failed) => self.backend.get(name).map_err(|_| failed)?,
+        };
+        if found == bytes {
+            return Ok(Created::Already);
         }
-        let (found, wanted) = (Digest::of(&self.read(name)?), Digest::of(bytes));
-        if found == wanted {
-            Ok(Created::Already)
-        } else {
-            Err(StoreError::Conflict { path: self.path(name), found, wanted })
-        }
+        let (found, expected) = (Digest::of(&found), Digest::of(bytes));
+        Err(StoreError::Conflict { object: self.location(name), found, expected })
     }
 
-    /// Looks whether the object `name` that was created has this content.
+    /// Checks that the object `name`, which was created, has this content.
     ///
     /// # Errors
-    /// [`StoreError::Untrue`] when it has another one, or is missing.
+    /// [`StoreError::BrokenContract`] when it has other content or is missing.
     pub fn confirm(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        match self.read(name) {
+        match self.get(name) {
             Ok(found) if found == bytes => Ok(()),
-            Ok(_) => Err(self.untrue(name, "it has other content")),
-            Err(error) => Err(self.missing(name, error)),
+            Ok(_) => Err(self.broken(name, "it has other content")),
+            Err(error) => Err(self.broken_if_missing(name, error)),
         }
     }
 
-    /// Looks whether the object `name` that was created has this length. That costs no transfer.
+    /// Checks that the object `name`, which was created, has this size, without transferring it.
     ///
     /// # Errors
-    /// [`StoreError::Untrue`] when it has another one, or is missing.
-    pub fn confirm_length(&self, name: &str, bytes: u64) -> Result<(), StoreError> {
-        match self.patiently("look for", name, || self.place.length(name)) {
-            Ok(found) if found == bytes => Ok(()),
-            Ok(found) => Err(self.untrue(name, &format!("it has {found} bytes instead of {bytes}"))),
-            Err(error) => Err(self.missing(name, error)),
+    /// [`StoreError::BrokenContract`] when it has another size or is missing.
+    pub fn confirm_size(&self, name: &str, bytes: u64) -> Result<(), StoreError> {
+        match self.head(name) {
+            Ok(found) if found.bytes == bytes => Ok(()),
+            Ok(found) => Err(self.broken(name, &format!("it has {} bytes instead of {bytes}", found.bytes))),
+            Err(error) => Err(self.broken_if_missing(name, error)),
         }
     }
 
-    /// The content of an object.
+    /// The content of the object `name`.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-        self.patiently("read", name, || self.place.read(name))
+    /// [`StoreError::Object`] when it is missing or cannot be read.
+    pub fn get(&self, name: &str) -> Result<Bytes, StoreError> {
+        self.with_retries("read", name, || self.backend.get(name))
     }
 
-    /// The names of the objects directly in a folder, sorted; none when there is no such folder.
+    /// The bytes of the object `name` from `range.start` to before `range.end`.
     ///
     /// # Errors
-    /// When the folder cannot be read.
+    /// [`StoreError::Object`] when it is missing, ends before the range does, or cannot be read.
+    pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.with_retries("read", name, || self.backend.get_range(name, range.clone()))
+    }
+
+    /// The size and the age of the object `name`.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`] when it is missing or cannot be examined.
+    pub fn head(&self, name: &str) -> Result<ObjectInfo, StoreError> {
+        self.with_retries("look for", name, || self.backend.head(name))
+    }
+
+    /// The names of the objects and folders directly in `folder`, sorted; none when it does not
+    /// exist.
+    ///
+    /// An object store charges for it and takes its time, so this is for starts and maintenance.
+    /// What runs per query or per commit takes its names from the commits.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`] when the folder cannot be listed.
     pub fn list(&self, folder: &str) -> Result<Vec<String>, StoreError> {
-        let mut names = self.patiently("list", folder, || self.place.list(folder))?;
+        let mut names = self.with_retries("list", folder, || self.backend.list(folder))?;
         names.sort();
         Ok(names)
     }
 
-    /// Removes an object if it is there.
+    /// Removes the object `name` if it exists.
     ///
     /// # Errors
-    /// When it cannot be removed.
+    /// [`StoreError::Object`] when it cannot be removed.
     pub fn delete(&self, name: &str) -> Result<(), StoreError> {
-        self.patiently("delete", name, || match self.place.delete(name) {
+        self.with_retries("delete", name, || match self.backend.delete(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             outcome => outcome,
         })
     }
 
-    /// Tries until it succeeds, cannot, or has taken too long.
-    fn patiently<T>(
+    /// Makes attempts until one succeeds, one fails for good, or the policy allows no more.
+    fn with_retries<T>(
         &self,
-        doing: &'static str,
+        operation: &'static str,
         name: &str,
         attempt: impl Fn() -> io::Result<T>,
     ) -> Result<T, StoreError> {
-        let Patience { tries_max, wait_ms_first, time_ms_max } = self.patience;
-        let began = Instant::now();
+        let RetryPolicy { tries_max, wait_ms_first, time_ms_max } = self.retry;
+        let clock = &self.host.clock;
+        let began = clock.monotonic();
         let mut wait = Duration::from_millis(wait_ms_first);
         let mut tries = 1;
         loop {
@@ -243,37 +365,39 @@ impl Store {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
             };
-            let late = began.elapsed() + wait > Duration::from_millis(time_ms_max);
-            if is_final(source.kind()) || tries >= tries_max || late {
-                return Err(StoreError::Object { doing, path: self.path(name), tries, source });
+            let is_late = clock.monotonic() - began + wait > Duration::from_millis(time_ms_max);
+            if is_permanent(source.kind()) || tries >= tries_max || is_late {
+                return Err(self.failed(operation, name, tries, source));
             }
-            tracing::warn!(object = %self.path(name).display(), tries, error = %source, "cannot {doing} it yet");
-            std::thread::sleep(wait);
+            tracing::warn!(object = self.location(name), tries, error = %source, "cannot {operation} it yet");
+            clock.sleep(wait);
             wait *= 2;
             tries += 1;
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.place.root().join(name)
+    fn failed(&self, operation: &'static str, name: &str, tries: u32, source: io::Error) -> StoreError {
+        StoreError::Object { operation, object: self.location(name), tries, source }
     }
 
-    fn untrue(&self, name: &str, what: &str) -> StoreError {
-        StoreError::Untrue { path: self.path(name), what: what.to_owned() }
+    fn broken(&self, name: &str, detail: &str) -> StoreError {
+        StoreError::BrokenContract { object: self.location(name), detail: detail.to_owned() }
     }
 
-    fn missing(&self, name: &str, error: StoreError) -> StoreError {
-        match error {
-            StoreError::Object { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                self.untrue(name, "it is not there")
-            }
-            other => other,
-        }
+    fn broken_if_missing(&self, name: &str, error: StoreError) -> StoreError {
+        if error.is_not_found() { self.broken(name, "it does not exist") } else { error }
     }
 }
 
-/// Whether another try would end the same. What is not known to be so is tried again.
-fn is_final(kind: io::ErrorKind) -> bool {
+impl StoreError {
+    /// Whether the error says that an object does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, StoreError::Object { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Whether another attempt would end the same way. Errors of unknown kind are tried again.
+fn is_permanent(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::*;
     matches!(
         kind,
@@ -288,160 +412,101 @@ fn is_final(kind: io::ErrorKind) -> bool {
             | FileTooLarge
             | InvalidInput
             | InvalidFilename
+            | UnexpectedEof
             | Unsupported
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use tidegate_host::SimulatedHost;
 
     use super::*;
 
-    #[test]
-    fn the_second_to_create_learns_whether_it_is_the_same() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        assert_eq!(store.create("a/b.txt", b"one").unwrap(), Created::New);
-        assert_eq!(store.create("a/b.txt", b"one").unwrap(), Created::Already);
-        assert!(matches!(store.create("a/b.txt", b"two"), Err(StoreError::Conflict { .. })));
-        assert_eq!(store.read("a/b.txt").unwrap(), b"one");
-        assert_eq!(store.list("a").unwrap(), ["a/b.txt"]);
-        assert!(store.list("none").unwrap().is_empty());
-        store.delete("a/b.txt").unwrap();
-        store.delete("a/b.txt").unwrap();
-        assert!(store.list("a").unwrap().is_empty());
+    const QUICK: RetryPolicy = RetryPolicy { tries_max: 3, wait_ms_first: 1, time_ms_max: 1_000 };
+
+    /// A store in memory whose creates meet the faults of a script, one each, and no fault after
+    /// its end.
+    fn scripted(script: &[StoreFault]) -> Store {
+        let host = SimulatedHost::new(1).host();
+        let backend = SimulatedBackend::in_memory(FaultSchedule::script(script)).on_host(&host);
+        Store::over(Arc::new(backend), QUICK).on_host(&host)
     }
 
-    #[test]
-    fn of_many_that_create_at_once_one_is_first_and_its_object_is_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let outcomes: Vec<bool> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8u8)
-                .map(|i| {
-                    let store = store.clone();
-                    scope.spawn(move || store.create("a/b", &vec![i; 100_000]).is_ok())
-                })
-                .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        assert_eq!(outcomes.iter().filter(|first| **first).count(), 1);
-        let kept = store.read("a/b").unwrap();
-        assert_eq!(kept, vec![outcomes.iter().position(|first| *first).unwrap() as u8; 100_000]);
-        assert_eq!(std::fs::read_dir(folder.path().join("a")).unwrap().count(), 1, "nothing is left behind");
-    }
-
-    /// A folder that follows a script: a word for each create, and the truth when the script is at its end.
-    #[derive(Debug)]
-    struct Scripted {
-        folder: Folder,
-        script: Mutex<Vec<&'static str>>,
-    }
-
-    impl Place for Scripted {
-        fn root(&self) -> &Path {
-            self.folder.root()
-        }
-        fn objects(&self) -> Arc<dyn ObjectStore> {
-            self.folder.objects()
-        }
-        fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-            match self.script.lock().unwrap().pop() {
-                Some("fails") => Err(io::ErrorKind::ConnectionReset.into()),
-                Some("loses the answer") => {
-                    self.folder.create(name, bytes)?;
-                    Err(io::ErrorKind::TimedOut.into())
-                }
-                Some("does nothing") => Ok(()),
-                Some("overwrites") => {
-                    let _ = self.folder.delete(name);
-                    self.folder.create(name, bytes)
-                }
-                Some("is full") => Err(io::ErrorKind::StorageFull.into()),
-                Some(word) => panic!("{word} is not known"),
-                None => self.folder.create(name, bytes),
-            }
-        }
-        fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-            self.folder.read(name)
-        }
-        fn length(&self, name: &str) -> io::Result<u64> {
-            self.folder.length(name)
-        }
-        fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-            self.folder.list(folder)
-        }
-        fn delete(&self, name: &str) -> io::Result<()> {
-            self.folder.delete(name)
-        }
-    }
-
-    /// What a store of three tries says over a place that behaves so, word by word.
-    fn check(script: &[&'static str], act: impl Fn(&Store) -> String, expected: &str) {
-        let folder = tempfile::tempdir().unwrap();
-        let script = Mutex::new(script.iter().rev().copied().collect());
-        let place = Scripted { folder: Folder::open(folder.path()).unwrap(), script };
-        let store =
-            Store::over(Arc::new(place), Patience { tries_max: 3, wait_ms_first: 1, time_ms_max: 1_000 });
-        let root = format!("{}/", folder.path().canonicalize().unwrap().display());
+    fn check(script: &[StoreFault], act: impl Fn(&Store) -> String, expected: &str) {
+        let store = scripted(script);
+        let root = store.location("");
         assert_eq!(act(&store).replace(&root, ""), expected);
     }
 
     fn create(store: &Store) -> String {
         match store.create("a", b"one") {
-            Ok(created) => format!("{created:?}, holds {}", store.read("a").unwrap().len()),
+            Ok(created) => format!("{created:?}, holds {}", store.get("a").unwrap().len()),
             Err(error) => error.to_string(),
         }
     }
 
     fn probe(store: &Store) -> String {
-        let said = match store.probe() {
-            Ok(()) => "keeps its word".to_owned(),
-            Err(StoreError::Untrue { what, .. }) => what,
+        let reported = match store.probe() {
+            Ok(()) => "meets its contract".to_owned(),
+            Err(StoreError::BrokenContract { detail, .. }) => detail,
             Err(other) => other.to_string(),
         };
-        assert_eq!(std::fs::read_dir(store.root()).unwrap().count(), 0, "the probe is gone");
-        said
+        assert_eq!(store.list("").unwrap(), [""; 0], "the probe removes its objects");
+        reported
     }
 
     #[test]
     fn a_failure_that_may_pass_is_tried_again() {
-        check(&["fails", "fails"], create, "New, holds 3");
+        use StoreFault::{Fails, IsFull};
+        check(&[Fails, Fails], create, "New, holds 3");
         let given_up = "cannot create `a` (3 tries); check free space and permissions, then start again: what was \
                         committed stays";
-        check(&["fails"; 3], create, given_up);
-        check(&["is full"], create, &given_up.replace(" (3 tries)", ""));
+        check(&[Fails; 3], create, given_up);
+        check(&[IsFull], create, &given_up.replace(" (3 tries)", ""));
     }
 
     #[test]
     fn a_create_whose_answer_was_lost_is_found_done() {
-        check(&["loses the answer"], create, "Already, holds 3");
-        check(&["fails", "loses the answer"], create, "Already, holds 3");
+        use StoreFault::{Fails, LosesAnswer};
+        check(&[LosesAnswer], create, "Already, holds 3");
+        check(&[Fails, LosesAnswer], create, "Already, holds 3");
+        check(&[Fails, Fails, LosesAnswer], create, "Already, holds 3");
     }
 
     #[test]
-    fn a_place_that_does_not_keep_its_word_is_refused() {
-        check(&[], probe, "keeps its word");
-        check(&["fails", "loses the answer"], probe, "keeps its word");
-        check(&["does nothing", "does nothing"], probe, "a second object was taken under its name");
-        check(&["does nothing"], probe, "a second object was taken under its name");
-        check(&["overwrites", "overwrites"], probe, "a second object was taken under its name");
+    fn a_backend_that_breaks_its_contract_is_refused() {
+        use StoreFault::{DoesNothing, Fails, LosesAnswer, Overwrites};
+        check(&[], probe, "meets its contract");
+        check(&[Fails, LosesAnswer], probe, "meets its contract");
+        let second = "the store accepted a second object under its name";
+        check(&[DoesNothing, DoesNothing], probe, second);
+        check(&[DoesNothing], probe, second);
+        check(&[Overwrites, Overwrites], probe, second);
     }
 
     #[test]
     fn what_was_acknowledged_and_is_not_there_is_named() {
         let confirm = |store: &Store| {
             store.create("a", b"one").unwrap();
-            [store.confirm_length("a", 3), store.confirm("a", b"one")]
+            [store.confirm_size("a", 3), store.confirm("a", b"one")]
                 .map(|confirmed| match confirmed {
-                    Ok(()) => "so it is".to_owned(),
-                    Err(StoreError::Untrue { path, what }) => format!("{}: {what}", path.display()),
+                    Ok(()) => "confirmed".to_owned(),
+                    Err(StoreError::BrokenContract { object, detail }) => format!("{object}: {detail}"),
                     Err(other) => other.to_string(),
                 })
                 .join(", ")
         };
-        check(&[], confirm, "so it is, so it is");
-        check(&["does nothing"], confirm, "a: it is not there, a: it is not there");
+        check(&[], confirm, "confirmed, confirmed");
+        check(&[StoreFault::DoesNothing], confirm, "a: it does not exist, a: it does not exist");
+    }
+
+    #[test]
+    fn a_store_that_this_build_lacks_is_refused_by_name() {
+        let refused = Store::open("s3://bucket/prefix").unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "cannot open the store `s3://bucket/prefix`: this build has no stores of kind `s3`; use a folder"
+        );
     }
 }
