@@ -1,22 +1,26 @@
-//! Checkpoints: the state of a graph at a commit boundary, so that a start reads the tail of the log and
-//! not its history.
+//! Checkpoints: the state of a run at a commit boundary, so that the next start reads the tail of
+//! the log instead of all of it.
 //!
-//! What a graph keeps are timelines, to which rows are only ever added. So a checkpoint is a list of
-//! [`Piece`]s, the rows that came to one timeline from one partition in one interval, each an object named
-//! by the digest of its bytes; and the next checkpoint has the same pieces, but for those whose rows no
-//! look-up can reach any more, or for which the rows stand that a state was put down as, and those of its
-//! own interval. Which rows a piece holds follows from the log alone, whatever the number of workers, and
-//! any number of workers can take them up.
+//! The state of a graph consists of timelines, to which rows are only ever added. So a checkpoint
+//! lists [`StateFile`]s: the rows that one partition added to one timeline in one interval, each an
+//! object named by the digest of its bytes. The next checkpoint lists the same files and those of
+//! its own interval, without the files whose rows no look-up can reach any more, or which a
+//! snapshot of the timeline's operator replaces. Which rows a file holds follows from the log
+//! alone, so any number of workers can restore it. A checkpoint also lists the runs of the dedupe
+//! index that cover its facts.
 //!
-//! Objects of the store:
-//!
-//! | name | holds |
+//! | object | holds |
 //! |---|---|
-//! | `checkpoints/<upper, 20 digits>.json` | one [`Checkpoint`] and the digest of its text |
-//! | `checkpoints/pieces/<digest>.arrow` | the rows of one piece, an Arrow IPC stream |
+//! | `state/<upper, 20 digits>.json` | one [`Checkpoint`], its digest and its signature |
+//! | `state/files/<digest>.arrow` | the rows of one state file, an Arrow IPC stream |
 //!
-//! Nothing is believed of a checkpoint: its text and each piece must have their digests, or it is passed
-//! over with a warning, and the one before it is taken, or none.
+//! State is stored apart from the commits, which are a function of the log alone. It names the
+//! digest of the commit at its boundary and is signed with the commits' key.
+//!
+//! A checkpoint is only a shortcut, so nothing in it is trusted. Its text and each state file must
+//! have their digests, the commit must be the store's own, and a run with a key restores only what
+//! that key signed. Otherwise the checkpoint is ignored with a warning, and the one before it is
+//! tried.
 
 use std::collections::BTreeSet;
 
@@ -26,75 +30,105 @@ use arrow::ipc::writer::StreamWriter;
 use serde::{Deserialize, Serialize};
 use tidegate_facts::{Digest, Tick};
 
-use crate::log::LogMark;
+use crate::commits::Commits;
+use crate::log::LogPosition;
+use crate::signing::{Signature, Signer};
 use crate::store::{Store, StoreError};
 
-/// What the form of a checkpoint is called, inside it.
-const CHECKPOINT: &str = "tidegate.checkpoint.v1";
-/// How many checkpoints are kept, so that one can be passed over.
-const KEPT: usize = 3;
+/// The recipe of a checkpoint, which it names.
+const STATE: &str = "tidegate.state.v1";
+/// The folder of checkpoints in a store.
+const FOLDER: &str = "state";
+/// How many checkpoints a store retains, so that a damaged one can be ignored.
+const RETAINED: usize = 3;
 
-/// The rows that came to one timeline from one partition in one interval.
+/// The rows that one partition added to one timeline in one interval, as an object of the store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Piece {
-    /// The timeline: its node, a slash, and its number in the node, or a word for what its state was put down as.
+pub struct StateFile {
+    /// The timeline: its node, a slash, and its number in the node, or a word for a snapshot.
     pub timeline: String,
     /// The partition of its rows.
     pub partition: u16,
-    /// The interval: ticks from `lower`,
+    /// The first tick of the interval.
     pub lower: Tick,
-    /// to before `upper`.
+    /// The first tick after the interval.
     pub upper: Tick,
     /// The greatest event time of its rows, in microseconds.
     pub last: i64,
-    /// How many rows.
+    /// The number of its rows.
     pub rows: u64,
     /// BLAKE3 of its bytes.
     pub digest: Digest,
 }
 
-/// Where everything stood at one commit boundary.
+/// One run of the dedupe index, as a checkpoint lists it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DedupeRunFile {
+    /// The first tick that it covers.
+    pub lower: Tick,
+    /// The first tick after those that it covers.
+    pub upper: Tick,
+    /// The name of its file.
+    pub name: String,
+    /// The size of its file in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of these bytes.
+    pub digest: Digest,
+}
+
+/// The state of a run at one commit boundary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
-    /// Always [`CHECKPOINT`].
-    recipe: String,
-    /// The plan whose state it is.
+    /// Always [`STATE`].
+    pub recipe: String,
+    /// The digest of the plan whose state it is.
     pub plan: Digest,
     /// The boundary: the state is that of all facts before this tick.
     pub upper: Tick,
-    /// In front of the group that holds the boundary, with which reading goes on.
-    pub mark: LogMark,
-    /// How many groups the log has with the one that holds the boundary: a shorter log has lost it.
+    /// The digest of the commit that ends at the boundary.
+    pub commit: Digest,
+    /// The position in front of the group that holds the boundary. A restored run reads on from
+    /// there.
+    pub position: LogPosition,
+    /// The number of groups in the log up to the one that holds the boundary. A shorter log lost
+    /// it.
     pub groups: u64,
-    /// How many facts the log has before the boundary.
+    /// The number of facts in the log before the boundary.
     pub facts: u64,
-    /// How many facts of each partition of `traffic` are before the boundary.
-    pub basis: Vec<u64>,
-    /// What the gate had learnt from the groups before the mark, in its own form.
-    pub past: String,
-    /// The state, by timeline, partition and interval.
-    pub pieces: Vec<Piece>,
+    /// The number of facts of each partition of `traffic` before the boundary.
+    pub basis: Vec<i64>,
+    /// What the gate learnt from the groups before the position, in its own form.
+    pub gate: String,
+    /// The state files, by timeline, partition and interval.
+    pub files: Vec<StateFile>,
+    /// The runs of the dedupe index that cover the facts before the boundary.
+    pub dedupe_runs: Vec<DedupeRunFile>,
 }
 
+/// The form of a checkpoint in the store.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Signed {
-    checkpoint: Checkpoint,
-    /// BLAKE3 of the checkpoint's text.
+struct Digested {
+    state: Checkpoint,
+    /// BLAKE3 of the state's text.
     digest: Digest,
+    /// The signature over the state's text; `None` when the run had no key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signature: Option<Signature>,
 }
 
-impl Piece {
+impl StateFile {
     fn name(&self) -> String {
-        format!("checkpoints/pieces/{}.arrow", self.digest)
+        format!("{FOLDER}/files/{}.arrow", self.digest)
     }
 
-    /// Writes rows to the store as a piece.
+    /// Writes rows of a timeline to the store.
     ///
     /// # Errors
-    /// When the store refuses.
+    /// When the store fails.
     pub fn write(
         timeline: &str,
         partition: u16,
@@ -102,9 +136,9 @@ impl Piece {
         last: i64,
         rows: &RecordBatch,
         store: &Store,
-    ) -> Result<Piece, StoreError> {
+    ) -> Result<StateFile, StoreError> {
         let bytes = encode(rows);
-        let piece = Piece {
+        let file = StateFile {
             timeline: timeline.to_owned(),
             partition,
             lower,
@@ -113,19 +147,19 @@ impl Piece {
             rows: rows.num_rows() as u64,
             digest: Digest::of(&bytes),
         };
-        store.create(&piece.name(), &bytes)?;
-        Ok(piece)
+        store.create(&file.name(), &bytes)?;
+        Ok(file)
     }
 
-    /// The rows, or why they cannot be trusted.
+    /// The rows, or a sentence that says why they cannot be trusted.
     fn read(&self, store: &Store) -> Result<RecordBatch, String> {
-        let bytes = store.read(&self.name()).map_err(|error| error.to_string())?;
+        let bytes = store.get(&self.name()).map_err(|error| error.to_string())?;
         let found = Digest::of(&bytes);
         if found != self.digest {
             return Err(format!("`{}` has digest {found}", self.name()));
         }
         let unreadable = |error| format!("`{}` cannot be read ({error})", self.name());
-        let mut reader = StreamReader::try_new(bytes.as_slice(), None).map_err(unreadable)?;
+        let mut reader = StreamReader::try_new(&*bytes, None).map_err(unreadable)?;
         let rows = reader.next().ok_or_else(|| format!("`{}` is empty", self.name()))?;
         rows.map_err(unreadable)
     }
@@ -140,113 +174,135 @@ fn encode(rows: &RecordBatch) -> Vec<u8> {
 }
 
 impl Checkpoint {
-    /// A checkpoint of these pieces.
-    #[allow(clippy::too_many_arguments, reason = "each is a field")]
-    pub fn new(
-        plan: Digest,
-        upper: Tick,
-        mark: LogMark,
-        groups: u64,
-        facts: u64,
-        basis: Vec<u64>,
-        past: String,
-        mut pieces: Vec<Piece>,
-    ) -> Checkpoint {
-        pieces.sort();
-        Checkpoint { recipe: CHECKPOINT.to_owned(), plan, upper, mark, groups, facts, basis, past, pieces }
+    /// A checkpoint at the boundary `upper`, of a plan, with the commit that ends there. The other
+    /// fields are empty.
+    pub fn new(plan: Digest, upper: Tick, commit: Digest) -> Checkpoint {
+        Checkpoint {
+            recipe: STATE.to_owned(),
+            plan,
+            upper,
+            commit,
+            position: LogPosition::default(),
+            groups: 0,
+            facts: 0,
+            basis: Vec::new(),
+            gate: String::new(),
+            files: Vec::new(),
+            dedupe_runs: Vec::new(),
+        }
     }
 
     fn name(&self) -> String {
-        format!("checkpoints/{:020}.json", self.upper.0)
+        format!("{FOLDER}/{:020}.json", self.upper.0)
     }
 
     fn text(&self) -> String {
         serde_json::to_string(self).expect("a checkpoint has a JSON form")
     }
 
-    /// Writes the checkpoint, and removes those that nobody will go back to.
+    /// Writes the checkpoint, signed if there is a key, and removes the oldest ones.
     ///
     /// # Errors
-    /// When the store refuses.
-    pub fn write(&self, store: &Store) -> Result<(), StoreError> {
-        let signed = Signed { checkpoint: self.clone(), digest: Digest::of(self.text().as_bytes()) };
-        let text = serde_json::to_string(&signed).expect("a checkpoint has a JSON form");
-        match store.create(&self.name(), text.as_bytes()) {
-            // One that another build wrote, or that was damaged: this one is known to be right.
+    /// When the store fails.
+    pub fn write(mut self, signer: Option<&Signer>, store: &Store) -> Result<(), StoreError> {
+        self.files.sort();
+        self.dedupe_runs.sort();
+        let (name, text) = (self.name(), self.text());
+        let signature = signer.map(|signer| signer.sign(text.as_bytes()));
+        let object = Digested { state: self, digest: Digest::of(text.as_bytes()), signature };
+        let object = serde_json::to_string(&object).expect("a checkpoint has a JSON form");
+        match store.create(&name, object.as_bytes()) {
+            // Another build or key wrote the existing one, or it is damaged. This one is right.
             Err(StoreError::Conflict { .. }) => {
-                store.delete(&self.name())?;
-                store.create(&self.name(), text.as_bytes())?;
+                store.delete(&name)?;
+                store.create(&name, object.as_bytes())?;
             }
             written => {
                 written?;
             }
         }
-        prune(store)
+        remove_oldest(store)
     }
 
-    /// The newest checkpoint of this plan at one of the boundaries `uppers` that can be trusted, and its rows
-    /// by the order of its pieces.
+    /// Loads the newest checkpoint of a plan that can be trusted, with the rows of its state files
+    /// in their order. `commits` are those of the store; with a `signer`, its key must have signed
+    /// it.
     ///
     /// # Errors
     /// When the store cannot be listed.
     pub fn load(
         store: &Store,
         plan: &Digest,
-        uppers: &BTreeSet<Tick>,
+        commits: &Commits,
+        signer: Option<&Signer>,
     ) -> Result<Option<(Checkpoint, Vec<RecordBatch>)>, StoreError> {
-        for name in records(store)?.into_iter().rev() {
-            match read(store, &name) {
+        for name in names(store)?.into_iter().rev() {
+            match read(store, &name, signer) {
                 Ok(checkpoint) if checkpoint.plan != *plan => {
-                    tracing::info!(name, "a checkpoint of another plan is passed over");
+                    tracing::info!(name, "ignoring checkpoint: it belongs to another plan");
                 }
-                Ok(checkpoint) if !uppers.contains(&checkpoint.upper) => {
-                    tracing::warn!(name, "a checkpoint at no commit boundary is passed over");
+                Ok(checkpoint) if !checkpoint.is_at_commit_of(commits) => {
+                    tracing::warn!(name, "ignoring checkpoint: no commit of this store ends there");
                 }
                 Ok(checkpoint) => {
                     let rows: Result<Vec<_>, String> =
-                        checkpoint.pieces.iter().map(|piece| piece.read(store)).collect();
+                        checkpoint.files.iter().map(|file| file.read(store)).collect();
                     match rows {
                         Ok(rows) => return Ok(Some((checkpoint, rows))),
-                        Err(what) => tracing::warn!(name, what, "a checkpoint is passed over"),
+                        Err(what) => tracing::warn!(name, "ignoring checkpoint: {what}"),
                     }
                 }
-                Err(what) => tracing::warn!(name, what, "a checkpoint is passed over"),
+                Err(what) => tracing::warn!(name, "ignoring checkpoint: {what}"),
             }
         }
         Ok(None)
     }
+
+    fn is_at_commit_of(&self, commits: &Commits) -> bool {
+        commits.ending_at(self.upper).is_some_and(|(_, digest)| digest == self.commit)
+    }
 }
 
-/// The names of all checkpoints, from the oldest to the newest.
-fn records(store: &Store) -> Result<Vec<String>, StoreError> {
-    Ok(store.list("checkpoints")?.into_iter().filter(|name| name.ends_with(".json")).collect())
+/// The names of all checkpoints of a store, from the oldest to the newest.
+fn names(store: &Store) -> Result<Vec<String>, StoreError> {
+    Ok(store.list(FOLDER)?.into_iter().filter(|name| name.ends_with(".json")).collect())
 }
 
-fn read(store: &Store, name: &str) -> Result<Checkpoint, String> {
-    let bytes = store.read(name).map_err(|error| error.to_string())?;
-    let signed: Signed = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-    let checkpoint = signed.checkpoint;
-    if Digest::of(checkpoint.text().as_bytes()) != signed.digest {
+fn read(store: &Store, name: &str, signer: Option<&Signer>) -> Result<Checkpoint, String> {
+    let bytes = store.get(name).map_err(|error| error.to_string())?;
+    let Digested { state, digest, signature } =
+        serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let text = state.text();
+    if Digest::of(text.as_bytes()) != digest {
         return Err("it does not match its digest".to_owned());
     }
-    if checkpoint.recipe != CHECKPOINT || checkpoint.name() != name {
-        return Err(format!("it is `{}` of {}", checkpoint.recipe, checkpoint.upper));
+    if state.recipe != STATE || state.name() != name {
+        return Err(format!("it is `{}` of {}", state.recipe, state.upper));
     }
-    Ok(checkpoint)
+    if let Some(key) = signer.map(Signer::public) {
+        match signature {
+            None => return Err("it is not signed".to_owned()),
+            Some(signature) if key.verify(text.as_bytes(), &signature) => {}
+            Some(signature) => return Err(format!("it is not what key {} signed", signature.key_id)),
+        }
+    }
+    Ok(state)
 }
 
-/// Removes all but the newest checkpoints, and the pieces that only the removed ones have. Pieces that no checkpoint
-/// has stay: those of the next one may be among them.
-fn prune(store: &Store) -> Result<(), StoreError> {
-    let names = records(store)?;
-    let (old, kept) = names.split_at(names.len().saturating_sub(KEPT));
-    // What cannot be read names no piece, and will be passed over.
-    let pieces = |names: &[String]| -> BTreeSet<String> {
-        let read = names.iter().filter_map(|name| read(store, name).ok());
-        read.flat_map(|checkpoint| checkpoint.pieces).map(|piece| piece.name()).collect()
+/// Removes all but the newest checkpoints, and the state files that only the removed ones list.
+/// Files that no checkpoint lists stay, because the next checkpoint may list them.
+fn remove_oldest(store: &Store) -> Result<(), StoreError> {
+    let names = names(store)?;
+    let (old, retained) = names.split_at(names.len().saturating_sub(RETAINED));
+    // A checkpoint that cannot be read lists no file, and will be ignored.
+    let files = |names: &[String]| -> BTreeSet<String> {
+        let read = names.iter().filter_map(|name| read(store, name, None).ok());
+        read.flat_map(|checkpoint| checkpoint.files).map(|file| file.name()).collect()
     };
-    let needed = pieces(kept);
-    let left = pieces(old);
+    if old.is_empty() {
+        return Ok(());
+    }
+    let (needed, left) = (files(retained), files(old));
     for name in old.iter().chain(left.difference(&needed)) {
         store.delete(name)?;
     }
@@ -257,55 +313,69 @@ fn prune(store: &Store) -> Result<(), StoreError> {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, UInt64Array};
+    use arrow::array::{ArrayRef, Int64Array};
 
     use super::*;
+    use crate::commits::CommitInterval;
+    use crate::hash_chains::LogHeads;
 
-    fn rows(ticks: &[u64]) -> RecordBatch {
-        let ticks: ArrayRef = Arc::new(UInt64Array::from(ticks.to_vec()));
+    fn rows(ticks: &[i64]) -> RecordBatch {
+        let ticks: ArrayRef = Arc::new(Int64Array::from(ticks.to_vec()));
         RecordBatch::try_from_iter([("_tick", ticks)]).unwrap()
     }
 
     struct Sample {
-        _folder: tempfile::TempDir,
+        folder: tempfile::TempDir,
         store: Store,
         plan: Digest,
+        commits: Commits,
+        signer: Option<Signer>,
     }
 
     impl Sample {
-        /// Checkpoints at 10, 20, .. with one piece for each interval, and all pieces before.
-        fn new(count: u64) -> Sample {
-            let folder = tempfile::tempdir().unwrap();
-            let store = Store::open(folder.path()).unwrap();
-            let plan = Digest::of(b"plan");
-            let mut pieces = Vec::new();
-            for number in 0..count {
-                let interval = (Tick(10 * number), Tick(10 * number + 10));
-                let piece = Piece::write("windowed/0", 0, interval, 0, &rows(&[10 * number + 1]), &store);
-                pieces.push(piece.unwrap());
-                let checkpoint = Checkpoint::new(
-                    plan,
-                    interval.1,
-                    LogMark::default(),
-                    number + 1,
-                    number + 1,
-                    vec![number + 1],
-                    String::new(),
-                    pieces.clone(),
-                );
-                checkpoint.write(&store).unwrap();
-            }
-            Sample { _folder: folder, store, plan }
+        /// Checkpoints at 10, 20, .. with one state file for each interval, and all files before.
+        fn new(count: i64) -> Sample {
+            Sample::signed(count, None)
         }
 
-        fn load(&self) -> Option<(Tick, Vec<RecordBatch>)> {
-            let uppers = (0..100).map(|number| Tick(10 * number)).collect();
-            let loaded = Checkpoint::load(&self.store, &self.plan, &uppers).unwrap();
+        fn signed(count: i64, signer: Option<Signer>) -> Sample {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(folder.path()).unwrap();
+            let (plan, commits) = (Digest::of(b"plan"), Commits::default());
+            let mut sample = Sample { folder, store, plan, commits, signer };
+            let mut files = Vec::new();
+            for number in 0..count {
+                files.push(sample.file(10 * number));
+                sample.write(10 * number + 10, files.clone());
+            }
+            sample
+        }
+
+        fn file(&self, lower: i64) -> StateFile {
+            let interval = (Tick(lower), Tick(lower + 10));
+            StateFile::write("windowed/0", 0, interval, 0, &rows(&[lower + 1]), &self.store).unwrap()
+        }
+
+        /// Commits up to a tick, and writes a checkpoint there.
+        fn write(&mut self, upper: i64, files: Vec<StateFile>) {
+            let (upper, log) = (Tick(upper), LogHeads::default());
+            let interval = CommitInterval { upper, plan: self.plan, log, files: Vec::new() };
+            self.commits.publish(interval, self.signer.as_ref(), &self.store).unwrap();
+            let checkpoint = Checkpoint::new(self.plan, upper, self.commits.head());
+            Checkpoint { files, ..checkpoint }.write(self.signer.as_ref(), &self.store).unwrap();
+        }
+
+        fn load_as(&self, signer: Option<&Signer>) -> Option<(Tick, Vec<RecordBatch>)> {
+            let loaded = Checkpoint::load(&self.store, &self.plan, &self.commits, signer).unwrap();
             loaded.map(|(checkpoint, rows)| (checkpoint.upper, rows))
         }
 
+        fn load(&self) -> Option<(Tick, Vec<RecordBatch>)> {
+            self.load_as(self.signer.as_ref())
+        }
+
         fn change(&self, name: &str, change: impl Fn(&mut Vec<u8>)) {
-            let path = self.store.root().join(name);
+            let path = self.folder.path().join(name);
             let mut bytes = std::fs::read(&path).unwrap();
             change(&mut bytes);
             std::fs::write(path, bytes).unwrap();
@@ -316,37 +386,52 @@ mod tests {
     fn the_newest_is_loaded_with_its_rows_and_old_ones_are_removed() {
         let sample = Sample::new(6);
         assert_eq!(sample.load(), Some((Tick(60), (0..6).map(|n| rows(&[10 * n + 1])).collect())));
-        assert_eq!(records(&sample.store).unwrap().len(), KEPT);
-        let none = Checkpoint::load(&sample.store, &Digest::of(b"other"), &BTreeSet::from([Tick(60)]));
-        assert!(none.unwrap().is_none(), "another plan's state is not taken");
-        let none = Checkpoint::load(&sample.store, &sample.plan, &BTreeSet::new());
-        assert!(none.unwrap().is_none(), "a checkpoint without its commit is not taken");
+        assert_eq!(names(&sample.store).unwrap().len(), RETAINED);
+        let none = Checkpoint::load(&sample.store, &Digest::of(b"other"), &sample.commits, None);
+        assert!(none.unwrap().is_none(), "the state of another plan is not restored");
+        let none = Checkpoint::load(&sample.store, &sample.plan, &Commits::default(), None);
+        assert!(none.unwrap().is_none(), "a checkpoint without its commit is not restored");
     }
 
     #[test]
-    fn pieces_of_the_next_checkpoint_outlive_the_removal_of_old_ones() {
-        let sample = Sample::new(5);
-        let next =
-            Piece::write("windowed/0", 0, (Tick(50), Tick(60)), 0, &rows(&[51]), &sample.store).unwrap();
-        let newest = read(&sample.store, "checkpoints/00000000000000000050.json").unwrap();
-        // Rows that no look-up reaches any more are left out, and gone with the last checkpoint that has them.
-        let last = |upper, pieces: Vec<Piece>| {
-            Checkpoint::new(sample.plan, upper, LogMark::default(), 1, 0, vec![], String::new(), pieces)
-        };
-        let first = newest.pieces[0].name();
-        let pieces = [&newest.pieces[1..], std::slice::from_ref(&next)].concat();
+    fn a_checkpoint_of_another_commit_is_ignored() {
+        let mut sample = Sample::new(2);
+        let other = Sample::signed(3, Some(Signer::from_secret(&[7; 32])));
+        sample.commits = other.commits.clone();
+        assert_eq!(sample.load(), None, "the commits end at the same ticks and have other digests");
+    }
+
+    #[test]
+    fn a_run_with_a_key_restores_only_what_the_key_signed() {
+        let (ours, theirs) = (Signer::from_secret(&[7; 32]), Signer::from_secret(&[8; 32]));
+        let sample = Sample::signed(2, Some(ours.clone()));
+        assert_eq!(sample.load_as(Some(&ours)).unwrap().0, Tick(20));
+        assert_eq!(sample.load_as(Some(&theirs)), None);
+        assert_eq!(sample.load_as(None).unwrap().0, Tick(20), "a run without a key cannot tell");
+        assert_eq!(Sample::new(2).load_as(Some(&ours)), None);
+    }
+
+    #[test]
+    fn files_of_the_next_checkpoint_outlive_the_removal_of_old_ones() {
+        let mut sample = Sample::new(5);
+        let next = sample.file(50);
+        let newest = read(&sample.store, "state/00000000000000000050.json", None).unwrap();
+        // Rows that no look-up reaches any more are left out, and removed with the last checkpoint
+        // that has them.
+        let first = newest.files[0].name();
+        let files = [&newest.files[1..], std::slice::from_ref(&next)].concat();
         for upper in [60, 70, 80] {
-            assert!(sample.store.read(&first).is_ok());
-            last(Tick(upper), pieces.clone()).write(&sample.store).unwrap();
+            assert!(sample.store.get(&first).is_ok());
+            sample.write(upper, files.clone());
         }
-        assert!(sample.store.read(&first).is_err());
+        assert!(sample.store.get(&first).is_err());
         assert_eq!(sample.load().unwrap().1.len(), 5);
     }
 
     #[test]
-    fn what_does_not_verify_is_passed_over() {
+    fn what_does_not_verify_is_ignored() {
         let sample = Sample::new(5);
-        let last = records(&sample.store).unwrap().pop().unwrap();
+        let last = names(&sample.store).unwrap().pop().unwrap();
         for at in [10, 60, 200] {
             let sample = Sample::new(5);
             sample.change(&last, |bytes| bytes[at] ^= 1);
@@ -354,9 +439,9 @@ mod tests {
         }
         sample.change(&last, |bytes| bytes.truncate(50));
         assert_eq!(sample.load().unwrap().0, Tick(40));
-        // The first piece belongs to all of them.
-        let piece = read(&sample.store, "checkpoints/00000000000000000040.json").unwrap().pieces[0].name();
-        sample.change(&piece, |bytes| *bytes.last_mut().unwrap() ^= 1);
+        // The first file belongs to all of them.
+        let file = read(&sample.store, "state/00000000000000000040.json", None).unwrap().files[0].name();
+        sample.change(&file, |bytes| *bytes.last_mut().unwrap() ^= 1);
         assert_eq!(sample.load(), None);
     }
 }
