@@ -1,4 +1,4 @@
-//! What the archive gives back, what it refuses, and what it lets go.
+//! Tests of the archive: what it gives back, what it refuses, and what pruning removes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,20 +8,23 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryBuilder,
     Float64Array, Int16Array, Int32Array, Int64Array, ListBuilder, RecordBatch, StringArray, StructArray,
-    TimestampMicrosecondArray, UInt8Array, UInt64Array, UInt64Builder,
+    TimestampMicrosecondArray, UInt8Array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Int16Type, Int32Type};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use tempfile::TempDir;
-use tidegate_facts::columns::{OFFSET, TICK, trim};
+use tidegate_facts::columns::{self, OFFSET, OffsetArray, OffsetBuilder, TICK, drop_null_columns};
 use tidegate_facts::{Digest, Tick, Topic};
+use tidegate_host::Host;
 use tidegate_sinks::archive::{
-    Archive, ArchiveError, Bound, Keep, Preference, hydrate, prune, read_range, verify, write,
+    Archive, ArchiveError, ArchiveReport, Bound, Hydrated, LogRetention, Preference, Pruned, hydrate, prune,
+    read_range, verify, write,
 };
 use tidegate_sinks::log::{
-    EmbeddedLog, Frame, Group, HeldLog, LogError, LogMark, LogOptions, Start, Until, read_base, read_groups,
+    EmbeddedLog, Frame, Group, LogError, LogFolder, LogOptions, LogPosition, LogReader, LogWriter, Recovery,
+    Start, Until,
 };
 use tidegate_sinks::store::Store;
 
@@ -44,31 +47,43 @@ impl Sample {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
         let mut sample = Sample { folder, groups: Vec::new(), store };
-        let (mut log, _) = EmbeddedLog::open(&sample.log(), SMALL).unwrap();
+        let (mut log, _) = sample.open();
         let mut chance = Chance(ChaCha8Rng::seed_from_u64(seed));
         for number in 0..groups {
             let mut group = chance.group(&log);
             group.commit = number % 5 == 4 || number + 1 == groups;
             change(number, &mut group);
-            log.append(&group).unwrap();
+            log.append_and_wait(&group).unwrap();
             sample.groups.push(group);
         }
         sample
     }
 
-    fn log(&self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         self.folder.path().join("log")
     }
 
+    fn log(&self) -> LogFolder {
+        LogFolder::at(&Host::real(), &self.path())
+    }
+
+    fn open(&self) -> (EmbeddedLog, Recovery) {
+        self.log().open(SMALL).unwrap()
+    }
+
     fn object(&self, name: &str) -> PathBuf {
-        self.store.root().join(name)
+        self.store.location(name).into()
+    }
+
+    fn hydrate(&self, from: Bound, to: Option<Bound>, out: &Path) -> Result<Hydrated, ArchiveError> {
+        hydrate(&self.log(), &self.store, from, to, &Host::real(), out)
     }
 
     fn archive(&self) -> Archive {
         Archive::open(&self.store).unwrap()
     }
 
-    fn write(&self) -> tidegate_sinks::archive::Written {
+    fn write(&self) -> ArchiveReport {
         write(&self.log(), Until::Complete, &self.store).unwrap()
     }
 
@@ -76,8 +91,8 @@ impl Sample {
         verify(&self.log(), &self.store).unwrap().faults
     }
 
-    fn prune(&self, keep: Keep) -> tidegate_sinks::archive::Pruned {
-        prune(&HeldLog::new(&self.log()).unwrap(), &self.store, keep).unwrap()
+    fn prune(&self, retention: LogRetention) -> Pruned {
+        prune(&self.log().lock().unwrap(), &self.store, retention).unwrap()
     }
 
     fn read(
@@ -86,7 +101,9 @@ impl Sample {
         to: Option<Bound>,
         preference: Preference,
     ) -> Result<Vec<Group>, ArchiveError> {
-        read_range(&self.log(), Some(&self.store), from, to, preference)?.collect()
+        let log = self.log();
+        let groups = read_range(&log, Some(&self.store), from, to, preference)?;
+        groups.map(|group| group.map(|logged| logged.group)).collect()
     }
 }
 
@@ -129,7 +146,7 @@ impl Chance {
                 }
             }
         }
-        // Facts of one partition of a topic ascend over its frames only when they stand in one.
+        // Facts of one partition of a topic ascend over its frames only within one frame.
         let rows = self.receipts();
         frames.push(Frame { topic: Topic::Audit, name: "receipts".to_owned(), rows });
         let upper = Tick::new(micros + 1, 0).unwrap();
@@ -216,13 +233,9 @@ impl Chance {
                 self.maybe(n)
             })
             .collect();
-        let mut basis = ListBuilder::new(UInt64Builder::new()).with_field(Arc::new(Field::new(
-            "item",
-            DataType::UInt64,
-            false,
-        )));
+        let mut basis = ListBuilder::new(OffsetBuilder::new()).with_field(columns::basis_item());
         for _ in 0..rows {
-            (0..self.below(4)).for_each(|i| basis.values().append_value(i));
+            (0..self.below(4) as i64).for_each(|i| basis.values().append_value(i));
             basis.append(true);
         }
         let payload: Vec<(&str, ArrayRef)> = vec![
@@ -239,9 +252,10 @@ impl Chance {
             payload.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
         let arrays = payload.into_iter().map(|(_, array)| array).collect();
         let payload = StructArray::try_new_with_length(fields, arrays, None, rows).unwrap();
+        let offsets = OffsetArray::from_iter_values(facts.iter().map(|(_, offset)| offset.cast_signed()));
         let columns: Vec<(&str, ArrayRef, bool)> = vec![
-            (TICK, Arc::new(UInt64Array::from_iter_values(facts.iter().map(|(tick, _)| tick.0))), false),
-            (OFFSET, Arc::new(UInt64Array::from_iter_values(facts.iter().map(|(_, offset)| *offset))), false),
+            (TICK, Arc::new(columns::tick_array(facts.iter().map(|(tick, _)| *tick))), false),
+            (OFFSET, Arc::new(offsets), false),
             ("basis", Arc::new(basis.finish()), false),
             ("context", Arc::new(self.dictionary(rows)), true),
             ("payload_hash", self.digests(rows), true),
@@ -249,9 +263,9 @@ impl Chance {
             ("payload", Arc::new(payload), true),
         ];
         let whole = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
-        // A batch that is cut out of a larger one has bits of its neighbours behind its end.
+        // A batch that is cut out of a larger one has bits of its neighbours after its end.
         match self.below(3) {
-            0 => trim(&whole),
+            0 => drop_null_columns(&whole),
             _ => whole,
         }
     }
@@ -281,8 +295,15 @@ impl Chance {
         let whole = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
         let from = self.below(rows as u64) as usize;
         let count = self.below((rows - from) as u64 + 1) as usize;
-        trim(&whole.slice(from, count))
+        drop_null_columns(&whole.slice(from, count))
     }
+}
+
+/// The groups of the log in a folder, from one on.
+fn groups_from(folder: &Path, first: u64) -> Vec<Group> {
+    let log = LogFolder::at(&Host::real(), folder);
+    let groups = log.read(Start::Group(first), Until::Complete).unwrap();
+    groups.map(|group| group.unwrap().group).collect()
 }
 
 /// Every file of a folder but the lock.
@@ -306,22 +327,22 @@ fn a_hydrated_log_is_the_log_byte_for_byte() {
         assert_eq!((written.ranges, written.groups, written.end, written.waiting), (5, 25, 25, 0));
         assert_eq!(sample.faults(), [""; 0]);
         let out = sample.folder.path().join("again");
-        let made = hydrate(&sample.log(), &sample.store, Bound::Group(0), None, &out).unwrap();
-        assert_eq!((made.start, made.end.group), (LogMark::default(), 25));
-        let groups: Vec<Group> =
-            read_groups(&out, Start::Group(0), Until::Complete).unwrap().map(Result::unwrap).collect();
-        assert!(groups == sample.groups, "seed {seed}");
+        let made = sample.hydrate(Bound::Group(0), None, &out).unwrap();
+        assert_eq!((made.start, made.end.group), (LogPosition::default(), 25));
+        assert!(groups_from(&out, 0) == sample.groups, "seed {seed}");
         let bytes =
             |folder: &Path| files(folder).into_iter().flat_map(|(_, bytes)| bytes).collect::<Vec<u8>>();
-        assert!(bytes(&sample.log()) == bytes(&out), "the same bytes, in other segments");
-        let (log, recovery) = EmbeddedLog::open(&out, LogOptions::default()).unwrap();
+        assert!(bytes(&sample.path()) == bytes(&out), "the same bytes, in other segments");
+        let copy = LogFolder::at(&Host::real(), &out);
+        assert_eq!(copy.identity().unwrap(), sample.log().identity().unwrap());
+        let (log, recovery) = copy.open(LogOptions::default()).unwrap();
         assert_eq!((recovery.groups, recovery.truncated), (25, None));
-        let (original, _) = EmbeddedLog::open(&sample.log(), SMALL).unwrap();
-        assert_eq!(log.mark(), original.mark());
+        let (original, _) = sample.open();
+        assert_eq!(log.position(), original.position());
         let archive = sample.archive();
         patched += archive.ranges.iter().flat_map(|r| &r.groups).filter(|g| !g.patch.is_empty()).count();
     }
-    assert!(patched > 0, "some batches are cut out of others, and have bits behind their end");
+    assert!(patched > 0, "some batches are cut out of others, and have bits after their end");
 }
 
 #[test]
@@ -380,7 +401,7 @@ fn what_parquet_would_change_is_refused_by_name() {
     assert_eq!(sample.archive().end().group, 5, "the range before it is archived");
     let hidden = |number: usize, group: &mut Group| {
         if number == 2 {
-            // A struct that is null hides values, which Parquet does not keep.
+            // A struct that is null hides values, which Parquet does not store.
             let hidden: ArrayRef = Arc::new(Int64Array::from(vec![77; 4000]));
             let fields = Fields::from(vec![Field::new("hidden", DataType::Int64, true)]);
             let nulls = NullBuffer::from(vec![false; 4000]);
@@ -396,10 +417,10 @@ fn what_parquet_would_change_is_refused_by_name() {
 }
 
 #[test]
-fn exactly_the_asked_range_comes_from_archive_and_log() {
+fn exactly_the_requested_range_comes_from_archive_and_log() {
     let sample = Sample::new(6, 20);
     sample.write();
-    let pruned = sample.prune(Keep { span: None, bytes: Some(60 << 10) });
+    let pruned = sample.prune(LogRetention { span: None, bytes: Some(60 << 10) });
     let base = pruned.base.group as usize;
     assert!((3..17).contains(&base), "the log begins at {base}");
     let same = |groups: &[Group], from: usize, to: usize| {
@@ -421,9 +442,10 @@ fn exactly_the_asked_range_comes_from_archive_and_log() {
     assert!(beyond.to_string().contains("group 20") && beyond.to_string().contains("group 21"), "{beyond}");
 
     // Without its archive, the log says where it begins; without its log, the archive is enough.
-    let alone = read_range(&sample.log(), None, Bound::Group(0), None, Preference::Log);
+    let log = sample.log();
+    let alone = read_range(&log, None, Bound::Group(0), None, Preference::Log);
     assert!(alone.err().unwrap().to_string().contains(&format!("the log begins with group {base}")));
-    fs::remove_dir_all(sample.log()).unwrap();
+    fs::remove_dir_all(sample.path()).unwrap();
     same(&sample.read(Bound::Group(0), None, Preference::Log).unwrap(), 0, 20);
 }
 
@@ -433,22 +455,20 @@ fn a_hydrated_range_is_a_log_of_its_own() {
     sample.write();
     let out = sample.folder.path().join("part");
     let (from, to) = (Bound::Group(7), Some(Bound::Group(13)));
-    let made = hydrate(&sample.log(), &sample.store, from, to, &out).unwrap();
+    let made = sample.hydrate(from, to, &out).unwrap();
     assert_eq!((made.start.group, made.end.group), (7, 13));
-    let groups: Vec<Group> =
-        read_groups(&out, Start::Group(7), Until::Complete).unwrap().map(Result::unwrap).collect();
-    assert!(groups == sample.groups[7..13]);
-    match read_groups(&out, Start::Group(6), Until::Complete) {
-        Err(LogError::Pruned { base, .. }) => assert_eq!(base, made.start),
+    assert!(groups_from(&out, 7) == sample.groups[7..13]);
+    let part = LogFolder::at(&Host::real(), &out);
+    match part.read(Start::Group(6), Until::Complete) {
+        Err(LogError::Pruned { start, .. }) => assert_eq!(start, made.start),
         other => panic!("{:?}", other.err()),
     }
-    let (mut log, recovery) = EmbeddedLog::open(&out, SMALL).unwrap();
-    assert_eq!((recovery.groups, log.mark()), (13, made.end));
-    log.append(&sample.groups[13]).unwrap();
-    let again = hydrate(&sample.log(), &sample.store, from, to, &out);
+    let (mut log, recovery) = part.open(SMALL).unwrap();
+    assert_eq!((recovery.groups, log.position()), (13, made.end));
+    log.append_and_wait(&sample.groups[13]).unwrap();
+    let again = sample.hydrate(from, to, &out);
     assert!(again.unwrap_err().to_string().contains("cannot write"), "a folder is not written over");
-    let none =
-        hydrate(&sample.log(), &sample.store, from, Some(Bound::Group(7)), &sample.folder.path().join("x"));
+    let none = sample.hydrate(from, Some(Bound::Group(7)), &sample.folder.path().join("x"));
     assert!(matches!(none, Err(ArchiveError::Empty { .. })), "{none:?}");
     assert!(!sample.folder.path().join("x").exists());
 }
@@ -456,80 +476,77 @@ fn a_hydrated_range_is_a_log_of_its_own() {
 #[test]
 fn nothing_leaves_the_log_before_its_archive_is_verified() {
     let sample = Sample::new(8, 20);
-    let before = files(&sample.log());
-    let none = sample.prune(Keep::default());
+    let before = files(&sample.path());
+    let none = sample.prune(LogRetention::default());
     assert_eq!((none.segments, none.base.group), (0, 0));
     assert!(none.unarchived > 0, "nothing is archived yet");
     sample.write();
-    let all = Keep { span: Some(tidegate_facts::Span::parse("9w").unwrap()), bytes: None };
+    let all = LogRetention { span: Some(tidegate_facts::Span::parse("9w").unwrap()), bytes: None };
     assert_eq!(sample.prune(all).segments, 0, "everything is younger");
 
     let victim = sample.object(&sample.archive().ranges[0].files[0].name);
     let whole = fs::read(&victim).unwrap();
     fs::write(&victim, &whole[..whole.len() - 1]).unwrap();
-    let held = HeldLog::new(&sample.log()).unwrap();
-    let refused = prune(&held, &sample.store, Keep::default()).unwrap_err().to_string();
+    let locked = sample.log().lock().unwrap();
+    let refused = prune(&locked, &sample.store, LogRetention::default()).unwrap_err().to_string();
     assert!(refused.contains(victim.file_name().unwrap().to_str().unwrap()), "{refused}");
-    drop(held);
-    assert!(files(&sample.log()) == before, "the log is as it was");
+    drop(locked);
+    assert!(files(&sample.path()) == before, "the log is as it was");
     fs::write(&victim, &whole).unwrap();
 
-    let pruned = sample.prune(Keep::default());
+    let pruned = sample.prune(LogRetention::default());
     assert!(pruned.segments > 1 && pruned.base.group > 1, "{pruned:?}");
-    assert_eq!(read_base(&sample.log()).unwrap(), pruned.base);
+    assert_eq!(sample.log().start().unwrap().as_ref(), Some(&pruned.base));
     assert_eq!(sample.faults(), [""; 0]);
-    assert_eq!(sample.prune(Keep::default()).segments, 0, "there is nothing more to remove");
-    let (log, recovery) = EmbeddedLog::open(&sample.log(), SMALL).unwrap();
+    assert_eq!(sample.prune(LogRetention::default()).segments, 0, "there is nothing more to remove");
+    let (log, recovery) = sample.open();
     assert_eq!((recovery.groups, recovery.upper), (20, log.upper()));
-    assert!(matches!(HeldLog::new(&sample.log()), Err(LogError::Locked { .. })));
+    assert!(matches!(sample.log().lock(), Err(LogError::Locked { .. })));
 }
 
 #[test]
 fn a_crash_while_pruning_leaves_a_log_that_opens() {
     let sample = Sample::new(9, 20);
     sample.write();
-    let before = files(&sample.log());
-    let pruned = sample.prune(Keep::default());
-    let after = files(&sample.log());
-    // Every state between the two: the new beginning stands, and some old segments do too.
+    let before = files(&sample.path());
+    let pruned = sample.prune(LogRetention::default());
+    let after = files(&sample.path());
+    // Every state between the two: the new start is written, and some old segments are left.
     let gone: Vec<_> =
-        before.iter().filter(|(name, _)| !after.iter().any(|(kept, _)| kept == name)).collect();
+        before.iter().filter(|(name, _)| !after.iter().any(|(left, _)| left == name)).collect();
     assert!(gone.len() > 1);
     for removed in 0..=gone.len() {
         for (name, bytes) in &gone[removed..] {
-            fs::write(sample.log().join(name), bytes).unwrap();
+            fs::write(sample.path().join(name), bytes).unwrap();
         }
         let groups = sample.read(Bound::Group(0), None, Preference::Log).unwrap();
         assert_eq!(groups.len(), 20);
-        let refused = read_groups(&sample.log(), Start::Group(0), Until::Complete);
-        assert!(matches!(refused, Err(LogError::Pruned { .. })), "what is to go is gone");
-        let (log, recovery) = EmbeddedLog::open(&sample.log(), SMALL).unwrap();
-        assert_eq!((recovery.groups, log.folder()), (20, sample.log().as_path()));
+        let refused = sample.log().read(Start::Group(0), Until::Complete);
+        assert!(matches!(refused, Err(LogError::Pruned { .. })), "removed segments are not read");
+        let (log, recovery) = sample.open();
+        assert_eq!((recovery.groups, log.folder().path()), (20, sample.path().as_path()));
         drop(log);
-        assert!(files(&sample.log()) == after, "the rest is removed");
+        assert!(files(&sample.path()) == after, "the rest is removed");
     }
-    // A segment that is missing for another reason is no pruned one.
-    let first = sample.log().join(format!("{:020}.seg", pruned.base.group));
+    // A segment that is missing for another reason was not pruned.
+    let first = sample.path().join(format!("{:020}.seg", pruned.base.group));
     let segment = fs::read(&first).unwrap();
     fs::remove_file(&first).unwrap();
     assert!(matches!(
-        EmbeddedLog::open(&sample.log(), SMALL),
+        sample.log().open(SMALL),
         Err(LogError::Damaged { group, .. }) if group == pruned.base.group
     ));
-    let base = sample.log().join("BASE");
+    let base = sample.path().join("BASE");
     let whole = fs::read(&base).unwrap();
-    for place in 0..whole.len() {
+    for at in 0..whole.len() {
         let mut bytes = whole.clone();
-        bytes[place] ^= 1;
+        bytes[at] ^= 1;
         fs::write(&base, bytes).unwrap();
-        assert!(
-            matches!(EmbeddedLog::open(&sample.log(), SMALL), Err(LogError::Base { .. })),
-            "byte {place}"
-        );
+        assert!(matches!(sample.log().open(SMALL), Err(LogError::Base { .. })), "byte {at}");
     }
     fs::remove_file(base).unwrap();
     fs::write(&first, segment).unwrap();
-    assert!(matches!(EmbeddedLog::open(&sample.log(), SMALL), Err(LogError::Damaged { group: 0, .. })));
+    assert!(matches!(sample.log().open(SMALL), Err(LogError::Base { .. })), "the log has no identity");
 }
 
 /// A way to spoil an archive, and the name that verifying it must give.
@@ -641,7 +658,7 @@ fn mutations() -> Vec<Mutation> {
         (
             "the last manifests removed of a pruned log",
             Box::new(|sample, archive| {
-                sample.prune(Keep::default());
+                sample.prune(LogRetention::default());
                 for range in &archive.ranges[1..] {
                     fs::remove_file(sample.object(&range.name())).unwrap();
                 }
@@ -684,7 +701,7 @@ fn every_change_to_an_archive_is_found_by_name() {
         let faults = sample.faults();
         assert!(faults.iter().any(|fault| fault.contains(&name)), "{what}: `{name}` is not in {faults:#?}");
         let out = sample.folder.path().join("out");
-        let read = hydrate(&sample.log(), &sample.store, Bound::Group(0), Some(Bound::Group(20)), &out);
+        let read = sample.hydrate(Bound::Group(0), Some(Bound::Group(20)), &out);
         if what != "an archive of another log, itself without fault" {
             assert!(read.is_err(), "{what}: was read all the same");
             assert!(!out.exists());

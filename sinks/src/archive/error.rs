@@ -1,8 +1,7 @@
-//! Why the archive could not be written or read.
+//! Errors of writing, reading and pruning the archive.
 
 use std::path::PathBuf;
 
-use arrow::error::ArrowError;
 use parquet::errors::ParquetError;
 
 use crate::log::LogError;
@@ -12,13 +11,13 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveError {
-    /// The log refused.
+    /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The store refused.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A manifest is not what was written, or does not follow from the one before.
+    /// A manifest was changed, or does not follow from the one before.
     #[error("manifest `{name}` {what}; restore the archive from a copy")]
     Manifest {
         /// The manifest.
@@ -26,7 +25,7 @@ pub enum ArchiveError {
         /// What is wrong with it.
         what: String,
     },
-    /// A file of a range is not what was written.
+    /// A file of a range was changed or is missing.
     #[error(
         "archived file `{name}` {what}; restore it from a copy, or archive its range again where the log still holds it"
     )]
@@ -46,7 +45,7 @@ pub enum ArchiveError {
         /// What is wrong with it.
         what: String,
     },
-    /// A group cannot be rebuilt from Parquet as it stands in the log, so its range is not archived.
+    /// A group cannot be rebuilt from Parquet byte for byte, so its range is not archived.
     #[error(
         "group {group} of the log cannot be archived: {what}; its range, from group {first} on, stays in the log alone"
     )]
@@ -58,28 +57,25 @@ pub enum ArchiveError {
         /// What would be lost.
         what: String,
     },
-    /// What is asked for is in neither the log nor the archive.
-    #[error("{what} neither in the log `{log}` nor in the archive: {held}")]
+    /// A group that was requested is in neither the log nor the archive.
+    #[error("{what} neither in the log `{log}` nor in the archive: {present}")]
     Missing {
-        /// What is missing, with a verb.
+        /// What is missing, and a verb.
         what: String,
         /// The folder of the log.
         log: PathBuf,
-        /// What both hold.
-        held: String,
+        /// What the two have.
+        present: String,
     },
-    /// A range that holds nothing, or ends before it begins.
+    /// The requested range has no group, or ends before it begins.
     #[error("the range from {from} to {to} holds no group; name one that does")]
     Empty {
-        /// Where it was to begin.
+        /// The first bound.
         from: String,
-        /// Where it was to end.
+        /// The second bound.
         to: String,
     },
-    /// Rows that Parquet cannot hold.
+    /// Parquet cannot store the rows.
     #[error("cannot write rows as Parquet")]
     Encode(#[from] ParquetError),
-    /// Rows that Arrow cannot arrange.
-    #[error("cannot arrange rows for the archive")]
-    Arrange(#[from] ArrowError),
 }

@@ -1,41 +1,44 @@
-//! The manifest of a range, its form in the store, and the chain of them.
+//! The manifest of an archived range: its fields, its form in the store, and the chain of
+//! manifests.
 
 use serde::{Deserialize, Serialize};
 use tidegate_facts::{Digest, Tick, Topic};
 
 use super::{Archive, ArchiveError, MANIFESTS};
-use crate::log::LogMark;
+use crate::log::{EpochId, LogPosition};
 use crate::store::Store;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// One archived range of the log.
+/// The manifest of one archived range of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Range {
-    /// The version of this form.
+pub struct ArchivedRange {
+    /// The version of the form of manifests.
     pub version: u32,
-    /// The place in front of its first group.
-    pub start: LogMark,
-    /// The place behind its last group.
-    pub end: LogMark,
-    /// How many rows its frames have.
+    /// The identity of the log.
+    pub log: EpochId,
+    /// The position in front of its first group.
+    pub start: LogPosition,
+    /// The position after its last group.
+    pub end: LogPosition,
+    /// The number of rows in its frames.
     pub rows: u64,
-    /// How many bytes its groups have in the log.
+    /// The size of its groups in the log, in bytes.
     pub log_bytes: u64,
-    /// BLAKE3 of those bytes, one group behind the other.
+    /// BLAKE3 of these bytes, one group after the other.
     pub digest: Digest,
     /// BLAKE3 of the manifest before; zeros for the first.
     pub previous: Digest,
     /// Its files.
     pub files: Vec<ArchivedFile>,
-    /// Texts of dictionaries that do not follow from the rows.
+    /// The texts of dictionaries whose order does not follow from the rows.
     pub dictionaries: Vec<Vec<String>>,
     /// Its groups, in order.
     pub groups: Vec<ArchivedGroup>,
 }
 
-/// One file of a range: the rows of the frames of one name and one set of columns.
+/// One file of an archived range: the rows of the frames of one name and one set of columns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchivedFile {
@@ -45,85 +48,87 @@ pub struct ArchivedFile {
     pub topic: Topic,
     /// The name of the frames.
     pub frame: String,
-    /// How many rows it holds.
+    /// The number of its rows.
     pub rows: u64,
-    /// How many bytes.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// BLAKE3 of those bytes.
+    /// BLAKE3 of its bytes.
     pub digest: Digest,
-    /// The columns that are dictionaries in the log, each as a path of places.
+    /// The columns that are dictionaries in the log, each as a path of column indexes.
     pub dictionaries: Vec<Vec<usize>>,
 }
 
-/// One group of a range.
+/// One group of an archived range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchivedGroup {
-    /// Where it ends in time; it begins where the one before ends.
+    /// The tick at which it ends. It begins where the group before ends.
     pub upper: Tick,
     /// Whether its end is a commit boundary.
     pub commit: bool,
-    /// BLAKE3 of its bytes in the log.
+    /// The epoch in which it was appended.
+    pub epoch: EpochId,
+    /// BLAKE3 of its bytes in the log, without those that name the epoch.
     pub digest: Digest,
     /// Its frames, in order.
     pub frames: Vec<ArchivedFrame>,
-    /// Bytes that no row tells, such as the unused bits of a bitmap: their places, and the bytes in hexadecimal.
+    /// Bytes that do not follow from the rows, such as the unused bits of a bitmap: the index of
+    /// the first of each run of them, and the bytes in hexadecimal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub patch: Vec<(u64, String)>,
 }
 
-/// One frame of a group.
+/// One frame of an archived group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchivedFrame {
-    /// The place of its file in the range.
+    /// The index of its file in the range.
     pub file: usize,
-    /// How many rows of it, behind those of the frames before.
+    /// The number of its rows, which follow those of the frames before it in the file.
     pub rows: usize,
-    /// For each dictionary column of the file, the place of its texts in the range; `None` where they
-    /// stand in the order in which the rows have them.
+    /// For each dictionary column of the file, the index of its texts in the range; `None` where
+    /// the texts are in the order of the rows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dictionaries: Vec<Option<usize>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Signed {
-    range: Range,
+struct Digested {
+    range: ArchivedRange,
     /// BLAKE3 of the range's JSON form.
     digest: Digest,
 }
 
-impl Range {
-    /// The version that this build writes.
+impl ArchivedRange {
+    /// The version of manifests that this build writes.
     pub(super) const VERSION: u32 = VERSION;
 
-    /// The name of its manifest.
+    /// The name of the manifest in the store.
     pub fn name(&self) -> String {
         name_of(self.start.group)
     }
 
-    /// How many groups it has.
+    /// The number of its groups.
     pub fn groups_count(&self) -> u64 {
         self.end.group - self.start.group
     }
 
-    /// How many bytes its files have.
+    /// The size of its files in bytes.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let digest = Digest::of(&serde_json::to_vec(self).expect("a range has a JSON form"));
-        serde_json::to_vec(&Signed { range: self.clone(), digest }).expect("a range has a JSON form")
+        serde_json::to_vec(&Digested { range: self.clone(), digest }).expect("a range has a JSON form")
     }
 
-    /// Reads the manifest `name`, and checks that it is what was written under that name.
-    pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Range, ArchiveError> {
+    /// Reads the manifest `name`, and checks that it is the one that was written under that name.
+    pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<ArchivedRange, ArchiveError> {
         let broken = |what: String| ArchiveError::Manifest { name: name.to_owned(), what };
-        let signed: Signed =
+        let Digested { range, .. } =
             serde_json::from_slice(bytes).map_err(|e| broken(format!("cannot be read ({e})")))?;
-        let range = signed.range;
         if range.version != VERSION {
             return Err(broken(format!("has version {}, which this build does not know", range.version)));
         }
@@ -141,8 +146,18 @@ impl Range {
         Ok(range)
     }
 
-    /// Says what is wrong when the range does not follow from the one that ended at `end` with digest `head`.
-    pub(super) fn check_follows(&self, end: &LogMark, head: Digest) -> Result<(), ArchiveError> {
+    /// Checks that the range was archived from the log of this identity.
+    pub(super) fn check_log(&self, identity: EpochId) -> Result<(), ArchiveError> {
+        if self.log == identity {
+            return Ok(());
+        }
+        let what = format!("belongs to log {}, not to log {identity}", self.log);
+        Err(ArchiveError::Manifest { name: self.name(), what })
+    }
+
+    /// Checks that the range follows from the one that ended at `end`, whose manifest has the
+    /// digest `head`.
+    pub(super) fn check_follows(&self, end: &LogPosition, head: Digest) -> Result<(), ArchiveError> {
         let broken = |what: String| Err(ArchiveError::Manifest { name: self.name(), what });
         if self.start.group > end.group {
             let (from, to) = (end.group, self.start.group - 1);
@@ -173,17 +188,20 @@ impl Archive {
     pub fn open(store: &Store) -> Result<Archive, ArchiveError> {
         let mut archive = Archive::default();
         for name in store.list(MANIFESTS)? {
-            let bytes = store.read(&name)?;
-            let range = Range::decode(&name, &bytes)?;
+            let bytes = store.get(&name)?;
+            let range = ArchivedRange::decode(&name, &bytes)?;
             range.check_follows(&archive.end(), archive.head)?;
+            if let Some(before) = archive.ranges.last() {
+                range.check_log(before.log)?;
+            }
             archive.head = Digest::of(&bytes);
             archive.ranges.push(range);
         }
         Ok(archive)
     }
 
-    /// The place behind its last group.
-    pub fn end(&self) -> LogMark {
+    /// The position after its last group.
+    pub fn end(&self) -> LogPosition {
         self.ranges.last().map(|range| range.end.clone()).unwrap_or_default()
     }
 }

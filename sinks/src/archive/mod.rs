@@ -1,52 +1,57 @@
-//! The archive: sealed ranges of the log as Parquet in the object store, from which the very groups are rebuilt.
+//! The archive: ranges of the log as Parquet files in the store, from which the same groups are
+//! rebuilt.
 //!
-//! A range is some whole groups. It ends with the first group that brings it to 64 MiB or to 4,096
-//! groups, or that ended a run; so where ranges end follows from the log, and to archive it again finds
-//! everything done. What follows the last such group stays in the log alone until more comes.
+//! A range consists of whole groups. It ends with the first group that brings it to 64 MiB or to
+//! 4,096 groups, or that ended a run. So the ends of ranges follow from the log, and archiving it
+//! again finds everything done. The groups after the last complete range stay in the log alone
+//! until more follow.
 //!
-//! | name | holds |
+//! | object | holds |
 //! |---|---|
-//! | `archive/ranges/<first group>/<topic>.<frame name>.<n>-<digest>.parquet` | the rows of the range's frames of one name and one set of columns, in log order, behind `_group` and `_frame`, which say where each stands |
-//! | `archive/manifests/<first group>.json` | a [`Range`]: where it begins and ends, its files and groups, and their digests |
+//! | `archive/ranges/<first group>/<topic>.<frame name>.<n>-<digest>.parquet` | rows of the range |
+//! | `archive/manifests/<first group>.json` | one [`ArchivedRange`] |
 //!
-//! A file counts only once a manifest names it. Each manifest names the digest of the one before.
+//! A file has the rows of all frames of one name and one set of columns, in log order. Its first
+//! columns `_group` and `_frame` say which frame each row belongs to. A file counts only once a
+//! manifest names it. Each manifest names the digest of the one before.
 //!
 //! Invariants:
 //! * A range is published only after each of its groups was rebuilt from its files, byte for byte.
-//! * Nothing is read from the archive without its digest having been compared.
-//! * Nothing leaves the log before the same call has rebuilt it from the archive and compared it.
+//! * Nothing is read from the archive without its digest being compared.
+//! * Nothing is removed from the log unless the same call rebuilt it from the archive and compared
+//!   it.
 //!
-//! `shred` turns frames into files and back, `write` publishes, `history` reads archive and log as one,
-//! `verify` looks at everything, `prune` frees the log.
+//! `columnar` turns frames into files and back, `write` publishes, `range_reader` reads archive and
+//! log as one, `verify` checks everything, and `prune` frees the log.
 
+mod columnar;
 mod error;
-mod history;
 mod hydrate;
 mod manifest;
 mod prune;
 mod range;
-mod shred;
+mod range_reader;
 mod topic;
 mod verify;
 mod write;
 
 pub use error::ArchiveError;
-pub use history::{Bound, History, Preference, read_range};
 pub use hydrate::{Hydrated, hydrate};
-pub use manifest::{ArchivedFile, ArchivedGroup, Range};
-pub use prune::{Keep, Pruned, prune};
+pub use manifest::{ArchivedFile, ArchivedFrame, ArchivedGroup, ArchivedRange};
+pub use prune::{LogRetention, Pruned, prune};
+pub use range_reader::{Bound, Preference, RangeReader, read_range};
 pub use topic::read_topic;
-pub use verify::{Verified, verify};
-pub use write::{Written, write};
+pub use verify::{ArchiveCheck, verify};
+pub use write::{ArchiveReport, write};
 
 const MANIFESTS: &str = "archive/manifests";
 const RANGES: &str = "archive/ranges";
 
-/// The archived ranges of a store, each checked against the one before.
+/// The manifests of an archive, each checked against the one before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Archive {
-    /// In order, without gaps.
-    pub ranges: Vec<Range>,
+    /// The ranges in order, without gaps.
+    pub ranges: Vec<ArchivedRange>,
     /// BLAKE3 of the last manifest; zeros when there is none.
     pub head: tidegate_facts::Digest,
 }

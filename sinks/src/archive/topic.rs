@@ -1,26 +1,23 @@
-//! The frames of one topic, wherever they lie, without the rest of the archive or of the log.
-
-use std::path::Path;
+//! Reads the frames of one topic from archive and log, without the rest of either.
 
 use tidegate_facts::Topic;
 
 use super::range::RangeGroups;
 use super::{Archive, ArchiveError};
-use crate::log::{self, Frame, read_base};
+use crate::log::{Frame, LogReader};
 use crate::store::Store;
 
-/// The frames of a topic in the log in the folder `log`, behind those in the archive in `store` of what was
-/// pruned from it.
+/// The frames of a topic: those of pruned groups from the archive in `store`, then those of `log`.
 ///
-/// Reading ends where something is missing or is not as it was written: whoever reads the groups afterwards
-/// ([`super::read_range`]) is told what that is.
+/// Reading ends where a group is missing. Reading the groups themselves ([`super::read_range`])
+/// then says which one it is.
 ///
 /// # Errors
-/// When log or archive cannot be read, and when what is there of the topic cannot be trusted.
-pub fn read_topic(log: &Path, store: &Store, topic: Topic) -> Result<Vec<Frame>, ArchiveError> {
-    let base = read_base(log)?.group;
+/// When the log or the archive cannot be read, or a frame of the topic was changed.
+pub fn read_topic(log: &dyn LogReader, store: &Store, topic: Topic) -> Result<Vec<Frame>, ArchiveError> {
+    let base = log.start()?.map_or(0, |start| start.group);
     let mut frames = Vec::new();
-    // A log that was never pruned needs no archive, even where there is a broken one.
+    // A log that was never pruned needs no archive, even if there is a damaged one.
     if base > 0 {
         let archive = Archive::open(store)?;
         let pruned = archive.ranges.iter().take_while(|range| range.start.group < base);
@@ -41,6 +38,6 @@ pub fn read_topic(log: &Path, store: &Store, topic: Topic) -> Result<Vec<Frame>,
             return Ok(frames);
         }
     }
-    frames.extend(log::read_topic(log, topic)?);
+    frames.extend(log.read_topic(topic)?);
     Ok(frames)
 }

@@ -1,79 +1,85 @@
-//! Archives what the log holds behind the last archived range.
+//! Archives the groups of the log that follow the last archived range.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use tidegate_facts::{Digest, Topic};
 
-use super::manifest::{ArchivedFile, ArchivedFrame, ArchivedGroup, Range};
+use super::columnar::ColumnarGroup;
+use super::manifest::{ArchivedFile, ArchivedFrame, ArchivedGroup, ArchivedRange};
 use super::range::{self, RangeGroups};
-use super::shred::{self, Shredded};
 use super::{Archive, ArchiveError, RANGES};
-use crate::log::{LogMark, RawGroup, Start, Until, read_raw};
+use crate::commits::{encode_parquet, read_rows};
+use crate::log::{EpochId, LogPosition, LogReader, RawGroup, Start, Until};
 use crate::store::Store;
 
-/// A range ends with the group that brings it to so many bytes of the log,
+/// The size in bytes of the log at which a range ends.
 const RANGE_BYTES: u64 = 64 << 20;
-/// or to so many groups.
+/// The number of groups at which a range ends.
 const RANGE_GROUPS: usize = 4096;
 
-/// What came of archiving.
+/// What one call of [`write`] archived.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Written {
-    /// How many ranges are new,
+pub struct ArchiveReport {
+    /// The number of new ranges.
     pub ranges: u64,
-    /// with how many groups,
+    /// The number of their groups.
     pub groups: u64,
-    /// rows,
+    /// The number of their rows.
     pub rows: u64,
-    /// bytes in the log,
+    /// Their size in the log, in bytes.
     pub log_bytes: u64,
-    /// and bytes in the store.
+    /// Their size in the store, in bytes.
     pub bytes: u64,
-    /// Every group before this one is archived.
+    /// The number of the first group that is not archived.
     pub end: u64,
-    /// How many groups behind it wait for their range to become complete.
+    /// The number of groups from there on, whose range is not complete.
     pub waiting: u64,
 }
 
-/// Archives every complete range of the log in `folder` up to `until` that is not archived yet.
+/// Archives every complete range of a log up to `until` that is not archived yet.
 ///
-/// The groups up to `until` must be durable: hold the log, or be the one who appends to it.
+/// The groups up to `until` must be durable: the caller holds the log's lock or appends to it.
 ///
 /// # Errors
-/// [`ArchiveError::NotExact`] when a range would not come back as it is; when log or store refuse.
-pub fn write(folder: &Path, until: Until, store: &Store) -> Result<Written, ArchiveError> {
+/// [`ArchiveError::NotExact`] when a range cannot be rebuilt exactly; when the log or the store
+/// fails.
+pub fn write(log: &dyn LogReader, until: Until, store: &Store) -> Result<ArchiveReport, ArchiveError> {
     let mut archive = Archive::open(store)?;
-    let mut written = Written::default();
+    let mut report = ArchiveReport::default();
     let mut open: Vec<RawGroup> = Vec::new();
     let mut bytes = 0;
-    for raw in read_raw(folder, Start::Group(archive.end().group), until)? {
+    let identity = log.identity()?;
+    if let Some(range) = archive.ranges.last() {
+        range.check_log(identity)?;
+    }
+    let mut groups = log.read(Start::Group(archive.end().group), until)?;
+    while let Some(raw) = groups.next_raw() {
         let raw = raw?;
         bytes += raw.length();
         let complete = raw.commit() || bytes >= RANGE_BYTES || open.len() + 1 == RANGE_GROUPS;
         open.push(raw);
         if complete {
-            let range = publish(&archive.end(), archive.head, &open, store)?;
-            written.ranges += 1;
-            written.groups += range.groups_count();
-            written.rows += range.rows;
-            written.log_bytes += range.log_bytes;
-            written.bytes += range.bytes();
+            let range = publish(identity, &archive.end(), archive.head, &open, store)?;
+            report.ranges += 1;
+            report.groups += range.groups_count();
+            report.rows += range.rows;
+            report.log_bytes += range.log_bytes;
+            report.bytes += range.bytes();
             archive.head = Digest::of(&range.encode());
             archive.ranges.push(range);
             open.clear();
             bytes = 0;
         }
     }
-    written.end = archive.end().group;
-    written.waiting = open.len() as u64;
-    Ok(written)
+    report.end = archive.end().group;
+    report.waiting = open.len() as u64;
+    Ok(report)
 }
 
-/// The rows of the frames that go into one file.
-struct Draft {
+/// One file of a range that is being made.
+struct FileDraft {
     topic: Topic,
     frame: String,
     schema: SchemaRef,
@@ -82,15 +88,16 @@ struct Draft {
 }
 
 fn publish(
-    start: &LogMark,
+    identity: EpochId,
+    start: &LogPosition,
     previous: Digest,
     raws: &[RawGroup],
     store: &Store,
-) -> Result<Range, ArchiveError> {
-    let (mut range, drafts) = draft(start, previous, raws)?;
+) -> Result<ArchivedRange, ArchiveError> {
+    let (mut range, drafts) = draft(identity, start, previous, raws)?;
     let mut contents = Vec::new();
     for (n, draft) in drafts.iter().enumerate() {
-        let bytes = shred::encode(&draft.schema, &draft.batches)?;
+        let bytes = encode_parquet(&draft.schema, draft.batches.iter())?;
         let digest = Digest::of(&bytes);
         let short = &digest.to_hex()[..16];
         range.files.push(ArchivedFile {
@@ -118,11 +125,17 @@ fn publish(
     Ok(range)
 }
 
-/// The range of these groups without its files, and what goes into them.
-fn draft(start: &LogMark, previous: Digest, raws: &[RawGroup]) -> Result<(Range, Vec<Draft>), ArchiveError> {
+/// The range of these groups without its files, and the rows of the files.
+fn draft(
+    identity: EpochId,
+    start: &LogPosition,
+    previous: Digest,
+    raws: &[RawGroup],
+) -> Result<(ArchivedRange, Vec<FileDraft>), ArchiveError> {
     let not_exact = |group, what| ArchiveError::NotExact { first: start.group, group, what };
-    let mut range = Range {
-        version: Range::VERSION,
+    let mut range = ArchivedRange {
+        version: ArchivedRange::VERSION,
+        log: identity,
         start: start.clone(),
         end: start.clone(),
         rows: 0,
@@ -133,19 +146,19 @@ fn draft(start: &LogMark, previous: Digest, raws: &[RawGroup]) -> Result<(Range,
         dictionaries: Vec::new(),
         groups: Vec::new(),
     };
-    let mut drafts: Vec<Draft> = Vec::new();
+    let mut drafts: Vec<FileDraft> = Vec::new();
     let mut dictionaries: BTreeMap<Vec<String>, usize> = BTreeMap::new();
     let mut hasher = blake3::Hasher::new();
     for raw in raws {
         let number = raw.number();
         let group = raw.group().map_err(|what| not_exact(number, what))?;
         let mut frames = Vec::new();
-        for (place, frame) in group.frames.iter().enumerate() {
-            let shredded = shred::shred(&frame.rows, number, place as u32)
+        for (index, frame) in group.frames.iter().enumerate() {
+            let columnar = ColumnarGroup::of_frame(&frame.rows, number as i64, index as i32)
                 .map_err(|what| not_exact(number, format!("in `{}`, {what}", frame.name)))?;
-            let file = file_of(&mut drafts, frame.topic, &frame.name, &shredded);
-            drafts[file].batches.push(shredded.rows().clone());
-            let mut texts = shredded.texts.into_iter().map(|texts| {
+            let file = file_of(&mut drafts, frame.topic, &frame.name, &columnar);
+            drafts[file].batches.push(columnar.rows().clone());
+            let mut texts = columnar.texts.into_iter().map(|texts| {
                 texts.map(|texts| {
                     let next = dictionaries.len();
                     *dictionaries.entry(texts).or_insert(next)
@@ -160,35 +173,37 @@ fn draft(start: &LogMark, previous: Digest, raws: &[RawGroup]) -> Result<(Range,
         range.rows += raw.rows();
         range.log_bytes += raw.length();
         range.end = range.end.after(raw).map_err(|what| not_exact(number, what))?;
-        let (upper, commit, digest) = (raw.upper(), raw.commit(), raw.digest());
-        range.groups.push(ArchivedGroup { upper, commit, digest, frames, patch: Vec::new() });
+        let (upper, commit, epoch, digest) = (raw.upper(), raw.commit(), raw.link().epoch, raw.digest());
+        range.groups.push(ArchivedGroup { upper, commit, epoch, digest, frames, patch: Vec::new() });
     }
     range.digest = Digest(*hasher.finalize().as_bytes());
     range.dictionaries = vec![Vec::new(); dictionaries.len()];
-    for (texts, place) in dictionaries {
-        range.dictionaries[place] = texts;
+    for (texts, index) in dictionaries {
+        range.dictionaries[index] = texts;
     }
     Ok((range, drafts))
 }
 
-fn file_of(drafts: &mut Vec<Draft>, topic: Topic, frame: &str, shredded: &Shredded) -> usize {
-    let same = |draft: &Draft| {
+fn file_of(drafts: &mut Vec<FileDraft>, topic: Topic, frame: &str, columnar: &ColumnarGroup) -> usize {
+    let same = |draft: &FileDraft| {
         (draft.topic, draft.frame.as_str()) == (topic, frame)
-            && draft.schema == *shredded.schema()
-            && draft.paths == shredded.paths
+            && draft.schema == *columnar.schema()
+            && draft.paths == columnar.paths
     };
     drafts.iter().position(same).unwrap_or_else(|| {
-        let (schema, paths) = (SchemaRef::clone(shredded.schema()), shredded.paths.clone());
-        drafts.push(Draft { topic, frame: frame.to_owned(), schema, paths, batches: Vec::new() });
+        let (schema, paths) = (SchemaRef::clone(columnar.schema()), columnar.paths.clone());
+        drafts.push(FileDraft { topic, frame: frame.to_owned(), schema, paths, batches: Vec::new() });
         drafts.len() - 1
     })
 }
 
-/// Rebuilds every group from the files, notes in the range what the rows do not tell, and rebuilds them again.
-fn prove(range: &mut Range, raws: &[RawGroup], contents: &[Vec<u8>]) -> Result<(), ArchiveError> {
+/// Rebuilds every group from the files, adds to the range what does not follow from the rows, and
+/// rebuilds the groups again.
+fn prove(range: &mut ArchivedRange, raws: &[RawGroup], contents: &[Vec<u8>]) -> Result<(), ArchiveError> {
     let first = range.start.group;
-    let files: Vec<RecordBatch> =
-        contents.iter().map(|bytes| shred::decode(bytes.clone())).collect::<Result<_, _>>()?;
+    let not_readable = |what| ArchiveError::NotExact { first, group: first, what };
+    let files = contents.iter().map(|bytes| read_rows(bytes.clone().into(), None).map_err(not_readable));
+    let files: Vec<RecordBatch> = files.collect::<Result<_, _>>()?;
     let mut patches = Vec::new();
     let mut groups = RangeGroups::over(range, files.clone());
     for raw in raws {
@@ -199,12 +214,12 @@ fn prove(range: &mut Range, raws: &[RawGroup], contents: &[Vec<u8>]) -> Result<(
         let patch = range::patch(&rebuilt, raw).ok_or_else(|| {
             not_exact(format!("its rows come back as {} bytes instead of {}", rebuilt.len(), raw.length()))
         })?;
-        // Unused bits are few; more than that would be rows that Parquet does not hold.
+        // Unused bits are few. More differences would be rows that Parquet does not store.
         let patched: u64 = patch.iter().map(|(_, bytes)| bytes.len() as u64 / 2).sum();
         if patched > 64 + raw.length() / 64 {
             return Err(not_exact(format!("{patched} bytes of its rows come back as others")));
         }
-        groups.follow(raw).map_err(not_exact)?;
+        groups.skip(raw).map_err(not_exact)?;
         patches.push(patch);
     }
     let is_patched = patches.iter().any(|patch| !patch.is_empty());
@@ -218,7 +233,7 @@ fn prove(range: &mut Range, raws: &[RawGroup], contents: &[Vec<u8>]) -> Result<(
     Ok(())
 }
 
-/// A name of a frame as part of a file's name.
+/// The name of a frame in a form that can be part of a file's name.
 fn plain_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
     name.chars().take(80).map(plain).collect()
