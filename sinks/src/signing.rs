@@ -1,8 +1,9 @@
-//! Keys that sign manifests, and the files they are kept in.
+//! Ed25519 keys that sign commits and state, and the files of these keys.
 //!
-//! A signing key is a file of one line, `tidegate-signing-key ed25519 <64 hexadecimal digits>`, that only
-//! its owner can read; the public key beside it, `<name>.pub`, is one like it and can be given to anybody.
-//! A key is named by its id: the first 16 hexadecimal digits of BLAKE3 over `tidegate.key.v1` and the key.
+//! A signing key is a file of one line, `tidegate-signing-key ed25519 <64 hexadecimal digits>`,
+//! which only its owner can read. The public key is a file of the same form beside it,
+//! `<name>.pub`, which can be given to anybody. The id of a key is the first 16 hexadecimal digits
+//! of BLAKE3 over `tidegate.key.v1` and the key.
 
 use std::fmt;
 use std::io::Write;
@@ -16,19 +17,19 @@ use tidegate_facts::Digest;
 const SECRET: &str = "tidegate-signing-key ed25519 ";
 const PUBLIC: &str = "tidegate-public-key ed25519 ";
 
-/// Signs manifests. Its secret is in no error, no log and no `Debug`.
+/// A signing key. Its secret never appears in an error, a log message or `Debug`.
 #[derive(Clone)]
 pub struct Signer {
     key: SigningKey,
 }
 
-/// Checks signatures.
+/// A public key, which checks signatures.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PublicKey {
     key: VerifyingKey,
 }
 
-/// A signature, and whose it is.
+/// A signature, and the id of the key that made it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Signature {
@@ -57,17 +58,17 @@ pub enum KeyError {
         /// The cause.
         source: std::io::Error,
     },
-    /// The file is no key of the wanted kind.
-    #[error("`{path}` holds no {wanted}; it must be one line, `{form}` and 64 hexadecimal digits")]
+    /// The file is not a key of the expected kind.
+    #[error("`{path}` holds no {expected}; it must be one line, `{form}` and 64 hexadecimal digits")]
     Form {
         /// The file.
         path: PathBuf,
-        /// What was wanted of it.
-        wanted: &'static str,
-        /// What the line begins with.
+        /// The kind of key that was expected.
+        expected: &'static str,
+        /// The beginning of its line.
         form: &'static str,
     },
-    /// Others can read the secret.
+    /// Other users can read the secret.
     #[error("key `{path}` can be read by others (mode {mode:o}); take the rights away with `chmod 600`")]
     Open {
         /// The file.
@@ -78,7 +79,7 @@ pub enum KeyError {
 }
 
 impl Signer {
-    /// The key with this secret.
+    /// The signing key with this secret.
     pub fn from_secret(secret: &[u8; 32]) -> Signer {
         Signer { key: SigningKey::from_bytes(secret) }
     }
@@ -86,7 +87,7 @@ impl Signer {
     /// Reads a key file.
     ///
     /// # Errors
-    /// See [`KeyError`]; a file that others can read is refused.
+    /// See [`KeyError`]. A file that other users can read is refused.
     pub fn read(path: &Path) -> Result<Signer, KeyError> {
         let read = |source| KeyError::Read { path: path.to_owned(), source };
         let mode = std::fs::metadata(path).map_err(read)?.mode() & 0o777;
@@ -94,18 +95,19 @@ impl Signer {
             return Err(KeyError::Open { path: path.to_owned(), mode });
         }
         let text = std::fs::read_to_string(path).map_err(read)?;
-        let secret = hex_behind(SECRET, &text).ok_or_else(|| KeyError::Form {
+        let secret = hex_after(SECRET, &text).ok_or_else(|| KeyError::Form {
             path: path.to_owned(),
-            wanted: "signing key",
+            expected: "signing key",
             form: SECRET,
         })?;
         Ok(Signer::from_secret(&secret))
     }
 
-    /// Writes the key to `path` and its public half beside it, and returns where that is.
+    /// Writes the key to `path` and its public key beside it, and returns the path of the public
+    /// key.
     ///
     /// # Errors
-    /// When a file is there already, or cannot be written.
+    /// When one of the files exists or cannot be written.
     pub fn write(&self, path: &Path) -> Result<PathBuf, KeyError> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".pub");
@@ -126,12 +128,12 @@ impl Signer {
         Ok(beside)
     }
 
-    /// What others need to check its signatures.
+    /// The public key, with which others check the signatures.
     pub fn public(&self) -> PublicKey {
         PublicKey { key: self.key.verifying_key() }
     }
 
-    /// Signs `text`. The same text always gets the same signature.
+    /// Signs a text. The same text always gets the same signature.
     pub fn sign(&self, text: &[u8]) -> Signature {
         let bytes = self.key.sign(text).to_bytes();
         let half = |part: &[u8]| Digest(part.try_into().expect("half of 64 bytes")).to_hex();
@@ -156,23 +158,23 @@ impl PublicKey {
             .map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
         PublicKey::parse(&text).ok_or_else(|| KeyError::Form {
             path: path.to_owned(),
-            wanted: "public key",
+            expected: "public key",
             form: PUBLIC,
         })
     }
 
     /// Reads the line of a public key.
     pub fn parse(text: &str) -> Option<PublicKey> {
-        let key = VerifyingKey::from_bytes(&hex_behind(PUBLIC, text)?).ok()?;
+        let key = VerifyingKey::from_bytes(&hex_after(PUBLIC, text)?).ok()?;
         (!key.is_weak()).then_some(PublicKey { key })
     }
 
-    /// The key's name in manifests.
+    /// The id of the key, which commits state.
     pub fn id(&self) -> String {
         Digest::of_parts("tidegate.key.v1", &[self.key.as_bytes()]).to_hex()[..16].to_owned()
     }
 
-    /// Whether `signature` is this key's, and of `text`.
+    /// Whether this key made `signature` over `text`.
     pub fn verify(&self, text: &[u8], signature: &Signature) -> bool {
         let halves = signature.ed25519.split_at_checked(64);
         let bytes = halves.and_then(|(a, b)| Some([Digest::from_hex(a)?.0, Digest::from_hex(b)?.0]));
@@ -183,7 +185,7 @@ impl PublicKey {
 }
 
 impl fmt::Display for PublicKey {
-    /// The line that its file holds.
+    /// Writes the line of the key's file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PUBLIC}{}", Digest(*self.key.as_bytes()))
     }
@@ -195,7 +197,7 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-fn hex_behind(form: &str, text: &str) -> Option<[u8; 32]> {
+fn hex_after(form: &str, text: &str) -> Option<[u8; 32]> {
     Digest::from_hex(text.strip_prefix(form)?.trim_end()).map(|bytes| bytes.0)
 }
 

@@ -1,17 +1,18 @@
-//! Chains over the log: what a manifest says of every fact and receipt before it.
+//! Hash chains over the records of the log, whose heads each commit states.
 //!
-//! Each partition of each topic is a chain of its own, and grows by one link at each commit boundary:
-//! the digest of all its records in the interval, each as a line of canonical JSON. So a chain costs
-//! hardly more than writing the lines, and whoever changes, drops or reorders a record has to change
-//! every later link.
+//! Each partition of each topic is a chain of its own and grows by one link at each commit
+//! boundary: the digest of all its records in the interval, each as a line of canonical JSON. So a
+//! chain costs hardly more than writing the lines, and changing, dropping or reordering a record
+//! changes every later link.
 //!
 //! | topic | a line |
 //! |---|---|
-//! | `traffic`, `control` | the envelope and the digest of the payload of one fact |
-//! | `audit` | one receipt, with the digest of the bytes of a quarantined record; or one record of the run |
+//! | `traffic`, `control` | the envelope of one fact and the digest of its payload |
+//! | `audit` | one receipt, with the digest of a quarantined record's bytes; or one record of the run |
 //!
-//! Which interval a record belongs to follows from the records alone, and not from the groups they came in: a
-//! fact goes by its tick, its receipt with it, and every other audit record with the next fact that was admitted.
+//! The interval of a record follows from the records alone, whatever groups they came in. A fact
+//! belongs to the interval of its tick, its receipt to the same one, and any other audit record to
+//! the interval of the next admitted fact.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,20 +21,21 @@ use arrow::array::{
     Array, ArrayRef, AsArray, DictionaryArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int32Array,
     StringArray,
 };
-use arrow::datatypes::{DataType, Int32Type, UInt8Type, UInt64Type};
+use arrow::datatypes::{DataType, Int32Type, UInt8Type};
 use serde::{Deserialize, Serialize};
-use tidegate_facts::jcs::{RowForm, push_string};
+use tidegate_facts::jcs::{ObjectWriter, push_string};
 use tidegate_facts::seal::Chain;
 use tidegate_facts::{Digest, Tick, Topic, Verdict, columns};
 
 use crate::log::{Frame, Group};
 
-/// What the digest of an interval's lines begins with.
+/// The prefix that is hashed before an interval's lines.
 const RANGE: &[u8] = b"tidegate.range.v1\n";
-/// How many bytes of lines are hashed at once: BLAKE3 is several times faster over long texts.
+/// The number of bytes of lines that are hashed at once: BLAKE3 is several times faster over long
+/// texts.
 const BLOCK_BYTES: usize = 128 << 10;
 
-/// How far the chain of one partition has come.
+/// The state of the hash chain of one partition of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogHead {
@@ -41,47 +43,48 @@ pub struct LogHead {
     pub topic: Topic,
     /// The partition.
     pub partition: u16,
-    /// How many of its records are covered: the offset of the first that is not.
+    /// The number of records that the chain covers: the offset of the first that it does not cover.
     pub records: u64,
-    /// How many intervals had records of it.
+    /// The number of intervals with records of the partition.
     pub links: u64,
     /// The seal of the last interval.
     pub head: Digest,
 }
 
-/// The heads of all partitions at one commit boundary, by topic and partition.
+/// The heads of all hash chains of the log at one commit boundary, by topic and partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogHeads(pub Vec<LogHead>);
 
-/// The chains of a log, up to where it was read.
+/// The hash chains of a log, up to the last group that was read.
 #[derive(Default)]
 pub struct LogChains {
     partitions: BTreeMap<(Topic, u16), Partition>,
-    /// Lines of audit records that wait for the next fact.
+    /// Lines of audit records after the last admitted fact, which belong to the interval of the
+    /// next one.
     waiting: Vec<u8>,
-    /// How many these are.
+    /// The number of these lines.
     waiting_records: u64,
 }
 
 #[derive(Default)]
 struct Partition {
     chain: Chain,
-    /// Records of the closed intervals.
+    /// The number of records in the closed intervals.
     sealed: u64,
-    /// Records of the interval that is open.
+    /// The number of records in the open interval.
     open: u64,
     lines: Vec<u8>,
     hasher: Option<blake3::Hasher>,
 }
 
-/// The lines of the facts of one frame, one behind the other.
+/// The lines of the records of one frame, concatenated.
 struct Lines {
     text: Vec<u8>,
     ends: Vec<usize>,
 }
 
 impl LogChains {
-    /// The chains behind a commit boundary with these heads.
+    /// The chains after a commit boundary with these heads.
     pub fn after(heads: &LogHeads) -> LogChains {
         let partitions = heads.0.iter().map(|head| {
             let chain = Chain { records: head.links, head: head.head };
@@ -90,11 +93,11 @@ impl LogChains {
         LogChains { partitions: partitions.collect(), ..LogChains::default() }
     }
 
-    /// Takes over the next group, and returns the heads at each of `uppers`: the commit boundaries
-    /// that follow from the group, ascending.
+    /// Adds the next group, and returns the heads at each of `uppers`: the commit boundaries that
+    /// follow from the group, ascending.
     ///
-    /// `order` is what [`Group::facts_in_order`] gives. Facts before `from` are passed over, with what goes with
-    /// them.
+    /// `order` comes from [`Group::facts_in_order`]. Facts before `from` are ignored, and so are
+    /// the audit records that belong to them.
     pub fn group(
         &mut self,
         group: &Group,
@@ -118,7 +121,8 @@ impl LogChains {
                 let lines = lines[frame].as_ref().expect("only facts have an order");
                 self.partition(group.frames[frame].topic, tick.partition()).push(lines.get(row));
             }
-            // Facts are admitted in the order of their ticks, so the next receipt of one is this fact's.
+            // Facts are admitted in the order of their ticks, so the next receipt of a fact is this
+            // fact's.
             for (line, is_admitted) in audit.by_ref() {
                 self.wait(line);
                 if is_admitted {
@@ -132,7 +136,7 @@ impl LogChains {
         heads
     }
 
-    /// Whether audit records wait for a fact.
+    /// Whether there are audit records after the last admitted fact.
     pub fn is_waiting(&self) -> bool {
         self.waiting_records > 0
     }
@@ -142,7 +146,7 @@ impl LogChains {
         self.waiting_records += 1;
     }
 
-    /// The audit records that waited go with the fact that came; they count unless the fact does not.
+    /// Adds the waiting audit records to the interval of the fact that came, if that fact counts.
     fn audit(&mut self, counts: bool) {
         let (lines, records) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.waiting_records));
         if counts && records > 0 {
@@ -152,7 +156,8 @@ impl LogChains {
         self.waiting.clear();
     }
 
-    /// The digests of all records since the last boundary become a link of their chain each.
+    /// Closes the interval: the records of each partition since the last boundary become a link of
+    /// its chain.
     fn cut(&mut self) -> LogHeads {
         let heads = self.partitions.iter_mut().map(|((topic, partition), state)| {
             state.cut();
@@ -167,7 +172,7 @@ impl LogChains {
     }
 }
 
-/// The lines of one frame of the audit topic, and which of them are receipts of facts.
+/// The lines of one frame of the audit topic, and which of them are receipts of admitted facts.
 struct Audit {
     lines: Lines,
     admitted: Vec<bool>,
@@ -218,7 +223,7 @@ impl Partition {
             return;
         }
         self.flush();
-        let hasher = self.hasher.take().expect("a flush leaves one");
+        let hasher = self.hasher.take().expect("a flush creates the hasher");
         self.chain.push(&Digest(*hasher.finalize().as_bytes()));
         self.sealed += self.open;
         self.open = 0;
@@ -245,7 +250,10 @@ impl Lines {
             Some((name, column))
         });
         let more = context.iter().map(|c| ("context_digest", c)).chain([(columns::EVENT_TYPE, &event_type)]);
-        Lines::of(RowForm::new(own.chain(more)).expect("envelopes have a canonical form"), rows.num_rows())
+        Lines::of(
+            ObjectWriter::new(own.chain(more)).expect("envelopes have a canonical form"),
+            rows.num_rows(),
+        )
     }
 
     fn of_audit(frame: &Frame) -> Lines {
@@ -259,11 +267,11 @@ impl Lines {
         });
         let own = rows.schema_ref().fields().iter().zip(rows.columns());
         let own = own.filter(|(f, _)| f.name() != "bytes").map(|(f, column)| (f.name().as_str(), column));
-        let form = RowForm::new(own.chain(bytes.iter().map(|b| ("bytes_digest", b))));
+        let form = ObjectWriter::new(own.chain(bytes.iter().map(|b| ("bytes_digest", b))));
         Lines::of(form.expect("receipts have a canonical form"), rows.num_rows())
     }
 
-    /// Records of the run, such as how far its sources were read.
+    /// Lines of records of the run, such as the progress of its sources.
     fn of_records(name: &str, records: &StringArray) -> Lines {
         let mut lines = Lines { text: Vec::new(), ends: Vec::new() };
         for record in records.iter().flatten() {
@@ -277,7 +285,7 @@ impl Lines {
         lines
     }
 
-    fn of(form: RowForm<'_>, rows: usize) -> Lines {
+    fn of(form: ObjectWriter<'_>, rows: usize) -> Lines {
         let mut lines = Lines { text: Vec::with_capacity(rows * 384), ends: Vec::with_capacity(rows) };
         for row in 0..rows {
             form.push_row(row, &mut lines.text).expect("envelopes and receipts hold no floats");
@@ -293,7 +301,7 @@ fn repeated(text: &str, rows: usize) -> DictionaryArray<Int32Type> {
     DictionaryArray::new(Int32Array::from(vec![0; rows]), text)
 }
 
-/// The digest of each text of a dictionary, once for each different text.
+/// The digest of each text of a column. Each distinct text of a dictionary is hashed once.
 fn digests_of_texts(texts: &ArrayRef) -> ArrayRef {
     match texts.data_type() {
         DataType::Dictionary(_, _) => {
@@ -333,7 +341,7 @@ impl Group {
         let mut order = Vec::new();
         for (frame, facts) in self.frames.iter().enumerate().filter(|(_, f)| f.topic != Topic::Audit) {
             let ticks = facts.rows.column_by_name(columns::TICK).expect("facts have ticks");
-            let ticks = ticks.as_primitive::<UInt64Type>().values().iter().enumerate();
+            let ticks = ticks.as_primitive::<columns::TickType>().values().iter().enumerate();
             order.extend(ticks.map(|(row, tick)| (Tick(*tick), frame as u32, row as u32)));
         }
         order.sort_unstable();

@@ -1,7 +1,8 @@
-//! The columns of every table of a store, so that a table is known before it has its first row.
+//! The catalogue of tables in a store: the columns of each, so that a table without rows can be
+//! queried.
 //!
-//! `schemas/<table>.arrow` is an Arrow IPC stream without batches. It is created when a run starts, before
-//! the first commit.
+//! The object `schemas/<table>.arrow` is an Arrow IPC stream without batches. A run creates it when
+//! it starts, before its first commit.
 
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
@@ -9,16 +10,17 @@ use arrow::ipc::writer::StreamWriter;
 
 use crate::store::{Store, StoreError};
 
-/// Makes the tables known.
+/// Adds tables to the catalogue.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] when a table has other columns there.
+/// [`StoreError::Conflict`] when the catalogue has other columns for a table.
 pub fn declare(tables: &[(String, SchemaRef)], store: &Store) -> Result<(), StoreError> {
     for (table, schema) in tables {
         let name = format!("schemas/{table}.arrow");
         match store.create(&name, &encode(schema)) {
-            // The same columns in other bytes: another release wrote them, or a byte that says nothing was changed.
-            Err(StoreError::Conflict { .. }) if decode(&store.read(&name)?).as_ref() == Some(schema) => {
+            // The same columns in other bytes: another release wrote them, or an unused byte was
+            // changed.
+            Err(StoreError::Conflict { .. }) if decode(&store.get(&name)?).as_ref() == Some(schema) => {
                 store.delete(&name)?;
                 store.create(&name, &encode(schema))?;
             }
@@ -30,15 +32,15 @@ pub fn declare(tables: &[(String, SchemaRef)], store: &Store) -> Result<(), Stor
     Ok(())
 }
 
-/// The tables that were made known, by name, with their columns.
+/// The tables of the catalogue, by name, with their columns.
 ///
 /// # Errors
-/// When the store cannot be read. What is no schema is left out.
-pub fn declared(store: &Store) -> Result<Vec<(String, SchemaRef)>, StoreError> {
+/// When the store cannot be read. An object that is not a schema is left out.
+pub fn read_declared(store: &Store) -> Result<Vec<(String, SchemaRef)>, StoreError> {
     let mut tables = Vec::new();
     for name in store.list("schemas")? {
         let table = name.strip_prefix("schemas/").and_then(|file| file.strip_suffix(".arrow"));
-        if let (Some(table), Some(schema)) = (table, decode(&store.read(&name)?)) {
+        if let (Some(table), Some(schema)) = (table, decode(&store.get(&name)?)) {
             tables.push((table.to_owned(), schema));
         }
     }
@@ -66,7 +68,7 @@ mod tests {
     fn table(name: &str, amount: DataType) -> Vec<(String, SchemaRef)> {
         let label = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
         let fields = vec![
-            Field::new("_tick", DataType::UInt64, false),
+            tidegate_facts::columns::tick_field("_tick"),
             Field::new("amount", amount, true),
             Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
             Field::new("label", label, true),
@@ -78,11 +80,11 @@ mod tests {
     fn a_table_is_known_by_its_columns_and_keeps_them() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        assert_eq!(declared(&store).unwrap(), []);
+        assert_eq!(read_declared(&store).unwrap(), []);
         let decisions = table("decisions", DataType::Decimal128(12, 2));
         declare(&decisions, &store).unwrap();
         declare(&decisions, &store).unwrap();
-        assert_eq!(declared(&store).unwrap(), decisions);
+        assert_eq!(read_declared(&store).unwrap(), decisions);
         let other = declare(&table("decisions", DataType::Int64), &store);
         assert!(matches!(other, Err(StoreError::Conflict { .. })), "{other:?}");
     }

@@ -1,38 +1,40 @@
-//! The entity graphs of a store, and which tables hold what of them, so that who has the store alone can ask them.
+//! The catalogue of entity graphs in a store: which tables have the changes of each graph. So a
+//! store can be queried as graphs without its topology.
 //!
-//! `graphs/<node>.json` holds one [`Graph`]. It is created by a run, once it knows the log as its plan's.
+//! The object `graphs/<node>.json` holds one [`Graph`]. A run creates it once it has checked that
+//! the log belongs to its plan.
 
 use serde::{Deserialize, Serialize};
 use tidegate_facts::Digest;
 
 use crate::store::{Store, StoreError};
 
-/// One node of kind `entities`.
+/// One entity graph: a node of kind `entities` and its tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Graph {
     /// The node.
     pub node: String,
-    /// The plan that it is of, which its versions are digests of.
+    /// The digest of its plan, from which its versions are computed.
     pub plan: Digest,
-    /// How many partitions the plan's facts have.
+    /// The number of partitions of the plan's facts.
     pub partitions: u16,
     /// The kinds of its identifiers.
     pub kinds: Vec<String>,
-    /// The table of all changes of each port; `None` where none holds them all.
+    /// The table with all changes of entities; `None` if no table has all of them.
     pub entities: Option<String>,
-    /// Of the links.
+    /// The same for links.
     pub links: Option<String>,
-    /// Of the components.
+    /// The same for components.
     pub components: Option<String>,
-    /// Of the sightings.
+    /// The same for sightings.
     pub sightings: Option<String>,
 }
 
-/// Makes the graphs known.
+/// Adds graphs to the catalogue.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] when another graph of the same name is there.
+/// [`StoreError::Conflict`] when the catalogue has another graph of the same name.
 pub fn declare(graphs: &[Graph], store: &Store) -> Result<(), StoreError> {
     for graph in graphs {
         let text = serde_json::to_vec(graph).expect("texts and numbers are JSON");
@@ -41,14 +43,14 @@ pub fn declare(graphs: &[Graph], store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The graphs that were made known, by name.
+/// The graphs of the catalogue, by name.
 ///
 /// # Errors
-/// When the store cannot be read. What is no graph is left out.
-pub fn declared(store: &Store) -> Result<Vec<Graph>, StoreError> {
+/// When the store cannot be read. An object that is not a graph is left out.
+pub fn read_declared(store: &Store) -> Result<Vec<Graph>, StoreError> {
     let mut graphs = Vec::new();
     for name in store.list("graphs")? {
-        graphs.extend(serde_json::from_slice::<Graph>(&store.read(&name)?).ok());
+        graphs.extend(serde_json::from_slice::<Graph>(&store.get(&name)?).ok());
     }
     Ok(graphs)
 }
@@ -61,7 +63,7 @@ mod tests {
     fn a_graph_is_known_by_its_node_and_stays_what_it_is() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path()).expect("a store");
-        assert_eq!(declared(&store).expect("a store without graphs"), []);
+        assert_eq!(read_declared(&store).expect("a store without graphs"), []);
         let graph = Graph {
             node: "cards".to_owned(),
             plan: Digest::of(b"plan"),
@@ -75,7 +77,7 @@ mod tests {
         for _ in 0..2 {
             declare(std::slice::from_ref(&graph), &store).expect("it is the same");
         }
-        assert_eq!(declared(&store).expect("a graph"), std::slice::from_ref(&graph));
+        assert_eq!(read_declared(&store).expect("a graph"), std::slice::from_ref(&graph));
         let other = Graph { links: Some("links".to_owned()), ..graph };
         let refused = declare(&[other], &store);
         assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
