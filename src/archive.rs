@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::json;
 use tidegate_facts::time::to_rfc3339;
-use tidegate_sinks::archive::{self, Bound, Written};
-use tidegate_sinks::log::{HeldLog, Until, read_base};
+use tidegate_host::Host;
+use tidegate_sinks::archive::{self, Bound, ArchiveReport};
+use tidegate_sinks::log::{LogFolder, LogReader, Until};
 use tidegate_sinks::store::Store;
 
-use crate::account::thousands;
+use crate::report::thousands;
 use crate::{Answer, exit, fail, plan, refuse};
 
 #[derive(Subcommand)]
@@ -35,7 +36,7 @@ pub enum Archive {
     Hydrate {
         #[command(flatten)]
         place: Place,
-        /// Where it begins: a group such as 12, a tick such as tick:7247000000000000000, or a time in UTC.
+        /// Where it begins: a group such as 12, a tick such as tick:452409753600000000, or a time in UTC.
         #[arg(long, default_value = "0")]
         from: Bound,
         /// Where it ends, in the same forms; at the end of the log when not given.
@@ -71,8 +72,8 @@ pub struct Place {
 }
 
 impl Place {
-    fn log(&self) -> PathBuf {
-        self.data.join("log")
+    fn log(&self) -> LogFolder {
+        crate::log_of(&self.data)
     }
 
     fn store(&self) -> Result<Store, Box<dyn Error>> {
@@ -99,7 +100,7 @@ pub fn run(command: Archive) -> ExitCode {
 
 fn write(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
     let store = place.store()?;
-    let log = HeldLog::new(&place.log())?;
+    let log = place.log().lock()?;
     let written = archive::write(log.folder(), Until::Complete, &store)?;
     match place.format {
         Answer::Text => println!("{}", sentence(&written)),
@@ -116,7 +117,7 @@ fn write(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// What was archived, as a person reads it.
-pub fn sentence(written: &Written) -> String {
+pub fn sentence(written: &ArchiveReport) -> String {
     let waiting = match written.waiting {
         0 => String::new(),
         groups => format!("; {} wait for their range to become complete", counted(groups, "group")),
@@ -136,8 +137,7 @@ pub fn sentence(written: &Written) -> String {
 
 fn list(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
     let archive = archive::Archive::open(&place.store()?)?;
-    let log = place.log();
-    let base = if log.is_dir() { Some(read_base(&log)?.group) } else { None };
+    let base = place.log().start()?.map(|start| start.group);
     if place.format == Answer::Text {
         println!(
             "{:>10} {:>10}  {:<27}  {:<27} {:>12} {:>14}  log",
@@ -206,7 +206,7 @@ fn verify(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 fn hydrate(place: &Place, from: Bound, to: Option<Bound>, out: &Path) -> Result<ExitCode, Box<dyn Error>> {
-    let made = archive::hydrate(&place.log(), &place.store()?, from, to, out)?;
+    let made = archive::hydrate(&place.log(), &place.store()?, from, to, &Host::real(), out)?;
     let (first, last) = (made.start.group, made.end.group - 1);
     match place.format {
         Answer::Text => println!(
@@ -240,7 +240,7 @@ fn prune(topology: &Path, place: &Place, set: &[String]) -> Result<ExitCode, Box
         );
         return Ok(ExitCode::from(exit::REFUSED));
     };
-    let log = HeldLog::new(&place.log())?;
+    let log = place.log().lock()?;
     let pruned = archive::prune(&log, &place.store()?, keep)?;
     match place.format {
         Answer::Text => {

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tidegate_dataflows::declaration::Declaration;
+use tidegate_dataflows::backfill_declaration::BackfillDeclaration;
 use tidegate_dataflows::governance::{GovernanceError, backfills};
-use tidegate_dataflows::watch::Watch;
+use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_facts::Tick;
 use tidegate_facts::backfill::BackfillRecord;
 use tidegate_facts::time::to_rfc3339;
@@ -73,7 +73,7 @@ pub fn run(arguments: &BackfillArguments) -> ExitCode {
     }
     let On { data, format, .. } = &arguments.on;
     let file = arguments.declaration.as_deref().expect("clap asks for one of the two");
-    let declaration = match Declaration::read(file) {
+    let declaration = match BackfillDeclaration::read(file) {
         Ok(declaration) => declaration,
         Err(faults) => return refuse(&faults, *format),
     };
@@ -92,7 +92,7 @@ pub fn run(arguments: &BackfillArguments) -> ExitCode {
         signer,
     };
     let nodes: Vec<String> = declaration.plan.steps.iter().map(|step| step.name.clone()).collect();
-    let watch = Watch::new(&[], &nodes);
+    let watch = RunMetrics::new(&[], &nodes);
     let shown = progress::show(&watch, *format == Answer::Text);
     let outcome = backfill(&declaration, &options, &watch);
     shown.stop();
@@ -170,8 +170,8 @@ fn record_json(record: &BackfillRecord) -> Value {
 }
 
 fn list(on: &On) -> ExitCode {
-    let log = on.data.join("log");
-    if !log.is_dir() {
+    let log = crate::log_of(&on.data);
+    if !log.exists() {
         return refused(&GovernanceError::NothingRan { data: on.data.clone() }.into(), on.format);
     }
     let known = Store::open(&on.store())

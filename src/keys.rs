@@ -84,7 +84,7 @@ pub fn keys(command: &Keys) -> ExitCode {
 
 fn new(out: &Path) -> ExitCode {
     // What proves the data must not lie where the data is copied from.
-    let holds_data = |folder: &Path| folder.join("log").is_dir() || folder.join("commits").is_dir();
+    let holds_data = |folder: &Path| crate::log_of(folder).exists() || folder.join("commits").is_dir();
     if let Some(data) = out.ancestors().skip(1).find(|folder| holds_data(folder)) {
         eprintln!(
             "tidegate: `{}` lies in the data folder `{}`; keep keys outside, so that whoever can change the data cannot sign it",

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use tidegate_dataflows::graph::{Picture, draw};
+use tidegate_dataflows::diagram::{DiagramFormat, draw};
 use tidegate_dataflows::run::{Options, run};
 use tidegate_dataflows::topology::{Override, Topology};
-use tidegate_dataflows::watch::Watch;
-use tidegate_dataflows::{Fault, Plan};
+use tidegate_dataflows::metrics::RunMetrics;
+use tidegate_dataflows::plan::REGISTRY;
+use tidegate_dataflows::{Diagnostic, Plan};
 use tidegate_facts::Span;
 
 /// A small batch is hundreds of short-lived pieces of memory, made on one thread and often dropped on another.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-mod account;
 mod archive;
 mod backfill;
 mod keys;
@@ -25,8 +25,9 @@ mod log;
 mod policy;
 mod progress;
 mod replay;
+mod report;
 mod serve;
-mod standing;
+mod summaries;
 mod verify;
 
 /// Turns a stream of facts into decisions that can be proven.
@@ -230,7 +231,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn plan(file: &std::path::Path, set: &[String]) -> Result<Plan, Vec<Fault>> {
+/// The log of a data folder on this machine.
+fn log_of(data: &std::path::Path) -> tidegate_sinks::log::LogFolder {
+    tidegate_sinks::log::LogFolder::of_data(&tidegate_host::Host::real(), data)
+}
+
+fn plan(file: &std::path::Path, set: &[String]) -> Result<Plan, Vec<Diagnostic>> {
     let mut overrides = Vec::new();
     let mut faults = Vec::new();
     for text in set {
@@ -245,14 +251,14 @@ fn plan(file: &std::path::Path, set: &[String]) -> Result<Plan, Vec<Fault>> {
     Plan::read(file, &overrides)
 }
 
-fn refuse(faults: &[Fault], format: Answer) -> ExitCode {
+fn refuse(faults: &[Diagnostic], format: Answer) -> ExitCode {
     for fault in faults {
         match format {
             Answer::Text if log::is_json() => tracing::error!("{fault}"),
             Answer::Text => eprintln!("{fault}"),
             Answer::Json => println!(
                 "{}",
-                serde_json::json!({"file": fault.file, "line": fault.line, "fault": fault.what})
+                serde_json::json!({"file": fault.file, "line": fault.line, "fault": fault.message})
             ),
         }
     }
@@ -277,14 +283,18 @@ fn check(file: &std::path::Path, set: &[String], format: Answer) -> ExitCode {
 }
 
 fn graph(file: &std::path::Path, format: Drawing) -> ExitCode {
-    let picture = match format {
-        Drawing::Mermaid => Picture::Mermaid,
-        Drawing::Dot => Picture::Dot,
-        Drawing::Svg => Picture::Svg,
+    let diagram = match format {
+        Drawing::Mermaid => DiagramFormat::Mermaid,
+        Drawing::Dot => DiagramFormat::Dot,
+        Drawing::Svg => DiagramFormat::Svg,
     };
-    match Topology::read(file, &[]) {
+    let read = Topology::read(file, &[], REGISTRY).and_then(|(topology, diagnostics)| {
+        let faults = diagnostics.take();
+        if faults.is_empty() { Ok(topology) } else { Err(faults) }
+    });
+    match read {
         Ok(topology) => {
-            print!("{}", draw(&topology, picture));
+            print!("{}", draw(&topology, diagram));
             ExitCode::SUCCESS
         }
         Err(faults) => refuse(&faults, Answer::Text),
@@ -295,12 +305,12 @@ fn run_plan(plan: Plan, options: &Options, format: Answer) -> ExitCode {
     let plan = Arc::new(plan);
     let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
     let nodes: Vec<String> = plan.steps.iter().map(|s| s.name.clone()).collect();
-    let watch = Watch::new(&sources, &nodes);
-    let shown = progress::show(&watch, format == Answer::Text && !log::is_json());
-    let outcome = run(&plan, options, &watch);
+    let metrics = RunMetrics::new(&sources, &nodes);
+    let shown = progress::show(&metrics, format == Answer::Text && !log::is_json());
+    let outcome = run(&plan, options, &metrics);
     shown.stop();
     match outcome {
-        Ok(report) => match account::print(&plan, options, &watch, &report, format == Answer::Json) {
+        Ok(report) => match report::print(&plan, options, &metrics, &report, format == Answer::Json) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(error.as_ref()),
         },
@@ -314,7 +324,7 @@ fn sql(
     store: Option<&std::path::Path>,
     format: tidegate_queries::Format,
 ) -> ExitCode {
-    match account::query(query, data, store, format) {
+    match report::query(query, data, store, format) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error.as_ref()),
     }

@@ -8,9 +8,10 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::governance::{
-    Asked, Change, GovernanceError, Lifecycle, Proposal, Taken, Wish, changes, standing, take,
+    DataFolder, GovernanceError, Lifecycle, Proposal, RevisionChange, StepAction, StepOutcome, StepRequest,
+    revision_changes,
 };
-use tidegate_facts::governance::{Step, short};
+use tidegate_facts::governance::RevisionStep;
 use tidegate_facts::time::to_rfc3339;
 use tidegate_facts::{Digest, Tick};
 
@@ -109,8 +110,10 @@ pub struct OfProposal {
 }
 
 impl On {
-    fn store(&self) -> PathBuf {
-        self.store.clone().unwrap_or_else(|| self.data.join("store"))
+    /// The data folder and its store.
+    fn folder(&self) -> DataFolder {
+        let store = self.store.clone().unwrap_or_else(|| self.data.join("store"));
+        DataFolder::new(&self.data, store)
     }
 }
 
@@ -118,35 +121,32 @@ fn digest(text: &str) -> Result<Digest, String> {
     Digest::from_hex(text).ok_or_else(|| "a digest is 64 lower-case hexadecimal digits".to_owned())
 }
 
-/// Memory for the index that keeps out duplicates; a step needs next to none.
-const DEDUPE_BYTES: u64 = 8 << 20;
-
 /// Runs one of the commands.
 pub fn run(command: PolicyCommand) -> ExitCode {
-    let (on, who, wish) = match command {
+    let (on, who, action) = match command {
         PolicyCommand::List { on } => return look(&on, list),
         PolicyCommand::Show { on, id } => {
             return look(&on, |plan, lifecycle, on| show(plan, lifecycle, on, &id));
         }
         PolicyCommand::Propose { on, who, node, file, before } => match std::fs::read_to_string(&file) {
-            Ok(text) => (on, who, Wish::Propose { node, file, text, before }),
+            Ok(text) => (on, who, StepAction::Propose { node, file, text, before }),
             Err(source) => return refused(&GovernanceError::File { path: file, source }, on.format),
         },
-        PolicyCommand::Approve(OfProposal { on, who, id }) => (on, who, Wish::Follow(Step::Approved, id)),
-        PolicyCommand::Activate(OfProposal { on, who, id }) => (on, who, Wish::Follow(Step::Activated, id)),
-        PolicyCommand::Withdraw(OfProposal { on, who, id }) => (on, who, Wish::Follow(Step::Withdrawn, id)),
-        PolicyCommand::Rollback { on, who, node } => (on, who, Wish::RollBack(node)),
+        PolicyCommand::Approve(OfProposal { on, who, id }) => (on, who, StepAction::Follow(RevisionStep::Approved, id)),
+        PolicyCommand::Activate(OfProposal { on, who, id }) => (on, who, StepAction::Follow(RevisionStep::Activated, id)),
+        PolicyCommand::Withdraw(OfProposal { on, who, id }) => (on, who, StepAction::Follow(RevisionStep::Withdrawn, id)),
+        PolicyCommand::Rollback { on, who, node } => (on, who, StepAction::RollBack(node)),
     };
     let plan = match plan(&on.topology, &on.set) {
         Ok(plan) => Arc::new(plan),
         Err(faults) => return refuse(&faults, on.format),
     };
-    let asked = Asked { actor: who.actor, reason: who.reason, what: wish };
-    match take(&plan, &on.data, &on.store(), DEDUPE_BYTES, &asked) {
-        Ok(taken) => {
+    let request = StepRequest { actor: who.actor, reason: who.reason, action };
+    match on.folder().take_step(&plan, &request) {
+        Ok(outcome) => {
             match on.format {
-                Answer::Text => print!("{}", told(&taken, &on)),
-                Answer::Json => println!("{}", taken_json(&taken)),
+                Answer::Text => print!("{}", outcome_text(&outcome, &on)),
+                Answer::Json => println!("{}", outcome_json(&outcome)),
             }
             ExitCode::SUCCESS
         }
@@ -160,7 +160,7 @@ fn look(on: &On, print: impl Fn(&Plan, &Lifecycle, &On) -> Result<(), Governance
         Ok(plan) => plan,
         Err(faults) => return refuse(&faults, on.format),
     };
-    match standing(&plan, &on.data, &on.store()).and_then(|lifecycle| print(&plan, &lifecycle, on)) {
+    match on.folder().lifecycle(&plan).and_then(|lifecycle| print(&plan, &lifecycle, on)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refused(&error, on.format),
     }
@@ -168,15 +168,17 @@ fn look(on: &On, print: impl Fn(&Plan, &Lifecycle, &On) -> Result<(), Governance
 
 /// Prints why not. What was refused by rule and what failed have exit codes of their own.
 fn refused(error: &GovernanceError, format: Answer) -> ExitCode {
-    use GovernanceError::{Admission, Archive, Dedupe, Faults, Foreign, Log, Store, Table, Unreadable};
+    use GovernanceError::{
+        Archive, Dedupe, Diagnostics, Foreign, Log, OutOfTicks, Store, Table, Unreadable,
+    };
     match error {
-        Faults(faults) => return refuse(faults, format),
+        Diagnostics(diagnostics) => return refuse(diagnostics, format),
         Log(_)
         | Archive(_)
         | Store(_)
         | Table(_)
         | Dedupe(_)
-        | Admission(_)
+        | OutOfTicks
         | Foreign { .. }
         | Unreadable { .. } => return fail(error),
         _ if format == Answer::Json => println!("{}", json!({"refused": error.to_string()})),
@@ -187,9 +189,9 @@ fn refused(error: &GovernanceError, format: Answer) -> ExitCode {
     ExitCode::from(exit::REFUSED)
 }
 
-fn told(taken: &Taken, on: &On) -> String {
-    let Taken { record, tick, repeated, changes } = taken;
-    let id = short(&record.proposal_id);
+fn outcome_text(outcome: &StepOutcome, on: &On) -> String {
+    let StepOutcome { record, tick, repeated, changes } = outcome;
+    let id = record.proposal_id.short_hex();
     if *repeated {
         let (actor, at) = (&record.actor, time(*tick));
         return format!(
@@ -202,7 +204,7 @@ fn told(taken: &Taken, on: &On) -> String {
         |step: &str| format!("next: tidegate policy {step} {place} --id {id} --actor .. --reason ..\n");
     let after = format!("{} of {}", record.after, record.subject.node);
     match record.step {
-        Step::Proposed => {
+        RevisionStep::Proposed => {
             format!(
                 "proposal {}\n{after} would change\n{}{}",
                 record.proposal_id,
@@ -210,25 +212,25 @@ fn told(taken: &Taken, on: &On) -> String {
                 next("approve")
             )
         }
-        Step::Approved => format!("{after} is approved by {}\n{}", record.actor, next("activate")),
-        Step::Activated => format!("{after} is in force from {} on\n{}", time(*tick), lines(changes)),
-        Step::RolledBack => {
+        RevisionStep::Approved => format!("{after} is approved by {}\n{}", record.actor, next("activate")),
+        RevisionStep::Activated => format!("{after} is in force from {} on\n{}", time(*tick), lines(changes)),
+        RevisionStep::RolledBack => {
             format!("{after} is in force again from {} on\n{}", time(*tick), lines(changes))
         }
-        Step::Withdrawn => format!("proposal {id} is withdrawn\n"),
+        RevisionStep::Withdrawn => format!("proposal {id} is withdrawn\n"),
     }
 }
 
-fn taken_json(taken: &Taken) -> Value {
-    let mut said = taken.record.payload();
-    said["_tick"] = json!(taken.tick);
-    said["at_utc"] = json!(time(taken.tick));
-    said["repeated"] = json!(taken.repeated);
-    said["changes"] = json!(taken.changes);
-    said
+fn outcome_json(outcome: &StepOutcome) -> Value {
+    let mut step = outcome.record.payload();
+    step["_tick"] = json!(outcome.tick);
+    step["at_utc"] = json!(time(outcome.tick));
+    step["repeated"] = json!(outcome.repeated);
+    step["changes"] = json!(outcome.changes);
+    step
 }
 
-fn lines(changes: &[Change]) -> String {
+fn lines(changes: &[RevisionChange]) -> String {
     changes.iter().map(|change| format!("{change}\n")).collect()
 }
 
@@ -264,21 +266,21 @@ fn list(_: &Plan, lifecycle: &Lifecycle, on: &On) -> Result<(), GovernanceError>
             subject.node.clone(),
             revision.to_string(),
             since.map_or("the beginning".to_owned(), time),
-            by.map_or("the topology".to_owned(), |id| format!("proposal {}", short(&id))),
+            by.map_or("the topology".to_owned(), |id| format!("proposal {}", id.short_hex())),
         ]
     });
     print!("{}", table(["node", "in force", "since", "by"], in_force.collect()));
     let proposals = lifecycle.in_order().into_iter().map(|proposal| {
         vec![
-            short(&proposal.id),
+            proposal.id.short_hex(),
             proposal.subject.node.clone(),
             proposal.after.to_string(),
-            lifecycle.word_for(proposal).to_owned(),
+            lifecycle.status_of(proposal).to_owned(),
         ]
     });
     print!("\n{}", table(["proposal", "node", "revision", "state"], proposals.collect()));
     let steps = lifecycle.steps().iter().map(|(tick, step)| {
-        let id = short(&step.proposal_id);
+        let id = step.proposal_id.short_hex();
         vec![time(*tick), id, step.step.to_string(), step.actor.clone(), step.reason.clone()]
     });
     print!("\n{}", table(["at", "proposal", "step", "actor", "reason"], steps.collect()));
@@ -289,7 +291,7 @@ fn proposal_json(lifecycle: &Lifecycle, proposal: &Proposal) -> Value {
     json!({
         "proposal_id": proposal.id, "node": proposal.subject.node, "kind": proposal.subject.kind,
         "before": proposal.before, "after": proposal.after.digest, "revision_id": proposal.after.id,
-        "revision_version": proposal.after.version, "state": lifecycle.word_for(proposal),
+        "revision_version": proposal.after.version, "state": lifecycle.status_of(proposal),
     })
 }
 
@@ -297,7 +299,7 @@ fn show(plan: &Plan, lifecycle: &Lifecycle, on: &On, id: &str) -> Result<(), Gov
     let proposal = lifecycle.proposal(id)?;
     let steps = lifecycle.steps().iter().filter(|(_, step)| step.proposal_id == proposal.id);
     let steps: Vec<_> = steps.collect();
-    let changes = changes(plan, lifecycle, &steps[0].1);
+    let changes = revision_changes(plan, lifecycle, &steps[0].1);
     if on.format == Answer::Json {
         let mut said = proposal_json(lifecycle, proposal);
         said["text"] = json!(proposal.text);
@@ -312,13 +314,13 @@ fn show(plan: &Plan, lifecycle: &Lifecycle, on: &On, id: &str) -> Result<(), Gov
         proposal.id,
         proposal.after,
         proposal.subject.node,
-        lifecycle.word_for(proposal)
+        lifecycle.status_of(proposal)
     );
     let rows = steps.iter().map(|(tick, step)| {
         vec![time(*tick), step.step.to_string(), step.actor.clone(), step.reason.clone()]
     });
     print!("{}", table(["at", "step", "actor", "reason"], rows.collect()));
-    println!("\nagainst {}\n{}\n{}", short(&proposal.before), lines(&changes), proposal.text.trim_end());
+    println!("\nagainst {}\n{}\n{}", proposal.before.short_hex(), lines(&changes), proposal.text.trim_end());
     Ok(())
 }
 

@@ -6,11 +6,11 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tidegate_dataflows::watch::{StageReport, Watch};
+use tidegate_dataflows::metrics::{RunMetrics, StageReport};
 use tidegate_facts::Tick;
 use tidegate_facts::time::to_rfc3339;
 
-use crate::account::thousands;
+use crate::report::thousands;
 
 /// The stage that facts have passed when they are durable.
 const LOGGED: &str = "gate: log";
@@ -21,7 +21,7 @@ pub struct Shown {
 }
 
 /// Begins to show a run on standard error: redrawn on a terminal, else a line now and then.
-pub fn show(watch: &Watch, wanted: bool) -> Shown {
+pub fn show(watch: &RunMetrics, wanted: bool) -> Shown {
     if !wanted {
         return Shown { stop: None };
     }
@@ -61,7 +61,7 @@ impl Shown {
 
 fn redraw(
     err: &mut impl Write,
-    watch: &Watch,
+    watch: &RunMetrics,
     before: &[StageReport],
     now: &[StageReport],
     every: Duration,
@@ -89,7 +89,7 @@ fn redraw(
 }
 
 /// One line that can be read: how far it is, how fast, and what takes longest.
-fn plain(watch: &Watch, before: &[StageReport], now: &[StageReport], every: Duration) -> String {
+fn plain(watch: &RunMetrics, before: &[StageReport], now: &[StageReport], every: Duration) -> String {
     let grown = || before.iter().zip(now);
     let busy = |(before, now): (&StageReport, &StageReport)| now.busy.saturating_sub(before.busy);
     let facts = |reports: &[StageReport]| {

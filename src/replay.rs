@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use clap::Args;
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::governance::began_with;
-use tidegate_dataflows::watch::Watch;
+use tidegate_dataflows::governance::run_record;
+use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_facts::Tick;
-use tidegate_replay::compare::{Compared, compare_seals};
-use tidegate_replay::fact::fact_at;
+use tidegate_replay::compare_seals::{Compared, compare_seals};
+use tidegate_replay::find_fact::fact_at;
 use tidegate_replay::shadow::{CHANGES, Shadow, shadow};
 use tidegate_sinks::store::Store;
 
@@ -65,7 +65,7 @@ pub fn run(arguments: &Replay) -> ExitCode {
         Err(faults) => return crate::refuse(&faults, arguments.format),
     };
     let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
-    let watch = Watch::new(&[], &nodes);
+    let watch = RunMetrics::new(&[], &nodes);
     let shown = progress::show(&watch, arguments.format == Answer::Text);
     let outcome = if arguments.verify {
         verify(arguments, &plan, &watch)
@@ -94,17 +94,17 @@ impl Replay {
     }
 }
 
-fn rate(facts: u64, watch: &Watch) -> String {
+fn rate(facts: u64, watch: &RunMetrics) -> String {
     let seconds = watch.elapsed().as_secs_f64();
     format!("{facts} facts in {seconds:.1} s ({:.0} a second)", facts as f64 / seconds.max(1e-9))
 }
 
-fn verify(arguments: &Replay, plan: &Arc<Plan>, watch: &Watch) -> Outcome {
+fn verify(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome {
     let store = Store::open(&arguments.store())?;
-    let range = (arguments.from.unwrap_or(Tick::ZERO), arguments.to.unwrap_or(Tick(u64::MAX)));
+    let range = (arguments.from.unwrap_or(Tick::ZERO), arguments.to.unwrap_or(Tick::MAX));
     let compared = compare_seals(plan, &arguments.data, &store, range, arguments.workers.into(), watch)?;
     let code = if compared.first.is_none() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) };
-    let began = began_with(&arguments.data.join("log"), &store)?.map(|run| run.plan);
+    let began = run_record(&crate::log_of(&arguments.data), &store)?.map(|run| run.plan);
     let other = began.filter(|began| *began != plan.digest);
     if arguments.format == Answer::Json {
         let first = compared.first.as_ref().map(|d| {
@@ -156,7 +156,7 @@ fn difference(arguments: &Replay, compared: &Compared) -> Vec<String> {
     }
     lines.push("  (- as it was sealed, + as it is computed now)".to_owned());
     if let Some(tick) = first.tick {
-        match fact_at(&arguments.data.join("log"), tick) {
+        match fact_at(&crate::log_of(&arguments.data), tick) {
             Ok(Some(fact)) => lines.push(format!("  the fact it is about, {tick}:\n  {fact}")),
             Ok(None) => lines.push(format!("  the log has no fact {tick}")),
             Err(error) => lines.push(format!("  the fact it is about cannot be read: {error}")),
@@ -165,9 +165,9 @@ fn difference(arguments: &Replay, compared: &Compared) -> Vec<String> {
     lines
 }
 
-fn write(arguments: &Replay, plan: &Arc<Plan>, watch: &Watch) -> Outcome {
+fn write(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome {
     let out = arguments.out.as_deref().expect("the caller looked");
-    let to = arguments.to.unwrap_or(Tick(u64::MAX));
+    let to = arguments.to.unwrap_or(Tick::MAX);
     let (facts, commits) =
         tidegate_replay::replay_to(plan, &arguments.data, out, to, arguments.workers.into(), watch)?;
     let tables = commits.tables().join(", ");
@@ -183,10 +183,10 @@ fn write(arguments: &Replay, plan: &Arc<Plan>, watch: &Watch) -> Outcome {
     Ok((lines, ExitCode::SUCCESS))
 }
 
-fn changes(arguments: &Replay, plan: &Arc<Plan>, watch: &Watch) -> Outcome {
+fn changes(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome {
     let sealed = Store::open(&arguments.store())?;
     let out = arguments.data.join("shadow").join(&plan.digest.to_hex()[..16]);
-    let to = arguments.to.unwrap_or(Tick(u64::MAX));
+    let to = arguments.to.unwrap_or(Tick::MAX);
     let shadow = shadow(plan, &arguments.data, &sealed, &out, to, arguments.workers.into(), watch)?;
     if arguments.format == Answer::Json {
         let actions = shadow.actions.iter();

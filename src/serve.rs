@@ -6,23 +6,25 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::graphs::graphs;
-use tidegate_dataflows::live::{INGRESS, Limits, Live};
-use tidegate_dataflows::plan::StepKind;
-use tidegate_dataflows::realtime::{Priority, Realtime};
+use tidegate_dataflows::entity_graphs::entity_graphs;
+use tidegate_dataflows::serve::{INGRESS, Ingress, IngressLimits, LiveReads, ServeState};
+use tidegate_dataflows::plan::Step;
+use tidegate_dataflows::thread_priority::{Priority, RealtimeSwitch};
 use tidegate_dataflows::run::{Options, Report, RunError, serve};
-use tidegate_dataflows::timelines::TimelineTable;
-use tidegate_dataflows::topology::TableFormat;
-use tidegate_dataflows::watch::Watch;
+use tidegate_dataflows::timeline_tables::TimelineTable;
+use tidegate_dataflows::commit::TableFormat;
+use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_queries::access::Keys;
 use tidegate_queries::http::Service;
 use tidegate_queries::telemetry::Telemetry;
 use tidegate_queries::traces::{Settings, SettingsError, Traces};
-use tidegate_queries::{Catalogue, Statements, http, postgres};
+use tidegate_queries::{Catalogue, QueryRuntime, http};
+use tidegate_sinks::log::{LogFolder, LogReader};
+use tidegate_sinks::store::{Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::{Answer, account, exit, fail, log, progress};
+use crate::{Answer, exit, fail, log, progress, report as run_report};
 
 /// Where a service is reached.
 #[derive(clap::Args)]
@@ -31,17 +33,31 @@ pub struct Ports {
     #[arg(long, default_value = "127.0.0.1:7878", value_name = "ADDRESS:PORT")]
     http: SocketAddr,
     /// Where the Postgres wire protocol is served.
+    #[cfg(feature = "postgres")]
     #[arg(long, default_value = "127.0.0.1:5439", value_name = "ADDRESS:PORT")]
     postgres: SocketAddr,
     /// The file of API keys, as `tidegate keys api` writes it. Without one only this machine is served.
     #[arg(long, env = "TIDEGATE_API_KEYS", value_name = "FILE")]
     api_keys: Option<PathBuf>,
     /// MiB that the statements of all callers may take together for sorting, joining and grouping.
-    #[arg(long, default_value_t = Statements::MEMORY >> 20, value_name = "MIB")]
+    #[arg(long, default_value_t = QueryRuntime::MEMORY_BYTES >> 20, value_name = "MIB")]
     statement_memory: usize,
     /// Lets the threads on the way of a call go before everything else on the machine; the system must permit it.
     #[arg(long)]
     realtime: bool,
+}
+
+impl Ports {
+    /// Where the Postgres wire protocol is served; `None` in a program that was built without it.
+    #[cfg(feature = "postgres")]
+    fn postgres(&self) -> Option<SocketAddr> {
+        Some(self.postgres)
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    fn postgres(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 /// Why a service was not started.
@@ -69,6 +85,8 @@ enum Refused {
     #[error("the threads that serve cannot be started")]
     Runtime(#[from] std::io::Error),
     #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
     Query(#[from] tidegate_queries::QueryError),
 }
 
@@ -77,22 +95,22 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
     let sources = plan.sources.iter().map(|source| source.name.clone()).chain([INGRESS.to_owned()]);
     let sources: Vec<String> = sources.collect();
     let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
-    let (plan, watched) = (Arc::new(plan), Watch::new(&sources, &nodes));
+    let (plan, watched) = (Arc::new(plan), RunMetrics::new(&sources, &nodes));
     if ports.realtime
         && let Err(source) = Priority::Compute.hold()
     {
         return refuse(&Refused::Realtime { source });
     }
-    let realtime = ports.realtime.then(Realtime::default);
+    let realtime = ports.realtime.then(RealtimeSwitch::default);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(realtime) = realtime.clone() {
-        builder.on_thread_unpark(move || realtime.go(Priority::Serve));
+        builder.on_thread_unpark(move || realtime.set_for_current_thread(Priority::Serve));
     }
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&error.into()),
     };
-    let statements = match Statements::start(realtime.clone()) {
+    let statements = match QueryRuntime::start(realtime.clone()) {
         Ok(statements) => statements,
         Err(error) => return refuse(&error.into()),
     };
@@ -116,13 +134,13 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
             let _ = exporter.await;
         }
     });
-    statements.end();
+    statements.stop();
     if let Ok(report) = &outcome {
         let (commits, upper) = (report.commits.list.len(), report.commits.upper().0);
         tracing::info!(facts = report.facts, commits, upper, "stopped");
     }
     match outcome {
-        Ok(report) => match account::print(&plan, options, &watched, &report, format == Answer::Json) {
+        Ok(report) => match run_report::print(&plan, options, &watched, &report, format == Answer::Json) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(error.as_ref()),
         },
@@ -142,7 +160,7 @@ fn refuse(refused: &Refused) -> ExitCode {
 
 /// What serves, and how it is told to stop.
 struct Started {
-    live: Arc<Live>,
+    live: Arc<ServeState>,
     servers: Vec<tokio::task::JoinHandle<()>>,
     traces: Option<tokio::task::JoinHandle<()>>,
     stop: watch::Sender<bool>,
@@ -154,27 +172,34 @@ async fn start(
     plan: &Arc<Plan>,
     options: &Options,
     ports: &Ports,
-    watched: &Watch,
-    (statements, realtime): (&Statements, Option<Realtime>),
+    watched: &RunMetrics,
+    (statements, realtime): (&QueryRuntime, Option<RealtimeSwitch>),
 ) -> Result<Started, Refused> {
     let keys = match &ports.api_keys {
         Some(file) => Keys::read(file)?,
         None => Keys::default(),
     };
-    for address in [ports.http, ports.postgres] {
+    for address in [Some(ports.http), ports.postgres()].into_iter().flatten() {
         if keys.is_empty() && !address.ip().is_loopback() {
             return Err(Refused::Open { address });
         }
     }
     let settings = Settings::read(|name| std::env::var(name).ok())?;
     let http_port = bind("http", ports.http).await?;
-    let postgres_port = bind("postgres", ports.postgres).await?;
-    let live = Arc::new(Live::new(Limits::default()).in_realtime(realtime));
-    let store = options.store_path();
+    let postgres_port = match ports.postgres() {
+        Some(address) => Some(bind("postgres", address).await?),
+        None => None,
+    };
+    let ingress = Ingress::new(IngressLimits::default()).with_realtime(realtime);
+    let live = Arc::new(ServeState::new(ingress));
+    let log: Arc<dyn LogReader> = Arc::new(LogFolder::of_data(&options.host, &options.data));
+    let store = Store::open(options.store_url())?;
     let timelines = TimelineTable::of_plan(plan);
     let memory = ports.statement_memory.saturating_mul(1 << 20);
     let tables = live_tables(plan);
-    let catalogue = Catalogue::live(&options.data, &store, &tables, timelines, graphs(plan), &live, memory)?;
+    let (graphs, reads) = (entity_graphs(plan), Arc::clone(&live) as Arc<dyn LiveReads>);
+    let catalogue =
+        Catalogue::live(Arc::clone(&log), store.clone(), &tables, timelines, graphs, reads, memory)?;
     let catalogue = Arc::new(catalogue);
     let (stop_traces, traces_stop) = watch::channel(false);
     let traced = settings.map(|settings| follow(settings, plan, &live, traces_stop)).transpose()?;
@@ -183,16 +208,18 @@ async fn start(
     let service = Arc::new(Service {
         plan: Arc::clone(plan),
         live: Arc::clone(&live),
-        watch: watched.clone(),
+        metrics: watched.clone(),
         catalogue: Arc::clone(&catalogue),
         keys: keys.clone(),
         data: options.data.clone(),
+        log,
         store,
         workers: options.workers,
         telemetry: Arc::clone(&telemetry),
         statements: statements.handle(),
     });
-    let (http_at, postgres_at) = (http_port.local_addr()?, postgres_port.local_addr()?);
+    let http_at = http_port.local_addr()?;
+    let postgres_at = postgres_port.as_ref().map(TcpListener::local_addr).transpose()?;
     if log::is_json() {
         let topology = &plan.topology;
         tracing::info!(
@@ -207,14 +234,16 @@ async fn start(
             manifest_fingerprint = topology.run.manifest_fingerprint,
             parameter_hash = topology.run.parameter_hash.as_deref(),
             http = %http_at,
-            postgres = %postgres_at,
+            postgres = postgres_at.map(tracing::field::display),
             keys = !keys.is_empty(),
             traces = exporter.is_some(),
             "started"
         );
     } else {
         eprintln!("http on {http_at}");
-        eprintln!("postgres on {postgres_at}");
+        if let Some(postgres_at) = postgres_at {
+            eprintln!("postgres on {postgres_at}");
+        }
     }
     if keys.is_empty() && !log::is_json() {
         eprintln!(
@@ -223,12 +252,33 @@ async fn start(
     }
     let (stop, stopped) = watch::channel(false);
     let http = tokio::spawn(http::serve(service, http_port, stopped.clone()));
-    let postgres = statements.handle().spawn(async move {
-        if let Err(error) = postgres::serve(catalogue, keys, telemetry, postgres_port, stopped).await {
-            log::error(&error);
-        }
-    });
-    Ok(Started { live, servers: vec![http, postgres], traces: exporter, stop, stop_traces })
+    let mut servers = vec![http];
+    if let Some(port) = postgres_port {
+        servers.push(statements.handle().spawn(serve_postgres(catalogue, keys, telemetry, port, stopped)));
+    }
+    Ok(Started { live, servers, traces: exporter, stop, stop_traces })
+}
+
+#[cfg(feature = "postgres")]
+async fn serve_postgres(
+    catalogue: Arc<Catalogue>,
+    keys: Keys,
+    telemetry: Arc<Telemetry>,
+    port: TcpListener,
+    stop: watch::Receiver<bool>,
+) {
+    tidegate_postgres::serve(catalogue, keys, telemetry, port, stop).await;
+}
+
+/// Nothing: the program was built without it.
+#[cfg(not(feature = "postgres"))]
+async fn serve_postgres(
+    _: Arc<Catalogue>,
+    _: Keys,
+    _: Arc<Telemetry>,
+    _: TcpListener,
+    _: watch::Receiver<bool>,
+) {
 }
 
 type Followed = (Arc<Traces>, tokio::task::JoinHandle<()>);
@@ -237,7 +287,7 @@ type Followed = (Arc<Traces>, tokio::task::JoinHandle<()>);
 fn follow(
     settings: Settings,
     plan: &Plan,
-    live: &Live,
+    live: &ServeState,
     stop: watch::Receiver<bool>,
 ) -> Result<Followed, Refused> {
     let mut seed = [0; 32];
@@ -246,7 +296,7 @@ fn follow(
         vec![("tidegate.topology", plan.topology.name.clone()), ("tidegate.plan", plan.digest.to_hex())];
     let (traces, exporter) = Traces::start(settings, describe, seed, std::time::SystemTime::now, stop);
     let told = Arc::clone(&traces);
-    live.on_commit(Box::new(move |commits| told.committed(commits)));
+    live.tables.on_commit(Box::new(move |commits| told.committed(commits)));
     Ok((traces, exporter))
 }
 
@@ -254,21 +304,16 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, Re
     TcpListener::bind(address).await.map_err(|source| Refused::Port { what, address, source })
 }
 
-/// The tables whose rows are served before they are committed; lines of JSON have no types until they are.
+/// The tables whose rows are served before they are committed. Lines of JSON have no types until then.
 fn live_tables(plan: &Plan) -> Vec<(String, arrow::datatypes::SchemaRef)> {
-    let lines: Vec<&str> = plan
-        .steps
-        .iter()
-        .filter_map(|step| match &step.kind {
-            StepKind::Table(table) if table.format == TableFormat::Jsonl => Some(table.table.as_str()),
-            _ => None,
-        })
-        .collect();
+    let tables = plan.steps.iter().filter_map(Step::table);
+    let lines: Vec<&str> =
+        tables.filter(|table| table.format == TableFormat::Jsonl).map(|table| table.table.as_str()).collect();
     plan.tables().into_iter().filter(|(name, _)| !lines.contains(&name.as_str())).collect()
 }
 
 /// Tells the run to finish when the process is told to.
-async fn stop_on_signal(live: Arc<Live>) {
+async fn stop_on_signal(live: Arc<ServeState>) {
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
         .expect("a handler can be set");
     loop {
@@ -276,7 +321,7 @@ async fn stop_on_signal(live: Arc<Live>) {
             _ = terminated.recv() => {}
             _ = tokio::signal::ctrl_c() => {}
         }
-        if live.is_stopping() {
+        if live.ingress.is_stopping() {
             std::process::exit(i32::from(exit::FAILED)); // Asked twice: whatever is not durable is done again.
         }
         if log::is_json() {
@@ -284,6 +329,6 @@ async fn stop_on_signal(live: Arc<Live>) {
         } else {
             eprintln!("stopping: what was taken is finished and committed; ask again to stop at once");
         }
-        live.stop();
+        live.ingress.stop();
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use tidegate_replay::proof::{EpisodeProof, Proven, prove};
 use tidegate_replay::verify::{Verified, verify};
+use tidegate_sinks::log::LogFolder;
 use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::Store;
 
@@ -61,11 +62,12 @@ pub fn run(arguments: &Verify) -> ExitCode {
         };
     }
     let folder = arguments.store.clone().unwrap_or_else(|| arguments.data.join("store"));
-    if !folder.is_dir() || !arguments.data.join("log").is_dir() {
-        let (log, folder) = (arguments.data.join("log"), folder.display());
+    let log = crate::log_of(&arguments.data);
+    if !folder.is_dir() || !log.exists() {
+        let folder = folder.display();
         eprintln!(
             "tidegate: `{}` or `{folder}` is no folder; name the data folder of a run with --data",
-            log.display()
+            log.path().display()
         );
         return ExitCode::from(exit::REFUSED);
     }
@@ -75,11 +77,11 @@ pub fn run(arguments: &Verify) -> ExitCode {
     };
     match &arguments.episode {
         Some(id) => episode(&store, id, arguments.export.as_deref(), &keys, arguments.format),
-        None => everything(&arguments.data.join("log"), &store, &keys, arguments.format),
+        None => everything(&log, &store, &keys, arguments.format),
     }
 }
 
-fn everything(log: &Path, store: &Store, keys: &[PublicKey], format: Answer) -> ExitCode {
+fn everything(log: &LogFolder, store: &Store, keys: &[PublicKey], format: Answer) -> ExitCode {
     let verified = match verify(log, store, keys) {
         Ok(verified) => verified,
         Err(error) => return fail(&error),

@@ -3,19 +3,30 @@
 use std::path::{Path, PathBuf};
 
 /// Each crate and the crates of this workspace that it may use. The arrows only point down.
-const MAY_USE: [(&str, &[&str]); 8] = [
-    ("facts", &[]),
-    ("operators", &["facts"]),
-    ("sources", &["facts"]),
-    ("sinks", &["facts"]),
-    ("dataflows", &["facts", "operators", "sinks", "sources"]),
-    ("queries", &["facts", "sinks", "dataflows", "replay"]),
-    ("replay", &["facts", "operators", "sinks", "sources", "dataflows"]),
-    ("benches", &["facts", "operators", "sinks", "sources", "dataflows", "queries", "replay"]),
+const MAY_USE: [(&str, &[&str]); 13] = [
+    ("facts/batch_hash", &[]),
+    ("facts/derive", &[]),
+    ("facts", &["facts/batch_hash", "facts/derive"]),
+    ("sinks/host", &[]),
+    ("sinks/dedupe", &["facts", "sinks/host"]),
+    ("operators", &["facts", "facts/batch_hash"]),
+    ("sources", &["facts", "sinks/host"]),
+    ("sinks", &["facts", "sinks/dedupe", "sinks/host"]),
+    ("dataflows", &["facts", "operators", "sinks", "sinks/dedupe", "sinks/host", "sources"]),
+    ("replay", &["facts", "operators", "sinks", "sinks/host", "sources", "dataflows"]),
+    ("queries", &["facts", "sinks", "sinks/host", "dataflows", "replay"]),
+    ("queries/postgres", &["facts", "queries"]),
+    ("benches", &["facts", "operators", "sinks", "sinks/dedupe", "sinks/host", "sources", "dataflows", "queries", "replay"]),
 ];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The package in a folder: `facts/batch_hash` has `tidegate-batch-hash`.
+fn package_of(folder: &str) -> String {
+    let name = folder.rsplit('/').next().expect("a path has a last part");
+    format!("tidegate-{}", name.replace('_', "-"))
 }
 
 /// The Rust files below a folder, and the lines of each before its tests.
@@ -47,8 +58,9 @@ fn the_arrows_only_point_down() {
         let manifest = std::fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
         let manifest = manifest.split("[dev-dependencies]").next().unwrap();
         for (other, _) in MAY_USE {
-            let used = manifest.contains(&format!("tidegate-{other}."))
-                || manifest.contains(&format!("tidegate-{other} "));
+            let package = package_of(other);
+            let used =
+                manifest.contains(&format!("{package}.")) || manifest.contains(&format!("{package} "));
             assert!(!used || allowed.contains(&other), "{name} must not depend on {other}");
         }
     }
@@ -105,6 +117,284 @@ fn every_file_says_what_it_is() {
                 "{} has no head",
                 path.display()
             );
+        }
+    }
+}
+
+/// The code of a file before its tests, without comments and with texts emptied.
+fn code(lines: &[(usize, String)]) -> Vec<(usize, String)> {
+    let mut in_text = false;
+    let mut raw_end: Option<String> = None;
+    let mut code = Vec::new();
+    for (at, line) in lines {
+        let mut out = String::new();
+        let mut rest = line.as_str();
+        while !rest.is_empty() {
+            if let Some(end) = &raw_end {
+                let Some(found) = rest.find(end.as_str()) else { break };
+                rest = &rest[found + end.len()..];
+                (raw_end, out) = (None, out + "\"");
+                continue;
+            }
+            let c = rest.chars().next().expect("it is not empty");
+            match c {
+                '\\' if in_text => rest = rest.get(2..).unwrap_or_default(),
+                '"' => {
+                    in_text = !in_text;
+                    out.push('"');
+                    rest = &rest[1..];
+                }
+                _ if in_text => rest = &rest[c.len_utf8()..],
+                '/' if rest.starts_with("//") => break,
+                'r' if rest.starts_with("r\"") || rest.starts_with("r#") && rest.trim_start_matches(['r', '#']).starts_with('"') => {
+                    let hashes = rest[1..].chars().take_while(|c| *c == '#').count();
+                    raw_end = Some(format!("\"{}", "#".repeat(hashes)));
+                    out.push('"');
+                    rest = &rest[2 + hashes..];
+                }
+                '\'' if rest.starts_with("'\"'") || rest.starts_with("'\\") => {
+                    rest = rest[1..].split_once('\'').map_or("", |(_, behind)| behind);
+                }
+                c => {
+                    out.push(c);
+                    rest = &rest[c.len_utf8()..];
+                }
+            }
+        }
+        code.push((*at, out));
+    }
+    code
+}
+
+/// The words of a line of code.
+fn identifiers(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
+/// The parts of an identifier, split at `_` and where a capital letter begins.
+fn parts(identifier: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    for c in identifier.chars() {
+        if c == '_' || c.is_uppercase() && !parts.last().is_some_and(String::is_empty) {
+            parts.push(String::new());
+        }
+        if c != '_' {
+            parts.last_mut().expect("there is one").extend(c.to_lowercase());
+        }
+    }
+    parts
+}
+
+/// The folders with the sources of every crate, and of the command.
+fn source_folders() -> Vec<String> {
+    let crates = MAY_USE.iter().map(|(name, _)| format!("{name}/src"));
+    crates.chain(["src".to_owned()]).collect()
+}
+
+#[test]
+fn identifiers_use_the_words_of_the_field() {
+    const BANNED: [&str; 11] = [
+        "said", "heard", "told", "shelf", "crumbs", "beat", "door", "standing", "kin", "twins", "asks",
+    ];
+    let mut found = Vec::new();
+    for folder in source_folders() {
+        for (path, lines) in sources(&folder) {
+            for (at, line) in code(&lines) {
+                for word in identifiers(&line) {
+                    if parts(word).iter().any(|part| BANNED.contains(&part.as_str())) {
+                        found.push(format!("{}:{at}: {word}", path.display()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "see the glossary in CONTRIBUTING.md:\n{}", found.join("\n"));
+}
+
+#[test]
+fn no_two_public_types_of_a_crate_have_one_name() {
+    let mut found = Vec::new();
+    for folder in source_folders() {
+        let mut seen: std::collections::BTreeMap<String, String> = std::collections::BTreeMap::new();
+        for (path, lines) in sources(&folder) {
+            for (at, line) in code(&lines) {
+                let line = line.trim_start();
+                let item = ["pub struct ", "pub enum ", "pub trait ", "pub type ", "pub union "]
+                    .iter()
+                    .find_map(|item| line.strip_prefix(item));
+                let Some(name) = item.and_then(|item| identifiers(item).next()) else { continue };
+                // An associated type belongs to its impl.
+                let here = format!("{}:{at}", path.display());
+                if let Some(first) = seen.insert(name.to_owned(), here.clone()) {
+                    found.push(format!("`{name}`: {first} and {here}"));
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "two public types of one name:\n{}", found.join("\n"));
+}
+
+#[test]
+fn functions_fit_on_a_screen_or_two() {
+    const LONGEST: usize = 120;
+    const LONG: usize = 70;
+    let mut lengths = Vec::new();
+    for folder in source_folders() {
+        for (path, lines) in sources(&folder) {
+            let mut open: Option<(usize, usize)> = None; // Where it begins, and how far it is indented.
+            for (at, line) in code(&lines) {
+                let indent = line.len() - line.trim_start().len();
+                let is_function = identifiers(&line).any(|word| word == "fn") && !line.trim_end().ends_with(';');
+                match open {
+                    None if is_function => open = Some((at, indent)),
+                    Some((from, depth)) if indent == depth && line.trim() == "}" => {
+                        lengths.push((at - from + 1, format!("{}:{from}", path.display())));
+                        open = None;
+                    }
+                    Some((from, depth)) if at == from && line.trim_end().ends_with('}') => {
+                        let _ = depth;
+                        open = None;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    lengths.sort();
+    let long: Vec<String> =
+        lengths.iter().filter(|(lines, _)| *lines > LONGEST).map(|(lines, at)| format!("{at}: {lines} lines")).collect();
+    assert!(long.is_empty(), "functions of more than {LONGEST} lines:\n{}", long.join("\n"));
+    let p99 = lengths[lengths.len() * 99 / 100].0;
+    assert!(p99 <= LONG, "one function in a hundred has {p99} lines or more; at most {LONG}");
+}
+
+#[test]
+fn comments_have_at_most_a_hundred_columns() {
+    let mut found = Vec::new();
+    for folder in source_folders() {
+        for (path, lines) in sources(&folder) {
+            for (at, line) in lines {
+                let is_table = line.trim_start().trim_start_matches(['/', '!', ' ']).starts_with('|');
+                if line.trim_start().starts_with("//") && line.chars().count() > 100 && !is_table {
+                    found.push(format!("{}:{at}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "{} comment lines are too long:\n{}", found.len(), found.join("\n"));
+}
+
+/// The module of a file, as a path below its crate; the crate itself is empty.
+fn module_of(folder: &Path, file: &Path) -> Vec<String> {
+    let below = file.strip_prefix(folder).expect("it lies in the folder").with_extension("");
+    let mut parts: Vec<String> = below.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    if parts.last().is_some_and(|last| ["mod", "lib", "main"].contains(&last.as_str())) {
+        parts.pop();
+    }
+    parts
+}
+
+/// The modules that a module uses, without its own children: it may hold and export those.
+fn uses(module: &[String], code: &[(usize, String)], modules: &[Vec<String>]) -> Vec<Vec<String>> {
+    let text: String = code.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join(" ");
+    let mut used = Vec::new();
+    for (root, marker) in [(&[][..], "crate::"), (&module[..module.len().saturating_sub(1)], "super::")] {
+        for (at, _) in text.match_indices(marker) {
+            if text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+                continue;
+            }
+            let path = text[at + marker.len()..].chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c));
+            let path: String = path.collect();
+            let mut names: Vec<String> = path.split("::").map(str::to_owned).collect();
+            if names.last().is_some_and(String::is_empty) {
+                // A list of names in braces: each may be a module.
+                names.pop();
+                let list = text[at + marker.len() + path.len()..].strip_prefix('{').unwrap_or_default();
+                let list = list.split('}').next().unwrap_or_default();
+                for name in list.split(',').filter_map(|name| identifiers(name).next()) {
+                    let whole = [root, &names, &[name.to_owned()][..]].concat();
+                    used.extend(nearest(&whole, modules));
+                }
+                continue;
+            }
+            used.extend(nearest(&[root, &names].concat(), modules));
+        }
+    }
+    used.retain(|other| other != module && !other.starts_with(module) && !module.starts_with(other));
+    used.sort();
+    used.dedup();
+    used
+}
+
+/// The deepest module on a path.
+fn nearest(path: &[String], modules: &[Vec<String>]) -> Option<Vec<String>> {
+    (1..=path.len()).rev().map(|length| path[..length].to_vec()).find(|path| modules.contains(path))
+}
+
+#[test]
+fn the_modules_of_a_crate_form_layers() {
+    let mut found = Vec::new();
+    for folder in source_folders() {
+        let root = root().join(&folder);
+        let files: Vec<(Vec<String>, Vec<(usize, String)>)> = sources(&folder)
+            .into_iter()
+            .map(|(path, lines)| (module_of(&root, &path), code(&lines)))
+            .collect();
+        let modules: Vec<Vec<String>> = files.iter().map(|(module, _)| module.clone()).collect();
+        let mut left: std::collections::BTreeMap<Vec<String>, Vec<Vec<String>>> = files
+            .iter()
+            .filter(|(module, _)| !module.is_empty())
+            .map(|(module, code)| (module.clone(), uses(module, code, &modules)))
+            .collect();
+        // Takes away what uses nothing that is left; a circle stays.
+        loop {
+            let free: Vec<Vec<String>> = left
+                .iter()
+                .filter(|(_, used)| used.iter().all(|other| !left.contains_key(other)))
+                .map(|(module, _)| module.clone())
+                .collect();
+            if free.is_empty() {
+                break;
+            }
+            free.iter().for_each(|module| drop(left.remove(module)));
+        }
+        // What only uses a circle is not on it.
+        loop {
+            let above: Vec<Vec<String>> = left
+                .keys()
+                .filter(|module| !left.values().any(|used| used.contains(module)))
+                .cloned()
+                .collect();
+            if above.is_empty() {
+                break;
+            }
+            above.iter().for_each(|module| drop(left.remove(module)));
+        }
+        for (module, used) in &left {
+            let used: Vec<String> =
+                used.iter().filter(|other| left.contains_key(*other)).map(|other| other.join("::")).collect();
+            found.push(format!("{folder}: {} uses {}", module.join("::"), used.join(", ")));
+        }
+    }
+    assert!(found.is_empty(), "modules that use each other:\n{}", found.join("\n"));
+}
+
+#[test]
+fn nodes_of_shipped_topologies_have_plain_names() {
+    for folder in ["dataflows", "tests/topologies", "examples/transfers", "benches/topologies"] {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|e| e != "toml") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for node in text.split("[[node]]").skip(1) {
+                let name = node.lines().find_map(|line| line.strip_prefix("name = \"")?.split('"').next());
+                let name = name.unwrap_or_default();
+                let is_plain = name.starts_with(|c: char| c.is_ascii_lowercase())
+                    && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+                assert!(is_plain, "{}: node `{name}`", path.display());
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::run::{Options, run};
 use tidegate_dataflows::topology::Override;
-use tidegate_dataflows::watch::Watch;
+use tidegate_dataflows::metrics::RunMetrics;
 
 /// Chance with a seed (splitmix64).
 struct Chance(u64);
@@ -41,7 +41,7 @@ fn run_topology(topology: &Path, set: &[String], data: &Path, workers: usize) ->
     let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
     let options = Options { workers, ..Options::new(data) };
     let from = Instant::now();
-    run(&plan, &options, &Watch::new(&sources, &nodes)).unwrap_or_else(|error| panic!("{error}"));
+    run(&plan, &options, &RunMetrics::new(&sources, &nodes)).unwrap_or_else(|error| panic!("{error}"));
     from.elapsed().as_secs_f64()
 }
 
@@ -55,7 +55,7 @@ fn committed(store: &Path) -> Vec<(String, Vec<u8>)> {
             let name = path.strip_prefix(store).unwrap().to_string_lossy().into_owned();
             if path.is_dir() {
                 folders.push(path);
-            } else if !name.starts_with("checkpoints") {
+            } else if !name.starts_with("state") {
                 found.push((name, std::fs::read(&path).unwrap()));
             }
         }
@@ -170,7 +170,7 @@ fn a_run_that_was_stopped_goes_on_from_its_checkpoint_as_its_log_says() {
         }
         let data = people(&folder, &lines, &[], 1);
         let wanted = committed(&data.join("store"));
-        // With neither checkpoints nor tables, all of the log is heard again at once.
+        // With neither checkpoints nor tables, all of the log is replayed at once.
         std::fs::remove_dir_all(data.join("store")).unwrap();
         people(&folder, &lines, &[], 3);
         let again = committed(&data.join("store"));

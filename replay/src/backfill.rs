@@ -11,18 +11,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tidegate_dataflows::declaration::Declaration;
-use tidegate_dataflows::feed::Feed;
-use tidegate_dataflows::governance::{GovernanceError, backfills, record_backfill, supposed};
-use tidegate_dataflows::output::{Outlet, Output};
-use tidegate_dataflows::topology::TableFormat;
-use tidegate_dataflows::watch::Watch;
+use tidegate_dataflows::backfill_declaration::BackfillDeclaration;
+use tidegate_dataflows::ingest::log_feed::LogFeed;
+use tidegate_dataflows::governance::{DataFolder, GovernanceError, as_if_effective, backfills};
+use tidegate_dataflows::commit::{CommitContext, CommitTarget};
+use tidegate_dataflows::commit::TableFormat;
+use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_facts::backfill::{Backfill, BackfillRecord, Completion, Produced};
 use tidegate_facts::{Digest, Tick, Topic};
-use tidegate_sinks::schemas;
+use tidegate_host::Host;
+use tidegate_sinks::log::LogFolder;
+use tidegate_sinks::table_catalog;
 use tidegate_sinks::signing::Signer;
 use tidegate_sinks::store::{Store, StoreError};
-use tidegate_sinks::table::{Build, Commits, Cut, Interval, TableError, TableFile};
+use tidegate_sinks::commits::{BuildInfo, Commits, TableSlice, CommitInterval, TableError, TableFile};
 
 use crate::{ReplayError, run_feed};
 
@@ -127,9 +129,9 @@ pub fn store_of(data: &Path, id: &str) -> PathBuf {
 /// # Errors
 /// See [`BackfillError`]. What was committed stays, and the same call goes on behind it.
 pub fn backfill(
-    declaration: &Declaration,
+    declaration: &BackfillDeclaration,
     options: &Options,
-    watch: &Watch,
+    watch: &RunMetrics,
 ) -> Result<Outcome, BackfillError> {
     let store = store_of(&options.data, &declaration.id);
     let declared = declare(declaration, options)?;
@@ -139,8 +141,7 @@ pub fn backfill(
     let commits = compute(declaration, &declared.backfill, options, &Store::open(&store)?, watch)?;
     let completion = Some(completion(&commits, &declared.backfill.outputs));
     let record = BackfillRecord { completion, ..declared };
-    let Options { data, live, dedupe_bytes, .. } = options;
-    record_backfill(&declaration.plan, data, live, *dedupe_bytes, |_, known| {
+    folder(options).record_backfill(&declaration.plan, |_, known| {
         let standing = standing(declaration, known)?;
         let is_completed = standing.is_some_and(|standing| standing.completion.is_some());
         Ok::<_, BackfillError>((!is_completed).then(|| record.clone()))
@@ -149,17 +150,17 @@ pub fn backfill(
 }
 
 /// How a backfill stands, declared in the log by now.
-fn declare(declaration: &Declaration, options: &Options) -> Result<BackfillRecord, BackfillError> {
-    let Options { data, live, dedupe_bytes, .. } = options;
-    let log = data.join("log");
+fn declare(declaration: &BackfillDeclaration, options: &Options) -> Result<BackfillRecord, BackfillError> {
+    let Options { data, live, .. } = options;
+    let log = LogFolder::of_data(&Host::real(), data);
     let archive = Store::open(live)?;
-    if log.is_dir()
+    if log.exists()
         && let Some(standing) = standing(declaration, &backfills(&log, &archive)?)?
     {
         return Ok(standing);
     }
     let mut declared = None;
-    record_backfill(&declaration.plan, data, live, *dedupe_bytes, |upper, known| {
+    folder(options).record_backfill(&declaration.plan, |upper, known| {
         // Another process may have been faster.
         declared = standing(declaration, known)?;
         if declared.is_some() {
@@ -174,7 +175,7 @@ fn declare(declaration: &Declaration, options: &Options) -> Result<BackfillRecor
 
 /// The last step of the backfill of this id, if it has any.
 fn standing(
-    declaration: &Declaration,
+    declaration: &BackfillDeclaration,
     known: &[(Tick, BackfillRecord)],
 ) -> Result<Option<BackfillRecord>, BackfillError> {
     let id = &declaration.id;
@@ -192,13 +193,13 @@ fn standing(
 }
 
 fn build() -> String {
-    let Build { version, commit } = Build::this();
+    let BuildInfo { version, commit } = BuildInfo::this();
     format!("{version} ({commit})")
 }
 
 /// What is declared, with its range: to the end of the basis, if there is one, and else to that of the log.
 fn in_range(
-    declaration: &Declaration,
+    declaration: &BackfillDeclaration,
     data: &Path,
     live: &Commits,
     upper: Tick,
@@ -233,27 +234,33 @@ fn in_range(
 
 /// Writes what is not committed yet, and returns all commits.
 fn compute(
-    declaration: &Declaration,
+    declaration: &BackfillDeclaration,
     backfill: &Backfill,
     options: &Options,
     store: &Store,
-    watch: &Watch,
+    watch: &RunMetrics,
 ) -> Result<Commits, BackfillError> {
     store.probe()?;
     let plan = &declaration.plan;
     let tables = plan.tables().into_iter().filter(|(table, _)| backfill.outputs.contains(table));
-    schemas::declare(&tables.collect::<Vec<_>>(), store)?;
-    let behind = Output::to_store(store.clone(), plan.digest, options.signer.clone())?;
+    table_catalog::declare(&tables.collect::<Vec<_>>(), store)?;
+    let behind = CommitContext::to_store(store.clone(), plan.digest, options.signer.clone())?;
     if behind.lower < backfill.to {
-        let outlet = Scoped { inner: Arc::clone(&behind.outlet), scope: backfill.clone() };
-        let output =
-            Output { lower: behind.lower.max(backfill.from), outlet: Arc::new(outlet), ..behind.clone() };
-        let (log, archive) = (options.data.join("log"), Store::open(&options.live)?);
-        let plan = &supposed(plan, &log, &archive)?;
-        let feed = Feed::new(plan, options.workers).up_to(backfill.to);
+        let target = Scoped { inner: Arc::clone(&behind.target), scope: backfill.clone() };
+        let lower = behind.lower.max(backfill.from);
+        let output = CommitContext { lower, target: Arc::new(target), ..behind.clone() };
+        let log = LogFolder::of_data(&Host::real(), &options.data);
+        let archive = Store::open(&options.live)?;
+        let plan = &as_if_effective(plan, &log, &archive)?;
+        let feed = LogFeed::new(plan, options.workers).up_to(backfill.to);
         run_feed(feed, plan, &log, &archive, &output, backfill.to, watch)?;
     }
     Ok(Commits::read(store)?)
+}
+
+/// The data folder of the live run, for the steps of the backfill in its log.
+fn folder(options: &Options) -> DataFolder {
+    DataFolder { dedupe_bytes: options.dedupe_bytes, ..DataFolder::new(&options.data, &options.live) }
 }
 
 /// The receipt of what the commits hold.
@@ -274,26 +281,26 @@ fn completion(commits: &Commits, outputs: &[String]) -> Completion {
     Completion { facts, commits: commits.list.len() as u64, head: commits.head, produced }
 }
 
-/// An outlet for the tables and partitions in scope.
+/// Commits the tables and partitions in scope to another target.
 struct Scoped {
-    inner: Arc<dyn Outlet>,
+    inner: Arc<dyn CommitTarget>,
     scope: Backfill,
 }
 
-impl Outlet for Scoped {
-    fn wants(&self, format: TableFormat) -> bool {
-        self.inner.wants(format)
+impl CommitTarget for Scoped {
+    fn accepts(&self, format: TableFormat) -> bool {
+        self.inner.accepts(format)
     }
 
-    fn take(&self, cut: &Cut) -> Result<Option<TableFile>, TableError> {
+    fn write(&self, cut: &TableSlice) -> Result<Option<TableFile>, TableError> {
         let Backfill { outputs, partitions, .. } = &self.scope;
         if !outputs.contains(&cut.table) || !(partitions.is_empty() || partitions.contains(&cut.partition)) {
             return Ok(None);
         }
-        self.inner.take(cut)
+        self.inner.write(cut)
     }
 
-    fn close(&self, interval: Interval) -> Result<(), TableError> {
-        self.inner.close(interval)
+    fn commit(&self, interval: CommitInterval) -> Result<(), TableError> {
+        self.inner.commit(interval)
     }
 }

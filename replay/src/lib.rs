@@ -8,24 +8,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub mod backfill;
-pub mod compare;
-pub mod fact;
+pub mod compare_seals;
+pub mod find_fact;
 pub mod proof;
 pub mod shadow;
 pub mod verify;
 
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::feed::Feed;
-use tidegate_dataflows::governance::{GovernanceError, in_force};
-use tidegate_dataflows::graphs::graphs as graphs_of;
-use tidegate_dataflows::output::Output;
-use tidegate_dataflows::watch::Watch;
-use tidegate_dataflows::workers::Workers;
+use tidegate_dataflows::ingest::log_feed::LogFeed;
+use tidegate_dataflows::governance::{GovernanceError, effective_plan};
+use tidegate_dataflows::entity_graphs::entity_graphs;
+use tidegate_dataflows::commit::CommitContext;
+use tidegate_dataflows::metrics::RunMetrics;
+use tidegate_dataflows::render::workers::Workers;
 use tidegate_facts::{Digest, Tick};
+use tidegate_host::Host;
+use tidegate_sinks::log::{LogFolder, LogReader};
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
 use tidegate_sinks::store::{Store, StoreError};
-use tidegate_sinks::table::{Commits, TableError};
-use tidegate_sinks::{graphs, schemas};
+use tidegate_sinks::commits::{Commits, TableError};
+use tidegate_sinks::{graph_catalog, table_catalog};
 
 /// Why a replay stopped.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +69,9 @@ pub fn replay(
     data: &Path,
     out: &Path,
     workers: usize,
-    watch: &Watch,
+    watch: &RunMetrics,
 ) -> Result<Commits, ReplayError> {
-    Ok(replay_to(plan, data, out, Tick(u64::MAX), workers, watch)?.1)
+    Ok(replay_to(plan, data, out, Tick::MAX, workers, watch)?.1)
 }
 
 /// As [`replay`], for the facts before `to` (and those that were admitted together with them); returns how
@@ -83,16 +85,16 @@ pub fn replay_to(
     out: &Path,
     to: Tick,
     workers: usize,
-    watch: &Watch,
+    watch: &RunMetrics,
 ) -> Result<(u64, Commits), ReplayError> {
     let store = Store::open(out)?;
     store.probe()?;
-    schemas::declare(&plan.tables(), &store)?;
-    graphs::declare(&graphs_of(plan), &store)?;
-    let output = Output::to_store(store.clone(), plan.digest, None)?;
+    table_catalog::declare(&plan.tables(), &store)?;
+    graph_catalog::declare(&entity_graphs(plan), &store)?;
+    let output = CommitContext::to_store(store.clone(), plan.digest, None)?;
     let archive = Store::open(&data.join("store"))?;
-    let plan = &in_force(plan, &data.join("log"), &archive)?;
-    let facts = run_log(plan, &data.join("log"), &archive, &output, to, workers, watch)?;
+    let plan = &effective_plan(plan, &LogFolder::of_data(&Host::real(), data), &archive)?;
+    let facts = run_log(plan, &LogFolder::of_data(&Host::real(), data), &archive, &output, to, workers, watch)?;
     Ok((facts, Commits::read(&store)?))
 }
 
@@ -103,38 +105,38 @@ pub fn replay_to(
 /// See [`ReplayError`].
 pub fn run_log(
     plan: &Arc<Plan>,
-    log: &Path,
+    log: &dyn LogReader,
     archive: &Store,
-    output: &Output,
+    output: &CommitContext,
     to: Tick,
     workers: usize,
-    watch: &Watch,
+    watch: &RunMetrics,
 ) -> Result<u64, ReplayError> {
-    run_feed(Feed::new(plan, workers), plan, log, archive, output, to, watch)
+    run_feed(LogFeed::new(plan, workers), plan, log, archive, output, to, watch)
 }
 
 /// As [`run_log`], by a feed that may stop short of the last group's end.
 fn run_feed(
-    mut feed: Feed,
+    mut feed: LogFeed,
     plan: &Arc<Plan>,
-    log: &Path,
+    log: &dyn LogReader,
     archive: &Store,
-    output: &Output,
+    output: &CommitContext,
     to: Tick,
-    watch: &Watch,
+    watch: &RunMetrics,
 ) -> Result<u64, ReplayError> {
-    let running = Workers::start(plan, feed.workers(), output, watch).map_err(ReplayError::Worker)?;
+    let running = Workers::start(plan, feed.workers(), output, watch, &Host::real().tasks).map_err(ReplayError::Worker)?;
     let mut facts = 0;
     let groups = read_range(log, Some(archive), Bound::Group(0), None, Preference::Log);
     let fed = groups.and_then(|groups| {
         for group in groups {
             let group = group?;
-            if group.lower >= to || output.failed.lock().expect("no panic").is_some() {
+            if group.lower >= to || output.failed.lock().is_some() {
                 break;
             }
-            let fed = feed.feed(&group);
+            let fed = feed.feed(&group.link, &group);
             facts += fed.facts as u64;
-            watch.fed(fed.upper);
+            watch.set_fed(fed.upper);
             if running.send(fed).is_err() {
                 break; // The worker's own reason follows.
             }
@@ -142,7 +144,7 @@ fn run_feed(
         Ok(())
     });
     let stopped = running.finish();
-    if let Some(error) = output.failed.lock().expect("no panic").take() {
+    if let Some(error) = output.failed.lock().take() {
         return Err(TableError::into(error));
     }
     fed?;

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_facts::seal::{Chain, Proof, seal_after};
 use tidegate_facts::{Digest, Tick, columns};
-use tidegate_operators::seal::Episode;
+use tidegate_operators::decision::seal::Episode;
 use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
-use tidegate_sinks::table::{Commit, Commits, TableError, TableFile, read_rows, record_digests};
+use tidegate_sinks::commits::{Commit, Commits, TableError, TableFile, read_rows, record_digests};
 
 /// What the form of a proof is called, inside it.
 pub const PROOF: &str = "tidegate.proof.v1";
@@ -109,7 +109,7 @@ pub fn prove_at(
     let sealed = commits.list.iter().map(AsRef::as_ref).filter(may_hold);
     let sealed = sealed.flat_map(|commit| commit.files.iter().map(move |file| (commit, file)));
     for (commit, file) in sealed.filter(|(_, file)| file.seal.is_some()) {
-        let bytes = Bytes::from(store.read(&file.name)?);
+        let bytes = Bytes::from(store.get(&file.name)?);
         let unreadable = |what: String| ProofError::File { file: file.name.clone(), what };
         let Some(row) = find(bytes.clone(), wanted).map_err(unreadable)? else { continue };
         let rows = read_rows(bytes, None).map_err(unreadable)?;

@@ -9,19 +9,21 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray, UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray,
     new_null_array,
 };
 use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Float64Type, UInt64Type};
+use arrow::datatypes::{DataType, Float64Type};
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::governance::supposed;
-use tidegate_dataflows::output::{Outlet, Output};
-use tidegate_dataflows::topology::TableFormat;
-use tidegate_dataflows::watch::Watch;
+use tidegate_dataflows::governance::as_if_effective;
+use tidegate_dataflows::commit::{CommitContext, CommitTarget};
+use tidegate_dataflows::commit::TableFormat;
+use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_facts::{Tick, columns};
+use tidegate_host::Host;
+use tidegate_sinks::log::LogFolder;
 use tidegate_sinks::store::Store;
-use tidegate_sinks::table::{Commits, Cut, Interval, TableError, TableFile, read_rows};
+use tidegate_sinks::commits::{Commits, TableSlice, CommitInterval, TableError, TableFile, read_rows};
 
 use crate::{ReplayError, run_log};
 
@@ -56,7 +58,7 @@ pub fn shadow(
     out: &Path,
     to: Tick,
     workers: usize,
-    watch: &Watch,
+    watch: &RunMetrics,
 ) -> Result<Shadow, ReplayError> {
     let out = Store::open(out)?;
     let commits = Commits::read(sealed)?;
@@ -65,8 +67,8 @@ pub fn shadow(
         files: commits
             .list
             .iter()
-            .flat_map(|c| &c.files)
-            .map(|file| (file.name.clone(), file.clone()))
+            .flat_map(|c| c.files.iter().map(move |file| (c, file)))
+            .map(|(c, file)| ((file.table.clone(), file.partition, c.lower, c.upper), file.clone()))
             .collect(),
         commits: Mutex::new(Commits::read(&out)?),
         out,
@@ -74,11 +76,11 @@ pub fn shadow(
     });
     let lower = against.commits.lock().expect("no panic").upper();
     if lower > Tick::ZERO {
-        return Err(ReplayError::Occupied { path: against.out.root().to_owned() });
+        return Err(ReplayError::Occupied { path: against.out.location("").into() });
     }
-    let output = Output::new(Arc::clone(&against) as Arc<dyn Outlet>, plan.digest);
-    let plan = &supposed(plan, &data.join("log"), sealed)?;
-    let facts = run_log(plan, &data.join("log"), sealed, &output, to, workers, watch)?;
+    let output = CommitContext::new(Arc::clone(&against) as Arc<dyn CommitTarget>, plan.digest);
+    let plan = &as_if_effective(plan, &LogFolder::of_data(&Host::real(), data), sealed)?;
+    let facts = run_log(plan, &LogFolder::of_data(&Host::real(), data), sealed, &output, to, workers, watch)?;
     let shadow = std::mem::take(&mut *against.shadow.lock().expect("no panic"));
     Ok(Shadow { facts, ..shadow })
 }
@@ -86,30 +88,29 @@ pub fn shadow(
 /// An outlet that holds decisions against those of an earlier run.
 struct Against {
     sealed: Store,
-    /// By name.
-    files: BTreeMap<String, TableFile>,
+    /// By table, partition, and the interval of the commit.
+    files: BTreeMap<(String, u16, Tick, Tick), TableFile>,
     out: Store,
     commits: Mutex<Commits>,
     shadow: Mutex<Shadow>,
 }
 
-impl Outlet for Against {
-    fn wants(&self, format: TableFormat) -> bool {
+impl CommitTarget for Against {
+    fn accepts(&self, format: TableFormat) -> bool {
         format == TableFormat::Sealed
     }
 
-    fn take(&self, cut: &Cut) -> Result<Option<TableFile>, TableError> {
+    fn write(&self, cut: &TableSlice) -> Result<Option<TableFile>, TableError> {
         if cut.rows.column_by_name("action").is_none() {
             return Ok(None);
         }
-        let name = cut.name();
-        let before = match self.files.get(&name) {
+        let before = match self.files.get(&(cut.table.clone(), cut.partition, cut.lower, cut.upper)) {
             None => None,
             Some(file) => {
-                let bytes = self.sealed.read(&file.name)?;
+                let bytes = self.sealed.get(&file.name)?;
                 Some(
                     read_rows(bytes.into(), None)
-                        .map_err(|what| TableError::Chain { name: name.clone(), what })?,
+                        .map_err(|what| TableError::Chain { name: file.name.clone(), what })?,
                 )
             }
         };
@@ -132,7 +133,7 @@ impl Outlet for Against {
         cut.derived(CHANGES, changed).write(&self.out).map(Some)
     }
 
-    fn close(&self, interval: Interval) -> Result<(), TableError> {
+    fn commit(&self, interval: CommitInterval) -> Result<(), TableError> {
         self.commits.lock().expect("no panic").publish(interval, None, &self.out)
     }
 }
@@ -151,9 +152,9 @@ fn text(rows: &RecordBatch, name: &str) -> StringArray {
 /// Each decision with the one before it on the same fact.
 fn changes(before: Option<&RecordBatch>, after: &RecordBatch) -> RecordBatch {
     let ticks = after.column_by_name(columns::TICK).expect("every table has _tick");
-    let ticks = ticks.as_primitive::<UInt64Type>();
+    let ticks = ticks.as_primitive::<columns::TickType>();
     let known = before.map(|rows| rows.column_by_name(columns::TICK).expect("every table has _tick"));
-    let known: &[u64] = known.map_or(&[], |ticks| ticks.as_primitive::<UInt64Type>().values());
+    let known: &[i64] = known.map_or(&[], |ticks| ticks.as_primitive::<columns::TickType>().values());
     let place: Vec<Option<usize>> =
         ticks.values().iter().map(|tick| known.binary_search(tick).ok()).collect();
     let was = |name: &str| -> ArrayRef {
@@ -189,7 +190,7 @@ fn changes(before: Option<&RecordBatch>, after: &RecordBatch) -> RecordBatch {
     let from_reasons: StringArray = place.iter().map(|place| Some(list(before?, (*place)?))).collect();
     let to_reasons: StringArray = (0..after.num_rows()).map(|row| Some(list(after, row))).collect();
     RecordBatch::try_from_iter_with_nullable([
-        (columns::TICK, Arc::new(UInt64Array::from(ticks.values().to_vec())) as ArrayRef, false),
+        (columns::TICK, Arc::new(ticks.clone()) as ArrayRef, false),
         (columns::EVENT_ID, is(columns::EVENT_ID), false),
         ("from_action", was("action"), true),
         ("to_action", is("action"), false),

@@ -12,18 +12,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::UInt64Type;
-use tidegate_facts::jcs::RowForm;
+use tidegate_facts::jcs::ObjectWriter;
 use tidegate_facts::seal::{Chain, merkle_root};
 use tidegate_facts::{Digest, Tick, Topic, columns};
-use tidegate_operators::seal::record_digests_again;
+use tidegate_operators::decision::seal::recompute_record_digests;
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
-use tidegate_sinks::chains::{LogChains, LogHead};
-use tidegate_sinks::log::{Frame, Group, LogError, read_base, torn_end};
+use tidegate_sinks::hash_chains::{LogChains, LogHead};
+use tidegate_sinks::log::{Frame, Group, LogError, LogReader, TornEnd};
 use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
-use tidegate_sinks::table::{Commit, MANIFEST, TableFile, read_rows, record_digests};
-use tidegate_sinks::{graphs, schemas};
+use tidegate_sinks::commits::{Commit, MANIFEST, TableFile, interval_of, read_rows, record_digests};
+use tidegate_sinks::{graph_catalog, table_catalog};
 
 /// One thing that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,7 +73,7 @@ pub struct Verified {
 ///
 /// # Errors
 /// When the store's folders cannot be listed at all; what is wrong inside is a finding.
-pub fn verify(log: &Path, store: &Store, keys: &[PublicKey]) -> Result<Verified, StoreError> {
+pub fn verify(log: &dyn LogReader, store: &Store, keys: &[PublicKey]) -> Result<Verified, StoreError> {
     let mut check =
         Check { verified: Verified { keys: keys.len(), ..Verified::default() }, ..Check::default() };
     let commits = check.commits(store, keys)?;
@@ -102,7 +101,7 @@ struct Check {
     /// How far the chain of each table and partition has come.
     chains: BTreeMap<(String, u16), Chain>,
     /// For each partition of `traffic` the facts: tick, offset, and half of the payload's digest.
-    facts: BTreeMap<u16, Vec<(u64, u64, u128)>>,
+    facts: BTreeMap<u16, Vec<(Tick, i64, u128)>>,
     /// Whether all of the log could be read.
     log_is_whole: bool,
 }
@@ -190,15 +189,15 @@ impl Check {
     }
 
     /// Reads the log, and compares its chains with the commits.
-    fn log(&mut self, folder: &Path, store: &Store, commits: &[Commit]) {
+    fn log(&mut self, log: &dyn LogReader, store: &Store, commits: &[Commit]) {
         let mut uppers = commits.iter().peekable();
         let mut chains = LogChains::default();
         let mut end = Tick::ZERO;
         let mut groups_read = 0;
         // Of a pruned log the archive has the beginning; both are one history.
-        let groups = match read_range(folder, Some(store), Bound::Group(0), None, Preference::Log) {
+        let groups = match read_range(log, Some(store), Bound::Group(0), None, Preference::Log) {
             Ok(groups) => groups,
-            Err(error) => return self.history_error(folder, &error),
+            Err(error) => return self.history_error(log, &error),
         };
         self.log_is_whole = true;
         for group in groups {
@@ -206,7 +205,7 @@ impl Check {
                 Ok(group) => group,
                 Err(error) => {
                     self.log_is_whole = false;
-                    self.history_error(folder, &error);
+                    self.history_error(log, &error);
                     break;
                 }
             };
@@ -224,17 +223,17 @@ impl Check {
             }
         }
         if self.log_is_whole {
-            match torn_end(folder, groups_read) {
+            match log.torn_end(groups_read) {
                 Ok(None) => {}
-                Ok(Some((segment, at, detail))) => {
+                Ok(Some(TornEnd { segment, at, detail, .. })) => {
                     let record = format!("the last group, at byte {at}");
                     let what = format!(
                         "is not whole: {detail}; the run was stopped while it wrote this, and the next one takes it \
                          back, or it was damaged"
                     );
-                    self.find(name_in(folder, &segment), Some(record), what);
+                    self.find(name_in(log, &segment), Some(record), what);
                 }
-                Err(error) => self.log_error(folder, &error),
+                Err(error) => self.log_error(log, &error),
             }
         }
         if let Some(commit) = uppers.next()
@@ -245,27 +244,27 @@ impl Check {
                 "ends at {end}, and commit {} vouches for facts up to {}; its last groups are missing or damaged",
                 commit.number, commit.upper
             );
-            self.find(last_segment(folder), None, what);
+            self.find(name_in(log, &log.end_location()), None, what);
         }
         let sealed = commits.last().map_or(Tick::ZERO, |commit| commit.upper);
-        let behind = |facts: &Vec<(u64, u64, u128)>| facts.len() - facts.partition_point(|f| f.0 < sealed.0);
+        let behind = |facts: &Vec<(Tick, i64, u128)>| facts.len() - facts.partition_point(|(tick, _, _)| *tick < sealed);
         self.verified.unsealed = self.facts.values().map(behind).sum::<usize>() as u64;
     }
 
-    fn history_error(&mut self, folder: &Path, error: &ArchiveError) {
+    fn history_error(&mut self, log: &dyn LogReader, error: &ArchiveError) {
         self.log_is_whole = false;
         match error {
-            ArchiveError::Log(error) => self.log_error(folder, error),
+            ArchiveError::Log(error) => self.log_error(log, error),
             other => self.find("archive", None, other.to_string()),
         }
     }
 
-    fn log_error(&mut self, folder: &Path, error: &LogError) {
+    fn log_error(&mut self, log: &dyn LogReader, error: &LogError) {
         self.log_is_whole = false;
         match error {
             LogError::Damaged { segment, at, group, detail } => {
                 let record = format!("group {group}, at byte {at}");
-                self.find(name_in(folder, segment), Some(record), format!("is damaged: {detail}"));
+                self.find(name_in(log, segment), Some(record), format!("is damaged: {detail}"));
             }
             other => self.find("log", None, other.to_string()),
         }
@@ -281,8 +280,7 @@ impl Check {
             }
             self.verified.facts += rows;
             let column = |name| frame.rows.column_by_name(name).expect("facts have it");
-            let ticks = column(columns::TICK).as_primitive::<UInt64Type>();
-            let offsets = column(columns::OFFSET).as_primitive::<UInt64Type>();
+            let (ticks, offsets) = (columns::ticks(&frame.rows), columns::offsets(&frame.rows));
             let hashes = column(columns::PAYLOAD_HASH).as_fixed_size_binary();
             let mut changed = Vec::new();
             for (row, again) in payload_digests(frame).into_iter().enumerate() {
@@ -294,14 +292,14 @@ impl Check {
                 }
                 if frame.topic == Topic::Traffic {
                     let facts = self.facts.entry(tick.partition()).or_default();
-                    facts.push((tick.0, offsets.value(row), stated.short()));
+                    facts.push((tick, offsets.value(row), stated.short()));
                 }
             }
             self.find_records("log", changed);
         }
         for facts in self.facts.values_mut() {
             // Frames of one group may lie in each other's ticks.
-            let from = facts.partition_point(|fact| fact.0 < group.lower.0);
+            let from = facts.partition_point(|(tick, _, _)| *tick < group.lower);
             facts[from..].sort_unstable();
         }
     }
@@ -333,9 +331,9 @@ impl Check {
     /// One file of a table: its bytes, and the records of a sealed one.
     fn file(&mut self, store: &Store, commit: &Commit, file: &TableFile) {
         self.verified.files += 1;
-        let bytes = match store.read(&file.name) {
+        let bytes = match store.get(&file.name) {
             Ok(bytes) => bytes,
-            Err(StoreError::Object { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.is_not_found() => {
                 let rows = format!("rows {} to {} of `{}`", commit.lower, commit.upper, file.table);
                 return self.find(
                     &file.name,
@@ -377,7 +375,7 @@ impl Check {
         }
         self.verified.records += rows.num_rows() as u64;
         let stated = record_digests(rows);
-        let again = match record_digests_again(rows) {
+        let again = match recompute_record_digests(rows) {
             Ok(again) => again,
             Err(error) => return self.find(&file.name, None, error.to_string()),
         };
@@ -406,18 +404,17 @@ impl Check {
 
     /// Each episode names a fact of the log, its offset and payload.
     fn against_the_log(&mut self, file: &TableFile, rows: &RecordBatch) {
-        let column = |name| rows.column_by_name(name);
+        let hashes = rows.column_by_name(columns::PAYLOAD_HASH);
         let (Some(ticks), Some(offsets), Some(hashes)) =
-            (column(columns::TICK), column(columns::OFFSET), column(columns::PAYLOAD_HASH))
+            (columns::find_ticks(rows), columns::find_offsets(rows), hashes)
         else {
             return self.find(&file.name, None, "its rows do not name their facts");
         };
-        let (ticks, offsets) = (ticks.as_primitive::<UInt64Type>(), offsets.as_primitive::<UInt64Type>());
         let hashes = hashes.as_fixed_size_binary();
         let facts = self.facts.get(&file.partition);
         let mut strangers = Vec::new();
         for row in 0..rows.num_rows() {
-            let tick = ticks.value(row);
+            let tick = Tick(ticks.value(row));
             let fact = facts.and_then(|facts| Some(facts[facts.binary_search_by_key(&tick, |f| f.0).ok()?]));
             let hash = Digest(hashes.value(row).try_into().expect("a digest has 32 bytes")).short();
             let what = match fact {
@@ -436,14 +433,14 @@ impl Check {
 
     /// The objects that say which columns a table has, and which tables a graph has, can be read.
     fn schemas(&mut self, store: &Store) -> Result<(), StoreError> {
-        let declared = schemas::declared(store)?;
+        let declared = table_catalog::read_declared(store)?;
         for name in store.list("schemas")? {
             let known = declared.iter().any(|(table, _)| name == format!("schemas/{table}.arrow"));
             if !known {
                 self.find(name, None, "holds no columns of a table");
             }
         }
-        let declared = graphs::declared(store)?;
+        let declared = graph_catalog::read_declared(store)?;
         for name in store.list("graphs")? {
             if !declared.iter().any(|graph| name == format!("graphs/{}.json", graph.node)) {
                 self.find(name, None, "does not say what tables an entity graph has");
@@ -457,21 +454,17 @@ impl Check {
         let named: BTreeSet<&str> = commits.iter().flat_map(|c| &c.files).map(|f| f.name.as_str()).collect();
         let upper = commits.last().map_or(Tick::ZERO, |commit| commit.upper);
         for table in store.list("tables")? {
-            for partition in store.list(&table)? {
-                for name in store.list(&partition)? {
-                    if named.contains(name.as_str()) {
-                        continue;
-                    }
-                    let ends =
-                        name.rsplit(['-', '/']).next().and_then(|end| end.split('.').next()?.parse().ok());
-                    let what = if ends.is_some_and(|end| Tick(end) > upper) {
-                        "stands behind the last commit: the run was stopped before it committed this (run the topology \
-                         again, then verify), or the last commit was removed"
-                    } else {
-                        "is named by no commit"
-                    };
-                    self.find(name, None, what);
+            for name in store.list(&table)? {
+                if named.contains(name.as_str()) {
+                    continue;
                 }
+                let what = if interval_of(&name).is_some_and(|interval| interval.end > upper) {
+                    "is newer than the last commit: the run was stopped before it committed this (run the topology \
+                     again, then verify), or the last commit was removed"
+                } else {
+                    "is named by no commit"
+                };
+                self.find(name, None, what);
             }
         }
         Ok(())
@@ -484,7 +477,7 @@ fn number_in(name: &str) -> Option<u64> {
 
 /// The commit in an object, and the digest of its bytes; or what is wrong with it.
 fn read_commit(store: &Store, name: &str, number: u64) -> Result<(Commit, Digest), String> {
-    let bytes = store.read(name).map_err(|error| error.to_string())?;
+    let bytes = store.get(name).map_err(|error| error.to_string())?;
     let commit: Commit =
         serde_json::from_slice(&bytes).map_err(|error| format!("cannot be read: {error}"))?;
     if commit.recipe != MANIFEST {
@@ -493,7 +486,7 @@ fn read_commit(store: &Store, name: &str, number: u64) -> Result<(Commit, Digest
     if commit.text().as_bytes() != bytes {
         return Err("is not in canonical form: it was changed, or written by another program".to_owned());
     }
-    if commit.check != commit.checked() {
+    if commit.check != commit.computed_check() {
         return Err("does not have its own check: it was changed".to_owned());
     }
     if commit.number != number {
@@ -519,7 +512,7 @@ fn payload_digests(frame: &Frame) -> Vec<Digest> {
     let fields = payload.and_then(|payload| payload.as_struct_opt());
     let names = fields.map(|f| f.column_names()).unwrap_or_default();
     let values = fields.map(|f| f.columns()).unwrap_or_default();
-    let form = RowForm::new(names.into_iter().zip(values)).expect("the gate writes fields that have a form");
+    let form = ObjectWriter::new(names.into_iter().zip(values)).expect("the gate writes fields that have a form");
     let mut text = Vec::new();
     (0..rows)
         .map(|row| {
@@ -531,16 +524,8 @@ fn payload_digests(frame: &Frame) -> Vec<Digest> {
         .collect()
 }
 
-fn name_in(folder: &Path, path: &Path) -> String {
-    let inside = path.strip_prefix(folder).unwrap_or(path);
-    format!("log/{}", inside.display())
-}
-
-/// The name of the last segment of the log, where what is missing at its end would stand.
-fn last_segment(folder: &Path) -> String {
-    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let last = names.filter(|path| path.extension().is_some_and(|end| end == "seg")).max();
-    // Without any, what is missing is the one that the log begins with.
-    let first = || format!("log/{:020}.seg", read_base(folder).unwrap_or_default().group);
-    last.map_or_else(first, |path| name_in(folder, &path))
+/// The name of a segment of the log in the data folder.
+fn name_in(log: &dyn LogReader, segment: &Path) -> String {
+    let location = log.location();
+    format!("log/{}", segment.strip_prefix(location).unwrap_or(segment).display())
 }

@@ -1,0 +1,358 @@
+//! A run: the log is read from its beginning or from a checkpoint, then the sources go on where the
+//! log ends.
+//!
+//! Threads: one for each source, which reads and validates; one for the gate, which stamps records,
+//! appends groups to the log and gives them to the workers; and timely's workers, each with a
+//! writer. Workers get records only once they are durable, so what the graph derives can always be
+//! derived again.
+//!
+//! When all sources are idle, the run commits everything below the last tick and stops the workers
+//! without closing their inputs: the end of input is not the end of time.
+//!
+//! * `gate`: the gate's thread, from its start to its last group.
+//! * `recovery`: what the log says of the past, and the replay of its groups.
+//! * `batch`: the sources, read to their ends.
+//! * `serve`: submissions and steps, taken until the run is to stop.
+//! * `file_tail`: files that grow while the run is served.
+//! * `revision_steps`: steps that are taken while the run is served.
+
+mod batch;
+mod file_tail;
+mod gate;
+mod recovery;
+mod revision_steps;
+mod serve;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_dedupe::DedupeError;
+use tidegate_facts::Digest;
+use tidegate_facts::audit::AuditError;
+use tidegate_host::Host;
+use tidegate_sinks::archive::{self, ArchiveError, ArchiveReport};
+use tidegate_sinks::checkpoint::Checkpoint;
+use tidegate_sinks::commits::{Commits, TableError};
+use tidegate_sinks::hash_chains::LogHeads;
+use tidegate_sinks::log::{EmbeddedLog, LogError, LogFolder, LogOptions, Recovery, Until};
+use tidegate_sinks::signing::Signer;
+use tidegate_sinks::store::{Store, StoreError, StoreUrl};
+use tidegate_sinks::table_catalog;
+use tidegate_sources::SourceError;
+
+use crate::commit::CommitContext;
+use crate::governance::{self, GovernanceError};
+use crate::ingest::admission::AdmissionError;
+use crate::metrics::{AdmissionCounts, RunMetrics};
+use crate::plan::Plan;
+use crate::render::workers::Workers;
+use crate::run::gate::{Gate, GateOutcome};
+use crate::serve::{Phase, ServeState};
+
+/// How a plan is run. None of this changes an answer.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data folder: log and indexes.
+    pub data: PathBuf,
+    /// The store of committed tables; `store` in the data folder when not given.
+    pub store: Option<StoreUrl>,
+    /// The number of timely workers.
+    pub workers: usize,
+    /// About how much memory the dedupe index may use.
+    pub dedupe_bytes: u64,
+    /// The length to which a segment of the log grows.
+    pub segment_bytes: u64,
+    /// Signs the commits; without it they are not signed.
+    pub signer: Option<Signer>,
+    /// How long a fact that comes while the run is served waits for its commit at most; then a mark
+    /// in the log cuts one.
+    pub commit_delay_max: Duration,
+    /// The machine that the run uses: its files, clocks and threads.
+    pub host: Host,
+}
+
+impl Options {
+    /// A run in `data` with one worker, on this machine.
+    pub fn new(data: &Path) -> Options {
+        Options {
+            data: data.to_owned(),
+            store: None,
+            workers: 1,
+            dedupe_bytes: 64 << 20,
+            segment_bytes: LogOptions::default().segment_bytes,
+            signer: None,
+            commit_delay_max: Duration::from_secs(60),
+            host: Host::real(),
+        }
+    }
+
+    /// The store of committed tables.
+    pub fn store_url(&self) -> StoreUrl {
+        self.store.clone().unwrap_or_else(|| StoreUrl::from(self.data.join("store")))
+    }
+}
+
+/// What a run did.
+#[derive(Debug)]
+pub struct Report {
+    /// What opening the log found.
+    pub recovery: Recovery,
+    /// The verdicts on the records of this run.
+    pub counts: AdmissionCounts,
+    /// The number of facts in the log.
+    pub facts: u64,
+    /// The commits in the store.
+    pub commits: Commits,
+    /// What was archived at the end of the run, if the topology archives its log.
+    pub archived: Option<ArchiveReport>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Why a run stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The log cannot be opened, read or written.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The archive cannot be read or written, or a range is in neither log nor archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The dedupe index cannot be read or written.
+    #[error(transparent)]
+    Dedupe(#[from] DedupeError),
+    /// Admission stopped.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A table could not be written or read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A source could not be read.
+    #[error("source `{name}` cannot be read")]
+    Source {
+        /// The source.
+        name: String,
+        /// The cause.
+        source: SourceError,
+    },
+    /// The thread of a source ended without a result.
+    #[error(
+        "source `{name}`: its thread exited unexpectedly; this is a defect of Tidegate, please report it with the lines above"
+    )]
+    SourceThread {
+        /// The source.
+        name: String,
+    },
+    /// The folder holds the log of another plan.
+    #[error(
+        "`{data}` holds the log of plan {found} of topology `{topology}`, and this is plan {expected}: its nodes, rules or \
+         policy differ; run it with `--data` on a new folder, or with the files it was started with (rules and \
+         policies are revised by `tidegate policy propose`)"
+    )]
+    OtherPlan {
+        /// The data folder.
+        data: PathBuf,
+        /// The topology of the log.
+        topology: String,
+        /// The plan of the log.
+        found: Digest,
+        /// The plan of this run.
+        expected: Digest,
+    },
+    /// A record of the engine in the log, or in a checkpoint, cannot be read.
+    #[error(
+        "the log of `{data}` has no readable `{record}` record; it was not written by this program, or was changed: use a new data folder"
+    )]
+    Foreign {
+        /// The data folder.
+        data: PathBuf,
+        /// The record.
+        record: &'static str,
+    },
+    /// An audit frame of the log cannot be read.
+    #[error("the log of `{data}` {error}; it was not written by this program, or was changed: use a new data folder")]
+    Audit {
+        /// The data folder.
+        data: PathBuf,
+        /// What is wrong with it.
+        error: AuditError,
+    },
+    /// The revisions in the log cannot be applied.
+    #[error(transparent)]
+    Governance(#[from] GovernanceError),
+    /// A worker stopped.
+    #[error("a worker stopped: {0}; this is a defect of Tidegate, please report it with the lines above")]
+    Worker(String),
+}
+
+/// Runs a plan until its sources are idle.
+///
+/// # Errors
+/// See [`RunError`]. Groups that were durable stay, and a later run goes on from there.
+pub fn run(plan: &Arc<Plan>, options: &Options, metrics: &RunMetrics) -> Result<Report, RunError> {
+    run_into(plan, options, &Store::open(options.store_url())?, metrics)
+}
+
+/// As [`run`], into this store.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn run_into(
+    plan: &Arc<Plan>,
+    options: &Options,
+    store: &Store,
+    metrics: &RunMetrics,
+) -> Result<Report, RunError> {
+    let graph = GraphRun { plan, options, store, metrics, serve: None };
+    match graph.run(AdmissionCounts::default())? {
+        GraphEnd::Idle(report) => Ok(*report),
+        GraphEnd::Revised(_) => unreachable!("only a run that is served takes steps"),
+    }
+}
+
+/// Runs a plan until it is to stop: reads its sources to their ends, then tails them, and takes
+/// submissions. When a revision takes effect, another graph goes on where the one before it ended.
+///
+/// # Errors
+/// See [`RunError`]. Groups that were durable stay, and a later run goes on from there.
+pub fn serve(
+    plan: &Arc<Plan>,
+    options: &Options,
+    metrics: &RunMetrics,
+    state: &Arc<ServeState>,
+) -> Result<Report, RunError> {
+    let store = &Store::open(options.store_url())?;
+    let graph = GraphRun { plan, options, store, metrics, serve: Some(state) };
+    let mut counts = AdmissionCounts::default();
+    let outcome = loop {
+        match graph.run(counts) {
+            Ok(GraphEnd::Idle(report)) => break Ok(*report),
+            Ok(GraphEnd::Revised(so_far)) => counts = so_far,
+            Err(error) => break Err(error),
+        }
+    };
+    state.enter(Phase::Stopped);
+    outcome
+}
+
+/// How a graph ended.
+enum GraphEnd {
+    /// There is nothing more to do.
+    Idle(Box<Report>),
+    /// A revision took effect; these are the verdicts on the records until then.
+    Revised(AdmissionCounts),
+}
+
+/// One graph of a run, from the opening of the log to the last commit.
+struct GraphRun<'r> {
+    plan: &'r Arc<Plan>,
+    options: &'r Options,
+    store: &'r Store,
+    metrics: &'r RunMetrics,
+    serve: Option<&'r Arc<ServeState>>,
+}
+
+/// A checkpoint, and the heads of the log's hash chains there.
+type RestoredCheckpoint = (Checkpoint, LogHeads);
+
+impl GraphRun<'_> {
+    fn run(&self, counts: AdmissionCounts) -> Result<GraphEnd, RunError> {
+        let GraphRun { options, store, metrics, serve, .. } = *self;
+        let (plan, signer) = (self.plan, options.signer.clone());
+        let (mut context, mut checkpoint) =
+            CommitContext::with_checkpoints(store.clone(), plan.digest, plan.timelines(), signer)?;
+        let (log, recovery) = self.open_log(&mut context, &mut checkpoint)?;
+        let (plan, governance) =
+            &governance::effective_state(plan, log.folder(), store, &BTreeSet::new())?;
+        self.check_run_record(plan, &log, &recovery)?; // Before anything is written to the store.
+        if let Some(serve) = serve {
+            serve.begin(governance.clone());
+            context.serve = Some(Arc::clone(serve));
+            serve.set_commits(Arc::new(context.target.commits().unwrap_or_default()));
+        }
+        store.probe()?;
+        table_catalog::declare(&plan.tables(), store)?;
+        plan.record(store)?;
+
+        let tasks = &options.host.tasks;
+        let workers = Workers::start(plan, options.workers, &context, metrics, tasks);
+        let workers = workers.map_err(RunError::Worker)?;
+        let gate = Gate::new(self, plan, log, &recovery, &workers, &context.failed, checkpoint, governance);
+        let gated = gate.run(counts);
+        let stopped = workers.finish();
+        if let Some(error) = context.failed.lock().take() {
+            return Err(error.into());
+        }
+        stopped.map_err(RunError::Worker)?;
+        let GateOutcome { counts, facts, revised } = gated?;
+        if revised {
+            return Ok(GraphEnd::Revised(counts));
+        }
+        let archived = if plan.topology.log.archive {
+            let log = LogFolder::of_data(&options.host, &options.data).lock()?;
+            Some(archive::write(log.folder(), Until::Complete, store)?)
+        } else {
+            None
+        };
+        let commits = Commits::read(store)?;
+        let elapsed = metrics.elapsed();
+        Ok(GraphEnd::Idle(Box::new(Report { recovery, counts, facts, commits, archived, elapsed })))
+    }
+
+    /// Opens the log, from the checkpoint's position on if the checkpoint belongs to it.
+    fn open_log(
+        &self,
+        context: &mut CommitContext,
+        checkpoint: &mut Option<RestoredCheckpoint>,
+    ) -> Result<(EmbeddedLog, Recovery), RunError> {
+        // Only durable facts are committed, so a log that ends before the commits has lost
+        // something.
+        let acknowledged = context.lower;
+        let log_options = LogOptions { segment_bytes: self.options.segment_bytes };
+        let folder = LogFolder::of_data(&self.options.host, &self.options.data);
+        let from_checkpoint = checkpoint
+            .as_ref()
+            .map(|(checkpoint, _)| folder.open_from(log_options, &checkpoint.position, acknowledged));
+        let (log, recovery) = match from_checkpoint {
+            Some(Err(error @ LogError::OtherPosition { .. })) => {
+                tracing::warn!(%error, "ignoring checkpoint: it is not of this log");
+                *checkpoint = None;
+                context.forget_checkpoint();
+                folder.open_acknowledged(log_options, acknowledged)?
+            }
+            Some(opened) => opened?,
+            None => folder.open_acknowledged(log_options, acknowledged)?,
+        };
+        if checkpoint.take_if(|(checkpoint, _)| checkpoint.groups > recovery.groups).is_some() {
+            tracing::warn!("ignoring checkpoint: the log has lost the group that holds its boundary");
+            context.forget_checkpoint();
+        }
+        Ok((log, recovery))
+    }
+
+    /// Checks that the log belongs to the plan.
+    fn check_run_record(
+        &self,
+        plan: &Plan,
+        log: &EmbeddedLog,
+        recovery: &Recovery,
+    ) -> Result<(), RunError> {
+        if recovery.groups == 0 {
+            return Ok(());
+        }
+        match governance::run_record(log.folder(), self.store)? {
+            Some(run) if run.plan != plan.digest => Err(RunError::OtherPlan {
+                data: self.options.data.clone(),
+                topology: run.topology,
+                found: run.plan,
+                expected: plan.digest,
+            }),
+            _ => Ok(()),
+        }
+    }
+}

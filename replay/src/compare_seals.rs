@@ -1,0 +1,245 @@
+//! Compares every seal of a run with what the log, the code and the policies give today.
+//!
+//! The graph runs over the log with a [`Comparison`] where the store would be: nothing is written. Each
+//! interval of each sealed table leads to a seal and a root; they must be those of the manifest. Where they
+//! are not, the stored rows are read, and the first record that differs is shown beside the one that was
+//! computed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use arrow::array::{AsArray, RecordBatch};
+use tidegate_dataflows::Plan;
+use tidegate_dataflows::governance::effective_plan;
+use tidegate_dataflows::commit::{CommitContext, CommitTarget};
+use tidegate_dataflows::commit::TableFormat;
+use tidegate_dataflows::metrics::RunMetrics;
+use tidegate_facts::{Tick, columns};
+use tidegate_operators::decision::seal::Episode;
+use tidegate_host::Host;
+use tidegate_sinks::log::LogFolder;
+use tidegate_sinks::store::Store;
+use tidegate_sinks::commits::{
+    Commit, Commits, TableSlice, CommitInterval, TableError, TableFile, read_rows, record_digests,
+};
+
+use crate::verify::row_name;
+use crate::{ReplayError, run_log};
+
+/// What a comparison found.
+#[derive(Clone, Debug, Default)]
+pub struct Compared {
+    /// How many facts were run again.
+    pub facts: u64,
+    /// How many commits were compared.
+    pub commits: u64,
+    /// How many records of sealed tables have the seal they had.
+    pub equal: u64,
+    /// How many files of sealed tables lead to another seal.
+    pub files: u64,
+    /// Commits of the log that the store has not: the run was stopped before it made them.
+    pub uncommitted: u64,
+    /// The first difference, by commit, table, partition and row.
+    pub first: Option<Difference>,
+}
+
+/// A record that is not what it was, or a part of the log.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// The commit.
+    pub commit: u64,
+    /// The file in the store, or `log`.
+    pub file: String,
+    /// The record in it, as a person finds it.
+    pub record: String,
+    /// The tick of the fact that it is about.
+    pub tick: Option<Tick>,
+    /// What differs, a line for each value: its name, what was sealed, what was computed.
+    pub values: Vec<(String, String, String)>,
+}
+
+/// Replays the log in `data`, and compares the seals of the commits in `store` that lie in `from..to`.
+///
+/// # Errors
+/// See [`ReplayError`]; a difference is no error but part of the answer.
+pub fn compare_seals(
+    plan: &Arc<Plan>,
+    data: &Path,
+    store: &Store,
+    (from, to): (Tick, Tick),
+    workers: usize,
+    watch: &RunMetrics,
+) -> Result<Compared, ReplayError> {
+    let commits = Commits::read(store)?;
+    let comparison = Arc::new(Comparison {
+        store: store.clone(),
+        commits: commits.list.iter().map(|commit| (commit.upper, Commit::clone(commit))).collect(),
+        from,
+        to,
+        state: Mutex::default(),
+    });
+    let output = CommitContext::new(Arc::clone(&comparison) as Arc<dyn CommitTarget>, plan.digest);
+    let plan = &effective_plan(plan, &LogFolder::of_data(&Host::real(), data), store)?;
+    let facts = run_log(plan, &LogFolder::of_data(&Host::real(), data), store, &output, to, workers, watch)?;
+    let state = std::mem::take(&mut *comparison.state.lock().expect("no panic"));
+    Ok(Compared { facts, ..state.compared })
+}
+
+/// An outlet that holds what comes against the manifests.
+struct Comparison {
+    store: Store,
+    /// By their upper end.
+    commits: BTreeMap<Tick, Commit>,
+    from: Tick,
+    to: Tick,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    compared: Compared,
+    /// The files of each interval that were compared.
+    seen: BTreeMap<Tick, BTreeSet<String>>,
+}
+
+impl Comparison {
+    fn is_asked(&self, lower: Tick, upper: Tick) -> bool {
+        lower >= self.from && upper <= self.to
+    }
+
+    fn differ(&self, difference: Difference) {
+        let mut state = self.state.lock().expect("no panic");
+        state.compared.files += 1;
+        let order = |d: &Difference| (d.commit, d.file.clone(), d.tick);
+        if state.compared.first.as_ref().is_none_or(|first| order(&difference) < order(first)) {
+            state.compared.first = Some(difference);
+        }
+    }
+}
+
+impl CommitTarget for Comparison {
+    fn accepts(&self, format: TableFormat) -> bool {
+        format == TableFormat::Sealed
+    }
+
+    fn write(&self, cut: &TableSlice) -> Result<Option<TableFile>, TableError> {
+        let Some(commit) = self.commits.get(&cut.upper).filter(|c| self.is_asked(c.lower, c.upper)) else {
+            return Ok(None);
+        };
+        let stored = cut.file_in(&commit.files);
+        let name = stored.map_or_else(|| cut.name_prefix(), |file| file.name.clone());
+        let mut state = self.state.lock().expect("no panic");
+        state.seen.entry(cut.upper).or_default().insert(name.clone());
+        if stored.is_some_and(|file| file.seal == cut.seal) {
+            state.compared.equal += cut.rows.num_rows() as u64;
+            return Ok(None);
+        }
+        drop(state);
+        let difference = match stored {
+            None => Difference {
+                commit: commit.number,
+                record: row_name(&cut.rows, 0),
+                tick: Some(tick_of(&cut.rows, 0)),
+                values: vec![("rows".into(), "none".into(), cut.rows.num_rows().to_string())],
+                file: name,
+            },
+            Some(file) => {
+                let rows = self.store.get(&file.name)?;
+                let rows = read_rows(rows.into(), None)
+                    .map_err(|what| TableError::Chain { name: name.clone(), what })?;
+                first_difference(commit.number, name, &rows, &cut.rows)
+            }
+        };
+        self.differ(difference);
+        Ok(None)
+    }
+
+    fn commit(&self, interval: CommitInterval) -> Result<(), TableError> {
+        let Some(commit) = self.commits.get(&interval.upper) else {
+            if interval.upper <= self.to {
+                self.state.lock().expect("no panic").compared.uncommitted += 1;
+            }
+            return Ok(());
+        };
+        if !self.is_asked(commit.lower, commit.upper) {
+            return Ok(());
+        }
+        let mut state = self.state.lock().expect("no panic");
+        state.compared.commits += 1;
+        let seen = state.seen.remove(&interval.upper).unwrap_or_default();
+        drop(state);
+        for file in commit.files.iter().filter(|file| file.seal.is_some() && !seen.contains(&file.name)) {
+            self.differ(Difference {
+                commit: commit.number,
+                file: file.name.clone(),
+                record: "all rows".into(),
+                tick: None,
+                values: vec![("rows".into(), file.rows.to_string(), "none".into())],
+            });
+        }
+        if commit.log != interval.log.0 {
+            let heads = |heads: &[tidegate_sinks::hash_chains::LogHead]| {
+                let heads =
+                    heads.iter().map(|h| format!("{}/{} {} {}", h.topic, h.partition, h.records, h.head));
+                heads.collect::<Vec<_>>()
+            };
+            let (sealed, found) = (heads(&commit.log), heads(&interval.log.0));
+            let differing = sealed.iter().zip(&found).filter(|(a, b)| a != b);
+            self.differ(Difference {
+                commit: commit.number,
+                file: "log".into(),
+                record: format!("records between {} and {}", commit.lower, commit.upper),
+                tick: None,
+                values: differing.map(|(a, b)| ("chain".to_owned(), a.clone(), b.clone())).collect(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn tick_of(rows: &RecordBatch, row: usize) -> Tick {
+    let ticks = rows.column_by_name(columns::TICK).expect("every table has _tick");
+    Tick(ticks.as_primitive::<columns::TickType>().value(row))
+}
+
+/// The first record in which two cuts of one interval differ.
+fn first_difference(commit: u64, file: String, sealed: &RecordBatch, computed: &RecordBatch) -> Difference {
+    let (a, b) = (record_digests(sealed), record_digests(computed));
+    let row = a.iter().zip(&b).position(|(a, b)| a != b).unwrap_or(a.len().min(b.len()));
+    let longer = if row < a.len() { sealed } else { computed };
+    let (record, tick, values) = if row >= longer.num_rows() {
+        // Every record is the same, so an earlier interval differs, and the chain carries that on.
+        ("all rows".to_owned(), None, vec![("chain".into(), "of the run".into(), "of the replay".into())])
+    } else {
+        let values = if row < a.len() && row < b.len() {
+            values_that_differ(sealed, computed, row)
+        } else {
+            vec![("rows".to_owned(), sealed.num_rows().to_string(), computed.num_rows().to_string())]
+        };
+        (row_name(longer, row), Some(tick_of(longer, row)), values)
+    };
+    Difference { commit, file, record, tick, values }
+}
+
+/// The values in which one row differs, by the names of the columns.
+fn values_that_differ(
+    sealed: &RecordBatch,
+    computed: &RecordBatch,
+    row: usize,
+) -> Vec<(String, String, String)> {
+    let values = |rows: &RecordBatch| -> BTreeMap<String, String> {
+        let Ok(episode) = Episode::of(rows, row) else { return BTreeMap::new() };
+        episode.values().into_iter().collect()
+    };
+    let (sealed, computed) = (values(sealed), values(computed));
+    let names: BTreeSet<&String> = sealed.keys().chain(computed.keys()).collect();
+    let shown = |values: &BTreeMap<String, String>, name: &str| {
+        values.get(name).cloned().unwrap_or_else(|| "-".to_owned())
+    };
+    names
+        .into_iter()
+        .filter(|name| sealed.get(*name) != computed.get(*name))
+        .map(|name| (name.clone(), shown(&sealed, name), shown(&computed, name)))
+        .collect()
+}

@@ -1,0 +1,159 @@
+//! What the report of a run shows of its nodes: decisions, the credibility index, drift.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use tidegate_dataflows::Plan;
+use tidegate_dataflows::node::Summary;
+
+use crate::report::{display, thousands};
+
+/// Reads back the rows of a statement.
+type Ask<'a> = &'a dyn Fn(String) -> Result<Vec<RecordBatch>, Box<dyn Error>>;
+
+/// How many decisions with the highest scores are shown.
+const TOP: usize = 10;
+
+/// A table of decisions.
+pub struct DecisionTable {
+    /// Its name.
+    pub table: String,
+    /// The columns that the rules of each reason code read.
+    columns: BTreeMap<String, Vec<String>>,
+    /// The table that holds the rows that were decided, if one does.
+    inputs: Option<String>,
+}
+
+/// The tables of decisions of a plan. A table may hold decisions as their episodes.
+pub fn decision_tables(plan: &Plan) -> Vec<DecisionTable> {
+    let table_of = |node: &str| plan.table_of(node).map(|table| table.table.clone());
+    let sealed = |node: &str| {
+        let seals = plan.steps.iter().filter(|step| step.node.is_seal() && step.inputs[0] == node);
+        seals.filter_map(|step| table_of(&step.name)).next()
+    };
+    let decides =
+        plan.steps.iter().filter(|step| matches!(step.node.summary(), Some(Summary::Decisions)));
+    decides
+        .filter_map(|step| {
+            Some(DecisionTable {
+                table: table_of(&step.name).or_else(|| sealed(&step.name))?,
+                columns: step.node.columns_of_reasons(),
+                inputs: table_of(&step.inputs[0]),
+            })
+        })
+        .collect()
+}
+
+/// Prints the summary of every node that has one.
+///
+/// # Errors
+/// When a table cannot be read back.
+pub fn print(plan: &Plan, ask: Ask<'_>) -> Result<(), Box<dyn Error>> {
+    for decisions in decision_tables(plan) {
+        print_decisions(&decisions, ask)?;
+    }
+    for step in &plan.steps {
+        let Some(Summary::Table { title, port, columns, clauses }) = step.node.summary() else { continue };
+        let input = port.map_or_else(|| step.name.clone(), |port| format!("{}.{port}", step.name));
+        if let Some(table) = plan.table_of(&input).map(|table| &table.table) {
+            println!("\n{table}: {title}");
+            let rows = ask(format!("SELECT {columns} FROM {table} {clauses}"))?;
+            print_aligned(&cells_of(&rows));
+        }
+    }
+    Ok(())
+}
+
+fn print_decisions(decisions: &DecisionTable, ask: Ask<'_>) -> Result<(), Box<dyn Error>> {
+    let table = &decisions.table;
+    println!("\n{table}");
+    let by_action = ask(format!(
+        "SELECT action, count(*) AS n FROM {table} GROUP BY action ORDER BY n DESC, action"
+    ))?;
+    for batch in &by_action {
+        for row in 0..batch.num_rows() {
+            let count = batch.column(1).as_primitive::<Int64Type>().value(row);
+            println!("  {:<16}{:>12}", display(batch.column(0), row), thousands(count.unsigned_abs()));
+        }
+    }
+    let top = ask(format!(
+        "SELECT _tick, event_id, action, score, reason_codes FROM {table} WHERE score IS NOT NULL \
+         ORDER BY score DESC, _tick LIMIT {TOP}"
+    ))?;
+    let mut lines = Vec::new();
+    for batch in &top {
+        for row in 0..batch.num_rows() {
+            let cell = |index: usize| display(batch.column(index), row);
+            let reasons = reasons_of(batch, row);
+            let values = values_of(decisions, &cell(0), &reasons, ask)?;
+            lines.push(vec![cell(3), cell(2), cell(1), reasons.join(" "), values]);
+        }
+    }
+    if !lines.is_empty() {
+        println!("\nhighest scores of {table}");
+        let head = ["score", "action", "event", "reasons", "values that the rules read"];
+        lines.insert(0, head.map(str::to_owned).to_vec());
+        print_aligned(&lines);
+    }
+    Ok(())
+}
+
+/// The reason codes of a decision.
+fn reasons_of(batch: &RecordBatch, row: usize) -> Vec<String> {
+    let Some(lists) = batch.column(4).as_list_opt::<i32>().filter(|lists| lists.is_valid(row)) else {
+        return Vec::new();
+    };
+    let codes = lists.value(row);
+    (0..codes.len()).map(|index| display(&codes, index)).collect()
+}
+
+/// The values that the rules with these reason codes read of the row that was decided.
+fn values_of(
+    decisions: &DecisionTable,
+    tick: &str,
+    reasons: &[String],
+    ask: Ask<'_>,
+) -> Result<String, Box<dyn Error>> {
+    let mut columns: Vec<&str> = Vec::new();
+    for column in reasons.iter().filter_map(|reason| decisions.columns.get(reason)).flatten() {
+        if !columns.contains(&column.as_str()) {
+            columns.push(column);
+        }
+    }
+    let Some(table) = &decisions.inputs else { return Ok(String::new()) };
+    if columns.is_empty() {
+        return Ok(String::new());
+    }
+    let found = ask(format!("SELECT * FROM {table} WHERE _tick = {tick}"))?;
+    let Some(found) = found.iter().find(|batch| batch.num_rows() > 0) else { return Ok(String::new()) };
+    let values = columns.into_iter().filter_map(|name| {
+        let column = found.column_by_name(name).filter(|column| column.is_valid(0))?;
+        Some(format!("{name} {}", display(column, 0)))
+    });
+    Ok(values.collect::<Vec<_>>().join(", "))
+}
+
+/// The names of the columns, then the cells of each row.
+fn cells_of(batches: &[RecordBatch]) -> Vec<Vec<String>> {
+    let Some(first) = batches.first() else { return Vec::new() };
+    let mut lines = vec![first.schema().fields().iter().map(|field| field.name().clone()).collect()];
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            lines.push(batch.columns().iter().map(|column| display(column, row)).collect());
+        }
+    }
+    lines
+}
+
+/// Prints lines of cells, each column as wide as its widest cell.
+fn print_aligned(lines: &[Vec<String>]) {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|c| c.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    for line in lines {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("  {cell:<width$}"));
+        println!("{}", cells.collect::<String>().trim_end());
+    }
+}
