@@ -1,0 +1,478 @@
+//! Translates statements from the notation of Postgres into one that DataFusion plans, without
+//! changing their meaning.
+//!
+//! The differences are operators and functions with the schema `pg_catalog`, functions without
+//! brackets, arrays written as text, and one expression twice in a `SELECT`. Some more are
+//! translated only in statements that read the catalogue. Other notation is left unchanged, so that
+//! the planner refuses it by name.
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Array, BinaryOperator, CastKind, DataType as SqlType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Select, SelectItem,
+    Statement, TableAliasColumnDef, TableFactor, Value, VisitMut, VisitorMut, visit_expressions,
+    visit_relations,
+};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use tidegate_queries::statement_limits;
+
+use crate::catalogue::{ARRAY_SUBQUERY, Database, INFORMATION_SCHEMA, PG_CATALOG};
+use crate::column_names;
+use crate::error::SqlError;
+
+/// Marks the name of a column that another column of the `SELECT` has too. Clients never see the
+/// mark.
+const DUPLICATE: char = '\u{1}';
+
+/// A statement as the client wrote it, and its translation.
+#[derive(Clone, Debug)]
+pub(crate) struct Parsed {
+    pub(crate) written: Statement,
+    pub(crate) planned: Statement,
+}
+
+/// Parses the statements of a text and translates them.
+///
+/// # Errors
+/// 54000 when the text is too long, 42601 when it is not SQL, 42P01 when it reads an unknown table
+/// of the catalogue.
+pub(crate) fn parse(sql: &str, database: &Database) -> Result<Vec<Parsed>, SqlError> {
+    statement_limits::check_text(sql)?;
+    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, sql);
+    let statements =
+        parsed.map_err(|error| SqlError::new("42601", format!("the query is not SQL: {error}")))?;
+    let parsed = statements.into_iter().map(|written| {
+        let mut planned = written.clone();
+        let mut notation =
+            Notation { database, reads_catalogue: reads_catalogue(&written, database), error: None };
+        let _ = VisitMut::visit(&mut planned, &mut notation);
+        match notation.error {
+            Some(error) => Err(error),
+            None => Ok(Parsed { written, planned }),
+        }
+    });
+    parsed.collect()
+}
+
+/// The name of a column without the mark of a duplicate.
+pub(crate) fn shown_name(name: &str) -> &str {
+    name.strip_prefix(DUPLICATE).and_then(|name| name.split_once(DUPLICATE)).map_or(name, |(_, name)| name)
+}
+
+/// Whether a statement reads a table of the catalogue.
+fn reads_catalogue(statement: &Statement, database: &Database) -> bool {
+    let reads = visit_relations(statement, |name| match system_table(name, database) {
+        Some(_) => ControlFlow::Break(()),
+        None => ControlFlow::Continue(()),
+    });
+    reads.is_break()
+}
+
+/// The schema and the table of the catalogue that a name means. Clients often omit `pg_catalog`.
+fn system_table(name: &ObjectName, database: &Database) -> Option<(&'static str, String)> {
+    let parts: Vec<String> = name.0.iter().filter_map(lower).collect();
+    match parts.as_slice() {
+        [table] if database.has_table(PG_CATALOG.0, table) => Some((PG_CATALOG.0, table.clone())),
+        [.., schema, table] if schema == PG_CATALOG.0 => Some((PG_CATALOG.0, table.clone())),
+        [.., schema, table] if schema == INFORMATION_SCHEMA.0 => Some((INFORMATION_SCHEMA.0, table.clone())),
+        _ => None,
+    }
+}
+
+/// A part of a name in lower case, unless it is quoted.
+fn lower(part: &ObjectNamePart) -> Option<String> {
+    let ident = part.as_ident()?;
+    Some(if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() })
+}
+
+/// The visitor that translates a statement.
+struct Notation<'d> {
+    database: &'d Database,
+    reads_catalogue: bool,
+    error: Option<SqlError>,
+}
+
+impl VisitorMut for Notation<'_> {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, args, .. } = factor {
+            if args.is_some() {
+                strip_schema(name);
+            } else if let Some((schema, table)) = system_table(name, self.database) {
+                if !self.database.has_table(schema, &table) {
+                    let what = format!("relation \"{schema}.{table}\" does not exist");
+                    self.error = Some(SqlError::new("42P01", what));
+                    return ControlFlow::Break(());
+                }
+                if name.0.len() == 1 {
+                    *name = ObjectName::from(vec![Ident::new(schema), Ident::new(table)]);
+                }
+            }
+        }
+        if self.reads_catalogue {
+            of_elements(factor);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        tell_apart(select);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Collate { expr: inner, .. } => *expr = take(inner),
+            Expr::BinaryOp { op, right, left } => {
+                if let Some(plain) = plain_operator(op) {
+                    *op = plain;
+                }
+                // In other comparisons a text in braces is just a text.
+                if self.reads_catalogue
+                    && matches!(op, BinaryOperator::Eq | BinaryOperator::NotEq)
+                    && is_roles(left)
+                {
+                    array_of_text(right, true);
+                }
+            }
+            Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } => array_of_text(right, false),
+            Expr::Cast {
+                expr: inner,
+                data_type: SqlType::Array(_),
+                kind: CastKind::Cast | CastKind::DoubleColon,
+                ..
+            } => {
+                array_of_text(inner, false);
+            }
+            Expr::Identifier(name)
+                if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("current_schema") =>
+            {
+                *expr = call("current_schema", Vec::new());
+            }
+            Expr::Function(function) => {
+                if let Some(replaced) = function_call(function) {
+                    *expr = replaced;
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn take(expr: &mut Expr) -> Expr {
+    mem::replace(expr, Expr::value(Value::Null))
+}
+
+/// Removes the schema `pg_catalog` from a function name, since functions of DataFusion have no
+/// schema.
+fn strip_schema(name: &mut ObjectName) {
+    if let [schema, ObjectNamePart::Identifier(_)] = name.0.as_slice()
+        && lower(schema).as_deref() == Some(PG_CATALOG.0)
+    {
+        name.0.remove(0);
+    }
+}
+
+/// The call that replaces a function which DataFusion has under another name or notation.
+fn function_call(function: &mut Function) -> Option<Expr> {
+    strip_schema(&mut function.name);
+    let [name] = function.name.0.as_slice() else { return None };
+    let name = lower(name)?;
+    match &mut function.args {
+        // Special words such as `current_user`.
+        FunctionArguments::None => Some(call(&name, Vec::new())),
+        FunctionArguments::Subquery(subquery) if name == "array" => {
+            Some(call(ARRAY_SUBQUERY, vec![Expr::Subquery(subquery.clone())]))
+        }
+        FunctionArguments::List(list) if name == "generate_subscripts" => {
+            let args: Option<Vec<Expr>> = mem::take(&mut list.args).into_iter().map(plain_argument).collect();
+            Some(call("unnest", vec![call("array_subscripts", args?)]))
+        }
+        _ => None,
+    }
+}
+
+fn plain_argument(arg: FunctionArg) -> Option<Expr> {
+    match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        _ => None,
+    }
+}
+
+fn call(name: &str, args: Vec<Expr>) -> Expr {
+    let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args,
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+/// The plain form of an operator that is written with its schema, such as `OPERATOR(pg_catalog.~)`.
+fn plain_operator(op: &BinaryOperator) -> Option<BinaryOperator> {
+    let BinaryOperator::PGCustomBinaryOperator(parts) = op else { return None };
+    let name = match parts.as_slice() {
+        [name] => name,
+        [schema, name] if schema.eq_ignore_ascii_case(PG_CATALOG.0) => name,
+        _ => return None,
+    };
+    Some(match name.as_str() {
+        "~" => BinaryOperator::PGRegexMatch,
+        "~*" => BinaryOperator::PGRegexIMatch,
+        "!~" => BinaryOperator::PGRegexNotMatch,
+        "!~*" => BinaryOperator::PGRegexNotIMatch,
+        "~~" => BinaryOperator::PGLikeMatch,
+        "!~~" => BinaryOperator::PGNotLikeMatch,
+        "=" => BinaryOperator::Eq,
+        "<>" | "!=" => BinaryOperator::NotEq,
+        "<" => BinaryOperator::Lt,
+        "<=" => BinaryOperator::LtEq,
+        ">" => BinaryOperator::Gt,
+        ">=" => BinaryOperator::GtEq,
+        "+" => BinaryOperator::Plus,
+        "-" => BinaryOperator::Minus,
+        "*" => BinaryOperator::Multiply,
+        "/" => BinaryOperator::Divide,
+        "||" => BinaryOperator::StringConcat,
+        _ => return None,
+    })
+}
+
+/// Whether an expression is the column `polroles`, an array of roles.
+fn is_roles(expr: &Expr) -> bool {
+    let name = match expr {
+        Expr::Identifier(name) => Some(name),
+        Expr::CompoundIdentifier(parts) => parts.last(),
+        _ => None,
+    };
+    name.is_some_and(|name| name.value.eq_ignore_ascii_case("polroles"))
+}
+
+/// Replaces an array literal in a text, `'{a,b}'`, by an array. Other expressions are unchanged.
+fn array_of_text(expr: &mut Expr, are_numbers: bool) {
+    let Expr::Value(value) = expr else { return };
+    let Value::SingleQuotedString(text) = &value.value else { return };
+    let Some(elements) = array_elements(text) else { return };
+    let element = |element: Option<String>| match element {
+        None => Expr::value(Value::Null),
+        Some(text) if are_numbers => Expr::value(Value::Number(text, false)),
+        Some(text) => Expr::value(Value::SingleQuotedString(text)),
+    };
+    *expr = Expr::Array(Array { elem: elements.into_iter().map(element).collect(), named: true });
+}
+
+/// The elements of a one-dimensional array literal; `None` if the text is not one.
+pub(crate) fn array_elements(text: &str) -> Option<Vec<Option<String>>> {
+    let inside = text.trim().strip_prefix('{')?.strip_suffix('}')?;
+    let mut elements = Vec::new();
+    if inside.trim().is_empty() {
+        return Some(elements);
+    }
+    let mut chars = inside.chars().peekable();
+    loop {
+        while chars.next_if(|c| c.is_whitespace()).is_some() {}
+        if chars.next_if_eq(&'"').is_some() {
+            let mut element = String::new();
+            loop {
+                match chars.next()? {
+                    '"' => break,
+                    '\\' => element.push(chars.next()?),
+                    c => element.push(c),
+                }
+            }
+            elements.push(Some(element));
+            while chars.next_if(|c| c.is_whitespace()).is_some() {}
+        } else {
+            let mut element = String::new();
+            while let Some(c) = chars.next_if(|c| *c != ',') {
+                match c {
+                    '{' | '}' | '"' => return None, // Of more dimensions, or not well formed.
+                    '\\' => element.push(chars.next()?),
+                    c => element.push(c),
+                }
+            }
+            let element = element.trim_end();
+            if element.is_empty() {
+                return None;
+            }
+            elements.push((!element.eq_ignore_ascii_case("null")).then(|| element.to_owned()));
+        }
+        match chars.next() {
+            None => return Some(elements),
+            Some(',') => {}
+            Some(_) => return None,
+        }
+    }
+}
+
+/// Translates `unnest(..)` and `generate_series(..)` in a `FROM`. In Postgres their column has the
+/// name of the table alias, and their arguments may be columns of other tables.
+fn of_elements(factor: &mut TableFactor) {
+    if let TableFactor::Table { name, args: Some(args), alias, .. } = factor {
+        let [name] = name.0.as_slice() else { return };
+        let Some(name) = lower(name) else { return };
+        let arrays: Option<Vec<Expr>> = args.args.iter().cloned().map(plain_argument).collect();
+        let Some(arrays) = arrays else { return };
+        let array_exprs = match name.as_str() {
+            "unnest" => arrays,
+            "generate_series" if arrays.iter().any(has_column) => vec![call("generate_series", arrays)],
+            "generate_series" => {
+                name_column(alias);
+                return;
+            }
+            _ => return,
+        };
+        *factor = TableFactor::UNNEST {
+            alias: alias.take(),
+            array_exprs,
+            with_offset: false,
+            with_offset_alias: None,
+            with_ordinality: false,
+        };
+    }
+    if let TableFactor::UNNEST { alias, array_exprs, .. } = factor
+        && array_exprs.len() == 1
+    {
+        name_column(alias);
+    }
+}
+
+fn has_column(expr: &Expr) -> bool {
+    let found = visit_expressions(expr, |expr| match expr {
+        Expr::Identifier(_) | Expr::CompoundIdentifier(_) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    found.is_break()
+}
+
+/// Names the column of a function that returns single values after its table alias.
+fn name_column(alias: &mut Option<datafusion::sql::sqlparser::ast::TableAlias>) {
+    if let Some(alias) = alias
+        && alias.columns.is_empty()
+    {
+        alias.columns.push(TableAliasColumnDef { name: alias.name.clone(), data_type: None });
+    }
+}
+
+/// Renames the second of two equal columns, since DataFusion tells columns apart by name.
+fn tell_apart(select: &mut Select) {
+    let has_wildcard = select
+        .projection
+        .iter()
+        .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
+    let mut known = BTreeSet::new();
+    for (index, item) in select.projection.iter_mut().enumerate() {
+        let SelectItem::UnnamedExpr(expr) = item else { continue };
+        let is_column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+        // A wildcard may contain the column too.
+        if known.insert(own_name(expr)) && !(has_wildcard && is_column) {
+            continue;
+        }
+        let name = column_names::name_of(expr).unwrap_or_else(|| "?column?".to_owned());
+        let alias = Ident::with_quote('"', format!("{DUPLICATE}{index}{DUPLICATE}{name}"));
+        *item = SelectItem::ExprWithAlias { expr: take(expr), alias };
+    }
+}
+
+/// The name that DataFusion gives to a column. Casts and brackets do not count, nor does the text
+/// of a subquery.
+fn own_name(expr: &Expr) -> String {
+    match expr {
+        Expr::Cast { expr, .. } | Expr::Nested(expr) | Expr::Collate { expr, .. } => own_name(expr),
+        Expr::Subquery(_) => "(SELECT)".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::tests::database;
+
+    fn planned(sql: &str) -> String {
+        match parse(sql, &database()) {
+            Ok(mut parsed) => parsed.remove(0).planned.to_string(),
+            Err(error) => format!("{} {error}", error.state),
+        }
+    }
+
+    #[test]
+    fn what_reads_no_catalogue_is_written_as_it_was() {
+        for sql in [
+            "SELECT (SELECT count(*) FROM facts AS f WHERE f.t < d.t) FROM decisions AS d",
+            "SELECT (SELECT count(*) FROM facts WHERE t < $1)",
+            "SELECT x FROM generate_series(1, 3) AS x",
+            "SELECT * FROM facts WHERE kind = '{a}'",
+            "SELECT * FROM profile('customer', $1)",
+        ] {
+            assert_eq!(planned(sql), sql);
+        }
+    }
+
+    #[test]
+    fn the_notation_of_postgres_becomes_the_planners() {
+        for (sql, wanted) in [
+            ("SELECT pg_catalog.version()", "SELECT version()"),
+            ("SELECT current_user, current_schema", "SELECT current_user(), current_schema()"),
+            ("SELECT a COLLATE pg_catalog.default FROM t", "SELECT a FROM t"),
+            ("SELECT a OPERATOR(pg_catalog.~) 'x' FROM t", "SELECT a ~ 'x' FROM t"),
+            ("SELECT a = ANY('{r,\"b c\",NULL}') FROM t", "SELECT a = ANY(ARRAY['r', 'b c', NULL]) FROM t"),
+            ("SELECT '{a}'::text[]", "SELECT ARRAY['a']::TEXT[]"),
+            ("SELECT ARRAY(SELECT 1)", "SELECT array_subquery((SELECT 1))"),
+            ("SELECT oid FROM pg_class", "SELECT oid FROM pg_catalog.pg_class"),
+            (
+                "SELECT s FROM pg_class c, pg_catalog.generate_series(0, c.relnatts) s",
+                "SELECT s FROM pg_catalog.pg_class c, UNNEST(generate_series(0, c.relnatts)) s (s)",
+            ),
+            (
+                "SELECT 1 FROM pg_catalog.pg_nonsense",
+                "42P01 relation \"pg_catalog.pg_nonsense\" does not exist",
+            ),
+        ] {
+            assert_eq!(planned(sql), wanted);
+        }
+    }
+
+    #[test]
+    fn equal_columns_are_told_apart_and_shown_as_postgres_shows_them() {
+        let planned = planned("SELECT a, a, sum(x)::text, sum(x), 1, 1 FROM t");
+        let names: Vec<&str> = planned.split('"').skip(1).step_by(2).map(shown_name).collect();
+        assert_eq!(names, ["a", "sum", "?column?"], "{planned}");
+        assert_eq!(shown_name("a"), "a");
+    }
+
+    #[test]
+    fn arrays_are_read_as_postgres_writes_them() {
+        let read = |text: &str| {
+            let elements = array_elements(text)?;
+            Some(
+                elements
+                    .into_iter()
+                    .map(|element| element.unwrap_or_else(|| "-".to_owned()))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let some = |elements: &[&str]| Some(elements.iter().map(|element| (*element).to_owned()).collect());
+        assert_eq!(read("{}"), some(&[]));
+        assert_eq!(read("{a, b,NULL}"), some(&["a", "b", "-"]));
+        assert_eq!(read(r#"{"a,b","c\"d","NULL"}"#), some(&["a,b", "c\"d", "NULL"]));
+        for wrong in ["", "a", "{a", "{a,}", "{{a},{b}}", "{\"a}", "{\"a\"b}"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+}
