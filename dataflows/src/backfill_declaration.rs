@@ -13,8 +13,8 @@ use tidegate_facts::suggest::did_you_mean;
 use tidegate_facts::{Digest, Tick};
 use tidegate_sinks::commits::BuildInfo;
 
-use crate::plan::Plan;
 use crate::config::{Diagnostic, Diagnostics, Section, Spanned};
+use crate::plan::Plan;
 use crate::topology::Override;
 
 /// The tables and topics of primary records: what was admitted, and its receipts. None of them is
@@ -68,7 +68,8 @@ impl BackfillDeclaration {
             "from": self.from.map(|tick| tick.0.to_string()), "to": self.to.map(|tick| tick.0.to_string()),
             "partitions": self.partitions, "basis": self.basis, "outputs": self.outputs,
         });
-        let canonical = tidegate_facts::strict_json::canonical(&canonical.to_string()).expect("it was just written");
+        let canonical =
+            tidegate_facts::strict_json::canonical(&canonical.to_string()).expect("it was just written");
         self.digest = Digest::of_parts("tidegate.backfill.v1", &[canonical.as_bytes()]);
         self
     }
@@ -130,7 +131,10 @@ impl DeclarationReader<'_> {
         root.finish();
         let (from, to) = (from.map(|(tick, _)| tick), to.map(|(tick, _)| tick));
         let (id, plan, digest) = (id.value, plan?, Digest::default());
-        Some(BackfillDeclaration { id, purpose, actor, plan, from, to, partitions, basis, outputs, digest }.with_digest())
+        Some(
+            BackfillDeclaration { id, purpose, actor, plan, from, to, partitions, basis, outputs, digest }
+                .with_digest(),
+        )
     }
 
     fn plan(&self, root: &Section<'_>) -> Option<Arc<Plan>> {
@@ -218,7 +222,8 @@ impl DeclarationReader<'_> {
             return;
         };
         let streams: Vec<&str> = policy.events().map(|event| &*event.event_type).collect();
-        for stream in named.iter().filter(|text| !text.is_absent() && !streams.contains(&text.value.as_str())) {
+        for stream in named.iter().filter(|text| !text.is_absent() && !streams.contains(&text.value.as_str()))
+        {
             let what = format!("the gate lets no stream `{}` in", stream.value);
             self.faults.add(stream.line, format!("{what}; {}", did_you_mean(&stream.value, &streams)));
         }

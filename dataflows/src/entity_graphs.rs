@@ -22,9 +22,8 @@ pub fn entity_graphs(plan: &Plan) -> Vec<Graph> {
     let graphs = plan.steps.iter().filter_map(|step| Some((&step.name, step.node.entity_kinds()?)));
     graphs
         .map(|(node, kinds)| {
-            let [entities, links, components, sightings] = PORTS.map(|port| {
-                table_of(format!("{node}.{port}"))
-            });
+            let [entities, links, components, sightings] =
+                PORTS.map(|port| table_of(format!("{node}.{port}")));
             Graph {
                 node: node.clone(),
                 plan: plan.digest,

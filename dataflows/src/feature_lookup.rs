@@ -167,8 +167,12 @@ pub fn look_up_features(
     for (group, snapshots) in groups.iter().zip(&snapshots) {
         let aggregates = group.plan.windows.iter().flat_map(|_| &group.plan.aggregates);
         let types = aggregates.map(|aggregate| group.plan.result_type(*aggregate));
-        let own: Vec<Field> =
-            group.names.iter().zip(types).map(|(name, data_type)| Field::new(name, data_type, true)).collect();
+        let own: Vec<Field> = group
+            .names
+            .iter()
+            .zip(types)
+            .map(|(name, data_type)| Field::new(name, data_type, true))
+            .collect();
         values.extend(match reason {
             Some(_) => own.iter().map(|field| new_null_array(field.data_type(), 1)).collect(),
             None => {

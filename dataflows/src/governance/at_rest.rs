@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidegate_dedupe::DedupeIndex;
+use tidegate_facts::Tick;
 use tidegate_facts::backfill::{self, BackfillRecord};
 use tidegate_facts::control_fact::SOURCE;
-use tidegate_facts::Tick;
 use tidegate_host::Host;
 use tidegate_operators::governance::revision_lifecycle::Lifecycle;
 use tidegate_sinks::archive::{Bound, Preference, read_range};

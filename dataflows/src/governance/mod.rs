@@ -23,9 +23,7 @@ pub(crate) use crate::governance::history::effective_state;
 pub use crate::governance::history::{as_if_effective, backfills, effective_plan, run_record};
 pub(crate) use crate::governance::validate::ValidatedStep;
 pub use crate::governance::validate::{revision_changes, revision_text, validate_step};
-pub use crate::revision_step::{
-    GovernanceError, GovernanceState, StepAction, StepOutcome, StepRequest,
-};
+pub use crate::revision_step::{GovernanceError, GovernanceState, StepAction, StepOutcome, StepRequest};
 
 use crate::ingest::admission::AdmissionError;
 

@@ -19,11 +19,11 @@ use timely::dataflow::InputHandle;
 use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
 use timely::worker::Worker;
 
-use crate::render::graph::{Probes, render};
 use crate::commit::{CommitBoundary, CommitContext, TableWriter};
 use crate::ingest::log_feed::GroupInput;
 use crate::metrics::{Counter, RunMetrics, WorkerLoad};
 use crate::plan::Plan;
+use crate::render::graph::{Probes, render};
 use crate::serve::ServeState;
 use crate::thread_priority::Priority;
 

@@ -114,7 +114,8 @@ impl<'r> Gate<'r> {
     /// Runs the gate to its end; verdicts go on counting from `counts`.
     pub fn run(mut self, counts: AdmissionCounts) -> Result<GateOutcome, RunError> {
         let index = self.options.data.join("index/dedupe");
-        let (mut dedupe, covered) = DedupeIndex::open(&self.options.host, &index, self.options.dedupe_bytes, self.log.upper())?;
+        let (mut dedupe, covered) =
+            DedupeIndex::open(&self.options.host, &index, self.options.dedupe_bytes, self.log.upper())?;
         let mut feed = self.open_feed()?;
         self.replay(&mut feed, &mut dedupe, covered)?;
         // Only after the replay has shown that the log belongs to this plan.

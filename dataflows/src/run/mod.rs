@@ -175,7 +175,9 @@ pub enum RunError {
         record: &'static str,
     },
     /// An audit frame of the log cannot be read.
-    #[error("the log of `{data}` {error}; it was not written by this program, or was changed: use a new data folder")]
+    #[error(
+        "the log of `{data}` {error}; it was not written by this program, or was changed: use a new data folder"
+    )]
     Audit {
         /// The data folder.
         data: PathBuf,
@@ -267,8 +269,7 @@ impl GraphRun<'_> {
         let (mut context, mut checkpoint) =
             CommitContext::with_checkpoints(store.clone(), plan.digest, plan.timelines(), signer)?;
         let (log, recovery) = self.open_log(&mut context, &mut checkpoint)?;
-        let (plan, governance) =
-            &governance::effective_state(plan, log.folder(), store, &BTreeSet::new())?;
+        let (plan, governance) = &governance::effective_state(plan, log.folder(), store, &BTreeSet::new())?;
         self.check_run_record(plan, &log, &recovery)?; // Before anything is written to the store.
         if let Some(serve) = serve {
             serve.begin(governance.clone());
@@ -336,12 +337,7 @@ impl GraphRun<'_> {
     }
 
     /// Checks that the log belongs to the plan.
-    fn check_run_record(
-        &self,
-        plan: &Plan,
-        log: &EmbeddedLog,
-        recovery: &Recovery,
-    ) -> Result<(), RunError> {
+    fn check_run_record(&self, plan: &Plan, log: &EmbeddedLog, recovery: &Recovery) -> Result<(), RunError> {
         if recovery.groups == 0 {
             return Ok(());
         }
