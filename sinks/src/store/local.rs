@@ -36,7 +36,7 @@ impl LocalBackend {
     /// # Errors
     /// When the folder cannot be created or opened.
     pub fn open(root: &Path) -> io::Result<LocalBackend> {
-        DiskFiles.create_folder(root)?;
+        create_missing(&DiskFiles, root)?;
         let root = root.canonicalize()?;
         let objects = LocalFileSystem::new_with_prefix(&root).map_err(io::Error::other)?;
         let backend = LocalBackend::open_on(Arc::new(DiskFiles), &root)?;
@@ -48,21 +48,22 @@ impl LocalBackend {
     /// # Errors
     /// When the folder cannot be created.
     pub fn open_on(files: Arc<dyn Files>, root: &Path) -> io::Result<LocalBackend> {
-        files.create_folder(root)?;
+        create_missing(&*files, root)?;
         let (root, url) = (root.to_owned(), StoreUrl::Folder(root.to_owned()));
-        let durable = Mutex::new(BTreeSet::from([root.clone()]));
-        Ok(LocalBackend { root, url, files, objects: None, durable })
+        Ok(LocalBackend { root, url, files, objects: None, durable: Mutex::default() })
     }
 
     /// Creates a folder and those above it, from the root down, and makes their names durable.
     ///
-    /// A folder may exist without a durable name: whoever created it may have been killed too
-    /// early.
+    /// A folder may exist without a durable name: the process that created it may have been killed
+    /// too early.
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
         if self.durable.lock().contains(folder) {
             return Ok(());
         }
-        self.create_folder(folder.parent().expect("the folder is below the root"))?;
+        if folder != self.root {
+            self.create_folder(folder.parent().expect("the folder is below the root"))?;
+        }
         self.files.create_folder(folder)?;
         self.durable.lock().insert(folder.to_owned());
         Ok(())
@@ -149,6 +150,11 @@ impl ObjectBackend for LocalBackend {
         self.files.remove(&path)?;
         self.files.sync_folder(path.parent().unwrap_or(&self.root))
     }
+}
+
+/// Creates a folder if it is missing. An existing one costs no sync, so that opening a store is cheap.
+fn create_missing(files: &dyn Files, folder: &Path) -> io::Result<()> {
+    if files.is_folder(folder) { Ok(()) } else { files.create_folder(folder) }
 }
 
 /// The number of bytes in a range that is to be read into memory.
