@@ -2,32 +2,18 @@
 //!
 //! Nothing in this crate opens a file or a socket, reads a clock or draws a random number, and no
 //! output depends on the order of a hash map: that is why a replay gives the same bytes.
+//!
+//! The modules form layers. A layer uses only the layers above it in this list:
+//!
+//! 1. [`core`]: rows, keys, and the timely operators that every kind of node is built from.
+//! 2. [`temporal`]: timelines and what reads them.
+//! 3. [`decision`], [`identity`] and [`credibility`]: the kinds of node. None uses another.
+//! 4. [`gate`] and [`governance`]: admission of records, and revisions of policies and bundles.
 
-pub mod as_of;
-mod blank;
-pub mod changes;
-pub mod checkpointed;
+pub mod core;
 pub mod credibility;
-pub mod decide;
-pub mod drift;
-pub mod entities;
-pub mod expire;
-pub mod expr;
-pub mod families;
+pub mod decision;
 pub mod gate;
-pub mod in_force;
-pub mod kept;
-pub mod keys;
-pub mod lifecycle;
-pub mod linkage;
-pub mod lookup;
-pub mod ordered;
-pub mod quorum;
-pub mod rejoin;
-pub mod rows;
-pub mod seal;
-pub mod snapshot;
-pub mod streams;
-pub mod timeline;
-pub mod votes;
-pub mod windows;
+pub mod governance;
+pub mod identity;
+pub mod temporal;

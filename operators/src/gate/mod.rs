@@ -1,27 +1,32 @@
-//! The gate's judgement: records in; for each one either the columns of a fact, or a reason and a sentence.
+//! The gate's validation: turns each record into a fact, or rejects it with a reason.
 //!
-//! Start at [`Judge`]. It reads records as JSON lines or as columns, checks them against one
-//! [`GatePolicy`] in one fixed order, and gives the same facts for the same records whichever way
-//! they came. Stamping, the look-up of duplicates and the append to the log are not here.
+//! Start at [`Validator`]. It reads records as JSON lines or as columns, checks them against one
+//! [`GatePolicy`] in a fixed order, and returns the same facts for the same records in either form.
+//! Stamping, duplicate detection and appending to the log are elsewhere.
 //!
-//! Invariant: every record is in exactly one of [`Judged::accepted`] and [`Judged::refused`].
+//! This layer uses [`core`](crate::core) and [`decision`](crate::decision).
+//!
+//! Invariant: every record is in exactly one of [`Validated::accepted`] and
+//! [`Validated::rejected`].
 
-mod accept;
-mod context;
+mod admit;
+mod columnar;
+mod context_cache;
 mod convert;
-mod judge;
-mod judged;
+mod dedupe_keys;
 mod line;
-mod literal;
+mod line_template;
+mod number;
+mod outcome;
 mod payload;
 mod policy;
-mod replayed;
-mod row;
-mod shape;
+mod time_bounds;
+mod validator;
 
 #[cfg(test)]
 mod tests;
 
-pub use judge::{Judge, TimeBounds};
-pub use judged::{Accepted, Judged, Refused};
-pub use policy::{EventPolicy, GatePolicy, KeySource, PolicyFault};
+pub use outcome::{AcceptedBatch, Rejection, Validated};
+pub use policy::{EventPolicy, GatePolicy, KeySource, PolicyError};
+pub use time_bounds::TimeBounds;
+pub use validator::Validator;

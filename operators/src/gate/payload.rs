@@ -1,4 +1,4 @@
-//! The payload of one JSON record, read by its schema into cells, and cells grown into columns.
+//! Reads the payload of a JSON record by its schema into cells, and builds columns from cells.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,83 +7,84 @@ use arrow::array::{
     ArrayRef, BooleanBuilder, Decimal128Builder, Float64Builder, Int32Builder, Int64Builder, StringBuilder,
     TimestampMicrosecondBuilder,
 };
-use tidegate_facts::json::{self, JsonFault};
+use tidegate_facts::strict_json::{self, JsonError};
 use tidegate_facts::time::parse_rfc3339_micros;
 use tidegate_facts::{Field, FieldType, PayloadSchema};
 
-use super::literal::{self, NotDecimal};
+use super::number::{self, NotDecimal};
 
 /// The value of one field in one record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell<'a> {
-    /// The field does not stand in the record.
+    /// The record does not have the field.
     Absent,
-    /// It stands there as `null`, which means the same.
+    /// The field is `null`, which means the same as absent.
     Null,
-    /// Of a field of that type, as all below.
+    /// A boolean.
     Bool(bool),
-    /// Of 32 or 64 bits.
+    /// An integer of 32 or 64 bits.
     Integer(i64),
-    /// Unscaled.
+    /// A decimal, unscaled.
     Decimal(i128),
-    /// Finite.
+    /// A finite float.
     Float(f64),
-    /// Borrowed from the record unless it holds an escape.
+    /// A text, borrowed from the record unless it has an escape.
     Text(Cow<'a, str>),
-    /// In microseconds.
+    /// A time, in microseconds since 1970 UTC.
     Time(i64),
 }
 
 /// Reads the object `text` into one cell for each field of `schema`.
 ///
 /// # Errors
-/// A fault that names the field: one that the schema does not have, that stands twice, that is
-/// missing, or that does not have its type.
-pub fn read<'a>(text: &'a str, schema: &PayloadSchema, cells: &mut Vec<Cell<'a>>) -> Result<(), JsonFault> {
+/// An error that names the field: the schema does not have it, it is repeated, missing, or of
+/// another type.
+pub fn read<'a>(text: &'a str, schema: &PayloadSchema, cells: &mut Vec<Cell<'a>>) -> Result<(), JsonError> {
     let fields = &schema.fields;
     cells.clear();
     cells.resize(fields.len(), Cell::Absent);
     // Most records have their fields in the schema's order, so the next one is tried first.
     let mut next = 0;
-    json::for_each_field(text, |key, value| {
-        let place = match fields.get(next) {
+    strict_json::for_each_field(text, |key, value| {
+        let index = match fields.get(next) {
             Some(field) if field.name == key => next,
             _ => schema.index_of(key).ok_or_else(|| {
-                let known: Vec<&str> = fields.iter().map(|f| f.name.as_str()).collect();
-                JsonFault(format!(
-                    "`{}` is not a field of the payload; use those of {known:?}, or declare it in the policy",
-                    json::shown(key)
+                let existing: Vec<&str> = fields.iter().map(|f| f.name.as_str()).collect();
+                JsonError(format!(
+                    "`{}` is not a field of the payload; use one of {existing:?}, or declare it in the policy",
+                    strict_json::excerpt(key)
                 ))
             })?,
         };
-        next = place + 1;
-        if cells[place] != Cell::Absent {
-            return Err(JsonFault(format!("`{key}` stands twice")));
+        next = index + 1;
+        if cells[index] != Cell::Absent {
+            return Err(JsonError(format!("`{key}` is repeated")));
         }
-        cells[place] = cell(value, &fields[place])?;
+        cells[index] = cell(value, &fields[index])?;
         Ok(())
     })?;
     check_missing(schema, cells)
 }
 
-/// As [`read`], from the places of fields, none of them twice, and the source texts of their values.
+/// Like [`read`], from pairs of a field's index, none of them twice, and the source text of its
+/// value.
 ///
 /// # Errors
-/// A fault that names a field that is missing or does not have its type.
+/// An error that names a field that is missing or of another type.
 pub fn read_values<'a>(
     values: &[(usize, &'a str)],
     schema: &PayloadSchema,
     cells: &mut Vec<Cell<'a>>,
-) -> Result<(), JsonFault> {
+) -> Result<(), JsonError> {
     cells.clear();
     cells.resize(schema.fields.len(), Cell::Absent);
-    for (place, value) in values {
-        cells[*place] = cell(value, &schema.fields[*place])?;
+    for (index, value) in values {
+        cells[*index] = cell(value, &schema.fields[*index])?;
     }
     check_missing(schema, cells)
 }
 
-fn check_missing(schema: &PayloadSchema, cells: &[Cell<'_>]) -> Result<(), JsonFault> {
+fn check_missing(schema: &PayloadSchema, cells: &[Cell<'_>]) -> Result<(), JsonError> {
     for (field, cell) in schema.fields.iter().zip(cells) {
         if field.required && matches!(cell, Cell::Absent | Cell::Null) {
             return Err(missing(&field.name));
@@ -92,61 +93,61 @@ fn check_missing(schema: &PayloadSchema, cells: &[Cell<'_>]) -> Result<(), JsonF
     Ok(())
 }
 
-/// A fault that says that a required field has no value.
-pub fn missing(field: &str) -> JsonFault {
-    JsonFault(format!("`{field}` is missing; send it, or declare it optional in the policy"))
+/// The error of a required field without a value.
+pub fn missing(field: &str) -> JsonError {
+    JsonError(format!("`{field}` is missing; send it, or declare it optional in the policy"))
 }
 
-/// Reads one JSON value, whose syntax was checked, as a value of the type.
-fn cell<'a>(raw: &'a str, field: &Field) -> Result<Cell<'a>, JsonFault> {
+/// Reads one JSON value, whose syntax is valid, as a value of the field's type.
+fn cell<'a>(raw: &'a str, field: &Field) -> Result<Cell<'a>, JsonError> {
     if raw == "null" {
         return Ok(Cell::Null);
     }
     let is_string = raw.starts_with('"');
     let field_type = field.field_type;
     let cell = match field_type {
-        FieldType::Text => json::string(raw).map(Cell::Text),
+        FieldType::Text => strict_json::string(raw).map(Cell::Text),
         FieldType::Int64 | FieldType::Decimal(..) if !is_string => value(raw, field_type),
         FieldType::Timestamp | FieldType::Int64 | FieldType::Decimal(..) => {
-            json::string(raw).and_then(|text| value(&text, field_type))
+            strict_json::string(raw).and_then(|text| value(&text, field_type))
         }
-        _ if is_string => Err(json::expected(&form(field_type), raw)),
+        _ if is_string => Err(strict_json::expected(&description(field_type), raw)),
         _ => value(raw, field_type),
     };
-    cell.map_err(|fault| JsonFault(format!("`{}`: {fault}", field.name)))
+    cell.map_err(|error| JsonError(format!("`{}`: {error}", field.name)))
 }
 
-/// Reads a text strictly as a value of a type that is not text.
+/// Parses a text strictly as a value of a type other than text.
 ///
 /// # Errors
-/// A fault that says what was expected and what was found.
-pub fn value(text: &str, field_type: FieldType) -> Result<Cell<'static>, JsonFault> {
+/// An error with what was expected and what was found.
+pub fn value(text: &str, field_type: FieldType) -> Result<Cell<'static>, JsonError> {
     let cell = match field_type {
         FieldType::Bool => match text {
             "true" => Some(Cell::Bool(true)),
             "false" => Some(Cell::Bool(false)),
             _ => None,
         },
-        FieldType::Int32 => literal::integer(text).filter(|v| i32::try_from(*v).is_ok()).map(Cell::Integer),
-        FieldType::Int64 => literal::integer(text).map(Cell::Integer),
-        FieldType::Float64 => literal::float(text).map(Cell::Float),
-        FieldType::Text => unreachable!("a text is taken as it is"),
+        FieldType::Int32 => number::integer(text).filter(|v| i32::try_from(*v).is_ok()).map(Cell::Integer),
+        FieldType::Int64 => number::integer(text).map(Cell::Integer),
+        FieldType::Float64 => number::float(text).map(Cell::Float),
+        FieldType::Text => unreachable!("texts are not parsed"),
         FieldType::Timestamp => parse_rfc3339_micros(text).map(Cell::Time),
-        FieldType::Decimal(precision, scale) => match literal::decimal(text, precision, scale) {
+        FieldType::Decimal(precision, scale) => match number::decimal(text, precision, scale) {
             Ok(unscaled) => Some(Cell::Decimal(unscaled)),
             Err(NotDecimal::Number) => None,
             Err(NotDecimal::Scale) => {
-                let JsonFault(found) = json::expected(&form(field_type), text);
-                return Err(JsonFault(format!("{found}, and nothing is rounded here")));
+                let JsonError(found) = strict_json::expected(&description(field_type), text);
+                return Err(JsonError(format!("{found}; decimals are not rounded")));
             }
-            Err(NotDecimal::Digits) => return Err(json::expected(&form(field_type), text)),
+            Err(NotDecimal::Digits) => return Err(strict_json::expected(&description(field_type), text)),
         },
     };
-    cell.ok_or_else(|| json::expected(&form(field_type), text))
+    cell.ok_or_else(|| strict_json::expected(&description(field_type), text))
 }
 
-/// What a value of the type looks like.
-pub fn form(field_type: FieldType) -> String {
+/// A description of the values of a type, for error messages.
+pub fn description(field_type: FieldType) -> String {
     match field_type {
         FieldType::Bool => "true or false".to_owned(),
         FieldType::Int32 => "a whole number of 32 bits".to_owned(),
@@ -160,37 +161,37 @@ pub fn form(field_type: FieldType) -> String {
     }
 }
 
-/// One column of a payload, as it grows.
-pub enum Column {
-    /// Of that type, as all below.
+/// Builds one column of a payload from cells.
+pub enum ColumnBuilder {
+    /// Booleans.
     Bool(BooleanBuilder),
-    /// Of 32 bits.
+    /// Integers of 32 bits.
     Int32(Int32Builder),
-    /// Of 64 bits.
+    /// Integers of 64 bits.
     Int64(Int64Builder),
-    /// Finite.
+    /// Finite floats.
     Float64(Float64Builder),
-    /// With its digits and scale.
+    /// Decimals, with precision and scale.
     Decimal(Decimal128Builder, u8, i8),
-    /// UTF-8.
+    /// Texts.
     Text(StringBuilder),
-    /// Microseconds, UTC.
+    /// Times in microseconds, UTC.
     Timestamp(TimestampMicrosecondBuilder),
 }
 
-impl Column {
-    /// An empty column.
-    pub fn new(field_type: FieldType) -> Column {
+impl ColumnBuilder {
+    /// A builder of an empty column.
+    pub fn new(field_type: FieldType) -> ColumnBuilder {
         match field_type {
-            FieldType::Bool => Column::Bool(BooleanBuilder::new()),
-            FieldType::Int32 => Column::Int32(Int32Builder::new()),
-            FieldType::Int64 => Column::Int64(Int64Builder::new()),
-            FieldType::Float64 => Column::Float64(Float64Builder::new()),
+            FieldType::Bool => ColumnBuilder::Bool(BooleanBuilder::new()),
+            FieldType::Int32 => ColumnBuilder::Int32(Int32Builder::new()),
+            FieldType::Int64 => ColumnBuilder::Int64(Int64Builder::new()),
+            FieldType::Float64 => ColumnBuilder::Float64(Float64Builder::new()),
             FieldType::Decimal(precision, scale) => {
-                Column::Decimal(Decimal128Builder::new(), precision, scale)
+                ColumnBuilder::Decimal(Decimal128Builder::new(), precision, scale)
             }
-            FieldType::Text => Column::Text(StringBuilder::new()),
-            FieldType::Timestamp => Column::Timestamp(TimestampMicrosecondBuilder::new()),
+            FieldType::Text => ColumnBuilder::Text(StringBuilder::new()),
+            FieldType::Timestamp => ColumnBuilder::Timestamp(TimestampMicrosecondBuilder::new()),
         }
     }
 
@@ -200,15 +201,15 @@ impl Column {
     /// When the cell was read for another type.
     pub fn push(&mut self, cell: &Cell<'_>) {
         match (self, cell) {
-            (Column::Bool(column), Cell::Bool(value)) => column.append_value(*value),
-            (Column::Int32(column), Cell::Integer(value)) => {
+            (ColumnBuilder::Bool(column), Cell::Bool(value)) => column.append_value(*value),
+            (ColumnBuilder::Int32(column), Cell::Integer(value)) => {
                 column.append_value(i32::try_from(*value).expect("the range was checked on reading"));
             }
-            (Column::Int64(column), Cell::Integer(value)) => column.append_value(*value),
-            (Column::Float64(column), Cell::Float(value)) => column.append_value(*value),
-            (Column::Decimal(column, ..), Cell::Decimal(value)) => column.append_value(*value),
-            (Column::Text(column), Cell::Text(value)) => column.append_value(value),
-            (Column::Timestamp(column), Cell::Time(value)) => column.append_value(*value),
+            (ColumnBuilder::Int64(column), Cell::Integer(value)) => column.append_value(*value),
+            (ColumnBuilder::Float64(column), Cell::Float(value)) => column.append_value(*value),
+            (ColumnBuilder::Decimal(column, ..), Cell::Decimal(value)) => column.append_value(*value),
+            (ColumnBuilder::Text(column), Cell::Text(value)) => column.append_value(value),
+            (ColumnBuilder::Timestamp(column), Cell::Time(value)) => column.append_value(*value),
             (column, Cell::Absent | Cell::Null) => column.push_null(),
             (_, cell) => unreachable!("{cell:?} was read for another type"),
         }
@@ -216,31 +217,31 @@ impl Column {
 
     fn push_null(&mut self) {
         match self {
-            Column::Bool(column) => column.append_null(),
-            Column::Int32(column) => column.append_null(),
-            Column::Int64(column) => column.append_null(),
-            Column::Float64(column) => column.append_null(),
-            Column::Decimal(column, ..) => column.append_null(),
-            Column::Text(column) => column.append_null(),
-            Column::Timestamp(column) => column.append_null(),
+            ColumnBuilder::Bool(column) => column.append_null(),
+            ColumnBuilder::Int32(column) => column.append_null(),
+            ColumnBuilder::Int64(column) => column.append_null(),
+            ColumnBuilder::Float64(column) => column.append_null(),
+            ColumnBuilder::Decimal(column, ..) => column.append_null(),
+            ColumnBuilder::Text(column) => column.append_null(),
+            ColumnBuilder::Timestamp(column) => column.append_null(),
         }
     }
 
-    /// The column as Arrow has it.
+    /// Returns the column.
     pub fn finish(self) -> ArrayRef {
         match self {
-            Column::Bool(mut column) => Arc::new(column.finish()),
-            Column::Int32(mut column) => Arc::new(column.finish()),
-            Column::Int64(mut column) => Arc::new(column.finish()),
-            Column::Float64(mut column) => Arc::new(column.finish()),
-            Column::Decimal(mut column, precision, scale) => Arc::new(
+            ColumnBuilder::Bool(mut column) => Arc::new(column.finish()),
+            ColumnBuilder::Int32(mut column) => Arc::new(column.finish()),
+            ColumnBuilder::Int64(mut column) => Arc::new(column.finish()),
+            ColumnBuilder::Float64(mut column) => Arc::new(column.finish()),
+            ColumnBuilder::Decimal(mut column, precision, scale) => Arc::new(
                 column
                     .finish()
                     .with_precision_and_scale(precision, scale)
-                    .expect("the schema's scale is within its digits"),
+                    .expect("the scale is at most the precision"),
             ),
-            Column::Text(mut column) => Arc::new(column.finish()),
-            Column::Timestamp(mut column) => Arc::new(column.finish().with_timezone("UTC")),
+            ColumnBuilder::Text(mut column) => Arc::new(column.finish()),
+            ColumnBuilder::Timestamp(mut column) => Arc::new(column.finish().with_timezone("UTC")),
         }
     }
 }

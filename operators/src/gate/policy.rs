@@ -1,96 +1,97 @@
-//! What the gate lets through: for each event type its class, versions, producers, key and payload.
+//! The gate policy: which event types the gate admits, and the checks of each type's records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::Arc;
 
-use tidegate_facts::json::canonical;
+use tidegate_facts::strict_json::canonical;
 use tidegate_facts::{Digest, EventClass, Field, FieldType, PayloadSchema, PolicyRev};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use crate::decide::line_of;
+use crate::decision::decide::line_of;
 
-/// A policy, free of faults.
+/// A valid gate policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatePolicy {
-    /// Its stable name.
+    /// The policy's stable name.
     pub id: String,
-    /// The revision that its authors gave it.
+    /// The revision, as its authors named it.
     pub revision: String,
-    /// The size of the largest record that is read at all.
+    /// The greatest size of a record, in bytes; larger ones are rejected unread.
     pub record_bytes_max: usize,
     events: BTreeMap<Arc<str>, EventPolicy>,
 }
 
-/// What one event type must be like.
+/// The policy of one event type: its class, and what its records must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventPolicy {
-    /// Its name.
+    /// The name of the event type.
     pub event_type: Arc<str>,
-    /// Decides its topic and its pins.
+    /// The class; determines the topic and the required pins.
     pub class: EventClass,
-    /// The schema versions that are let in; any, and none, when this is `None`.
+    /// The allowed schema versions; for `None`, any version and a record without one.
     pub versions: Option<BTreeSet<String>>,
-    /// Who may send it; anyone, when this is `None`.
+    /// The allowed producers; for `None`, any producer and a record without one.
     pub producers: Option<BTreeSet<String>>,
-    /// Where its partition comes from: the first of these that has a value decides.
+    /// The sources of the partition key; the first one with a value determines the partition.
     pub partition_key: Vec<KeySource>,
-    /// Its fields; when this is `None`, any JSON object is taken and kept as text.
+    /// The payload schema; for `None`, any JSON object is valid and is stored as text.
     pub payload: Option<PayloadSchema>,
 }
 
-/// Where a partition key is read.
+/// A source of a partition key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
     /// The envelope's event id.
     EventId,
-    /// The field of the payload at this place of its schema.
+    /// The payload field with this index in the schema.
     Field(usize),
-    /// The field of that name, in a payload without a schema.
+    /// The payload field with this name, for a payload without a schema.
     Key(String),
 }
 
-/// One fault of a policy file. Nothing of a file with a fault takes effect.
+/// One error of a policy file. A file with an error has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {what}")]
-pub struct PolicyFault {
+#[error("line {line}: {message}")]
+pub struct PolicyError {
     /// The line, counted from 1.
     pub line: u32,
-    /// What is wrong, and how to mend it.
-    pub what: String,
+    /// What is wrong, and how to correct it.
+    pub message: String,
 }
 
 const RECORD_BYTES_DEFAULT: usize = 1 << 20;
-/// Columns of text count their bytes in 31 bits, and a batch holds many records.
+/// The offsets of text columns have 31 bits, and a batch has many records.
 const RECORD_BYTES_LIMIT: usize = 1 << 26;
 
 impl GatePolicy {
-    /// Reads a policy file.
+    /// Parses a policy file.
     ///
     /// # Errors
-    /// Every fault of the file, in the order of its lines.
-    pub fn parse(text: &str) -> Result<GatePolicy, Vec<PolicyFault>> {
-        let mut reader = Reader { text, faults: Vec::new() };
-        let policy = reader.policy();
-        reader.faults.sort_by_key(|fault| fault.line);
+    /// Every error of the file, in the order of its lines.
+    pub fn parse(text: &str) -> Result<GatePolicy, Vec<PolicyError>> {
+        let mut parser = PolicyParser { text, errors: Vec::new() };
+        let policy = parser.policy();
+        parser.errors.sort_by_key(|error| error.line);
         match policy {
-            Some(policy) if reader.faults.is_empty() => Ok(policy),
-            _ => Err(reader.faults),
+            Some(policy) if parser.errors.is_empty() => Ok(policy),
+            _ => Err(parser.errors),
         }
     }
 
-    /// The policy of an event type.
+    /// The policy of an event type; `None` when the gate does not admit the type.
     pub fn event(&self, event_type: &str) -> Option<&EventPolicy> {
         self.events.get(event_type)
     }
 
-    /// Every event type, in the order of their names.
+    /// The policies of all event types, in the order of the types' names.
     pub fn events(&self) -> impl Iterator<Item = &EventPolicy> {
         self.events.values()
     }
 
-    /// How receipts cite this policy; layout, comments and written-out defaults do not move its digest.
+    /// The policy's id, revision and digest, as receipts contain them. Layout, comments and
+    /// explicit defaults do not change the digest.
     pub fn rev(&self) -> PolicyRev {
         let events: BTreeMap<&str, serde_json::Value> = self
             .events()
@@ -99,9 +100,9 @@ impl GatePolicy {
                     event.partition_key.iter().map(|source| event.key_name(source)).collect();
                 let payload = event.payload.as_ref().map(|schema| {
                     let mark = |field: &Field| if field.required { "" } else { "?" };
-                    let said =
+                    let written =
                         |field: &Field| (field.name.clone(), format!("{}{}", field.field_type, mark(field)));
-                    schema.fields.iter().map(said).collect::<Vec<_>>()
+                    schema.fields.iter().map(written).collect::<Vec<_>>()
                 });
                 let content = serde_json::json!({
                     "class": event.class.name(), "versions": event.versions, "producers": event.producers,
@@ -114,7 +115,7 @@ impl GatePolicy {
             "recipe": "tidegate.gate_policy.v1", "id": self.id, "revision": self.revision,
             "record_bytes_max": self.record_bytes_max, "event": events,
         });
-        let text = canonical(&content.to_string()).expect("it was just written");
+        let text = canonical(&content.to_string()).expect("serde_json writes valid JSON");
         PolicyRev {
             policy_id: self.id.clone(),
             revision: self.revision.clone(),
@@ -128,36 +129,36 @@ impl EventPolicy {
     pub fn key_name<'a>(&'a self, source: &'a KeySource) -> &'a str {
         match source {
             KeySource::EventId => "event_id",
-            KeySource::Field(place) => {
-                &self.payload.as_ref().expect("only payloads with a schema have places").fields[*place].name
+            KeySource::Field(index) => {
+                &self.payload.as_ref().expect("only a payload with a schema has indexes").fields[*index].name
             }
             KeySource::Key(name) => name,
         }
     }
 }
 
-/// Reads a policy, and goes on after a fault so that all are shown at once.
-struct Reader<'a> {
+/// Parses a policy file; continues after an error, so that all errors are reported at once.
+struct PolicyParser<'a> {
     text: &'a str,
-    faults: Vec<PolicyFault>,
+    errors: Vec<PolicyError>,
 }
 
-/// A key of a table, with the span that its faults point at.
+/// A key of a table, with its span for error messages.
 type Key<'a> = Spanned<DeString<'a>>;
 type Value<'a> = Spanned<DeValue<'a>>;
 
-impl Reader<'_> {
-    fn fault(&mut self, at: usize, what: impl Display) {
-        self.faults.push(PolicyFault { line: line_of(self.text, at), what: what.to_string() });
+impl PolicyParser<'_> {
+    fn error(&mut self, at: usize, message: impl Display) {
+        self.errors.push(PolicyError { line: line_of(self.text, at), message: message.to_string() });
     }
 
     fn policy(&mut self) -> Option<GatePolicy> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
         for error in errors {
-            self.fault(error.span().map_or(0, |span| span.start), format!("not TOML: {}", error.message()));
+            self.error(error.span().map_or(0, |span| span.start), format!("not TOML: {}", error.message()));
         }
-        if !self.faults.is_empty() {
-            return None; // What was recovered may lack what the file says.
+        if !self.errors.is_empty() {
+            return None; // The recovered table may lack a part of the file.
         }
         let (mut id, mut revision, mut record_bytes_max) = (None, None, Some(RECORD_BYTES_DEFAULT));
         let mut events = None;
@@ -167,13 +168,13 @@ impl Reader<'_> {
                 "revision" => revision = Some(self.name(key, value)),
                 "record_bytes_max" => record_bytes_max = self.record_bytes_max(value),
                 "event" => events = Some(self.events(value)),
-                other => self.fault(
+                other => self.error(
                     key.span().start,
                     unknown("key", other, &["id", "revision", "record_bytes_max", "event"]),
                 ),
             }
         }
-        for (known, example) in [
+        for (is_given, message) in [
             (id.is_some(), "`id` is missing; add a stable name such as id = \"gate.cards\""),
             (revision.is_some(), "`revision` is missing; add one such as revision = \"1\""),
             (
@@ -181,8 +182,8 @@ impl Reader<'_> {
                 "no event type is declared; add a table such as [event.\"card.transaction.v1\"]",
             ),
         ] {
-            if !known {
-                self.fault(0, example);
+            if !is_given {
+                self.error(0, message);
             }
         }
         Some(GatePolicy {
@@ -200,9 +201,9 @@ impl Reader<'_> {
             .and_then(|number| usize::from_str_radix(number.as_str(), number.radix()).ok())
             .filter(|bytes| (1..=RECORD_BYTES_LIMIT).contains(bytes));
         if bytes.is_none() {
-            self.fault(
+            self.error(
                 value.span().start,
-                format!("`record_bytes_max` is a count of bytes; write a whole number from 1 to {RECORD_BYTES_LIMIT}"),
+                format!("`record_bytes_max` must be a number of bytes; write an integer from 1 to {RECORD_BYTES_LIMIT}"),
             );
         }
         bytes
@@ -211,7 +212,7 @@ impl Reader<'_> {
     fn events(&mut self, value: &Value) -> Option<BTreeMap<Arc<str>, EventPolicy>> {
         let table = self.table("event", value)?;
         if table.is_empty() {
-            self.fault(
+            self.error(
                 value.span().start,
                 "no event type is declared; add a table such as [event.\"card.transaction.v1\"]",
             );
@@ -224,7 +225,10 @@ impl Reader<'_> {
     fn event(&mut self, name: &Key, value: &Value) -> Option<EventPolicy> {
         let event_type: Arc<str> = Arc::from(name.get_ref().as_ref());
         if !(1..=256).contains(&event_type.chars().count()) {
-            self.fault(name.span().start, "an event type has 1 to 256 characters; give it such a name");
+            self.error(
+                name.span().start,
+                "the name of an event type must have 1 to 256 characters; choose such a name",
+            );
         }
         let table = self.table(&format!("event.{event_type:?}"), value)?;
         let (mut class, mut versions, mut producers) = (None, Some(None), Some(None));
@@ -236,14 +240,14 @@ impl Reader<'_> {
                 "producers" => producers = self.texts(key, value).map(|v| Some(set_of(v))),
                 "partition_key" => key_names = Some(self.texts(key, value)),
                 "payload" => payload = self.payload(&event_type, value).map(Some),
-                other => self.fault(
+                other => self.error(
                     key.span().start,
                     unknown("key", other, &["class", "versions", "producers", "partition_key", "payload"]),
                 ),
             }
         }
         if class.is_none() {
-            self.fault(
+            self.error(
                 name.span().start,
                 format!(
                     "event type `{event_type}` has no class; add class = \"traffic\", or another of {}",
@@ -269,9 +273,9 @@ impl Reader<'_> {
     fn class(&mut self, value: &Value) -> Option<EventClass> {
         let class = value.get_ref().as_str().and_then(EventClass::parse);
         if class.is_none() {
-            self.fault(
+            self.error(
                 value.span().start,
-                format!("`class` is not one of the classes; use one of {}", classes()),
+                format!("`class` is not the name of a class; use one of {}", classes()),
             );
         }
         class
@@ -288,11 +292,11 @@ impl Reader<'_> {
                 _ if name == "event_id" => Some(KeySource::EventId),
                 None => Some(KeySource::Key(name)),
                 Some(schema) => match schema.index_of(&name) {
-                    Some(place) => Some(KeySource::Field(place)),
+                    Some(index) => Some(KeySource::Field(index)),
                     None => {
-                        let known = schema.fields.iter().map(|f| f.name.as_str());
-                        let known: Vec<&str> = known.chain(["event_id"]).collect();
-                        self.fault(at, unknown("partition key", &name, &known));
+                        let existing = schema.fields.iter().map(|f| f.name.as_str());
+                        let existing: Vec<&str> = existing.chain(["event_id"]).collect();
+                        self.error(at, unknown("partition key", &name, &existing));
                         None
                     }
                 },
@@ -306,21 +310,21 @@ impl Reader<'_> {
         let mut fields = Vec::with_capacity(table.len());
         for (key, value) in in_file_order(table) {
             let name = key.get_ref().as_ref();
-            let Some(said) = value.get_ref().as_str() else {
-                self.fault(
+            let Some(text) = value.get_ref().as_str() else {
+                self.error(
                     value.span().start,
-                    format!("the type of `{name}` is text; write it as {name} = \"int32\""),
+                    format!("the type of `{name}` must be a text; write it as {name} = \"int32\""),
                 );
                 continue;
             };
-            let (type_name, required) = match said.strip_suffix('?') {
+            let (type_name, required) = match text.strip_suffix('?') {
                 Some(type_name) => (type_name, false),
-                None => (said, true),
+                None => (text, true),
             };
             match FieldType::parse(type_name) {
                 Ok(field_type) => fields.push(Some(Field { name: name.to_owned(), field_type, required })),
                 Err(what) => {
-                    self.fault(value.span().start, format!("`{name}`: {what}"));
+                    self.error(value.span().start, format!("`{name}`: {what}"));
                     fields.push(None);
                 }
             }
@@ -332,9 +336,9 @@ impl Reader<'_> {
     fn table<'v, 't>(&mut self, name: &str, value: &'v Value<'t>) -> Option<&'v DeTable<'t>> {
         let table = value.get_ref().as_table();
         if table.is_none() {
-            self.fault(
+            self.error(
                 value.span().start,
-                format!("`{name}` is a table; write it as [{name}] and its keys below"),
+                format!("`{name}` must be a table; write it as [{name}] with its keys below"),
             );
         }
         table
@@ -343,15 +347,15 @@ impl Reader<'_> {
     fn name(&mut self, key: &Key, value: &Value) -> Option<String> {
         let name = value.get_ref().as_str().filter(|name| !name.is_empty());
         if name.is_none() {
-            self.fault(
+            self.error(
                 value.span().start,
-                format!("`{}` is text that is not empty; write it in quotes", key.get_ref()),
+                format!("`{}` must be a text that is not empty; write it in quotes", key.get_ref()),
             );
         }
         name.map(str::to_owned)
     }
 
-    /// The texts of a list that is not empty, and where each stands.
+    /// The texts of a list that is not empty, each with its position in the file.
     fn texts(&mut self, key: &Key, value: &Value) -> Option<Vec<(usize, String)>> {
         let texts: Option<Vec<(usize, String)>> = value.get_ref().as_array().and_then(|items| {
             items.iter().map(|item| Some((item.span().start, item.get_ref().as_str()?.to_owned()))).collect()
@@ -359,16 +363,16 @@ impl Reader<'_> {
         let texts = texts.filter(|texts| !texts.is_empty() && texts.iter().all(|(_, text)| !text.is_empty()));
         if texts.is_none() {
             let key = key.get_ref();
-            self.fault(
+            self.error(
                 value.span().start,
-                format!("`{key}` is a list of texts; write {key} = [\"...\"], or leave it out"),
+                format!("`{key}` must be a list of texts; write {key} = [\"...\"], or omit it"),
             );
         }
         texts
     }
 }
 
-/// The entries of a table as the file has them: TOML keeps no order, the columns of a payload do.
+/// The entries of a table in the order of the file, which is the order of payload columns.
 fn in_file_order<'t, 'a>(table: &'t DeTable<'a>) -> Vec<(&'t Key<'a>, &'t Value<'a>)> {
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
@@ -383,8 +387,8 @@ fn classes() -> String {
     EventClass::ALL.map(EventClass::name).join(", ")
 }
 
-fn unknown(what: &str, name: &str, known: &[&str]) -> String {
-    format!("{what} `{name}` is not known; use one of {}", known.join(", "))
+fn unknown(what: &str, name: &str, existing: &[&str]) -> String {
+    format!("there is no {what} `{name}`; use one of {}", existing.join(", "))
 }
 
 #[cfg(test)]
@@ -408,16 +412,16 @@ note = "text?"
 class = "control"
 "#;
 
-    fn check(text: &str, faults: Expect) {
-        let shown: Vec<String> = match GatePolicy::parse(text) {
+    fn check(text: &str, expected: Expect) {
+        let lines: Vec<String> = match GatePolicy::parse(text) {
             Ok(policy) => policy.events().map(|event| format!("{event:?}\n")).collect(),
-            Err(faults) => faults.iter().map(|fault| format!("{fault}\n")).collect(),
+            Err(errors) => errors.iter().map(|error| format!("{error}\n")).collect(),
         };
-        faults.assert_eq(&shown.concat());
+        expected.assert_eq(&lines.concat());
     }
 
     #[test]
-    fn a_policy_keeps_the_order_of_its_fields() {
+    fn a_policy_preserves_the_order_of_its_fields() {
         check(
             CARDS,
             expect![[r#"
@@ -428,7 +432,7 @@ class = "control"
     }
 
     #[test]
-    fn every_fault_is_shown_at_once_with_its_line_and_its_mend() {
+    fn all_errors_are_reported_at_once_each_with_its_line() {
         check(
             r#"
 revision = 1
@@ -455,19 +459,19 @@ d = 1
 "#,
             expect![[r#"
                 line 1: `id` is missing; add a stable name such as id = "gate.cards"
-                line 2: `revision` is text that is not empty; write it in quotes
-                line 3: `record_bytes_max` is a count of bytes; write a whole number from 1 to 67108864
-                line 4: key `colour` is not known; use one of id, revision, record_bytes_max, event
-                line 6: `class` is not one of the classes; use one of traffic, context, decision, action, case, control, audit
-                line 7: `versions` is a list of texts; write versions = ["..."], or leave it out
-                line 8: `producers` is a list of texts; write producers = ["..."], or leave it out
+                line 2: `revision` must be a text that is not empty; write it in quotes
+                line 3: `record_bytes_max` must be a number of bytes; write an integer from 1 to 67108864
+                line 4: there is no key `colour`; use one of id, revision, record_bytes_max, event
+                line 6: `class` is not the name of a class; use one of traffic, context, decision, action, case, control, audit
+                line 7: `versions` must be a list of texts; write versions = ["..."], or omit it
+                line 8: `producers` must be a list of texts; write producers = ["..."], or omit it
                 line 9: event type `b` has no class; add class = "traffic", or another of traffic, context, decision, action, case, control, audit
-                line 11: key `owner` is not known; use one of class, versions, producers, partition_key, payload
+                line 11: there is no key `owner`; use one of class, versions, producers, partition_key, payload
                 line 13: `customer_id`: `int31` is not a type; use bool, int32, int64, float64, decimal(P,S) with P at most 18, text or timestamp
                 line 14: `amount`: `decimal(19,2)` is not a type; use bool, int32, int64, float64, decimal(P,S) with P at most 18, text or timestamp
-                line 15: the type of `at` is text; write it as at = "int32"
-                line 18: partition key `custmer_id` is not known; use one of customer_id, event_id
-                line 22: `event."d"` is a table; write it as [event."d"] and its keys below
+                line 15: the type of `at` must be a text; write it as at = "int32"
+                line 18: there is no partition key `custmer_id`; use one of customer_id, event_id
+                line 22: `event."d"` must be a table; write it as [event."d"] with its keys below
             "#]],
         );
         check(
@@ -495,13 +499,13 @@ d = 1
         check(
             "id = \"a\"\nrevision = \"1\"\n[event.x]\nclass = \"audit\"\npayload = 1\n",
             expect![[r#"
-            line 5: `event."x".payload` is a table; write it as [event."x".payload] and its keys below
+            line 5: `event."x".payload` must be a table; write it as [event."x".payload] with its keys below
         "#]],
         );
     }
 
     #[test]
-    fn the_digest_moves_with_the_content_and_with_nothing_else() {
+    fn the_digest_changes_with_the_content_and_nothing_else() {
         let digest = |text: &str| GatePolicy::parse(text).unwrap().rev().content_digest;
         let first = digest(CARDS);
         for same in [

@@ -1,4 +1,5 @@
-//! The gate as a whole: each reason from lines and from rows, hostile records, and both ways to one fact.
+//! Tests of the gate as a whole: every reason from lines and rows, hostile records, and that lines
+//! and rows of the same record are the same fact.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -42,11 +43,11 @@ partition_key = ["subject", "event_id"]
 
 const LINE: &str = r#"{"event_id":"tx-1","event_type":"card.transaction.v1","ts_utc":"2018-04-01T00:00:31.000000Z","manifest_fingerprint":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","parameter_hash":"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb","seed":42,"scenario_id":"base","run_id":"cccccccccccccccccccccccccccccccc","scenario_run_id":"dddddddddddddddddddddddddddddddd","platform_run_id":"platform_20180401T000000Z","schema_version":"v1","producer":"world","payload":{"customer_id":7,"amount":"12.50","note":"né"}}"#;
 const TIME: i64 = 1_522_540_831_000_000;
-/// 2018, and a week of it.
+/// A week in 2018.
 const BOUNDS: TimeBounds = TimeBounds { from: TIME - 1_000_000, to: TIME + 604_800_000_000 };
 
-fn judge(partitions: u16) -> Judge {
-    Judge::new(Arc::new(GatePolicy::parse(POLICY).unwrap()), partitions, BOUNDS)
+fn validator(partitions: u16) -> Validator {
+    Validator::new(Arc::new(GatePolicy::parse(POLICY).unwrap()), partitions, BOUNDS)
 }
 
 fn context() -> Context {
@@ -64,13 +65,13 @@ fn context() -> Context {
     }
 }
 
-fn lines(judge: &mut Judge, lines: &[&[u8]]) -> Judged {
-    judge.lines((100..).zip(lines.iter().copied()))
+fn validate(validator: &mut Validator, lines: &[&[u8]]) -> Validated {
+    validator.validate_lines((100..).zip(lines.iter().copied()))
 }
 
 fn with(from: &str, to: &str) -> String {
     let line = LINE.replacen(from, to, 1);
-    assert_ne!(line, LINE, "{from} does not stand in the line");
+    assert_ne!(line, LINE, "the line has no {from}");
     line
 }
 
@@ -78,31 +79,31 @@ fn with_payload(payload: &str) -> String {
     with(r#"{"customer_id":7,"amount":"12.50","note":"né"}"#, payload)
 }
 
-/// What is said of a record between two good ones; both must be accepted.
-fn verdict(record: &[u8]) -> Result<Accepted, Box<Refused>> {
+/// The outcome of a record between two valid ones; asserts that both of these are accepted.
+fn outcome(record: &[u8]) -> Result<AcceptedBatch, Box<Rejection>> {
     let before = with("tx-1", "before");
     let after = with("tx-1", "after");
-    let mut judged = lines(&mut judge(4), &[before.as_bytes(), record, after.as_bytes()]);
-    assert_eq!(judged.positions, [100, 101, 102]);
-    match judged.refused.pop() {
-        Some(refused) => {
-            assert_eq!((refused.record, &refused.bytes[..]), (1, record));
-            assert_eq!((judged.accepted.len(), &judged.accepted[0].records[..]), (1, &[0, 2][..]));
-            Err(Box::new(refused))
+    let mut validated = validate(&mut validator(4), &[before.as_bytes(), record, after.as_bytes()]);
+    assert_eq!(validated.positions, [100, 101, 102]);
+    match validated.rejected.pop() {
+        Some(rejection) => {
+            assert_eq!((rejection.record, &rejection.bytes[..]), (1, record));
+            assert_eq!((validated.accepted.len(), &validated.accepted[0].records[..]), (1, &[0, 2][..]));
+            Err(Box::new(rejection))
         }
-        None => Ok(judged.accepted.into_iter().find(|accepted| accepted.records.contains(&1)).unwrap()),
+        None => Ok(validated.accepted.into_iter().find(|accepted| accepted.records.contains(&1)).unwrap()),
     }
 }
 
-fn shown(refused: &Refused) -> String {
-    let id = refused.event_id.as_deref().unwrap_or("-");
-    let event_type = refused.event_type.as_deref().unwrap_or("-");
-    let hashed = if refused.payload_hash.is_some() { " hashed" } else { "" };
-    format!("{} {event_type} {id}{hashed}: {}\n", refused.reason, refused.detail)
+fn line_of(rejection: &Rejection) -> String {
+    let id = rejection.event_id.as_deref().unwrap_or("-");
+    let event_type = rejection.event_type.as_deref().unwrap_or("-");
+    let hashed = if rejection.payload_hash.is_some() { " hashed" } else { "" };
+    format!("{} {event_type} {id}{hashed}: {}\n", rejection.reason, rejection.detail)
 }
 
 #[test]
-fn each_reason_is_reached_by_a_line_and_says_what_to_mend() {
+fn every_reason_is_reached_by_a_line_and_says_what_to_correct() {
     let large = with("né", &"x".repeat(5_000));
     let records = [
         large,
@@ -141,33 +142,33 @@ fn each_reason_is_reached_by_a_line_and_says_what_to_mend() {
         with_payload(r#"{"amount":"1","count":9223372036854775808}"#),
         with_payload(r#"{"amount":"1","note":""}"#),
     ];
-    let mut said = String::new();
+    let mut lines = String::new();
     for record in &records {
-        said += &shown(&verdict(record.as_bytes()).unwrap_err());
+        lines += &line_of(&outcome(record.as_bytes()).unwrap_err());
     }
     expect![[r#"
         RECORD_TOO_LARGE - -: the record has 5537 bytes, and the policy allows 4096; send less, or raise record_bytes_max
         ENVELOPE_INVALID - -: the record is empty; send one JSON object
         ENVELOPE_INVALID - -: invalid type: sequence, expected an object at line 1 column 0
         ENVELOPE_INVALID card.transaction.v1 -: `event_id` is missing; every record needs it
-        ENVELOPE_INVALID card.transaction.v1 tx-1: `event_id` stands twice
+        ENVELOPE_INVALID card.transaction.v1 tx-1: `event_id` is repeated
         ENVELOPE_INVALID card.transaction.v1 tx-1: `sead` is not a field of the envelope; put it into `payload`, or take it out
         ENVELOPE_INVALID card.transaction.v1 tx-1: `x` is not a field of the envelope; put it into `payload`, or take it out
         SCHEMA_POLICY_MISSING card.transaction.v9 tx-1: the policy has no event type `card.transaction.v9`; add it, or send one of card.transaction.v1, claim.made, run.started
-        UNAUTHORIZED card.transaction.v1 tx-1: `producer` is missing; the policy lets only world send `card.transaction.v1`
-        UNAUTHORIZED card.transaction.v1 tx-1: producer `moon` may not send `card.transaction.v1`; the policy lets world
+        UNAUTHORIZED card.transaction.v1 tx-1: `producer` is missing; the policy allows `card.transaction.v1` from world only
+        UNAUTHORIZED card.transaction.v1 tx-1: producer `moon` may not send `card.transaction.v1`; the policy allows world
         PINS_MISSING card.transaction.v1 tx-1: class traffic requires the pins scenario_run_id, run_id; add them to the envelope
         SCHEMA_VERSION_REQUIRED card.transaction.v1 tx-1: `schema_version` is missing; `card.transaction.v1` requires one of v1
         SCHEMA_VERSION_NOT_ALLOWED card.transaction.v1 tx-1: `schema_version` `v2` of `card.transaction.v1` is not allowed; send v1
-        TIME_OUT_OF_RANGE card.transaction.v1 tx-1: `ts_utc` 2019-04-01T00:00:31.000000Z is not within 2018-04-01T00:00:30.000000Z to 2018-04-08T00:00:31.000000Z; mend the record, or widen the source's time_between
-        TIME_OUT_OF_RANGE card.transaction.v1 tx-1: `ts_utc` 1969-04-01T00:00:31.000000Z is not within 2018-04-01T00:00:30.000000Z to 2018-04-08T00:00:31.000000Z; mend the record, or widen the source's time_between
+        TIME_OUT_OF_RANGE card.transaction.v1 tx-1: `ts_utc` 2019-04-01T00:00:31.000000Z is not between 2018-04-01T00:00:30.000000Z and 2018-04-08T00:00:31.000000Z; correct the record, or widen the source's time_between
+        TIME_OUT_OF_RANGE card.transaction.v1 tx-1: `ts_utc` 1969-04-01T00:00:31.000000Z is not between 2018-04-01T00:00:30.000000Z and 2018-04-08T00:00:31.000000Z; correct the record, or widen the source's time_between
         SCHEMA_FAIL card.transaction.v1 tx-1: `amount` is missing; send it, or declare it optional in the policy
         SCHEMA_FAIL card.transaction.v1 tx-1: `amount` is missing; send it, or declare it optional in the policy
-        SCHEMA_FAIL card.transaction.v1 tx-1: `amount`: expected a decimal number of at most 12 digits, 2 of them after the point, found 1.005, and nothing is rounded here
+        SCHEMA_FAIL card.transaction.v1 tx-1: `amount`: expected a decimal number of at most 12 digits, 2 of them after the point, found 1.005; decimals are not rounded
         SCHEMA_FAIL card.transaction.v1 tx-1: `amount`: expected a decimal number of at most 12 digits, 2 of them after the point, found 10000000000
         SCHEMA_FAIL card.transaction.v1 tx-1: `amount`: expected a decimal number of at most 12 digits, 2 of them after the point, found true
-        SCHEMA_FAIL card.transaction.v1 tx-1: `amount` stands twice
-        SCHEMA_FAIL card.transaction.v1 tx-1: `colour` is not a field of the payload; use those of ["customer_id", "amount", "at", "score", "note", "fraud", "count"], or declare it in the policy
+        SCHEMA_FAIL card.transaction.v1 tx-1: `amount` is repeated
+        SCHEMA_FAIL card.transaction.v1 tx-1: `colour` is not a field of the payload; use one of ["customer_id", "amount", "at", "score", "note", "fraud", "count"], or declare it in the policy
         SCHEMA_FAIL card.transaction.v1 tx-1: `customer_id`: expected a whole number of 32 bits, found "7"
         SCHEMA_FAIL card.transaction.v1 tx-1: `customer_id`: expected a whole number of 32 bits, found 7.0
         SCHEMA_FAIL card.transaction.v1 tx-1: `customer_id`: expected a whole number of 32 bits, found 2147483648
@@ -178,11 +179,11 @@ fn each_reason_is_reached_by_a_line_and_says_what_to_mend() {
         SCHEMA_FAIL card.transaction.v1 tx-1: `note`: expected a string, found ["a"]
         SCHEMA_FAIL card.transaction.v1 tx-1: `count`: expected a whole number of 64 bits, found 9223372036854775808
         PARTITION_KEY_MISSING card.transaction.v1 tx-1 hashed: none of the partition keys has a value; send one of customer_id, note, or add "event_id" to them
-    "#]].assert_eq(&said);
+    "#]].assert_eq(&lines);
 }
 
 #[test]
-fn hostile_records_are_refused_and_their_neighbours_are_not() {
+fn hostile_records_are_rejected_and_their_neighbours_are_not() {
     let mut bad_utf8 = LINE.as_bytes().to_vec();
     bad_utf8[15] = 0xff;
     let mut nul = LINE.as_bytes().to_vec();
@@ -217,8 +218,9 @@ fn hostile_records_are_refused_and_their_neighbours_are_not() {
         b"\xef\xbb\xbf{}".to_vec(),
     ];
     for record in &records {
-        let refused = verdict(record).expect_err(&String::from_utf8_lossy(&record[..record.len().min(700)]));
-        assert!(refused.detail.chars().count() <= 401, "{}", refused.detail);
+        let rejection =
+            outcome(record).expect_err(&String::from_utf8_lossy(&record[..record.len().min(700)]));
+        assert!(rejection.detail.chars().count() <= 401, "{}", rejection.detail);
     }
     for good in [
         with_payload(r#" {"amount" : 1.5e1 , "customer_id":-0,"count":"-5"} "#),
@@ -227,15 +229,15 @@ fn hostile_records_are_refused_and_their_neighbours_are_not() {
         with("tx-1", &"é".repeat(256)),
         format!("\t{LINE}\r"),
     ] {
-        verdict(good.as_bytes()).unwrap();
+        outcome(good.as_bytes()).unwrap();
     }
 }
 
 #[test]
-fn an_object_without_a_schema_is_kept_in_its_canonical_form() {
+fn an_object_without_a_schema_is_stored_in_canonical_form() {
     let claim = |payload: &str| {
         let record = with_payload(payload).replace("card.transaction.v1", "claim.made");
-        verdict(record.as_bytes()).map(|accepted| {
+        outcome(record.as_bytes()).map(|accepted| {
             let last = accepted.rows.num_rows() - 1;
             let row = |name: &str| accepted.rows.column_by_name(name).unwrap().clone();
             let text = row(columns::PAYLOAD).as_string::<i32>().value(last).to_owned();
@@ -252,20 +254,20 @@ fn an_object_without_a_schema_is_kept_in_its_canonical_form() {
     assert_eq!(claim(r#"{"a":12345678901234567890}"#).unwrap_err().reason, Reason::SchemaFail);
 
     let missing = with(r#","payload":{"customer_id":7,"amount":"12.50","note":"né"}"#, "");
-    verdict(missing.replace("card.transaction.v1", "claim.made").as_bytes()).unwrap();
-    assert_eq!(verdict(missing.as_bytes()).unwrap_err().reason, Reason::SchemaFail);
+    outcome(missing.replace("card.transaction.v1", "claim.made").as_bytes()).unwrap();
+    assert_eq!(outcome(missing.as_bytes()).unwrap_err().reason, Reason::SchemaFail);
 }
 
 #[test]
-fn types_and_contexts_may_alternate_and_each_context_stands_once() {
+fn types_and_contexts_may_alternate_and_each_context_is_stored_once() {
     let control = LINE.replace("card.transaction.v1", "run.started");
     let other_seed = with(r#""seed":42"#, r#""seed":18446744073709551615"#);
     let escaped = with(r#""producer":"world""#, r#""producer":"\u0077orld""#);
     let records = [LINE, &control, &other_seed, &escaped, &control, LINE].map(str::as_bytes);
-    let mut judge = judge(1);
+    let mut validator = validator(1);
     for _ in 0..2 {
-        let judged = lines(&mut judge, &records);
-        let [cards, runs] = &judged.accepted[..] else { panic!("{judged:?}") };
+        let validated = validate(&mut validator, &records);
+        let [cards, runs] = &validated.accepted[..] else { panic!("{validated:?}") };
         assert_eq!((&cards.records[..], &runs.records[..]), (&[0, 2, 3, 5][..], &[1, 4][..]));
         assert_eq!((cards.topic, cards.class), (Topic::Traffic, EventClass::Traffic));
         assert_eq!((runs.topic, runs.class), (Topic::Control, EventClass::Control));
@@ -279,13 +281,14 @@ fn types_and_contexts_may_alternate_and_each_context_stands_once() {
             serde_json::from_str::<Context>(texts.value(1)).unwrap(),
             Context { seed: Some(u64::MAX), ..context() }
         );
-        // One run, class and id: one key, whatever else the context says. Another class is another key.
+        // One run, class and id have one key, whatever else is in the context; another class has
+        // another.
         assert!(cards.keys.iter().all(|key| *key == cards.keys[0]) && runs.keys[0] != cards.keys[0]);
     }
 }
 
 #[test]
-fn a_refused_record_has_a_time_only_within_the_bounds() {
+fn a_rejected_record_has_a_time_only_within_the_bounds() {
     let at = |time: &str, from: &str, to: &str| with("2018-04-01T00:00:31", time).replace(from, to);
     let records = [
         "{".to_owned(),
@@ -296,10 +299,10 @@ fn a_refused_record_has_a_time_only_within_the_bounds() {
         at("2018-04-01T00:00:42", "\"seed\"", "\"sead\""),
         "{".to_owned(),
     ];
-    let mut judge = judge(1);
+    let mut validator = validator(1);
     let records: Vec<&[u8]> = records.iter().map(String::as_bytes).collect();
-    let judged = lines(&mut judge, &records);
-    let seconds: Vec<Option<i64>> = judged
+    let validated = validate(&mut validator, &records);
+    let seconds: Vec<Option<i64>> = validated
         .times
         .iter()
         .map(|time| (*time != i64::MIN).then_some((time.saturating_sub(TIME)) / 1_000_000 + 31))
@@ -359,9 +362,9 @@ fn the_same_record_is_the_same_fact_from_lines_columns_and_texts() {
         ("note", Arc::new(LargeStringArray::from(vec![Some("né\n"), Some("n"), None]))),
         ("fraud", Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)]))),
         ("count", Arc::new(UInt64Array::from(vec![Some(9_007_199_254_740_993), None, None]))),
-        ("not looked at", Arc::new(Float32Array::from(vec![f32::NAN; 3]))),
+        ("ignored", Arc::new(Float32Array::from(vec![f32::NAN; 3]))),
     ]);
-    // The second row's count is negative, so that column is made in the type of the policy.
+    // The second row's count is negative, so this column has the type of the policy.
     exact.retain(|(name, _)| *name != "count");
     exact.push(("count", Arc::new(Int64Array::from(vec![Some(9_007_199_254_740_993), Some(-1), None]))));
     let mut csv = envelope();
@@ -375,14 +378,14 @@ fn the_same_record_is_the_same_fact_from_lines_columns_and_texts() {
         ("count", texts([Some("9007199254740993"), Some("-1"), None])),
     ]);
 
-    let from_lines = lines(&mut judge(64), &records);
-    assert!(from_lines.refused.is_empty(), "{:?}", from_lines.refused);
+    let from_lines = validate(&mut validator(64), &records);
+    assert!(from_lines.rejected.is_empty(), "{:?}", from_lines.rejected);
     for columns in [exact, csv] {
         let batch = batch(columns);
-        let mut judge = judge(64);
-        assert!(judge.check_columns(batch.schema_ref(), "card.transaction.v1").is_empty());
-        let from_rows = judge.rows(&batch, &[100, 101, 102], &context());
-        assert!(from_rows.refused.is_empty(), "{:?}", from_rows.refused);
+        let mut validator = validator(64);
+        assert!(validator.check_columns(batch.schema_ref(), "card.transaction.v1").is_empty());
+        let from_rows = validator.validate_rows(&batch, &[100, 101, 102], &context());
+        assert!(from_rows.rejected.is_empty(), "{:?}", from_rows.rejected);
         assert_eq!((&from_rows.positions, &from_rows.times), (&from_lines.positions, &from_lines.times));
         let (row, line) = (&from_rows.accepted[0], &from_lines.accepted[0]);
         assert_eq!((&row.records, &row.keys, &row.partitions), (&line.records, &line.keys, &line.partitions));
@@ -405,7 +408,7 @@ fn the_same_record_is_the_same_fact_from_lines_columns_and_texts() {
 }
 
 #[test]
-fn each_reason_is_reached_by_a_row_and_its_neighbours_are_accepted() {
+fn every_reason_is_reached_by_a_row_and_its_neighbours_are_accepted() {
     let check = |name: &str, column: ArrayRef, context: &Context| {
         let mut columns: Vec<(&str, ArrayRef)> = vec![
             ("event_id", texts(["before", "tx-1", "after"].map(Some))),
@@ -417,22 +420,23 @@ fn each_reason_is_reached_by_a_row_and_its_neighbours_are_accepted() {
         columns.retain(|(other, _)| *other != name);
         columns.push((name, column));
         let batch = batch(columns);
-        let judged = judge(4).rows(&batch, &[5, 6, 7], context);
-        let refused: Vec<u32> = judged.refused.iter().map(|refused| refused.record).collect();
+        let validated = validator(4).validate_rows(&batch, &[5, 6, 7], context);
+        let rejected: Vec<u32> = validated.rejected.iter().map(|rejection| rejection.record).collect();
         let accepted: Vec<u32> =
-            judged.accepted.iter().flat_map(|accepted| accepted.records.clone()).collect();
-        match &refused[..] {
+            validated.accepted.iter().flat_map(|accepted| accepted.records.clone()).collect();
+        match &rejected[..] {
             [1] => assert_eq!(accepted, [0, 2]),
             [0, 1, 2] => {}
             other => panic!("{name}: {other:?}"),
         }
-        let bytes = String::from_utf8(judged.refused[refused.len() / 2].bytes.clone()).unwrap();
+        let rejection = &validated.rejected[rejected.len() / 2];
+        let bytes = String::from_utf8(rejection.bytes.clone()).unwrap();
         let bytes = if bytes.len() > 300 { format!("{} bytes", bytes.len()) } else { bytes };
-        format!("{}    {bytes}\n", shown(&judged.refused[refused.len() / 2]))
+        format!("{}    {bytes}\n", line_of(rejection))
     };
     let large = "x".repeat(5_000);
     let long = "x".repeat(257);
-    let mut said = String::new();
+    let mut lines = String::new();
     for (name, column) in [
         ("note", texts([None, Some(large.as_str()), None])),
         ("event_id", texts([Some("before"), None, Some("after")])),
@@ -464,7 +468,7 @@ fn each_reason_is_reached_by_a_row_and_its_neighbours_are_accepted() {
         ("at", times(&[TIME, i64::MIN, TIME])),
         ("customer_id", Arc::new(Int32Array::from(vec![Some(7), None, Some(7)]))),
     ] {
-        said += &check(name, column, &context());
+        lines += &check(name, column, &context());
     }
     for context in [
         Context { event_type: "card.transaction.v9".to_owned(), ..context() },
@@ -474,7 +478,7 @@ fn each_reason_is_reached_by_a_row_and_its_neighbours_are_accepted() {
         Context { schema_version: None, ..context() },
         Context { schema_version: Some("v2".to_owned()), ..context() },
     ] {
-        said += &check("fraud", Arc::new(BooleanArray::from(vec![true; 3])), &context);
+        lines += &check("fraud", Arc::new(BooleanArray::from(vec![true; 3])), &context);
     }
     expect![[r#"
         RECORD_TOO_LARGE card.transaction.v1 tx-1: the record has 5005 bytes, and the policy allows 4096; send less, or raise record_bytes_max
@@ -489,13 +493,13 @@ fn each_reason_is_reached_by_a_row_and_its_neighbours_are_accepted() {
             {"amount":"2","customer_id":7,"event_id":"tx-1"}
         ENVELOPE_INVALID card.transaction.v1 tx-1: `ts_utc` is 2018-04-01T00:00:31.000000Z and 1 nanoseconds; send a time of whole microseconds
             {"amount":"2","customer_id":7,"event_id":"tx-1","ts_utc":"2018-04-01T00:00:31.000000001"}
-        TIME_OUT_OF_RANGE card.transaction.v1 tx-1: `ts_utc` 1970-01-01T00:00:00.000000Z is not within 2018-04-01T00:00:30.000000Z to 2018-04-08T00:00:31.000000Z; mend the record, or widen the source's time_between
+        TIME_OUT_OF_RANGE card.transaction.v1 tx-1: `ts_utc` 1970-01-01T00:00:00.000000Z is not between 2018-04-01T00:00:30.000000Z and 2018-04-08T00:00:31.000000Z; correct the record, or widen the source's time_between
             {"amount":"2","customer_id":7,"event_id":"tx-1","ts_utc":"1970-01-01T00:00:00.000000Z"}
-        TIME_OUT_OF_RANGE card.transaction.v1 tx-1: `ts_utc` is 9223372036854775807 units after 1970, beyond the year 9999 or before 0000; mend the record
+        TIME_OUT_OF_RANGE card.transaction.v1 tx-1: `ts_utc` is 9223372036854775807 units after 1970, outside the years 0000 to 9999; correct the record
             {"amount":"2","customer_id":7,"event_id":"tx-1"}
         SCHEMA_FAIL card.transaction.v1 tx-1: `amount` is missing; send it, or declare it optional in the policy
             {"customer_id":7,"event_id":"tx-1","ts_utc":"2018-04-01T00:00:31.000001Z"}
-        SCHEMA_FAIL card.transaction.v1 tx-1: `amount`: expected a decimal number of at most 12 digits, 2 of them after the point, found 2.505, and nothing is rounded here
+        SCHEMA_FAIL card.transaction.v1 tx-1: `amount`: expected a decimal number of at most 12 digits, 2 of them after the point, found 2.505; decimals are not rounded
             {"amount":"2.505","customer_id":7,"event_id":"tx-1","ts_utc":"2018-04-01T00:00:31.000001Z"}
         SCHEMA_FAIL card.transaction.v1 tx-1: `amount`: expected a decimal number of at most 12 digits, 2 of them after the point, found two
             {"amount":"two","customer_id":7,"event_id":"tx-1","ts_utc":"2018-04-01T00:00:31.000001Z"}
@@ -523,7 +527,7 @@ fn each_reason_is_reached_by_a_row_and_its_neighbours_are_accepted() {
             {"amount":"2","customer_id":7,"event_id":"tx-1","fraud":true,"ts_utc":"2018-04-01T00:00:31.000001Z"}
         ENVELOPE_INVALID card.transaction.v1 tx-1: `run_id`: expected 32 lower-case hexadecimal digits, found "CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC"
             {"amount":"2","customer_id":7,"event_id":"tx-1","fraud":true,"ts_utc":"2018-04-01T00:00:31.000001Z"}
-        UNAUTHORIZED card.transaction.v1 tx-1: `producer` is missing; the policy lets only world send `card.transaction.v1`
+        UNAUTHORIZED card.transaction.v1 tx-1: `producer` is missing; the policy allows `card.transaction.v1` from world only
             {"amount":"2","customer_id":7,"event_id":"tx-1","fraud":true,"ts_utc":"2018-04-01T00:00:31.000001Z"}
         PINS_MISSING card.transaction.v1 tx-1: class traffic requires the pins scenario_id, seed; add them to the envelope
             {"amount":"2","customer_id":7,"event_id":"tx-1","fraud":true,"ts_utc":"2018-04-01T00:00:31.000001Z"}
@@ -531,17 +535,17 @@ fn each_reason_is_reached_by_a_row_and_its_neighbours_are_accepted() {
             {"amount":"2","customer_id":7,"event_id":"tx-1","fraud":true,"ts_utc":"2018-04-01T00:00:31.000001Z"}
         SCHEMA_VERSION_NOT_ALLOWED card.transaction.v1 tx-1: `schema_version` `v2` of `card.transaction.v1` is not allowed; send v1
             {"amount":"2","customer_id":7,"event_id":"tx-1","fraud":true,"ts_utc":"2018-04-01T00:00:31.000001Z"}
-    "#]].assert_eq(&said);
+    "#]].assert_eq(&lines);
 }
 
 #[test]
-fn columns_that_cannot_be_judged_are_named_before_anything_starts() {
-    let judge = judge(1);
+fn columns_that_cannot_be_validated_are_reported_before_anything_starts() {
+    let validator = validator(1);
     let check = |event_type: &str, columns: &[(&str, DataType)]| {
         let fields = columns.iter().map(|(name, of)| arrow::datatypes::Field::new(*name, of.clone(), true));
-        judge.check_columns(&Schema::new(fields.collect::<Vec<_>>()), event_type).join("\n") + "\n"
+        validator.check_columns(&Schema::new(fields.collect::<Vec<_>>()), event_type).join("\n") + "\n"
     };
-    let said = [
+    let lines = [
         check("card.transaction.v9", &[]),
         check("card.transaction.v1", &[]),
         check("run.started", &[("event_id", DataType::Int64), ("ts_utc", DataType::Utf8)]),
@@ -590,7 +594,7 @@ fn columns_that_cannot_be_judged_are_named_before_anything_starts() {
         column `count` has type Decimal128(12, 0), and `card.transaction.v1` needs int64; cast it explicitly
         ---
         column `amount` has type Null, and `card.transaction.v1` needs decimal(12,2); cast it explicitly
-    "#]].assert_eq(&said.join("---\n"));
+    "#]].assert_eq(&lines.join("---\n"));
 }
 
 #[test]
@@ -601,16 +605,16 @@ fn a_row_without_a_schema_has_its_payload_as_text() {
         ("payload", texts([Some(r#"{"subject": "s"}"#), None, Some("[]"), Some("{")])),
     ]);
     let context = Context { event_type: "claim.made".to_owned(), ..context() };
-    let mut judge = judge(4);
-    assert!(judge.check_columns(batch.schema_ref(), "claim.made").is_empty());
-    let judged = judge.rows(&batch, &[0, 1, 2, 3], &context);
-    assert_eq!(judged.accepted[0].records, [0, 1]);
-    let payload = judged.accepted[0].rows.column_by_name("payload").unwrap().clone();
+    let mut validator = validator(4);
+    assert!(validator.check_columns(batch.schema_ref(), "claim.made").is_empty());
+    let validated = validator.validate_rows(&batch, &[0, 1, 2, 3], &context);
+    assert_eq!(validated.accepted[0].records, [0, 1]);
+    let payload = validated.accepted[0].rows.column_by_name("payload").unwrap().clone();
     assert_eq!(payload.as_string::<i32>().iter().flatten().collect::<Vec<_>>(), [r#"{"subject":"s"}"#, "{}"]);
-    assert!(judged.refused.iter().all(|refused| refused.reason == Reason::SchemaFail));
+    assert!(validated.rejected.iter().all(|rejection| rejection.reason == Reason::SchemaFail));
 }
 
-/// A linear congruential generator: a failure prints its seed, and the seed gives the failure again.
+/// A linear congruential generator; a failing test prints its seed, which reproduces the failure.
 struct Chance(u64);
 
 impl Chance {
@@ -620,26 +624,27 @@ impl Chance {
     }
 }
 
-/// What was found of each record, in words.
-fn found(judged: &Judged) -> Vec<String> {
-    let mut found = vec![String::new(); judged.positions.len()];
-    for accepted in &judged.accepted {
+/// The outcome of each record as text.
+fn outcomes(validated: &Validated) -> Vec<String> {
+    let mut outcomes = vec![String::new(); validated.positions.len()];
+    for accepted in &validated.accepted {
         let sizes = [accepted.records.len(), accepted.partitions.len(), accepted.keys.len()];
         assert_eq!(sizes, [accepted.rows.num_rows(); 3]);
         for (row, record) in accepted.records.iter().enumerate() {
             let fact = pretty_format_batches(&[accepted.rows.slice(row, 1)]).unwrap();
-            found[*record as usize] += &format!("{} {} {fact}", accepted.partitions[row], accepted.keys[row]);
+            outcomes[*record as usize] +=
+                &format!("{} {} {fact}", accepted.partitions[row], accepted.keys[row]);
         }
     }
-    for refused in &judged.refused {
-        found[refused.record as usize] += &shown(refused);
+    for rejection in &validated.rejected {
+        outcomes[rejection.record as usize] += &line_of(rejection);
     }
-    found
+    outcomes
 }
 
 #[test]
-fn mutated_lines_are_each_found_once_and_the_same_alone_as_beside_others() {
-    const SPICE: &[&[u8]] = &[
+fn every_mutated_line_has_one_outcome_which_is_the_same_alone_and_beside_others() {
+    const INSERTED: &[&[u8]] = &[
         b"\"",
         b"{",
         b"}",
@@ -679,28 +684,28 @@ fn mutated_lines_are_each_found_once_and_the_same_alone_as_beside_others() {
             .map(|_| {
                 let mut record = bases[chance.below(bases.len())].clone().into_bytes();
                 for _ in 0..chance.below(4) {
-                    mutate(&mut record, SPICE, &mut chance);
+                    mutate(&mut record, INSERTED, &mut chance);
                 }
                 record
             })
             .collect();
         let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
-        let whole = found(&lines(&mut judge(8), &records));
-        for (record, found_whole) in records.iter().zip(whole) {
-            let alone = found(&lines(&mut judge(8), &[record])).concat();
+        let together = outcomes(&validate(&mut validator(8), &records));
+        for (record, together) in records.iter().zip(together) {
+            let alone = outcomes(&validate(&mut validator(8), &[record])).concat();
             assert!(!alone.is_empty());
-            assert_eq!(found_whole, alone, "seed {seed}: {}", String::from_utf8_lossy(record));
+            assert_eq!(together, alone, "seed {seed}: {}", String::from_utf8_lossy(record));
         }
     }
 }
 
-fn mutate(record: &mut Vec<u8>, spice: &[&[u8]], chance: &mut Chance) {
+fn mutate(record: &mut Vec<u8>, inserted: &[&[u8]], chance: &mut Chance) {
     let at = chance.below(record.len());
     let end = (at + 1 + chance.below(40)).min(record.len());
     match chance.below(9) {
         0 => record[at] = chance.below(256) as u8,
         1 => record[at] = b'0' + chance.below(10) as u8,
-        2..=4 => drop(record.splice(at..at, spice[chance.below(spice.len())].iter().copied())),
+        2..=4 => drop(record.splice(at..at, inserted[chance.below(inserted.len())].iter().copied())),
         5 => drop(record.drain(at..end)),
         6 => {
             let copied = record[at..end].to_vec();
@@ -765,18 +770,23 @@ note = "text?"
     let positions: Vec<u64> = (0..ROWS as u64).collect();
     for partitions in [1, 16] {
         for (what, size) in [("lines", 8_192), ("rows", 8_192)] {
-            let mut judge = Judge::new(Arc::clone(&policy), partitions, TimeBounds::TICKS);
+            let mut validator = Validator::new(Arc::clone(&policy), partitions, TimeBounds::TICKS);
             let best = (0..5)
                 .map(|_| {
                     let start = Instant::now();
                     let mut accepted = 0;
                     for from in (0..ROWS).step_by(size) {
                         let to = (from + size).min(ROWS);
-                        let judged = match what {
-                            "lines" => judge.lines((0..).zip(records[from..to].iter().map(String::as_bytes))),
-                            _ => judge.rows(&batch.slice(from, to - from), &positions[from..to], &context()),
+                        let validated = match what {
+                            "lines" => validator
+                                .validate_lines((0..).zip(records[from..to].iter().map(String::as_bytes))),
+                            _ => validator.validate_rows(
+                                &batch.slice(from, to - from),
+                                &positions[from..to],
+                                &context(),
+                            ),
                         };
-                        accepted += judged.accepted[0].records.len();
+                        accepted += validated.accepted[0].records.len();
                     }
                     assert_eq!(accepted, ROWS);
                     start.elapsed()
