@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tidegate_facts::json::canonical;
-use tidegate_operators::gate::{Accepted, GatePolicy, Judge, Judged, TimeBounds};
+use tidegate_facts::strict_json::canonical;
+use tidegate_operators::gate::{AcceptedBatch, GatePolicy, TimeBounds, Validated, Validator};
 
 const PARTITIONS: u16 = 4;
 
@@ -35,19 +35,19 @@ fn policy() -> Arc<GatePolicy> {
     Arc::clone(policy)
 }
 
-/// Records, one a line, are facts or refused; each is judged the same alone, among others, and by a judge that has seen
+/// Records, one a line, are accepted or rejected; each is validated the same alone, among others, and by a validator that has seen
 /// others like it.
 pub fn envelope(bytes: &[u8]) {
     let records: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').take(64).collect();
-    let judge = || Judge::new(policy(), PARTITIONS, TimeBounds::TICKS);
+    let validator = || Validator::new(policy(), PARTITIONS, TimeBounds::TICKS);
     let numbered = || (7u64..).zip(records.iter().copied());
-    let together = judge().lines(numbered());
-    let mut warm = judge();
-    warm.lines(numbered());
-    same(&together, &warm.lines(numbered()));
+    let together = validator().validate_lines(numbered());
+    let mut warm = validator();
+    warm.validate_lines(numbered());
+    same(&together, &warm.validate_lines(numbered()));
     for (place, record) in records.iter().enumerate() {
-        let alone = judge().lines([(7 + place as u64, *record)]);
-        match (alone.accepted.as_slice(), alone.refused.as_slice()) {
+        let alone = validator().validate_lines([(7 + place as u64, *record)]);
+        match (alone.accepted.as_slice(), alone.rejected.as_slice()) {
             ([fact], []) => {
                 let (others, row) = find(&together, place);
                 assert_eq!(others.rows.slice(row, 1), fact.rows, "among others it is another fact");
@@ -56,38 +56,38 @@ pub fn envelope(bytes: &[u8]) {
                     stable(fact);
                 }
             }
-            ([], [refused]) => {
-                let found = together.refused.iter().find(|other| other.record as usize == place);
-                let found = found.expect("alone it was refused");
-                assert_eq!((&found.reason, &found.detail), (&refused.reason, &refused.detail));
+            ([], [rejection]) => {
+                let found = together.rejected.iter().find(|other| other.record as usize == place);
+                let found = found.expect("alone it was rejected");
+                assert_eq!((&found.reason, &found.detail), (&rejection.reason, &rejection.detail));
                 assert_eq!(found.bytes.as_slice(), *record, "it is kept as it came");
                 assert!(found.detail.len() > 5, "it has no sentence");
             }
-            _ => panic!("one record is one fact or refused"),
+            _ => panic!("one record is one fact or one rejection"),
         }
     }
 }
 
-fn same(one: &Judged, other: &Judged) {
-    assert_eq!((&one.positions, &one.times, &one.refused), (&other.positions, &other.times, &other.refused));
+fn same(one: &Validated, other: &Validated) {
+    assert_eq!((&one.positions, &one.times, &one.rejected), (&other.positions, &other.times, &other.rejected));
     assert_eq!(one.accepted.len(), other.accepted.len());
     for (one, other) in one.accepted.iter().zip(&other.accepted) {
         assert_eq!((&one.event_type, &one.records), (&other.event_type, &other.records));
         assert_eq!((&one.keys, &one.partitions), (&other.keys, &other.partitions));
-        assert_eq!(one.rows, other.rows, "a judge that knows the shape reads another fact");
+        assert_eq!(one.rows, other.rows, "a validator with templates reads another fact");
     }
 }
 
 /// The fact that a record became, and its row.
-fn find(judged: &Judged, place: usize) -> (&Accepted, usize) {
-    let found = judged.accepted.iter().find_map(|accepted| {
+fn find(validated: &Validated, place: usize) -> (&AcceptedBatch, usize) {
+    let found = validated.accepted.iter().find_map(|accepted| {
         accepted.records.iter().position(|record| *record as usize == place).map(|row| (accepted, row))
     });
     found.expect("alone it was a fact")
 }
 
 /// A payload that is kept as text is canonical.
-fn stable(fact: &Accepted) {
+fn stable(fact: &AcceptedBatch) {
     use arrow::array::AsArray;
     let payload = fact.rows.column_by_name("payload").expect("a fact has a payload");
     let text = payload.as_string::<i32>().value(0);
