@@ -19,6 +19,7 @@ use arrow::array::{ArrayRef, DictionaryArray, Int32Builder, RecordBatch, StringA
 use arrow::datatypes::{DataType, Field};
 use tidegate_facts::{KeyHash, Span, Tick, columns};
 
+pub use self::accumulators::Aggregate;
 use self::accumulators::{Accumulators, WindowRows};
 use crate::core::column_appender::ColumnAppender;
 use crate::core::keys::keys_of;
@@ -28,33 +29,6 @@ use crate::temporal::timeline::{
     Layout, MeasureLayout, PublishedTimeline, Retention, TimelineBatch, TimelineMetrics, arrange_timeline,
     first_not, timeline_rows,
 };
-
-/// An aggregate function over the rows of a window; numbers are indexes of measures of the
-/// timeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aggregate {
-    /// The count of rows.
-    Count,
-    /// The count of values that are not null.
-    CountOf(usize),
-    /// The sum of the values; null when there are none.
-    Sum(usize),
-    /// The average of the values; null when there are none.
-    Avg(usize),
-    /// The least value.
-    Min(usize),
-    /// The greatest value.
-    Max(usize),
-    /// The sample standard deviation; null for fewer than two values.
-    Stddev(usize),
-    /// The count of distinct values.
-    Distinct(usize),
-    /// The value of the latest row, by event time and then tick, with a value that is not null. The
-    /// event's own row counts.
-    Last(usize),
-    /// Microseconds from the latest other row to the event; null when there is none.
-    TimeSinceLast,
-}
 
 /// The windows and aggregates that are computed from one timeline.
 #[derive(Clone, Debug)]
@@ -132,7 +106,9 @@ impl WindowPlan {
         accumulators
             .into_iter()
             .flat_map(|window| window.into_iter().zip(&self.aggregates))
-            .map(|(accumulators, aggregate)| accumulators.finish(self, *aggregate, requests, &beyond))
+            .map(|(accumulators, aggregate)| {
+                accumulators.finish(&self.measures, *aggregate, requests, &beyond)
+            })
             .collect()
     }
 

@@ -7,14 +7,20 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use differential_dataflow::trace::{Batch, BatchReader, Description, Merger};
+use differential_dataflow::operators::arrange::TraceAgent;
+use differential_dataflow::trace::implementations::spine_fueled::Spine;
+use differential_dataflow::trace::{Batch, BatchReader, Description, Merger, TraceReader};
 use tidegate_facts::{KeyHash, Tick};
 use timely::progress::frontier::AntichainRef;
 use timely::progress::{Antichain, Timestamp};
 
+use super::layout::{Layout, Retention};
 use super::metrics::{BatchGuard, Totals};
 use super::prefix_sums::PrefixSums;
-use super::{Layout, Retention, TimelineRows};
+use super::rows::TimelineRows;
+
+/// The trace of a timeline.
+pub type TimelineTrace = TraceAgent<Spine<SharedBatch>>;
 
 /// A reference to a batch, as the trace holds it. Reader threads hold references too, so it is an
 /// `Arc`.
@@ -204,6 +210,17 @@ pub(crate) fn first_not(range: Range<usize>, before: impl Fn(usize) -> bool) -> 
         if before(middle) { low = middle + 1 } else { high = middle }
     }
     low
+}
+
+/// Every batch of a trace that has rows, oldest first.
+pub fn batches(trace: &TimelineTrace) -> Vec<Arc<TimelineBatch>> {
+    let mut batches = Vec::new();
+    trace.map_batches(|batch| {
+        if !batch.is_empty() {
+            batches.push(Arc::clone(&batch.0));
+        }
+    });
+    batches
 }
 
 impl BatchReader for SharedBatch {

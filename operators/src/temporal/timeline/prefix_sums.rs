@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::MeasureLayout;
+use super::layout::MeasureLayout;
 
 /// The prefix sums that a batch stores of one measured column.
 #[derive(Clone, Debug)]

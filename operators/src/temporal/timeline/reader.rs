@@ -5,10 +5,10 @@
 //! pointer after each batch it seals, and never waits for readers.
 //!
 //! The rows that a scan returns are a function of the tick alone, however rows were batched and
-//! merged. With [`Retention::Span`](super::Retention::Span) they are the rows before the tick with
-//! an event time after a bound that follows from the tick. With
-//! [`Retention::Latest`](super::Retention::Latest) they are, for each key, the rows of the latest
-//! event time among those before the tick.
+//! merged. With [`Retention::Span`](super::layout::Retention::Span) they are the rows before the
+//! tick with an event time after a bound that follows from the tick. With
+//! [`Retention::Latest`](super::layout::Retention::Latest) they are, for each key, the rows of the
+//! latest event time among those before the tick.
 //!
 //! Merging retains all rows that a scan as of the floor of [`PublishedTimeline`] can read. The
 //! service raises the floor with commits, independently of reads, so a reader never delays merging.
@@ -24,9 +24,8 @@ use tidegate_facts::{KeyHash, Tick, columns};
 use timely::progress::Antichain;
 use timely::progress::frontier::AntichainRef;
 
-use super::{
-    StringDictionary, TimelineBatch, TimelineRows, TimelineTrace, batches, first_not, measure_column,
-};
+use super::batch::{TimelineBatch, TimelineTrace, batches, first_not};
+use super::rows::{StringDictionary, TimelineRows, measure_column};
 use crate::core::keys::column_of_keys;
 
 /// The slot in which one worker publishes the newest snapshot of its part of a timeline.
@@ -258,9 +257,7 @@ impl ScanColumn {
             ScanColumn::Time => {
                 Arc::new(TimestampMicrosecondArray::from(rows.times.clone()).with_timezone("UTC"))
             }
-            ScanColumn::Tick => {
-                Arc::new(columns::tick_array(rows.ticks.iter().copied()))
-            }
+            ScanColumn::Tick => Arc::new(columns::tick_array(rows.ticks.iter().copied())),
             ScanColumn::Measure(index, DataType::Utf8) => {
                 let text = |number: i64| texts.text(number).expect("texts arrive with their rows").as_ref();
                 let values = rows.values[*index].iter();
@@ -282,7 +279,8 @@ mod tests {
     use timely::dataflow::operators::{Probe, probe};
     use timely::worker::Worker;
 
-    use super::super::{Layout, MeasureLayout, Retention, arrange_timeline};
+    use super::super::arrange_timeline;
+    use super::super::layout::{Layout, MeasureLayout, Retention};
     use super::*;
     use crate::core::testing::Chance;
 

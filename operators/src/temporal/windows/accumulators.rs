@@ -8,9 +8,35 @@ use arrow::array::{ArrayRef, Decimal128Array, Float64Array, Int64Array};
 use arrow::datatypes::DataType;
 use tidegate_facts::Tick;
 
-use super::{Aggregate, WindowPlan};
 use crate::temporal::temporal_lookup::LookupRequests;
 use crate::temporal::timeline::{TimelineBatch, measure_column};
+
+/// An aggregate function over the rows of a window; numbers are indexes of measures of the
+/// timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aggregate {
+    /// The count of rows.
+    Count,
+    /// The count of values that are not null.
+    CountOf(usize),
+    /// The sum of the values; null when there are none.
+    Sum(usize),
+    /// The average of the values; null when there are none.
+    Avg(usize),
+    /// The least value.
+    Min(usize),
+    /// The greatest value.
+    Max(usize),
+    /// The sample standard deviation; null for fewer than two values.
+    Stddev(usize),
+    /// The count of distinct values.
+    Distinct(usize),
+    /// The value of the latest row, by event time and then tick, with a value that is not null. The
+    /// event's own row counts.
+    Last(usize),
+    /// Microseconds from the latest other row to the event; null when there is none.
+    TimeSinceLast,
+}
 
 /// The rows of a batch that are in the window of one request.
 #[derive(Clone, Copy, Debug)]
@@ -136,15 +162,16 @@ impl Accumulators {
         }
     }
 
-    /// The results as a column; null for each request that is `beyond` retention.
+    /// The results as a column, given the types of the measures; null for each request that is
+    /// `beyond` retention.
     pub(super) fn finish(
         self,
-        plan: &WindowPlan,
+        measures: &[DataType],
         aggregate: Aggregate,
         requests: &LookupRequests,
         beyond: &[bool],
     ) -> ArrayRef {
-        let scale = |m: usize| match plan.measures[m] {
+        let scale = |m: usize| match measures[m] {
             DataType::Decimal128(_, scale) => 10f64.powi(i32::from(scale)),
             _ => 1.0,
         };
@@ -167,7 +194,7 @@ impl Accumulators {
             Accumulators::Sum(m, sums) => {
                 let some = unless_beyond(&sums, beyond)
                     .map(|cell| cell.filter(|(_, count)| *count > 0).map(|(sum, _)| sum));
-                match plan.measures[m] {
+                match measures[m] {
                     DataType::Decimal128(_, scale) => Arc::new(
                         some.collect::<Decimal128Array>()
                             .with_precision_and_scale(38, scale)
@@ -196,14 +223,14 @@ impl Accumulators {
                 )
             }
             Accumulators::Least(m, found) | Accumulators::Greatest(m, found) => {
-                measure_column(&plan.measures[m], unless_beyond(&found, beyond).map(Option::flatten))
+                measure_column(&measures[m], unless_beyond(&found, beyond).map(Option::flatten))
             }
             Accumulators::Distinct(_, distinct) => {
                 let counts: Vec<i64> = distinct.iter().map(|values| values.len() as i64).collect();
                 Arc::new(unless_beyond(&counts, beyond).collect::<Int64Array>())
             }
             Accumulators::Last(m, found) => measure_column(
-                &plan.measures[m],
+                &measures[m],
                 unless_beyond(&found, beyond).map(|cell| cell.flatten().map(|(_, _, value)| value)),
             ),
             Accumulators::Before(found) => {
