@@ -1,7 +1,7 @@
-//! Who may do what: API keys with roles.
+//! API keys, their roles, and what a caller with a key is allowed to do.
 //!
-//! A key is 32 random bytes, so the file at rest holds its BLAKE3 digest alone: nothing is won by trying. Without a
-//! file of keys only the machine itself is served: it may read and produce, and start-up says so.
+//! A key is 32 random bytes, so the key file holds only its BLAKE3 digest: guessing is hopeless.
+//! Without a key file the service serves only its own machine, which may read and produce.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,19 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tidegate_facts::Digest;
 
-/// What a key allows.
+/// A role of an API key: what its holder is allowed to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Sends facts.
     Producer,
-    /// Asks.
+    /// Reads tables, decisions and features.
     Reader,
     /// Proposes revisions.
     Author,
     /// Approves revisions.
     Approver,
-    /// Sees metrics and stops the service.
+    /// Reads metrics.
     Operator,
 }
 
@@ -29,7 +29,7 @@ impl Role {
     /// Every role.
     pub const ALL: [Role; 5] = [Role::Producer, Role::Reader, Role::Author, Role::Approver, Role::Operator];
 
-    /// Its name in the file of keys.
+    /// Its name in the key file.
     pub fn name(self) -> &'static str {
         match self {
             Role::Producer => "producer",
@@ -41,22 +41,22 @@ impl Role {
     }
 }
 
-/// One key, as the file has it.
+/// One API key in the key file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Key {
-    /// What it is called in logs; also the user on the Postgres port.
+    /// Its name in logs; also the user name on the Postgres port.
     pub id: String,
-    /// BLAKE3 of the key.
+    /// The BLAKE3 digest of the key.
     pub digest: Digest,
-    /// What it allows.
+    /// Its roles.
     pub roles: BTreeSet<Role>,
-    /// The event types that a producer may send; none means all.
+    /// The event types that a producer may send; empty means all.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub event_types: BTreeSet<String>,
 }
 
-/// All keys; none when only this machine is served.
+/// The API keys of a service; empty when only this machine is served.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Keys {
@@ -64,10 +64,10 @@ pub struct Keys {
     keys: Vec<Key>,
 }
 
-/// Why a file of keys was refused.
+/// Why a key file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(
         "cannot read the API keys in `{path}`; check that it exists and is readable, or make one with `tidegate keys api`"
     )]
@@ -77,7 +77,7 @@ pub enum KeysError {
         /// The cause.
         source: std::io::Error,
     },
-    /// It cannot be written.
+    /// The file cannot be written.
     #[error("cannot write the API keys in `{path}`; check that its folder exists and is writable")]
     Write {
         /// The file.
@@ -85,7 +85,7 @@ pub enum KeysError {
         /// The cause.
         source: std::io::Error,
     },
-    /// It says something else.
+    /// The file is not a list of keys.
     #[error(
         "`{path}` holds no API keys: {what}; each is a [[key]] with id, digest and roles, as `tidegate keys api` writes it"
     )]
@@ -105,53 +105,53 @@ pub enum KeysError {
     },
 }
 
-/// Why a call is not allowed.
+/// Why a call is denied: its key, or the lack of one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// Nobody said who calls.
-    #[error("this service asks for a key: send it as `Authorization: Bearer KEY`")]
+    /// The call has no key.
+    #[error("this service requires a key: send it as `Authorization: Bearer KEY`")]
     NoKey,
-    /// The key is not known.
+    /// The key is not in the key file.
     #[error("the key is not one of this service; ask its operator for another")]
     UnknownKey,
-    /// The key does not allow it.
+    /// The key lacks the role that the call requires.
     #[error("key `{id}` lacks the role `{}`, which this call needs", .role.name())]
     Role {
         /// The key.
         id: String,
-        /// The role that it lacks.
+        /// The missing role.
         role: Role,
     },
-    /// There are no keys, and what is asked for takes a person with a name.
+    /// The service has no keys, and the call requires a named caller.
     #[error(
-        "this service has no API keys, and who governs it must have a name; make keys with `tidegate keys api --role {role}`, \
+        "this service has no API keys, and governance requires a named caller; make keys with `tidegate keys api --role {role}`, \
          and start it with --api-keys",
         role = .role.name()
     )]
     Nobody {
-        /// The role that nobody has.
+        /// The role that the call requires.
         role: Role,
     },
-    /// The key is for other events.
+    /// The key names other event types.
     #[error("key `{id}` may not send events of type `{event_type}`; it is for {}", .allowed.join(", "))]
     EventType {
         /// The key.
         id: String,
-        /// The type.
+        /// The event type of the record.
         event_type: String,
         /// The types that it may send.
         allowed: Vec<String>,
     },
 }
 
-/// Who calls.
+/// The caller of a service: the holder of a key, or this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     key: Option<Key>,
 }
 
 impl Key {
-    /// A key and its entry in the file, of 32 random bytes.
+    /// Makes a key from 32 random bytes; returns its text, and its entry in the key file.
     pub fn of_secret(
         id: &str,
         secret: [u8; 32],
@@ -163,7 +163,7 @@ impl Key {
         (text, Key { id: id.to_owned(), digest, roles, event_types })
     }
 
-    /// The entry as it stands in the file.
+    /// The text of the entry in the key file.
     pub fn entry(&self) -> String {
         let keys = Keys { keys: vec![self.clone()] };
         toml::to_string(&keys).expect("a key is plain data")
@@ -171,7 +171,7 @@ impl Key {
 }
 
 impl Keys {
-    /// Reads a file of keys.
+    /// Reads a key file.
     ///
     /// # Errors
     /// See [`KeysError`].
@@ -181,12 +181,13 @@ impl Keys {
         Keys::parse(path, &text)
     }
 
-    /// Reads the text of the file `path`.
+    /// Parses the text of the key file at `path`.
     ///
     /// # Errors
     /// See [`KeysError`].
     pub fn parse(path: &Path, text: &str) -> Result<Keys, KeysError> {
-        // The message of the parser would show the line, and with it what somebody may have pasted there.
+        // The parser's full message would show the line, and with it a key that someone pasted
+        // there.
         let keys: Keys = toml::from_str(text).map_err(|error: toml::de::Error| KeysError::Parse {
             path: path.to_owned(),
             what: error.message().to_owned(),
@@ -198,10 +199,11 @@ impl Keys {
         }
     }
 
-    /// Makes a key of 32 random bytes, adds it to a file, and returns its text, which is kept nowhere.
+    /// Makes a key from 32 random bytes, adds it to a key file, and returns its text, which is not
+    /// stored anywhere.
     ///
     /// # Errors
-    /// When the file cannot be read or written, or has a key of that id.
+    /// When the file cannot be read or written, or already has a key with that id.
     pub fn add(
         path: &Path,
         id: &str,
@@ -224,41 +226,41 @@ impl Keys {
         Ok(text)
     }
 
-    /// Whether there are none: then only this machine is served.
+    /// Whether there are no keys, so that only this machine is served.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Who holds a key; with no keys at all, whoever calls.
+    /// The caller that holds `key`; this machine if the service has no keys.
     ///
     /// # Errors
-    /// When there are keys, and this is none of them.
+    /// When the service has keys and this is none of them.
     pub fn caller(&self, key: Option<&str>) -> Result<Caller, Denied> {
         if self.keys.is_empty() {
             return Ok(Caller { key: None });
         }
         let digest = Digest::of(key.ok_or(Denied::NoKey)?.as_bytes());
-        let known = self.keys.iter().find(|known| known.digest == digest);
-        Ok(Caller { key: Some(known.ok_or(Denied::UnknownKey)?.clone()) })
+        let found = self.keys.iter().find(|key| key.digest == digest);
+        Ok(Caller { key: Some(found.ok_or(Denied::UnknownKey)?.clone()) })
     }
 
-    /// The digest of the key that is called so, if it has a role.
+    /// The digest of the key with the id `id`, if it has the role.
     pub fn digest_of(&self, id: &str, role: Role) -> Option<Digest> {
         self.keys.iter().find(|key| key.id == id && key.roles.contains(&role)).map(|key| key.digest)
     }
 }
 
 impl Caller {
-    /// What the caller is called.
+    /// The id of its key, or `tidegate` for this machine.
     pub fn id(&self) -> &str {
         self.key.as_ref().map_or("tidegate", |key| &key.id)
     }
 
-    /// Whether the caller has a role.
+    /// Checks that the caller has a role.
     ///
     /// # Errors
-    /// When not. Without keys, this machine reads, produces and operates.
-    pub fn needs(&self, role: Role) -> Result<(), Denied> {
+    /// When it lacks the role. Without keys, this machine reads, produces and operates.
+    pub fn require(&self, role: Role) -> Result<(), Denied> {
         let has = match &self.key {
             Some(key) => key.roles.contains(&role),
             None => matches!(role, Role::Reader | Role::Producer | Role::Operator),
@@ -270,15 +272,15 @@ impl Caller {
         }
     }
 
-    /// Whether the caller names the event types that it sends.
+    /// Whether the key limits the event types that the caller may send.
     pub fn is_bound(&self) -> bool {
         self.key.as_ref().is_some_and(|key| !key.event_types.is_empty())
     }
 
-    /// Whether the caller may send events of a type.
+    /// Checks that the caller may send events of a type.
     ///
     /// # Errors
-    /// When its key names others.
+    /// When its key names other types.
     pub fn may_send(&self, event_type: &str) -> Result<(), Denied> {
         match &self.key {
             Some(key) if !key.event_types.is_empty() && !key.event_types.contains(event_type) => {
@@ -307,13 +309,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_allows_its_roles_and_its_event_types_alone() {
+    fn a_key_allows_only_its_roles_and_its_event_types() {
         let (secret, keys) = keys();
         assert_eq!(keys.caller(None), Err(Denied::NoKey));
         assert_eq!(keys.caller(Some("tg_00")), Err(Denied::UnknownKey));
-        let till = keys.caller(Some(&secret)).expect("it is known");
-        assert_eq!(till.needs(Role::Producer), Ok(()));
-        let denied = till.needs(Role::Reader).unwrap_err().to_string();
+        let till = keys.caller(Some(&secret)).expect("it is in the file");
+        assert_eq!(till.require(Role::Producer), Ok(()));
+        let denied = till.require(Role::Reader).unwrap_err().to_string();
         assert_eq!(denied, "key `till` lacks the role `reader`, which this call needs");
         assert_eq!(till.may_send("card.transaction.v1"), Ok(()));
         let denied = till.may_send("fraud.label.v1").unwrap_err().to_string();
@@ -326,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_does_not_hold_the_key_and_errors_do_not_show_it() {
+    fn the_file_lacks_the_key_and_errors_do_not_show_it() {
         let (secret, key) = Key::of_secret("a", [1; 32], BTreeSet::new(), BTreeSet::new());
         assert!(!key.entry().contains(&secret[3..]));
         let folder = tempfile::tempdir().expect("a folder");
@@ -339,9 +341,9 @@ mod tests {
 
     #[test]
     fn without_keys_this_machine_reads_and_produces_and_approves_nothing() {
-        let caller = Keys::default().caller(None).expect("nobody is asked");
-        assert_eq!((caller.needs(Role::Reader), caller.needs(Role::Producer)), (Ok(()), Ok(())));
-        let denied = caller.needs(Role::Approver).unwrap_err().to_string();
+        let caller = Keys::default().caller(None).expect("no key is required");
+        assert_eq!((caller.require(Role::Reader), caller.require(Role::Producer)), (Ok(()), Ok(())));
+        let denied = caller.require(Role::Approver).unwrap_err().to_string();
         assert!(denied.contains("keys api --role approver"), "{denied}");
     }
 }

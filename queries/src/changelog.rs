@@ -1,8 +1,9 @@
-//! Changelogs as they stand: what was said and not taken back.
+//! Changelog tables, read as their current rows.
 //!
-//! A table whose rows have a `_diff` is a changelog: each row is said (+1) or taken back (-1) at its tick. Under its own name it
-//! reads as what stands at the statement's tick, without `_diff`, `_tick` being that of the last change of the row; and
-//! `NAME_changes` has every change.
+//! A table with a column `_diff` is a changelog: each of its rows adds (+1) or retracts (-1) a row
+//! at its tick. Under its own name the table reads as the rows that are current at the statement's
+//! tick, without `_diff`, and with the tick of the row's last change in `_tick`. `NAME_changes` has
+//! every change.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,24 +20,24 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableType,
 use datafusion::physical_plan::ExecutionPlan;
 use tidegate_facts::{Tick, columns};
 
-use crate::live::Dated;
+use crate::live_session::AsOfTable;
 
-/// What a changelog is called that reads as all of its changes.
+/// The name of the table that holds all changes of the changelog `table`.
 pub(crate) fn changes_name(table: &str) -> String {
     format!("{table}_changes")
 }
 
-/// Whether rows of these columns are changes.
+/// Whether a table with this schema is a changelog.
 pub(crate) fn is_changelog(schema: &SchemaRef) -> bool {
     schema.index_of(columns::DIFF).is_ok()
 }
 
-/// What stands of the changes in `changes`, which are called `name` in plans.
+/// A view of the current rows of a changelog; plans name the changes after `name`.
 ///
 /// # Panics
-/// When they have no `_tick` and no `_diff`.
-pub(crate) fn standing(name: &str, changes: Arc<dyn TableProvider>) -> ViewTable {
-    ViewTable::new(accumulated(name, changes).expect("changes can be added up by their own columns"), None)
+/// When `changes` lacks `_tick` or `_diff`.
+pub(crate) fn current_state(name: &str, changes: Arc<dyn TableProvider>) -> ViewTable {
+    ViewTable::new(accumulated(name, changes).expect("a changelog can be grouped by its columns"), None)
 }
 
 fn accumulated(name: &str, changes: Arc<dyn TableProvider>) -> DataFusionResult<LogicalPlan> {
@@ -46,41 +47,41 @@ fn accumulated(name: &str, changes: Arc<dyn TableProvider>) -> DataFusionResult<
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let same = names.iter().filter(|name| !is_time(name)).map(|name| column(name));
     let last = max(column(columns::TICK)).alias(columns::TICK);
-    let stands = sum(column(columns::DIFF)).alias(columns::DIFF);
-    let shown = names.iter().filter(|name| **name != columns::DIFF).map(|name| column(name));
+    let total = sum(column(columns::DIFF)).alias(columns::DIFF);
+    let projected = names.iter().filter(|name| **name != columns::DIFF).map(|name| column(name));
     LogicalPlanBuilder::scan(changes_name(name), provider_as_source(changes), None)?
-        .aggregate(same, [last, stands])?
+        .aggregate(same, [last, total])?
         .filter(column(columns::DIFF).gt(lit(0i64)))?
-        .project(shown)?
+        .project(projected)?
         .build()
 }
 
-/// A changelog of a running topology, as it stands.
+/// The current rows of a changelog of a running topology.
 #[derive(Debug)]
-pub(crate) struct LiveStanding {
-    changes: Arc<dyn Dated>,
+pub(crate) struct LiveCurrentState {
+    changes: Arc<dyn AsOfTable>,
     view: ViewTable,
 }
 
-impl LiveStanding {
-    pub(crate) fn new(changes: Arc<dyn Dated>) -> LiveStanding {
-        let view = standing(changes.name(), Arc::clone(&changes) as Arc<dyn TableProvider>);
-        LiveStanding { changes, view }
+impl LiveCurrentState {
+    pub(crate) fn new(changes: Arc<dyn AsOfTable>) -> LiveCurrentState {
+        let view = current_state(changes.name(), Arc::clone(&changes) as Arc<dyn TableProvider>);
+        LiveCurrentState { changes, view }
     }
 }
 
-impl Dated for LiveStanding {
+impl AsOfTable for LiveCurrentState {
     fn name(&self) -> &str {
         self.changes.name()
     }
 
     fn as_of(&self, before: Tick) -> Arc<dyn TableProvider> {
-        Arc::new(standing(self.name(), self.changes.as_of(before)))
+        Arc::new(current_state(self.name(), self.changes.as_of(before)))
     }
 }
 
 #[async_trait]
-impl TableProvider for LiveStanding {
+impl TableProvider for LiveCurrentState {
     fn schema(&self) -> SchemaRef {
         self.view.schema()
     }
@@ -106,7 +107,7 @@ impl TableProvider for LiveStanding {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, UInt64Array};
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
     use arrow::util::pretty::pretty_format_batches;
     use datafusion::datasource::MemTable;
     use datafusion::prelude::SessionContext;
@@ -115,9 +116,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_changelog_reads_as_what_stands_and_filters_are_asked_of_its_changes() {
+    async fn a_changelog_reads_as_its_current_rows_and_filters_apply_to_its_changes() {
         let columns: [(&str, ArrayRef); 4] = [
-            (columns::TICK, Arc::new(UInt64Array::from(vec![1, 2, 4, 4, 5, 6, 7]))),
+            (columns::TICK, Arc::new(columns::TickArray::from(vec![1, 2, 4, 4, 5, 6, 7]))),
             ("claim", Arc::new(StringArray::from(vec!["a", "b", "a", "a", "c", "c", "b"]))),
             ("status", Arc::new(StringArray::from(vec!["on", "on", "on", "off", "on", "on", "on"]))),
             (columns::DIFF, Arc::new(Int64Array::from(vec![1, 1, -1, 1, 1, -1, -1]))),
@@ -126,12 +127,12 @@ mod tests {
         let upto = |count| {
             let part = rows.slice(0, count);
             let changes = MemTable::try_new(part.schema(), vec![vec![part]]).expect("one schema");
-            Arc::new(standing("claims", Arc::new(changes)))
+            Arc::new(current_state("claims", Arc::new(changes)))
         };
         let context = SessionContext::new();
         context.register_table("claims", upto(6)).expect("a free name");
         context.register_table("later", upto(7)).expect("a free name");
-        let ask = async |sql: &str| {
+        let answer = async |sql: &str| {
             let rows = context.sql(sql).await.expect("a statement").collect().await.expect("an answer");
             pretty_format_batches(&rows).expect("texts and numbers").to_string()
         };
@@ -142,16 +143,16 @@ mod tests {
             | 4     | a     | off    |
             | 2     | b     | on     |
             +-------+-------+--------+"#]]
-        .assert_eq(&ask("SELECT * FROM claims ORDER BY claim").await);
+        .assert_eq(&answer("SELECT * FROM claims ORDER BY claim").await);
         expect![[r#"
             +-------+-------+--------+
             | _tick | claim | status |
             +-------+-------+--------+
             | 4     | a     | off    |
             +-------+-------+--------+"#]]
-        .assert_eq(&ask("SELECT * FROM later").await);
-        let plan = ask("EXPLAIN SELECT status FROM claims WHERE claim = 'a'").await;
+        .assert_eq(&answer("SELECT * FROM later").await);
+        let plan = answer("EXPLAIN SELECT status FROM claims WHERE claim = 'a'").await;
         let (filter, aggregate) = (plan.find("claim = Utf8(\"a\")"), plan.find("Aggregate:"));
-        assert!(aggregate.is_some() && filter > aggregate, "the filter stands below the sum: {plan}");
+        assert!(aggregate.is_some() && filter > aggregate, "the filter is below the sum: {plan}");
     }
 }

@@ -1,18 +1,17 @@
-//! A committed table: exactly the files that the commits name, as DataFusion scans them.
+//! DataFusion's table provider for a committed table: exactly the files that the commits name.
 //!
-//! Names and sizes come from the commits, so no folder is listed, and a file that a crash left behind is
-//! never read.
+//! Names and sizes of files come from the commits, so no folder is listed, and a file that a crash
+//! left behind is never read.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::reader::{ValueIter, infer_json_schema_from_iterator};
 use async_trait::async_trait;
+use bytes::buf::Reader;
+use bytes::{Buf, Bytes};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::config::TableParquetOptions;
 use datafusion::common::stats::Precision;
@@ -29,25 +28,28 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPu
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{ChunkReader, Length};
 use tidegate_facts::{Tick, columns};
+use tidegate_sinks::commits::{TableFile, TableFileFormat, interval_of, without_field_ids};
 use tidegate_sinks::store::Store;
-use tidegate_sinks::table::{Format, TableFile};
 
-use crate::QueryError;
+use crate::error::QueryError;
 
-/// Under which the catalogue's store is registered with DataFusion.
+/// The URL under which the store is registered with DataFusion.
 pub(crate) const STORE_URL: &str = "tidegate://store/";
 
-/// One table of a store.
+/// One committed table of a store.
 #[derive(Clone, Debug)]
 pub(crate) struct CommittedTable {
     schema: SchemaRef,
     format: Arc<dyn FileFormat>,
-    /// Pieces of the list of files, in their order: a table that goes on shares them with what it was.
+    /// The list of files, in order, in segments: a table that grows shares them with its
+    /// predecessor.
     files: Vec<Arc<[PlannedFile]>>,
 }
 
-/// A file, the ticks that its rows lie between, and how many these are.
+/// A file, the interval of ticks of its rows, and their number.
 #[derive(Clone, Debug)]
 struct PlannedFile {
     ticks: Range<Tick>,
@@ -56,37 +58,37 @@ struct PlannedFile {
 }
 
 impl CommittedTable {
-    /// The table that consists of `files`, of which there is one at least.
+    /// Opens the table that consists of `files`, of which there must be at least one.
     pub(crate) fn open(
         table: &str,
         files: &[&TableFile],
         store: &Store,
     ) -> Result<CommittedTable, QueryError> {
-        let paths = found(table, files, store)?;
-        let is_parquet = files[0].name.ends_with(Format::Parquet.extension());
+        check_files(table, files, store)?;
+        let is_parquet = files[0].name.ends_with(TableFileFormat::Parquet.extension());
         let (schema, format): (SchemaRef, Arc<dyn FileFormat>) = if is_parquet {
             (
-                parquet_schema(table, &paths[0])?,
+                parquet_schema(table, files[0], store)?,
                 Arc::new(ParquetFormat::new().with_options(parquet_options())),
             )
         } else {
-            (jsonl_schema(table, &paths)?, Arc::new(JsonFormat::default()))
+            (jsonl_schema(table, files, store)?, Arc::new(JsonFormat::default()))
         };
         Ok(CommittedTable { schema, format, files: vec![planned(files)] })
     }
 
-    /// The same table with more files, which alone are looked at. They are Parquet: lines of JSON have no schema but that of all of
-    /// them.
+    /// The same table with more files; only the new files are opened. They must be Parquet, because
+    /// the schema of JSON lines follows from all files together.
     pub(crate) fn with(
         &self,
         table: &str,
         more: &[&TableFile],
         store: &Store,
     ) -> Result<CommittedTable, QueryError> {
-        found(table, more, store)?;
+        check_files(table, more, store)?;
         let mut whole = self.clone();
         whole.files.push(planned(more));
-        // Each file is copied once for each doubling of the piece that it stands in.
+        // An entry is copied once for each doubling of its segment.
         while let [.., before, last] = whole.files.as_slice()
             && before.len() <= 2 * last.len()
         {
@@ -99,65 +101,54 @@ impl CommittedTable {
 
     /// The same table without the files whose rows are all at this tick or later.
     pub(crate) fn before(&self, before: Tick) -> CommittedTable {
-        let kept = self.planned().filter(|planned| planned.ticks.start < before).cloned();
-        CommittedTable { files: vec![kept.collect()], ..self.clone() }
+        let earlier = self.planned().filter(|planned| planned.ticks.start < before).cloned();
+        CommittedTable { files: vec![earlier.collect()], ..self.clone() }
     }
 
     fn planned(&self) -> impl Iterator<Item = &PlannedFile> {
         self.files.iter().flat_map(|files| files.iter())
     }
 
-    /// How many rows it holds.
+    /// The number of rows of all its files.
     pub(crate) fn rows(&self) -> u64 {
         self.planned().map(|planned| planned.rows).sum()
     }
 }
 
-/// The paths of some files, each as long as its commit says.
-fn found(table: &str, files: &[&TableFile], store: &Store) -> Result<Vec<PathBuf>, QueryError> {
-    let mut paths = Vec::with_capacity(files.len());
+/// Checks that each file exists in the store with the size that its commit names.
+fn check_files(table: &str, files: &[&TableFile], store: &Store) -> Result<(), QueryError> {
     for file in files {
-        let path = store.root().join(&file.name);
-        let found = path.metadata().map_err(|error| unreadable(table, &path, error))?.len();
+        let found = store.head(&file.name).map_err(|error| unreadable(table, file, store, error))?.bytes;
         if found != file.bytes {
-            let table = table.to_owned();
-            return Err(QueryError::FileChanged { table, path, found, committed: file.bytes });
+            let (table, location) = (table.to_owned(), store.location(&file.name));
+            return Err(QueryError::FileChanged { table, location, found, committed: file.bytes });
         }
-        paths.push(path);
     }
-    Ok(paths)
+    Ok(())
 }
 
 fn planned(files: &[&TableFile]) -> Arc<[PlannedFile]> {
     let planned = |file: &&TableFile| PlannedFile {
-        ticks: interval_of(&file.name),
+        ticks: interval_of(&file.name).unwrap_or(Tick::ZERO..Tick::MAX),
         rows: file.rows,
         file: PartitionedFile::new(file.name.clone(), file.bytes),
     };
     files.iter().map(planned).collect()
 }
 
-/// The interval of a file, which its name says; if it does not, all ticks.
-fn interval_of(name: &str) -> Range<Tick> {
-    let file = name.rsplit('/').next().and_then(|file| file.split('.').next());
-    let interval = file.and_then(|file| file.split_once('-'));
-    let ticks = interval.and_then(|(lower, upper)| Some(lower.parse().ok()?..upper.parse().ok()?));
-    ticks.map_or(Tick::ZERO..Tick(u64::MAX), |ticks: Range<u64>| Tick(ticks.start)..Tick(ticks.end))
-}
-
-/// The ticks that a condition on `_tick` leaves; `None` for any other condition.
-pub(crate) fn ticks_left(condition: &Expr) -> Option<Range<Tick>> {
+/// The ticks that satisfy a condition on `_tick`; `None` for any other condition.
+pub(crate) fn ticks_matching(condition: &Expr) -> Option<Range<Tick>> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { return None };
     let (column, op, value) = match (left.as_ref(), right.as_ref()) {
         (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
         (Expr::Literal(value, _), Expr::Column(column)) => (column, op.swap()?, value),
         _ => return None,
     };
-    let ScalarValue::UInt64(Some(tick)) = value else { return None };
+    let ScalarValue::Int64(Some(tick)) = value else { return None };
     if column.name != columns::TICK {
         return None;
     }
-    let (tick, next, last) = (Tick(*tick), Tick(tick.saturating_add(1)), Tick(u64::MAX));
+    let (tick, next, last) = (Tick(*tick), Tick(tick.saturating_add(1)), Tick::MAX);
     match op {
         Operator::Eq => Some(tick..next),
         Operator::Lt => Some(Tick::ZERO..tick),
@@ -168,9 +159,9 @@ pub(crate) fn ticks_left(condition: &Expr) -> Option<Range<Tick>> {
     }
 }
 
-/// Which conditions a scan makes use of: those that tell which files can hold a row.
+/// Which conditions a scan uses: those on `_tick`, which exclude whole files.
 pub(crate) fn pushed_down(conditions: &[&Expr]) -> Vec<TableProviderFilterPushDown> {
-    let pushed = |condition: &&Expr| match ticks_left(condition) {
+    let pushed = |condition: &&Expr| match ticks_matching(condition) {
         Some(_) => TableProviderFilterPushDown::Inexact,
         None => TableProviderFilterPushDown::Unsupported,
     };
@@ -179,39 +170,73 @@ pub(crate) fn pushed_down(conditions: &[&Expr]) -> Vec<TableProviderFilterPushDo
 
 fn unreadable(
     table: &str,
-    path: &Path,
+    file: &TableFile,
+    store: &Store,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> QueryError {
-    QueryError::FileUnreadable { table: table.to_owned(), path: path.to_owned(), source: source.into() }
+    let (table, location) = (table.to_owned(), store.location(&file.name));
+    QueryError::FileUnreadable { table, location, source: source.into() }
 }
 
-/// Rows are filtered while they are decoded: other columns are read only where a row is left.
+/// Filters rows while they are decoded: other columns are read only for rows that pass.
 fn parquet_options() -> TableParquetOptions {
     let mut options = TableParquetOptions::default();
     options.global.pushdown_filters = true;
     options
 }
 
-/// All files of a table have one schema, so the first one's will do.
-fn parquet_schema(table: &str, path: &Path) -> Result<SchemaRef, QueryError> {
-    let file = File::open(path).map_err(|error| unreadable(table, path, error))?;
-    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new());
-    Ok(Arc::clone(metadata.map_err(|error| unreadable(table, path, error))?.schema()))
+/// A file of a store, as the Parquet reader reads parts of it.
+struct StoredFile<'s> {
+    store: &'s Store,
+    file: &'s TableFile,
 }
 
-/// Lines leave out what is null, so that only all lines together name every column.
-fn jsonl_schema(table: &str, paths: &[PathBuf]) -> Result<SchemaRef, QueryError> {
-    let mut path = &paths[0];
-    let lines = paths.iter().flat_map(|next| {
-        path = next;
-        match File::open(next) {
-            Ok(file) => Box::new(ValueIter::new(BufReader::new(file), None)) as Box<dyn Iterator<Item = _>>,
-            Err(error) => Box::new(std::iter::once(Err(ArrowError::from(error)))),
+impl StoredFile<'_> {
+    fn range(&self, range: Range<u64>) -> Result<Bytes, ParquetError> {
+        let bytes = self.store.get_range(&self.file.name, range);
+        bytes.map_err(|error| ParquetError::External(Box::new(error)))
+    }
+}
+
+impl Length for StoredFile<'_> {
+    fn len(&self) -> u64 {
+        self.file.bytes
+    }
+}
+
+impl ChunkReader for StoredFile<'_> {
+    type T = Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> Result<Reader<Bytes>, ParquetError> {
+        Ok(self.range(start..self.file.bytes)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        self.range(start..start + length as u64)
+    }
+}
+
+/// The schema of a Parquet file; all files of a table have the same.
+fn parquet_schema(table: &str, file: &TableFile, store: &Store) -> Result<SchemaRef, QueryError> {
+    let metadata = ArrowReaderMetadata::load(&StoredFile { store, file }, ArrowReaderOptions::new());
+    let metadata = metadata.map_err(|error| unreadable(table, file, store, error))?;
+    Ok(Arc::new(without_field_ids(metadata.schema())))
+}
+
+/// The schema of JSON lines. A line omits nulls, so it is inferred from all lines together.
+fn jsonl_schema(table: &str, files: &[&TableFile], store: &Store) -> Result<SchemaRef, QueryError> {
+    let mut file = files[0];
+    let lines = files.iter().flat_map(|next| {
+        file = next;
+        match store.get(&next.name) {
+            Ok(bytes) => Box::new(ValueIter::new(bytes.reader(), None)) as Box<dyn Iterator<Item = _>>,
+            Err(error) => Box::new(std::iter::once(Err(ArrowError::from_external_error(error.into())))),
         }
     });
-    let inferred = infer_json_schema_from_iterator(lines).map_err(|error| unreadable(table, path, error))?;
+    let inferred = infer_json_schema_from_iterator(lines);
+    let inferred = inferred.map_err(|error| unreadable(table, file, store, error))?;
     let fields = inferred.fields().iter().map(|field| match field.name().as_str() {
-        columns::TICK => Arc::new(Field::new(columns::TICK, DataType::UInt64, false)),
+        columns::TICK => Arc::new(columns::tick_field(columns::TICK)),
         _ => Arc::clone(field),
     });
     Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
@@ -241,8 +266,9 @@ impl TableProvider for CommittedTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        // Files are passed over by their ticks. Filters reach the others later, when the physical plan is optimised.
-        let ticks: Vec<Range<Tick>> = filters.iter().filter_map(ticks_left).collect();
+        // Files are excluded by their ticks. The optimizer later pushes filters into the other
+        // files.
+        let ticks: Vec<Range<Tick>> = filters.iter().filter_map(ticks_matching).collect();
         let may_hold = |planned: &&PlannedFile| {
             ticks.iter().all(|ticks| planned.ticks.start < ticks.end && ticks.start < planned.ticks.end)
         };
@@ -267,58 +293,57 @@ impl TableProvider for CommittedTable {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
-    use tidegate_sinks::table::Unsealed;
+    use arrow::array::{ArrayRef, RecordBatch};
+    use tidegate_sinks::commits::TableBuffer;
 
     use super::*;
 
-    /// A file for each of some intervals of 10 ticks, with one row.
+    /// Writes a file with one row for each of the intervals, which have 10 ticks each.
     fn files(store: &Store, intervals: std::ops::Range<u64>) -> Vec<TableFile> {
         let rows = |tick| {
-            let ticks: ArrayRef = Arc::new(UInt64Array::from(vec![tick]));
+            let ticks: ArrayRef = Arc::new(columns::TickArray::from(vec![tick]));
             RecordBatch::try_from_iter([(columns::TICK, ticks)]).expect("one column")
         };
         let lower = Tick(intervals.start * 10);
-        let mut unsealed = Unsealed::new("decisions", rows(0).schema(), Format::Parquet, lower);
+        let mut unsealed = TableBuffer::new("decisions", rows(0).schema(), TableFileFormat::Parquet, lower);
         let file = |interval| {
             unsealed.insert(&rows(interval * 10));
-            unsealed.seal_before(Tick(interval * 10 + 10), store).expect("it can be written").remove(0)
+            unsealed.write_before(Tick(interval * 10 + 10), store).expect("it can be written").remove(0)
         };
         intervals.map(file).collect()
     }
 
     #[test]
-    fn a_table_that_goes_on_looks_only_at_its_new_files() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::open(folder.path()).expect("a store");
+    fn a_table_that_grows_opens_only_its_new_files() {
+        let store = Store::over(Arc::new(ObjectStoreBackend::in_memory()), RetryPolicy::default());
         let first = files(&store, 0..5);
         let mut table = CommittedTable::open("decisions", &first.iter().collect::<Vec<_>>(), &store)
             .expect("it is there");
         for file in &first {
-            std::fs::remove_file(store.root().join(&file.name)).expect("it was there");
+            store.delete(&file.name).expect("it was there");
         }
         for interval in 5..200 {
             let new = files(&store, interval..interval + 1);
-            table = table.with("decisions", &[&new[0]], &store).expect("no old file is looked at");
+            table = table.with("decisions", &[&new[0]], &store).expect("no old file is opened");
         }
         assert_eq!(table.rows(), 200);
-        assert!(table.files.len() < 12, "{} pieces, so none was put together", table.files.len());
+        assert!(table.files.len() < 12, "{} segments, so none was merged", table.files.len());
         assert_eq!(table.before(Tick(70)).rows(), 7);
         assert_eq!(table.before(Tick(71)).rows(), 8);
         let names: Vec<&str> = table.planned().map(|planned| planned.file.path().as_ref()).collect();
         assert!(names.is_sorted(), "files keep their order");
-        let kept = |condition: Expr| {
-            let ticks = ticks_left(&condition).expect("it is about ticks");
+        let matching = |condition: Expr| {
+            let ticks = ticks_matching(&condition).expect("it is a condition on ticks");
             let may_hold = table
                 .planned()
                 .filter(|planned| planned.ticks.start < ticks.end && ticks.start < planned.ticks.end);
             may_hold.count()
         };
         use datafusion::prelude::{ident, lit};
-        assert_eq!(kept(ident("_tick").eq(lit(70u64))), 1);
-        assert_eq!(kept(ident("_tick").gt_eq(lit(70u64))), 193);
-        assert_eq!(kept(lit(69u64).gt_eq(ident("_tick"))), 7);
-        assert!(ticks_left(&ident("amount").eq(lit(70u64))).is_none());
+        assert_eq!(matching(ident("_tick").eq(lit(70i64))), 1);
+        assert_eq!(matching(ident("_tick").gt_eq(lit(70i64))), 193);
+        assert_eq!(matching(lit(69i64).gt_eq(ident("_tick"))), 7);
+        assert!(ticks_matching(&ident("amount").eq(lit(70i64))).is_none());
         let gone = TableFile { name: "tables/decisions/none.parquet".to_owned(), ..first[0].clone() };
         assert!(matches!(table.with("decisions", &[&gone], &store), Err(QueryError::FileUnreadable { .. })));
     }

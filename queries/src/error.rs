@@ -1,4 +1,4 @@
-//! Why a question was not answered.
+//! Why a SQL statement was not answered.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,104 +6,110 @@ use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::sql::sqlparser::parser::ParserError;
-use tidegate_facts::names::choices;
-use tidegate_sinks::store::StoreError;
-use tidegate_sinks::table::TableError;
+use tidegate_facts::suggest::did_you_mean;
+use tidegate_sinks::commits::TableError;
+use tidegate_sinks::store::{StoreError, StoreUrl};
 
-use crate::format::Format;
-use crate::log::ReadError;
+use crate::answer_format::Format;
+use crate::log_tables::error::ReadError;
 
-/// Why a question was not answered.
+/// Why a SQL statement was not answered: a missing folder, a broken file, or the statement itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QueryError {
-    /// Nothing ever ran on the folder.
+    /// No topology has run on the folder.
     #[error("no data folder at `{data}`; run a topology with `--data {data}` first")]
     NoData {
         /// The data folder.
         data: PathBuf,
     },
-    /// The store that was named does not exist.
+    /// The named store does not exist.
     #[error(
         "no store at `{store}`; name the store that the topology was run with, or none for the one in the data folder"
     )]
     NoStore {
         /// The store.
-        store: PathBuf,
+        store: StoreUrl,
     },
-    /// The store refused.
+    /// The store cannot be opened or read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The backend of the store has no interface for DataFusion.
+    #[error("the store `{store}` cannot be queried with SQL; copy it to a local folder or an object store")]
+    NoObjects {
+        /// The store.
+        store: StoreUrl,
+    },
     /// The commits cannot be read.
     #[error(transparent)]
     Commits(#[from] TableError),
-    /// A file that a commit names cannot be read.
+    /// A file that a commit names is missing or unreadable.
     #[error(
-        "file `{path}` of table `{table}` cannot be read, and a commit names it; restore it from a copy, or run the \
+        "file `{location}` of table `{table}` cannot be read, and a commit names it; restore it from a copy, or run the \
          topology on the log with a new store"
     )]
     FileUnreadable {
         /// The table.
         table: String,
         /// The file.
-        path: PathBuf,
+        location: String,
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A file is not what was committed.
+    /// The size of a file differs from the size in its commit.
     #[error(
-        "file `{path}` of table `{table}` has {found} bytes where its commit names {committed}; restore it from a \
+        "file `{location}` of table `{table}` has {found} bytes where its commit names {committed}; restore it from a \
          copy, or run the topology on the log with a new store"
     )]
     FileChanged {
         /// The table.
         table: String,
         /// The file.
-        path: PathBuf,
-        /// Its size.
+        location: String,
+        /// Its size, in bytes.
         found: u64,
-        /// Its size when it was committed.
+        /// Its size when it was committed, in bytes.
         committed: u64,
     },
     /// The log cannot be read.
     #[error(transparent)]
     Log(Arc<ReadError>),
-    /// A statement that would change something.
+    /// The statement would change something.
     #[error(
-        "`{statement}` changes something, and a data folder is only read here; ask with SELECT, WITH, VALUES, EXPLAIN, SHOW or DESCRIBE"
+        "`{statement}` changes data, and SQL only reads it here; use SELECT, WITH, VALUES, EXPLAIN, SHOW or DESCRIBE"
     )]
     ReadOnly {
         /// The statement's first word.
         statement: String,
     },
-    /// No statement, or several.
-    #[error("the text holds {count} statements; ask one at a time")]
+    /// The text holds no statement, or several.
+    #[error("the text holds {count} statements; send one at a time")]
     NotOne {
         /// How many there are.
         count: usize,
     },
-    /// The statement would cost too much before it runs.
+    /// The statement exceeds a limit that is checked before it runs.
     #[error("the statement is too large: {what}; ask for less, or in parts")]
     TooLarge {
-        /// What it has too much of.
+        /// The limit that it exceeds.
         what: String,
     },
-    /// The statement needs more memory than there is for statements.
+    /// The memory for statements is exhausted.
     #[error(
         "the statement needs more memory than is free for statements ({what}); ask for fewer rows or groups at once, or start \
          the service with a greater --statement-memory"
     )]
     Memory {
-        /// What needed it.
+        /// The operator that needed it.
         what: String,
     },
-    /// The program that answers it failed.
-    #[error("the statement met a fault of this program, which goes on; please report the statement")]
+    /// A bug in this program stopped the statement.
+    #[error("a bug in this program stopped the statement; the service goes on: please report the statement")]
     Broken,
     /// The text is not SQL.
     #[error("the query is not SQL: {what}")]
     Syntax {
-        /// What the parser says.
+        /// The parser's message.
         what: String,
     },
     /// There is no such table.
@@ -114,14 +120,14 @@ pub enum QueryError {
         /// What to write in its place.
         choices: String,
     },
-    /// A table function cannot be called so.
+    /// A table function has wrong arguments.
     #[error("`{function}`: {what}; write {usage}")]
     Call {
         /// The function.
         function: &'static str,
         /// What is wrong.
         what: String,
-        /// How it is called.
+        /// The form of a correct call.
         usage: &'static str,
     },
     /// There is no such column.
@@ -132,16 +138,16 @@ pub enum QueryError {
         /// What to write in its place.
         choices: String,
     },
-    /// The query has no meaning.
+    /// The planner rejected the statement.
     #[error("the query cannot be planned: {what}")]
     Plan {
-        /// What the planner says.
+        /// The planner's message.
         what: String,
     },
-    /// The query met values that it cannot work on.
+    /// The statement failed while it ran, for example on a cast or a division by zero.
     #[error("the query stopped: {what}")]
     Run {
-        /// What was met.
+        /// The error message.
         what: String,
     },
     /// Two columns of the answer have one name.
@@ -154,7 +160,7 @@ pub enum QueryError {
         /// The format.
         format: Format,
     },
-    /// The answer does not fit the format.
+    /// The format has no representation for a type of the answer.
     #[error("the answer cannot be written as {format}; cast its columns to types that {format} has")]
     Encode {
         /// The format.
@@ -162,34 +168,28 @@ pub enum QueryError {
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The answer cannot be put out.
-    #[error("the answer cannot be written; check that there is room and that its reader is still there")]
+    /// The output cannot be written.
+    #[error("the answer cannot be written; check that the disk has room and that its reader is still open")]
     Output(#[source] io::Error),
-    /// There is no such format.
-    #[error("there is no format `{format}`; use table, csv, json or parquet")]
-    UnknownFormat {
-        /// The name.
-        format: String,
-    },
 }
 
 impl QueryError {
-    /// What DataFusion says of a statement before it runs.
-    pub(crate) fn of_plan(error: &DataFusionError) -> QueryError {
+    /// The query error for a DataFusion error that arose while planning.
+    pub fn of_plan(error: &DataFusionError) -> QueryError {
         if let DataFusionError::SchemaError(inner, _) = error.find_root()
             && let SchemaError::FieldNotFound { field, valid_fields } = inner.as_ref()
         {
             let known: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
             return QueryError::UnknownColumn {
                 column: field.name.clone(),
-                choices: choices(&field.name, &known),
+                choices: did_you_mean(&field.name, &known),
             };
         }
         QueryError::Plan { what: sentence(error.find_root()) }
     }
 
-    /// What DataFusion says of a statement that runs.
-    pub(crate) fn of_run(error: &DataFusionError) -> QueryError {
+    /// The query error for a DataFusion error that arose while the statement ran.
+    pub fn of_run(error: &DataFusionError) -> QueryError {
         let root = error.find_root();
         if let DataFusionError::External(cause) = root
             && let Some(cause) = cause.downcast_ref::<Arc<ReadError>>()
@@ -204,7 +204,7 @@ impl QueryError {
     }
 }
 
-/// The message on one line, without the name of its kind, and without a backtrace.
+/// The message of a DataFusion error on one line, without its kind and without a backtrace.
 pub(crate) fn sentence(error: &DataFusionError) -> String {
     let text = match error {
         DataFusionError::SQL(cause, _) => match cause.as_ref() {

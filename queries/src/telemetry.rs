@@ -1,101 +1,108 @@
-//! What the ports measure of themselves: calls, statements, decisions, connections. Nothing derived reads it.
+//! Metrics of the ports: HTTP calls, SQL statements, decisions and connections.
+//!
+//! They are served by `GET /metrics`; no table or decision depends on them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tidegate_dataflows::histogram::{Histogram, Seen};
+use parking_lot::Mutex;
+
+use tidegate_dataflows::metrics::histogram::{Histogram, HistogramSnapshot};
 
 use crate::traces::Traces;
 
-/// From when on a statement is slow enough to be logged.
+/// The duration from which on a statement is logged as slow.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// How much of a statement is logged.
-const SHOWN_CHARS_MAX: usize = 500;
+/// The most characters of a statement that are logged.
+const LOGGED_CHARS_MAX: usize = 500;
 
-/// How many refusals are logged in a second; the others are counted.
+/// The most refused requests that are logged in a second; the others are counted.
 const REFUSALS_MAX: u32 = 10;
 
-/// What the ports measure.
+/// The metrics of all ports of a service.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    calls: Mutex<BTreeMap<(String, &'static str), Answers>>,
-    statements: [Statements; Port::ALL.len()],
-    /// From having a record to its decision, and the parts of that.
-    pub(crate) decisions: Decisions,
-    pub(crate) tails: Gauge,
-    pub(crate) connections: [Gauge; Port::ALL.len()],
-    refusals: Mutex<Refusals>,
+    routes: Mutex<BTreeMap<(String, &'static str), RouteCounters>>,
+    statements: [StatementMetrics; Port::ALL.len()],
+    /// The time from a record to its decisions, and its parts.
+    pub(crate) decisions: DecisionMetrics,
+    pub(crate) subscribers: Gauge,
+    connections: [Gauge; Port::ALL.len()],
+    refusal_log: Mutex<RateLimit>,
     traces: Option<Arc<Traces>>,
 }
 
-/// Where somebody asks.
+/// A port that serves statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Port {
+pub enum Port {
+    /// HTTP.
     Http,
+    /// The Postgres wire protocol.
     Postgres,
 }
 
-/// The answers of one route.
+/// The counters of one route.
 #[derive(Debug, Default)]
-struct Answers {
+struct RouteCounters {
     by_status: BTreeMap<u16, u64>,
     latency: Histogram,
 }
 
-/// The answers of one route, as they stand.
-pub(crate) struct Calls {
+/// A snapshot of the calls to one route with one method.
+pub(crate) struct RouteMetrics {
     pub(crate) route: String,
     pub(crate) method: &'static str,
     pub(crate) by_status: BTreeMap<u16, u64>,
-    pub(crate) latency: Seen,
+    pub(crate) latency: HistogramSnapshot,
 }
 
-/// The statements of one port.
+/// The counters of the statements of one port.
 #[derive(Debug, Default)]
-pub(crate) struct Statements {
+pub(crate) struct StatementMetrics {
     pub(crate) running: Gauge,
-    pub(crate) by_end: [AtomicU64; End::ALL.len()],
+    pub(crate) by_outcome: [AtomicU64; StatementOutcome::ALL.len()],
     pub(crate) latency: Histogram,
 }
 
 /// How a statement ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// Every row was given.
+pub enum StatementOutcome {
+    /// The client got every row.
     Answered,
-    /// It could not be planned or run, or took too long.
+    /// Planning or running it failed, or it timed out.
     Failed,
-    /// Whoever asked did not take all rows.
+    /// The client did not take all rows.
     GivenUp,
 }
 
-/// How long decisions took, of the calls that got one.
+/// The durations of calls that got a decision.
 #[derive(Debug, Default)]
-pub(crate) struct Decisions {
+pub(crate) struct DecisionMetrics {
     pub(crate) whole: Histogram,
     pub(crate) queue: Histogram,
     pub(crate) log: Histogram,
     pub(crate) graph: Histogram,
-    /// Calls whose time was over before their decision was there.
-    pub(crate) late: AtomicU64,
+    /// Calls whose timeout passed before all their decisions came.
+    pub(crate) timeouts: AtomicU64,
 }
 
-/// How many there are now.
+/// The current number of something.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gauge(Arc<AtomicU64>);
 
-/// One of those that are counted, until it is dropped.
+/// Counts one item of a gauge until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Counted(Arc<AtomicU64>);
+pub struct GaugeGuard(Arc<AtomicU64>);
 
+/// Counts the log lines of the current second.
 #[derive(Debug, Default)]
-struct Refusals {
+struct RateLimit {
     second: Option<Instant>,
-    told: u32,
-    untold: u64,
+    logged: u32,
+    suppressed: u64,
 }
 
 impl Port {
@@ -109,22 +116,24 @@ impl Port {
     }
 }
 
-impl End {
-    pub(crate) const ALL: [End; 3] = [End::Answered, End::Failed, End::GivenUp];
+impl StatementOutcome {
+    pub(crate) const ALL: [StatementOutcome; 3] =
+        [StatementOutcome::Answered, StatementOutcome::Failed, StatementOutcome::GivenUp];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            End::Answered => "answered",
-            End::Failed => "failed",
-            End::GivenUp => "given_up",
+            StatementOutcome::Answered => "answered",
+            StatementOutcome::Failed => "failed",
+            StatementOutcome::GivenUp => "given_up",
         }
     }
 }
 
 impl Gauge {
-    pub(crate) fn enter(&self) -> Counted {
+    /// Counts one more item until the guard is dropped.
+    pub(crate) fn enter(&self) -> GaugeGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Counted(Arc::clone(&self.0))
+        GaugeGuard(Arc::clone(&self.0))
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -132,96 +141,109 @@ impl Gauge {
     }
 }
 
-impl Drop for Counted {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Telemetry {
-    /// Nothing measured yet; calls are followed if there are traces.
+    /// Metrics that start at zero; with `traces`, calls are traced.
     pub fn new(traces: Option<Arc<Traces>>) -> Telemetry {
         Telemetry { traces, ..Telemetry::default() }
     }
 
-    /// Where calls are followed, if they are.
+    /// The tracer, if calls are traced.
     pub(crate) fn traces(&self) -> Option<&Arc<Traces>> {
         self.traces.as_ref()
     }
 
-    /// A call to a route was answered.
+    /// Counts one answered call to a route.
     pub(crate) fn answered(&self, route: &str, method: &'static str, status: u16, took: Duration) {
-        let mut calls = self.calls.lock().expect("no panic");
-        let answers = calls.entry((route.to_owned(), method)).or_default();
-        *answers.by_status.entry(status).or_default() += 1;
-        answers.latency.time(took);
+        let mut routes = self.routes.lock();
+        let counters = routes.entry((route.to_owned(), method)).or_default();
+        *counters.by_status.entry(status).or_default() += 1;
+        counters.latency.record_duration(took);
     }
 
-    /// The answers by route and method.
-    pub(crate) fn calls(&self) -> Vec<Calls> {
-        let calls = self.calls.lock().expect("no panic");
-        calls
+    /// The calls so far, by route and method.
+    pub(crate) fn routes(&self) -> Vec<RouteMetrics> {
+        let routes = self.routes.lock();
+        routes
             .iter()
-            .map(|((route, method), answers)| Calls {
+            .map(|((route, method), counters)| RouteMetrics {
                 route: route.clone(),
                 method,
-                by_status: answers.by_status.clone(),
-                latency: answers.latency.seen(),
+                by_status: counters.by_status.clone(),
+                latency: counters.latency.snapshot(),
             })
             .collect()
     }
 
-    /// Whether a refusal may be logged now; if so, how many were not since the last one.
-    pub(crate) fn may_tell_refusal(&self) -> Option<u64> {
-        let mut refusals = self.refusals.lock().expect("no panic");
-        if refusals.second.is_none_or(|second| second.elapsed() > Duration::from_secs(1)) {
-            (refusals.second, refusals.told) = (Some(Instant::now()), 0);
+    /// Counts one open connection of a port until the guard is dropped.
+    pub fn connection(&self, port: Port) -> GaugeGuard {
+        self.connections[port as usize].enter()
+    }
+
+    /// The number of open connections of a port.
+    pub(crate) fn connections(&self, port: Port) -> u64 {
+        self.connections[port as usize].now()
+    }
+
+    /// Limits the log lines about refused requests. If a line may be logged now, returns how many
+    /// were suppressed since the last one.
+    pub(crate) fn rate_limit_log(&self) -> Option<u64> {
+        let mut limit = self.refusal_log.lock();
+        if limit.second.is_none_or(|second| second.elapsed() > Duration::from_secs(1)) {
+            (limit.second, limit.logged) = (Some(Instant::now()), 0);
         }
-        if refusals.told == REFUSALS_MAX {
-            refusals.untold += 1;
+        if limit.logged == REFUSALS_MAX {
+            limit.suppressed += 1;
             return None;
         }
-        refusals.told += 1;
-        Some(std::mem::take(&mut refusals.untold))
+        limit.logged += 1;
+        Some(std::mem::take(&mut limit.suppressed))
     }
 
-    /// A statement begins.
-    pub(crate) fn statement(self: &Arc<Self>, port: Port, sql: &str) -> Statement {
+    /// Starts measuring a statement.
+    pub fn statement(self: &Arc<Self>, port: Port, sql: &str) -> StatementTimer {
         let running = self.statements(port).running.enter();
-        let (telemetry, began) = (Arc::clone(self), Instant::now());
-        Statement { telemetry, port, sql: sql.to_owned(), began, end: End::GivenUp, _running: running }
+        let (telemetry, started) = (Arc::clone(self), Instant::now());
+        let (sql, outcome) = (sql.to_owned(), StatementOutcome::GivenUp);
+        StatementTimer { telemetry, port, sql, started, outcome, _running: running }
     }
 
-    pub(crate) fn statements(&self, port: Port) -> &Statements {
+    pub(crate) fn statements(&self, port: Port) -> &StatementMetrics {
         &self.statements[port as usize]
     }
 }
 
-/// A statement that is being answered; given up unless it says how it ended.
-pub(crate) struct Statement {
+/// Measures one statement until it is dropped; without an outcome it counts as given up.
+pub struct StatementTimer {
     telemetry: Arc<Telemetry>,
     port: Port,
     sql: String,
-    began: Instant,
-    end: End,
-    _running: Counted,
+    started: Instant,
+    outcome: StatementOutcome,
+    _running: GaugeGuard,
 }
 
-impl Statement {
-    pub(crate) fn end(mut self, end: End) {
-        self.end = end;
+impl StatementTimer {
+    /// Ends the measurement with an outcome.
+    pub fn end(mut self, outcome: StatementOutcome) {
+        self.outcome = outcome;
     }
 }
 
-impl Drop for Statement {
+impl Drop for StatementTimer {
     fn drop(&mut self) {
-        let (took, counts) = (self.began.elapsed(), self.telemetry.statements(self.port));
-        counts.by_end[self.end as usize].fetch_add(1, Ordering::Relaxed);
-        counts.latency.time(took);
+        let (took, metrics) = (self.started.elapsed(), self.telemetry.statements(self.port));
+        metrics.by_outcome[self.outcome as usize].fetch_add(1, Ordering::Relaxed);
+        metrics.latency.record_duration(took);
         if took >= SLOW {
             tracing::warn!(
                 port = self.port.name(),
-                end = self.end.name(),
+                outcome = self.outcome.name(),
                 elapsed_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
                 sql = without_values(&self.sql),
                 "slow statement"
@@ -230,16 +252,17 @@ impl Drop for Statement {
     }
 }
 
-/// A statement with a question mark for each value that it names, and without comments: what was asked, and not of whom.
+/// The statement for the log: each literal is replaced by a question mark, and comments are
+/// removed.
 fn without_values(sql: &str) -> String {
     let mut shown = String::new();
     let mut rest = sql;
-    while let Some(first) = rest.chars().next().filter(|_| shown.chars().count() < SHOWN_CHARS_MAX) {
+    while let Some(first) = rest.chars().next().filter(|_| shown.chars().count() < LOGGED_CHARS_MAX) {
         let after = |end: &str| rest[1..].find(end).map_or(rest.len(), |at| 1 + at + end.len());
         let run = |is: fn(char) -> bool| rest.find(|c| !is(c)).unwrap_or(rest.len());
         let taken = match first {
             '\'' => {
-                // In E'..' a quote behind a backslash is none.
+                // In E'..' a backslash escapes a quote.
                 let escapes = shown.ends_with(['e', 'E']);
                 shown.push('?');
                 let mut text = rest.char_indices().skip(1);
@@ -253,7 +276,7 @@ fn without_values(sql: &str) -> String {
                 }
             }
             '$' => {
-                // From $tag$ to the next $tag$; or the number of a parameter.
+                // A dollar-quoted text from $tag$ to the next $tag$, or the number of a parameter.
                 let tag = rest[1..].find('$').map(|at| &rest[..at + 2]);
                 let tag =
                     tag.filter(|tag| tag[1..tag.len() - 1].chars().all(|c| c.is_alphanumeric() || c == '_'));
@@ -286,7 +309,7 @@ fn without_values(sql: &str) -> String {
         };
         rest = &rest[taken..];
     }
-    shown.chars().take(SHOWN_CHARS_MAX).collect()
+    shown.chars().take(LOGGED_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -294,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statement_is_shown_without_the_values_it_names() {
+    fn a_statement_is_logged_without_its_literals() {
         let cases = [
             ("SELECT * FROM t1 WHERE card = 4711 AND x=1.5e3", "SELECT * FROM t1 WHERE card = ? AND x=?"),
             ("SELECT 'it''s secret', \"col 1\"", "SELECT ??, \"col 1\""),
@@ -308,27 +331,28 @@ mod tests {
         for (sql, shown) in cases {
             assert_eq!(without_values(sql), shown);
         }
-        assert_eq!(without_values(&"x, ".repeat(10_000)).chars().count(), SHOWN_CHARS_MAX);
+        assert_eq!(without_values(&"x, ".repeat(10_000)).chars().count(), LOGGED_CHARS_MAX);
     }
 
     #[test]
-    fn a_statement_that_nobody_ends_was_given_up() {
+    fn a_statement_without_an_outcome_was_given_up() {
         let telemetry = Arc::new(Telemetry::default());
-        telemetry.statement(Port::Http, "SELECT 1").end(End::Answered);
-        let asked = telemetry.statement(Port::Http, "SELECT 2");
+        telemetry.statement(Port::Http, "SELECT 1").end(StatementOutcome::Answered);
+        let second = telemetry.statement(Port::Http, "SELECT 2");
         assert_eq!(telemetry.statements(Port::Http).running.now(), 1);
-        drop(asked);
-        let counts = telemetry.statements(Port::Http);
-        let ends: Vec<u64> = counts.by_end.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        assert_eq!((counts.running.now(), ends), (0, vec![1, 0, 1]));
+        drop(second);
+        let metrics = telemetry.statements(Port::Http);
+        let outcomes: Vec<u64> =
+            metrics.by_outcome.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        assert_eq!((metrics.running.now(), outcomes), (0, vec![1, 0, 1]));
     }
 
     #[test]
-    fn refusals_are_told_so_many_a_second_and_the_others_counted() {
+    fn refusals_are_logged_up_to_a_limit_per_second_and_the_others_counted() {
         let telemetry = Telemetry::default();
-        let told = (0..50).filter(|_| telemetry.may_tell_refusal() == Some(0)).count();
-        assert_eq!(told, REFUSALS_MAX as usize);
-        telemetry.refusals.lock().expect("no panic").second = None;
-        assert_eq!(telemetry.may_tell_refusal(), Some(40));
+        let logged = (0..50).filter(|_| telemetry.rate_limit_log() == Some(0)).count();
+        assert_eq!(logged, REFUSALS_MAX as usize);
+        telemetry.refusal_log.lock().second = None;
+        assert_eq!(telemetry.rate_limit_log(), Some(40));
     }
 }

@@ -1,7 +1,8 @@
-//! The timelines of a running graph as tables.
+//! The timelines of a running dataflow as SQL tables.
 //!
-//! A read takes the batches that each worker shows, and reads on its own thread; the graph is not asked. Where a statement names
-//! keys (`customer_id = 7`, or `IN`), they are sought in the batches and nothing else is looked at.
+//! A read takes the batches that each worker has published, and reads them on the statement's
+//! thread, without a request to the workers. Where a statement names keys (`customer_id = 7`, or
+//! `IN`), only the rows of these keys are read.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,42 +19,43 @@ use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown, Tabl
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use tidegate_dataflows::timelines::{Rows, TimelineTable};
+use tidegate_dataflows::timeline_tables::{TimelineTable, TimelineTableRows};
 use tidegate_facts::Tick;
 
-use crate::live::{Dated, Running};
+use crate::live_session::{AsOfTable, LiveSession};
 
-/// A timeline, as DataFusion knows it.
+/// DataFusion's table provider for one timeline.
 #[derive(Clone, Debug)]
 pub(crate) struct TimelineProvider {
     table: Arc<TimelineTable>,
-    running: Arc<Running>,
-    /// The tick that is asked for, when it is not the statement's.
+    session: Arc<LiveSession>,
+    /// The tick that `as_of` names; without it, the statement's own.
     as_of: Option<Tick>,
 }
 
 impl TimelineProvider {
-    pub(crate) fn new(table: TimelineTable, running: Arc<Running>) -> TimelineProvider {
-        TimelineProvider { table: Arc::new(table), running, as_of: None }
+    pub(crate) fn new(table: TimelineTable, session: Arc<LiveSession>) -> TimelineProvider {
+        TimelineProvider { table: Arc::new(table), session, as_of: None }
     }
 
-    /// The timeline, as its graph has it.
+    /// The timeline that is read.
     pub(crate) fn table(&self) -> &TimelineTable {
         &self.table
     }
 
-    /// The rows of each worker before a tick: those of the keys in a column, or of all; only the columns at some places.
-    pub(crate) fn parts(
+    /// The rows of each worker before a tick: only the columns at the indices in `projection`, and,
+    /// with `keys`, only the rows of the keys in that column.
+    pub(crate) fn worker_rows(
         &self,
         before: Tick,
         keys: Option<&ArrayRef>,
-        places: &[usize],
-    ) -> DataFusionResult<Vec<Rows>> {
-        let parts = self.table.read(&self.running.live, before, keys, places);
-        parts.map_err(|gone| DataFusionError::External(Box::new(gone)))
+        projection: &[usize],
+    ) -> DataFusionResult<Vec<TimelineTableRows>> {
+        let rows = self.table.read(self.session.live.as_ref(), before, keys, projection);
+        rows.map_err(|error| DataFusionError::External(Box::new(error)))
     }
 
-    /// The keys that a condition names, if that is all it does.
+    /// The keys that a condition names, if it does nothing else.
     fn keys_named(&self, condition: &Expr) -> Option<Vec<ScalarValue>> {
         let key = self.table.key();
         let is_key = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == *key.name());
@@ -72,7 +74,7 @@ impl TimelineProvider {
             Expr::InList(list) if !list.negated && is_key(&list.expr) => {
                 list.list.iter().map(value).collect()
             }
-            // What an IN of a few values becomes.
+            // The planner rewrites an IN of a few values to this.
             Expr::BinaryExpr(binary) if binary.op == Operator::Or => {
                 let mut keys = self.keys_named(&binary.left)?;
                 keys.append(&mut self.keys_named(&binary.right)?);
@@ -82,7 +84,7 @@ impl TimelineProvider {
         }
     }
 
-    /// The keys that all conditions together leave, as a column; `None` where none of them names keys.
+    /// The keys that satisfy all conditions, as a column; `None` if no condition names keys.
     fn keys(&self, conditions: &[Expr]) -> DataFusionResult<Option<ArrayRef>> {
         let named = conditions.iter().filter_map(|condition| self.keys_named(condition));
         let Some(keys) = named.reduce(|mut keys, others| {
@@ -98,7 +100,7 @@ impl TimelineProvider {
     }
 }
 
-impl Dated for TimelineProvider {
+impl AsOfTable for TimelineProvider {
     fn name(&self) -> &str {
         &self.table.name
     }
@@ -136,37 +138,39 @@ impl TableProvider for TimelineProvider {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let before = self.running.before(state, self.as_of);
+        let before = self.session.before(state, self.as_of);
         let keys = self.keys(filters)?;
-        let places = projection.cloned().unwrap_or_else(|| (0..self.table.schema.fields().len()).collect());
-        let parts = self.parts(before, keys.as_ref(), &places)?;
-        let schema = Arc::new(self.table.schema.project(&places)?);
+        let all = || (0..self.table.schema.fields().len()).collect();
+        let projection = projection.cloned().unwrap_or_else(all);
+        let parts = self.worker_rows(before, keys.as_ref(), &projection)?;
+        let schema = Arc::new(self.table.schema.project(&projection)?);
         if keys.is_some() || parts.is_empty() {
-            // A few keys are read at once: a plan of streams would cost more than they do.
+            // The rows of a few keys are read here: a plan of streams would cost more than reading
+            // them.
             let rows = parts.into_iter().flatten().collect();
             return Ok(MemorySourceConfig::try_new_exec(&[rows], schema, None)?);
         }
-        let parts = parts
-            .into_iter()
-            .map(|rows| -> Arc<dyn PartitionStream> { Arc::new(Part { rows, schema: Arc::clone(&schema) }) });
+        let parts = parts.into_iter().map(|rows| -> Arc<dyn PartitionStream> {
+            Arc::new(WorkerRows { rows, schema: Arc::clone(&schema) })
+        });
         let parts = parts.collect();
         Ok(Arc::new(StreamingTableExec::try_new(Arc::clone(&schema), parts, None, [], false, limit)?))
     }
 }
 
-/// The rows of one worker.
-struct Part {
-    rows: Rows,
+/// The rows of one worker, as a partition of a scan.
+struct WorkerRows {
+    rows: TimelineTableRows,
     schema: SchemaRef,
 }
 
-impl fmt::Debug for Part {
+impl fmt::Debug for WorkerRows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Part")
+        f.write_str("WorkerRows")
     }
 }
 
-impl PartitionStream for Part {
+impl PartitionStream for WorkerRows {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }

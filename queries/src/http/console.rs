@@ -1,4 +1,4 @@
-//! The console: a page that talks to the calls beside it, and loads nothing from elsewhere.
+//! The console: a web page over the service's own calls. It loads nothing from other hosts.
 
 use std::sync::Arc;
 
@@ -8,12 +8,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::{Problem, Service};
+use super::error::ApiError;
+use super::service::Service;
 
-/// What a browser may load for the page: this service's own files.
+/// The content security policy of the page: only files of this service.
 const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
-/// Names and contents, which are part of the program.
+/// The names and contents of files, which are compiled into the program.
 macro_rules! files {
     ($($name:literal),* $(,)?) => {
         &[$(($name, include_str!(concat!("../../console/", $name)))),*]
@@ -40,7 +41,7 @@ const FILES: &[(&str, &str)] = files![
     "why.js",
 ];
 
-/// The page and its files.
+/// The routes of the page and its files.
 pub(super) fn router() -> Router<Arc<Service>> {
     Router::new()
         .route("/", get(|| async { file("index.html") }))
@@ -48,18 +49,18 @@ pub(super) fn router() -> Router<Arc<Service>> {
 }
 
 fn file(name: &str) -> Response {
-    let Some((_, text)) = FILES.iter().find(|(known, _)| *known == name) else {
-        return Problem::new(StatusCode::NOT_FOUND, format!("the console has no file `{name}`"))
+    let Some((_, text)) = FILES.iter().find(|(file, _)| *file == name) else {
+        return ApiError::new(StatusCode::NOT_FOUND, format!("the console has no file `{name}`"))
             .into_response();
     };
-    let heads = [
+    let headers = [
         (header::CONTENT_TYPE, kind_of(name)),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    (heads, *text).into_response()
+    (headers, *text).into_response()
 }
 
 fn kind_of(name: &str) -> &'static str {

@@ -1,8 +1,10 @@
-//! How the topology is governed: what is in force, what is proposed, and the steps between; and what was computed anew.
+//! `/v1/revisions` and `/v1/backfills`: effective revisions, proposals and their steps, and
+//! backfills.
 //!
-//! Who takes a step is the key that asks for it. Whether it may be taken is for the lifecycle to say; here its refusals become
-//! answers. A step is answered when it is durable. One that takes effect does so at its tick: for a moment the service
-//! catches up, planned anew.
+//! The actor of a step is the key of the caller. The lifecycle decides whether a step is allowed;
+//! its refusals become error answers here. A step is answered when it is durable. A step that takes
+//! effect does so at its tick: the topology is planned again, and the service catches up for a
+//! moment.
 
 use std::sync::Arc;
 
@@ -11,64 +13,69 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use tidegate_dataflows::governance::{
-    Asked, GovernanceError, Governed, Lifecycle, Proposal, Refusal, Taken, Verdict, Wish, changes, text_said,
+    Lifecycle, Proposal, Refusal, StepEffect, revision_changes, revision_text,
 };
-use tidegate_dataflows::live::StepAsked;
-use tidegate_facts::governance::{Step, StepRecord};
+use tidegate_dataflows::revision_step::{
+    GovernanceError, GovernanceState, StepAction, StepOutcome, StepRequest,
+};
+use tidegate_dataflows::serve::PendingStep;
+use tidegate_facts::governance::{RevisionStep, StepRecord};
 use tidegate_facts::{Digest, Tick};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
-use super::ask::time_of;
-use super::facts::{DURABLE_WITHIN, busy};
-use super::{Problem, ProblemBody, Service, Shared, body_of};
+use super::error::{ApiError, ApiErrorBody};
+use super::request::read_json;
+use super::service::{Service, Shared};
+use super::submission::DURABLE_TIMEOUT;
+use super::text::time_of;
 use crate::access::{Caller, Role};
 
-/// How the revisions of the topology stand.
+/// The state of the revisions of the topology.
 #[derive(Serialize, ToSchema)]
 struct Revisions {
-    /// Whether another than the proposer must approve.
+    /// Whether someone other than the proposer must approve.
     four_eyes: bool,
     /// One for each node that can be revised.
-    in_force: Vec<InForceBody>,
+    in_force: Vec<EffectiveBody>,
     /// Newest first.
     proposals: Vec<ProposalBody>,
-    /// Every step that was taken, newest first.
+    /// Every step, newest first.
     steps: Vec<StepBody>,
 }
 
-/// What is in force at a node.
+/// The effective revision of a node.
 #[derive(Serialize, ToSchema)]
-struct InForceBody {
+struct EffectiveBody {
     node: String,
     /// `bundle` or `gate_policy`.
     kind: &'static str,
     revision_id: String,
     revision_version: String,
     digest: String,
-    /// Since when; null since the beginning.
+    /// The tick since which it is effective; null if it is so from the beginning.
     since_tick: Option<String>,
     since_utc: Option<String>,
-    /// The proposal that brought it; null when the topology did.
+    /// The proposal that it comes from; null if it comes from the topology.
     proposal_id: Option<String>,
-    /// Its text.
+    /// The text of the revision.
     text: String,
 }
 
-/// A proposal.
+/// A proposal of a revision.
 #[derive(Serialize, ToSchema)]
 struct ProposalBody {
     proposal_id: String,
     node: String,
     kind: &'static str,
-    /// The digest of what was in force when it was made.
+    /// The digest of the revision that was effective when it was proposed.
     before: String,
     after: String,
     revision_id: String,
     revision_version: String,
     /// `proposed`, `approved`, `in force`, `replaced`, `rolled back`, `withdrawn`, or `outdated`.
     state: &'static str,
-    /// Who proposed it.
+    /// The proposer.
     actor: String,
     reason: String,
     proposed_at_utc: String,
@@ -76,16 +83,16 @@ struct ProposalBody {
     next: Vec<NextBody>,
 }
 
-/// A step that may come next.
+/// A possible next step of a proposal.
 #[derive(Serialize, ToSchema)]
 struct NextBody {
     /// `approve`, `activate`, `withdraw` or `rollback`.
     step: &'static str,
-    /// Why the caller may not take it; null when it may.
+    /// Why the caller may not take it; null if the caller may.
     refused: Option<String>,
 }
 
-/// A step that was taken.
+/// A step of a proposal.
 #[derive(Serialize, ToSchema)]
 struct StepBody {
     tick: String,
@@ -95,30 +102,30 @@ struct StepBody {
     step: &'static str,
     actor: String,
     reason: String,
-    /// What was in force before a step that took effect, and after.
+    /// The digests of the effective revision before and after a step that took effect.
     before: String,
     after: String,
     revision_id: String,
     revision_version: String,
 }
 
-/// One proposal, whole.
+/// One proposal with its texts and steps.
 #[derive(Serialize, ToSchema)]
 struct Revision {
     #[serde(flatten)]
     proposal: ProposalBody,
     /// The text of the revision.
     text: String,
-    /// The text that it was proposed on.
+    /// The text that was effective when it was proposed.
     before_text: String,
-    /// What it changes, thing by thing.
+    /// What it changes, item by item.
     #[schema(value_type = Vec<Object>)]
     changes: serde_json::Value,
     /// Its steps, oldest first.
     steps: Vec<StepBody>,
 }
 
-/// A revision that somebody wants in force.
+/// The body of a request to propose a revision.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Propose {
@@ -126,51 +133,51 @@ struct Propose {
     node: String,
     /// The text of the bundle or of the gate policy.
     text: String,
-    /// Why.
+    /// The reason for the proposal.
     reason: String,
-    /// The digest that must be in force now; whatever is, when not given.
+    /// The digest of the revision that must be effective now; unchecked if it is missing.
     #[schema(value_type = Option<String>)]
     before: Option<Digest>,
 }
 
-/// Why a step is taken.
+/// The body of a request to take a step.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Why {
+struct TakeStep {
     reason: String,
 }
 
-/// A step that was taken, and is durable.
+/// A durable step.
 #[derive(Serialize, ToSchema)]
-struct TakenBody {
+struct TakenStep {
     #[serde(flatten)]
     step: StepBody,
-    /// Whether it had been taken before, so that nothing has changed.
+    /// Whether it was a repetition, which changed nothing.
     repeated: bool,
-    /// What the revision changes, thing by thing.
+    /// What the revision changes, item by item.
     #[schema(value_type = Vec<Object>)]
     changes: serde_json::Value,
 }
 
-/// What a step about a proposal is called in an address.
-const VERBS: [(&str, Step); 4] = [
-    ("approve", Step::Approved),
-    ("activate", Step::Activated),
-    ("withdraw", Step::Withdrawn),
-    ("rollback", Step::RolledBack),
+/// The steps of a proposal, by their names in a path.
+const VERBS: [(&str, RevisionStep); 4] = [
+    ("approve", RevisionStep::Approved),
+    ("activate", RevisionStep::Activated),
+    ("withdraw", RevisionStep::Withdrawn),
+    ("rollback", RevisionStep::RolledBack),
 ];
 
-/// Lists what is in force, the proposals, and every step.
+/// Lists the effective revisions, the proposals, and every step.
 #[utoipa::path(get, path = "/v1/revisions", tag = "governance", responses((status = 200, body = Revisions)))]
 pub(super) async fn revisions(
     State(service): Shared,
     Extension(caller): Extension<Caller>,
-) -> Result<Json<impl Serialize>, Problem> {
-    let governed = governed(&service)?;
-    let lifecycle = &governed.lifecycle;
+) -> Result<Json<impl Serialize>, ApiError> {
+    let governance = governance(&service)?;
+    let lifecycle = &governance.lifecycle;
     let in_force = lifecycle.subjects().map(|(subject, _)| {
         let (revision, since, by) = lifecycle.in_force(subject).expect("it is one of the lifecycle's");
-        InForceBody {
+        EffectiveBody {
             node: subject.node.clone(),
             kind: subject.kind.name(),
             revision_id: revision.id.clone(),
@@ -179,7 +186,7 @@ pub(super) async fn revisions(
             since_tick: since.map(|tick| tick.0.to_string()),
             since_utc: since.map(time_of),
             proposal_id: by.map(|id| id.to_hex()),
-            text: text_said(&service.plan, lifecycle, subject, &revision.digest).to_string(),
+            text: revision_text(&service.plan, lifecycle, subject, &revision.digest).to_string(),
         }
     });
     let proposals = lifecycle.in_order().into_iter().rev();
@@ -191,73 +198,74 @@ pub(super) async fn revisions(
     }))
 }
 
-/// Shows one proposal: its text, what it changes, and its steps.
+/// Shows one proposal: its text, its changes, and its steps.
 #[utoipa::path(
     get, path = "/v1/revisions/{id}", tag = "governance",
     params(("id" = String, Path, description = "The proposal's id, or its first digits")),
-    responses((status = 200, body = Revision), (status = 404, description = "Not proposed", body = ProblemBody))
+    responses((status = 200, body = Revision), (status = 404, description = "There is no such proposal", body = ApiErrorBody))
 )]
 pub(super) async fn revision(
     State(service): Shared,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-) -> Result<Json<impl Serialize>, Problem> {
-    let governed = governed(&service)?;
-    let lifecycle = &governed.lifecycle;
+) -> Result<Json<impl Serialize>, ApiError> {
+    let governance = governance(&service)?;
+    let lifecycle = &governance.lifecycle;
     let proposal = lifecycle.proposal(&id).map_err(|refusal| refused(&refusal.into()))?;
     let steps = lifecycle.steps().iter().filter(|(_, step)| step.proposal_id == proposal.id);
     let steps: Vec<&(Tick, StepRecord)> = steps.collect();
-    let changed = changes(&service.plan, lifecycle, &steps[0].1);
+    let changed = revision_changes(&service.plan, lifecycle, &steps[0].1);
     Ok(Json(Revision {
         proposal: proposal_body(&service, lifecycle, proposal, &caller),
         text: proposal.text.clone(),
-        before_text: text_said(&service.plan, lifecycle, &proposal.subject, &proposal.before).to_string(),
+        before_text: revision_text(&service.plan, lifecycle, &proposal.subject, &proposal.before).to_string(),
         changes: serde_json::to_value(changed).expect("changes are plain data"),
         steps: steps.into_iter().map(|(tick, step)| step_body(*tick, step)).collect(),
     }))
 }
 
-/// Proposes that a text comes into force at a node.
+/// Proposes a revision of a node's bundle or policy.
 ///
-/// It is planned with everything that is in force beside it first: what cannot run is not proposed.
+/// It is planned with all other effective revisions first: a revision that cannot run is not
+/// proposed.
 #[utoipa::path(
     post, path = "/v1/revisions", tag = "governance", request_body = Propose,
     responses(
-        (status = 200, description = "Proposed, and durable", body = TakenBody),
-        (status = 403, description = "The key may not propose", body = ProblemBody),
-        (status = 409, description = "The lifecycle does not allow it now", body = ProblemBody),
-        (status = 422, description = "The text cannot come into force", body = ProblemBody),
-        (status = 503, description = "Not serving yet, or any more", body = ProblemBody),
+        (status = 200, description = "Proposed, and durable", body = TakenStep),
+        (status = 403, description = "The key may not propose", body = ApiErrorBody),
+        (status = 409, description = "The lifecycle does not allow it now", body = ApiErrorBody),
+        (status = 422, description = "The text is not a valid revision", body = ApiErrorBody),
+        (status = 503, description = "The service is starting or stopping", body = ApiErrorBody),
     )
 )]
 pub(super) async fn propose(
     State(service): Shared,
     Extension(caller): Extension<Caller>,
     request: Request,
-) -> Result<Json<impl Serialize>, Problem> {
-    caller.needs(Role::Author)?;
+) -> Result<Json<impl Serialize>, ApiError> {
+    caller.require(Role::Author)?;
     let Propose { node, text, reason, before } =
-        json_of(request, "{\"node\": .., \"text\": .., \"reason\": ..}").await?;
+        read_json(request, "{\"node\": .., \"text\": .., \"reason\": ..}").await?;
     let file = format!("the revision of {node}").into();
-    take(&service, &caller, reason, Wish::Propose { node, file, text, before }).await
+    take_step(&service, &caller, reason, StepAction::Propose { node, file, text, before }).await
 }
 
-/// Takes a step about a proposal: `approve`, `activate`, `withdraw` or `rollback`.
+/// Takes a step of a proposal: `approve`, `activate`, `withdraw` or `rollback`.
 ///
-/// One that takes effect does so from its tick on, without a stop: what came before it is committed, and for a moment the
-/// service catches up.
+/// A step that takes effect does so from its tick on, without a restart: everything before it is
+/// committed, and the service catches up for a moment.
 #[utoipa::path(
-    post, path = "/v1/revisions/{id}/{step}", tag = "governance", request_body = Why,
+    post, path = "/v1/revisions/{id}/{step}", tag = "governance", request_body = TakeStep,
     params(
         ("id" = String, Path, description = "The proposal's id, or its first digits"),
         ("step" = String, Path, description = "`approve`, `activate`, `withdraw` or `rollback`"),
     ),
     responses(
-        (status = 200, description = "Taken, and durable", body = TakenBody),
-        (status = 403, description = "The key may not, or whoever proposed may not approve", body = ProblemBody),
-        (status = 404, description = "Not proposed", body = ProblemBody),
-        (status = 409, description = "The lifecycle does not allow it now", body = ProblemBody),
-        (status = 503, description = "Not serving yet, or any more", body = ProblemBody),
+        (status = 200, description = "Taken, and durable", body = TakenStep),
+        (status = 403, description = "The key lacks the role, or the proposer tried to approve", body = ApiErrorBody),
+        (status = 404, description = "There is no such proposal", body = ApiErrorBody),
+        (status = 409, description = "The lifecycle does not allow it now", body = ApiErrorBody),
+        (status = 503, description = "The service is starting or stopping", body = ApiErrorBody),
     )
 )]
 pub(super) async fn step(
@@ -265,54 +273,47 @@ pub(super) async fn step(
     Extension(caller): Extension<Caller>,
     Path((id, verb)): Path<(String, String)>,
     request: Request,
-) -> Result<Json<impl Serialize>, Problem> {
-    let Some((_, step)) = VERBS.iter().find(|(known, _)| *known == verb) else {
-        let what = format!("there is no step `{verb}`; there are approve, activate, withdraw and rollback");
-        return Err(Problem::new(StatusCode::NOT_FOUND, what));
+) -> Result<Json<impl Serialize>, ApiError> {
+    let Some((_, step)) = VERBS.iter().find(|(name, _)| *name == verb) else {
+        let what = format!("there is no step `{verb}`; use approve, activate, withdraw or rollback");
+        return Err(ApiError::new(StatusCode::NOT_FOUND, what));
     };
-    caller.needs(Role::Approver)?;
-    let Why { reason } = json_of(request, "{\"reason\": ..}").await?;
-    take(&service, &caller, reason, Wish::Follow(*step, id)).await
+    caller.require(Role::Approver)?;
+    let TakeStep { reason } = read_json(request, "{\"reason\": ..}").await?;
+    take_step(&service, &caller, reason, StepAction::Follow(*step, id)).await
 }
 
-/// Asks the gate for a step, and waits until it is durable.
-async fn take(
-    service: &Arc<Service>,
+/// Sends a step to the gate, and waits until it is durable.
+async fn take_step(
+    service: &Service,
     caller: &Caller,
     reason: String,
-    what: Wish,
-) -> Result<Json<impl Serialize + use<>>, Problem> {
-    let (told, taken) = oneshot::channel();
-    let asked = Asked { actor: caller.id().to_owned(), reason, what };
-    let step = StepAsked { asked, on_taken: Box::new(|taken| drop(told.send(taken))) };
-    service.live.ask_step(step).map_err(busy)?;
-    match tokio::time::timeout(DURABLE_WITHIN, taken).await {
-        Ok(Ok(Ok(Taken { record, tick, repeated, changes }))) => Ok(Json(TakenBody {
+    action: StepAction,
+) -> Result<Json<impl Serialize + use<>>, ApiError> {
+    let (reply, outcome) = oneshot::channel();
+    let request = StepRequest { actor: caller.id().to_owned(), reason, action };
+    service.live.ingress.request_step(PendingStep { request, reply })?;
+    match tokio::time::timeout(DURABLE_TIMEOUT, outcome).await {
+        Ok(Ok(Ok(StepOutcome { record, tick, repeated, changes }))) => Ok(Json(TakenStep {
             step: step_body(tick, &record),
             repeated,
             changes: serde_json::to_value(changes).expect("changes are plain data"),
         })),
         Ok(Ok(Err(error))) => Err(refused(&error)),
         Ok(Err(_)) | Err(_) => {
-            let what = "it is not known what became of the step; ask GET /v1/revisions, or take it again, which is safe";
-            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, what).retry(10))
+            let what = "it is unknown whether the step is durable; see GET /v1/revisions, or take it again, which is safe";
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, what).retry(10))
         }
     }
 }
 
-async fn json_of<T: for<'de> Deserialize<'de>>(request: Request, form: &str) -> Result<T, Problem> {
-    let (_, body) = body_of(request).await?;
-    serde_json::from_slice(&body)
-        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body is not {form}: {error}")))
-}
-
-fn governed(service: &Service) -> Result<Arc<Governed>, Problem> {
+fn governance(service: &Service) -> Result<Arc<GovernanceState>, ApiError> {
     let what = "the log is not open yet; ask /readyz, and try again";
-    service.live.governed().ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, what).retry(1))
+    service.live.governance().ok_or_else(|| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, what).retry(1))
 }
 
-/// A refusal as an answer: who may not, what is not there, what is wrong with the text, what does not follow now.
-fn refused(error: &GovernanceError) -> Problem {
+/// The error answer for a refused step.
+fn refused(error: &GovernanceError) -> ApiError {
     let status = match error {
         GovernanceError::Refused(refusal) => match refusal.as_ref() {
             Refusal::FourEyes { .. } => StatusCode::FORBIDDEN,
@@ -320,18 +321,18 @@ fn refused(error: &GovernanceError) -> Problem {
             Refusal::Missing { .. } | Refusal::Ambiguous { .. } => StatusCode::BAD_REQUEST,
             _ => StatusCode::CONFLICT,
         },
-        GovernanceError::Faults(_) | GovernanceError::Gate { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        GovernanceError::Diagnostics(_) | GovernanceError::Gate { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         GovernanceError::Pins { .. } => StatusCode::CONFLICT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let said = match error {
-        // On the command line both come by options.
+    let what = match error {
+        // On the command line, actor and reason are options, which the general message names.
         GovernanceError::Refused(refusal) if matches!(**refusal, Refusal::Missing { .. }) => {
-            "say why: `reason` is empty".to_owned()
+            "`reason` is empty; give the reason for the step".to_owned()
         }
         _ => error.to_string(),
     };
-    Problem::new(status, said)
+    ApiError::new(status, what)
 }
 
 fn proposal_body(
@@ -351,7 +352,7 @@ fn proposal_body(
         after: after.digest.to_hex(),
         revision_id: after.id.clone(),
         revision_version: after.version.clone(),
-        state: lifecycle.word_for(proposal),
+        state: lifecycle.status_of(proposal),
         actor: first.actor.clone(),
         reason: first.reason.clone(),
         proposed_at_utc: time_of(*tick),
@@ -359,15 +360,15 @@ fn proposal_body(
     }
 }
 
-/// The steps that may come next, and for each why this caller may not take it.
+/// The possible next steps, and for each why this caller may not take it.
 fn next(service: &Service, lifecycle: &Lifecycle, proposal: &Proposal, caller: &Caller) -> Vec<NextBody> {
     let scope = service.plan.topology.name.as_str();
-    let role = caller.needs(Role::Approver).err().map(|denied| denied.to_string());
-    let step = |(verb, step): &(&'static str, Step)| {
+    let role = caller.require(Role::Approver).err().map(|denied| denied.to_string());
+    let step = |(verb, step): &(&'static str, RevisionStep)| {
         let record = lifecycle.follow(proposal, *step, scope, caller.id(), "whether it may be taken");
         let refused = match lifecycle.check(&record) {
-            Ok(Verdict::New) => role.clone(),
-            Ok(Verdict::Repeated(_)) | Err(Refusal::WrongState { .. }) => return None,
+            Ok(StepEffect::New) => role.clone(),
+            Ok(StepEffect::Repeated(_)) | Err(Refusal::WrongState { .. }) => return None,
             Err(refusal) => Some(refusal.to_string()),
         };
         Some(NextBody { step: verb, refused })
@@ -391,14 +392,14 @@ fn step_body(tick: Tick, step: &StepRecord) -> StepBody {
     }
 }
 
-/// What was computed anew.
+/// The list of backfills.
 #[derive(Serialize, ToSchema)]
 struct Backfills {
     /// Newest first.
     backfills: Vec<BackfillBody>,
 }
 
-/// A backfill, and what became of it.
+/// A backfill and its result.
 #[derive(Serialize, ToSchema)]
 struct BackfillBody {
     backfill_id: String,
@@ -408,37 +409,37 @@ struct BackfillBody {
     actor: String,
     declared_at_utc: String,
     completed_at_utc: Option<String>,
-    /// The rows of ticks from here on, to before `to_tick`.
+    /// The first tick of the range; it ends before `to_tick`.
     from_tick: String,
     from_utc: String,
     to_tick: String,
     to_utc: String,
-    /// Of every partition when none is named.
+    /// The partitions; all of them if empty.
     partitions: Vec<u16>,
-    /// The tables that it makes.
+    /// The tables that it computes.
     outputs: Vec<String>,
     declaration: String,
     topology: String,
     plan: String,
     code: String,
-    /// How many facts were read for it.
+    /// The number of facts that were read.
     facts: Option<String>,
     commits: Option<String>,
     /// The digest of its last commit.
     head: Option<String>,
-    /// What it made, by table.
+    /// What it produced, by table.
     #[schema(value_type = Vec<Object>)]
     produced: serde_json::Value,
 }
 
-/// Lists what was computed anew from the log, and what came of it.
+/// Lists the backfills, and the result of each.
 #[utoipa::path(get, path = "/v1/backfills", tag = "governance", responses((status = 200, body = Backfills)))]
-pub(super) async fn backfills(State(service): Shared) -> Result<Json<impl Serialize>, Problem> {
-    let governed = governed(&service)?;
+pub(super) async fn backfills(State(service): Shared) -> Result<Json<impl Serialize>, ApiError> {
+    let governance = governance(&service)?;
     let mut backfills: Vec<BackfillBody> = Vec::new();
-    for (tick, record) in &governed.backfills {
+    for (tick, record) in &governance.backfills {
         let of = &record.backfill;
-        let place = backfills.iter().position(|body| body.backfill_id == of.id).unwrap_or_else(|| {
+        let index = backfills.iter().position(|body| body.backfill_id == of.id).unwrap_or_else(|| {
             backfills.push(BackfillBody {
                 backfill_id: of.id.clone(),
                 state: "declared",
@@ -464,7 +465,7 @@ pub(super) async fn backfills(State(service): Shared) -> Result<Json<impl Serial
             backfills.len() - 1
         });
         if let Some(completion) = &record.completion {
-            let body = &mut backfills[place];
+            let body = &mut backfills[index];
             body.state = "completed";
             body.completed_at_utc = Some(time_of(*tick));
             body.facts = Some(completion.facts.to_string());

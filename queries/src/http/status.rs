@@ -1,4 +1,4 @@
-//! What the service says of itself: whether it lives, whether it is ready, and how far it is.
+//! `/healthz`, `/readyz` and `/v1/status`: liveness, readiness, and the state of every node.
 
 use std::collections::BTreeMap;
 
@@ -7,39 +7,39 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tidegate_dataflows::graph::{inputs_of, kind_name};
-use tidegate_dataflows::live::{INGRESS, Phase};
-use tidegate_dataflows::plan::StepKind;
-use tidegate_dataflows::topology::{Clock, NodeKind};
-use tidegate_dataflows::watch::StageReport;
+use tidegate_dataflows::metrics::StageReport;
+use tidegate_dataflows::node::Role;
+use tidegate_dataflows::serve::{INGRESS, Phase};
+use tidegate_dataflows::topology::Clock;
 use utoipa::ToSchema;
 
-use super::ask::time_of;
-use super::{Service, Shared};
+use super::plan_nodes::table_of;
+use super::service::{Service, Shared};
+use super::text::time_of;
 
-/// How far what is computed may be behind what is in the log for the service to call itself ready, in microseconds.
+/// The lag of the tables behind the log up to which the service is ready, in microseconds.
 const READY_LAG_US: u64 = 2_000_000;
 
-/// Whether the process lives.
+/// Shows that the process is alive.
 #[utoipa::path(get, path = "/healthz", tag = "service", responses((status = 200, body = String)))]
 pub(super) async fn healthz() -> &'static str {
     "ok"
 }
 
-/// Whether records are taken, and computed without delay.
+/// Whether the service accepts records and computes them without delay.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Ready {
+pub(super) struct Readiness {
     pub(super) ready: bool,
-    /// How far the tables are behind the log, in microseconds of tick time.
+    /// The lag of the tables behind the log, in microseconds of tick time.
     lag_us: u64,
     /// Why it is not ready.
-    why: Option<&'static str>,
+    reason: Option<&'static str>,
 }
 
-/// Says whether the service has caught up: 503 while it has not.
+/// Shows whether the service has caught up: 503 while it has not.
 #[utoipa::path(
     get, path = "/readyz", tag = "service",
-    responses((status = 200, body = Ready), (status = 503, body = Ready))
+    responses((status = 200, body = Readiness), (status = 503, body = Readiness))
 )]
 pub(super) async fn readyz(State(service): Shared) -> Response {
     let ready = readiness(&service);
@@ -47,66 +47,69 @@ pub(super) async fn readyz(State(service): Shared) -> Response {
     (status, Json(ready)).into_response()
 }
 
-pub(super) fn readiness(service: &Service) -> Ready {
+/// Whether the service is ready, and why not.
+pub(super) fn readiness(service: &Service) -> Readiness {
     let lag_us = lag_us(service);
-    let why = match service.live.phase() {
-        Phase::CatchingUp => Some("the log is replayed, files are read, or a revision comes into force"),
+    let reason = match service.live.ingress.phase() {
+        Phase::CatchingUp => Some("the log is replayed, files are read, or a revision becomes effective"),
         Phase::Stopping | Phase::Stopped => Some("the service is shutting down"),
         Phase::Serving if lag_us > READY_LAG_US => Some("the tables are behind the log"),
         Phase::Serving => None,
     };
-    Ready { ready: why.is_none(), lag_us, why }
+    Readiness { ready: reason.is_none(), lag_us, reason }
 }
 
+/// The lag of the tables behind the log, in microseconds of tick time.
 pub(super) fn lag_us(service: &Service) -> u64 {
-    let (fed, computed) = (service.watch.fed_upper(), service.live.computed_upper());
+    let (fed, computed) = (service.metrics.fed_upper(), service.live.computed_upper());
     u64::try_from(fed.micros().saturating_sub(computed.micros())).unwrap_or(0)
 }
 
-/// How the service stands.
+/// The state of the service.
 #[derive(Serialize, ToSchema)]
-struct Status {
+struct StatusBody {
     topology: String,
-    /// The file that the topology was read from, and the folder of its log.
+    /// The file of the topology.
     file: String,
+    /// The data folder.
     data: String,
     plan: String,
     clock: &'static str,
     partitions: u16,
     workers: usize,
     version: &'static str,
-    /// Before this tick every table is known.
+    /// Every table is complete before this tick.
     tick: String,
     time: String,
-    committed: Committed,
+    committed: CommittedBody,
     ready: bool,
     lag_us: u64,
-    /// Bytes of records that wait for the log.
+    /// The bytes of records that wait for the log.
     queued_bytes: usize,
-    counts: Counted,
+    counts: VerdictCounts,
     nodes: Vec<NodeBody>,
     uptime_us: u64,
 }
 
-/// What is committed.
+/// The newest commit.
 #[derive(Serialize, ToSchema)]
-struct Committed {
-    /// The newest commit, counted from 0; null before the first.
+struct CommittedBody {
+    /// Its number, from 0; null before the first.
     number: Option<u64>,
     upper: String,
     time: String,
 }
 
-/// What became of the records of this run.
+/// The number of records of this run by verdict.
 #[derive(Serialize, ToSchema)]
-struct Counted {
+struct VerdictCounts {
     admitted: u64,
     duplicate: u64,
-    /// By reason.
+    /// Quarantined records by reason.
     quarantined: BTreeMap<&'static str, u64>,
 }
 
-/// A node, and what went through it since the start.
+/// A node, and its counters since the start.
 #[derive(Serialize, ToSchema)]
 pub(super) struct NodeBody {
     pub(super) name: String,
@@ -114,34 +117,34 @@ pub(super) struct NodeBody {
     pub(super) inputs: Vec<String>,
     pub(super) rows: u64,
     pub(super) busy_us: u64,
-    /// What failed there: rows whose expressions did, or readings of a source.
+    /// The number of failures: of expressions on rows, or of reads of a source.
     pub(super) errors: u64,
-    /// How far it is behind what was fed to the graph, in microseconds of tick time; null in front of the
-    /// graph, and before anything has passed.
+    /// Its lag behind the rows fed to the dataflow, in microseconds of tick time; null for sources
+    /// and the gate, and before the first row.
     pub(super) lag_us: Option<u64>,
-    /// What it holds; null when it holds nothing.
+    /// The size of its state; null if it has none.
     pub(super) state: Option<StateBody>,
 }
 
-/// What a node holds.
+/// The size of the state of a node.
 #[derive(Serialize, ToSchema)]
 pub(super) struct StateBody {
-    /// Rows: of timelines, or of a table because no commit has them.
+    /// Rows of its timelines, or uncommitted rows of its table.
     pub(super) rows: u64,
-    /// Keys in the batches of timelines.
+    /// Keys in the batches of its timelines.
     pub(super) keys: Option<u64>,
-    /// Batches of timelines.
+    /// Batches of its timelines.
     pub(super) batches: Option<u64>,
-    /// Bytes of timelines, without texts.
+    /// Bytes of its timelines, without texts.
     pub(super) bytes: Option<u64>,
 }
 
-/// Says how the service stands: how far it is, and what each node has done.
-#[utoipa::path(get, path = "/v1/status", tag = "service", responses((status = 200, body = Status)))]
+/// Shows the state of the service: its progress, and the counters of each node.
+#[utoipa::path(get, path = "/v1/status", tag = "service", responses((status = 200, body = StatusBody)))]
 pub(super) async fn status(State(service): Shared) -> Json<impl Serialize> {
-    let (tick, commits, counts) = (service.live.complete(), service.live.commits(), service.live.counts());
-    let (plan, ready) = (&service.plan, readiness(&service));
-    Json(Status {
+    let (tick, commits) = (service.live.complete(), service.live.tables.commits());
+    let (plan, ready, counts) = (&service.plan, readiness(&service), service.live.ingress.counts());
+    Json(StatusBody {
         topology: plan.topology.name.clone(),
         file: plan.topology.file.display().to_string(),
         data: service.data.display().to_string(),
@@ -155,40 +158,40 @@ pub(super) async fn status(State(service): Shared) -> Json<impl Serialize> {
         version: env!("CARGO_PKG_VERSION"),
         tick: tick.0.to_string(),
         time: time_of(tick),
-        committed: Committed {
+        committed: CommittedBody {
             number: commits.list.last().map(|commit| commit.number),
             upper: commits.upper().0.to_string(),
             time: time_of(commits.upper()),
         },
         ready: ready.ready,
         lag_us: ready.lag_us,
-        queued_bytes: service.live.queued_bytes(),
-        counts: Counted {
+        queued_bytes: service.live.ingress.queued_bytes(),
+        counts: VerdictCounts {
             admitted: counts.admitted,
             duplicate: counts.duplicate,
             quarantined: counts.quarantined.iter().map(|(reason, count)| (reason.code(), *count)).collect(),
         },
         nodes: nodes(&service),
-        uptime_us: u64::try_from(service.watch.elapsed().as_micros()).unwrap_or(u64::MAX),
+        uptime_us: u64::try_from(service.metrics.elapsed().as_micros()).unwrap_or(u64::MAX),
     })
 }
 
-/// The nodes in the order of the file, and the way in over HTTP before them.
+/// The nodes in the order of the topology, after the HTTP source.
 pub(super) fn nodes(service: &Service) -> Vec<NodeBody> {
     let stages: BTreeMap<String, StageReport> =
-        service.watch.report().into_iter().map(|stage| (stage.name.clone(), stage)).collect();
-    let uncommitted = service.live.uncommitted();
-    let fed = service.watch.fed_upper();
-    let counted = |name: &str, kind: &'static str, inputs: Vec<String>, stage: &str| {
+        service.metrics.report().into_iter().map(|stage| (stage.name.clone(), stage)).collect();
+    let uncommitted = service.live.tables.uncommitted();
+    let fed = service.metrics.fed_upper();
+    let node_body = |name: &str, kind: &'static str, inputs: Vec<String>, stage: &str| {
         let stage = stages.get(stage);
         let lag_us = stage
-            .and_then(|stage| stage.reached)
-            .map(|reached| u64::try_from(fed.micros().saturating_sub(reached.micros())).unwrap_or(0));
-        let state = stage.and_then(|stage| stage.held).map(|held| StateBody {
-            rows: held.rows,
-            keys: Some(held.keys),
-            batches: Some(held.batches),
-            bytes: Some(held.bytes),
+            .and_then(|stage| stage.frontier)
+            .map(|frontier| u64::try_from(fed.micros().saturating_sub(frontier.micros())).unwrap_or(0));
+        let state = stage.and_then(|stage| stage.timelines).map(|totals| StateBody {
+            rows: totals.rows,
+            keys: Some(totals.keys),
+            batches: Some(totals.batches),
+            bytes: Some(totals.bytes),
         });
         NodeBody {
             name: name.to_owned(),
@@ -201,32 +204,25 @@ pub(super) fn nodes(service: &Service) -> Vec<NodeBody> {
             state,
         }
     };
-    let mut nodes = vec![counted(INGRESS, "source.http", Vec::new(), &format!("source {INGRESS}"))];
+    let mut nodes = vec![node_body(INGRESS, "source.http", Vec::new(), &format!("source {INGRESS}"))];
     for node in &service.plan.topology.nodes {
-        let (kind, mut inputs) = (kind_name(&node.kind), inputs_of(&service.plan.topology, &node.name));
-        nodes.push(match node.kind {
-            NodeKind::Source(_) => counted(&node.name, kind, inputs, &format!("source {}", node.name)),
-            NodeKind::Gate { .. } => {
+        let (kind, mut inputs) = (node.kind_name(), service.plan.topology.inputs_of(&node.name));
+        nodes.push(match node.role() {
+            Some(Role::Source) => node_body(&node.name, kind, inputs, &format!("source {}", node.name)),
+            Some(Role::Gate) => {
                 inputs.push(INGRESS.to_owned());
-                let log = counted(&node.name, kind, Vec::new(), "gate: log");
-                let admission = counted(&node.name, kind, inputs, "gate: admission");
+                let log = node_body(&node.name, kind, Vec::new(), "gate: log");
+                let admission = node_body(&node.name, kind, inputs, "gate: admission");
                 NodeBody { busy_us: admission.busy_us + log.busy_us, ..admission }
             }
             _ => {
-                let rows = table_of(service, &node.name).and_then(|table| uncommitted.get(table));
-                let body = counted(&node.name, kind, inputs, &node.name);
-                let kept = rows.map(|rows| StateBody { rows: *rows, keys: None, batches: None, bytes: None });
-                NodeBody { state: body.state.or(kept), ..body }
+                let rows = table_of(&service.plan, &node.name).and_then(|table| uncommitted.get(table));
+                let body = node_body(&node.name, kind, inputs, &node.name);
+                let buffered =
+                    rows.map(|rows| StateBody { rows: *rows, keys: None, batches: None, bytes: None });
+                NodeBody { state: body.state.or(buffered), ..body }
             }
         });
     }
     nodes
-}
-
-/// The table that a node commits.
-fn table_of<'a>(service: &'a Service, node: &str) -> Option<&'a str> {
-    service.plan.steps.iter().find(|step| step.name == node).and_then(|step| match &step.kind {
-        StepKind::Table(table) => Some(table.table.as_str()),
-        _ => None,
-    })
 }

@@ -1,8 +1,9 @@
-//! Which trace a record belongs to, and whether it is followed.
+//! Trace and span ids, where they come from, and which traces are sampled.
 //!
-//! A caller says it by the W3C header `traceparent`, a record by its own `trace_id` and `span_id`. The ids of OpenTelemetry are 16
-//! and 8 bytes; a producer's that is another text stands for the first bytes of its digest, the same wherever it is met,
-//! and the text goes along as an attribute.
+//! A caller names its trace in the W3C header `traceparent`, a record in its fields `trace_id` and
+//! `span_id`. OpenTelemetry ids have 16 and 8 bytes. A producer's id that is any other text is
+//! replaced by the first bytes of its digest, always the same ones, and the span gets the text as
+//! an attribute.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,33 +17,33 @@ pub(super) struct TraceId(pub(super) [u8; 16]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SpanId(pub(super) [u8; 8]);
 
-/// Where a trace stands that somebody else began.
+/// A trace, and a span in it, that a caller or a record names as its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Parent {
+pub(super) struct ParentSpan {
     pub(super) trace: TraceId,
     pub(super) span: Option<SpanId>,
-    /// Whether it is followed, where that is said.
+    /// The caller's sampling decision, if it made one.
     pub(super) sampled: Option<bool>,
 }
 
-impl Parent {
-    /// What a header `traceparent` says; `None` when it is none.
-    pub(super) fn of_header(text: &str) -> Option<Parent> {
+impl ParentSpan {
+    /// Parses a header `traceparent`; `None` when it is malformed.
+    pub(super) fn of_header(text: &str) -> Option<ParentSpan> {
         let mut parts = text.trim().split('-');
         let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let version = bytes::<1>(version)?;
-        // A later version may say more behind it.
+        // A later version may append more fields.
         if version == [0xff] || (version == [0] && parts.next().is_some()) {
             return None;
         }
         let [flags] = bytes::<1>(flags)?;
         let (trace, span) = (TraceId(bytes(trace)?), SpanId(bytes(span)?));
         let is_valid = trace.0 != [0; 16] && span.0 != [0; 8];
-        is_valid.then_some(Parent { trace, span: Some(span), sampled: Some(flags & 1 == 1) })
+        is_valid.then_some(ParentSpan { trace, span: Some(span), sampled: Some(flags & 1 == 1) })
     }
 
-    /// What a record's own fields say.
-    pub(super) fn of_fields(trace: &str, span: Option<&str>) -> Parent {
+    /// The parent that a record names in its fields.
+    pub(super) fn of_fields(trace: &str, span: Option<&str>) -> ParentSpan {
         let plain: String = trace.chars().filter(|c| *c != '-').collect();
         let own = bytes(&plain.to_ascii_lowercase()).filter(|id| *id != [0; 16]);
         let first = |text: &str| Digest::of(text.as_bytes()).0;
@@ -51,11 +52,11 @@ impl Parent {
             let own = bytes(&span.to_ascii_lowercase()).filter(|id| *id != [0; 8]);
             SpanId(own.unwrap_or_else(|| first(span)[..8].try_into().expect("8 of 32 bytes")))
         });
-        Parent { trace: TraceId(trace), span, sampled: None }
+        ParentSpan { trace: TraceId(trace), span, sampled: None }
     }
 }
 
-/// `N` bytes as lower-case hexadecimal digits.
+/// Parses `N` bytes from lower-case hexadecimal digits.
 fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -77,16 +78,16 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Makes ids that nobody else makes: digests of a seed and a number.
+/// Generates unique ids: digests of a random seed and a counter.
 #[derive(Debug)]
-pub(super) struct Ids {
+pub(super) struct IdGenerator {
     seed: [u8; 32],
     next: AtomicU64,
 }
 
-impl Ids {
-    pub(super) fn new(seed: [u8; 32]) -> Ids {
-        Ids { seed, next: AtomicU64::new(0) }
+impl IdGenerator {
+    pub(super) fn new(seed: [u8; 32]) -> IdGenerator {
+        IdGenerator { seed, next: AtomicU64::new(0) }
     }
 
     fn next(&self) -> Digest {
@@ -103,20 +104,21 @@ impl Ids {
     }
 }
 
-/// Which traces are followed.
+/// Decides which traces are sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampler {
-    /// Whether a caller that says so decides.
+    /// Whether the caller's sampling decision counts.
     pub parent_based: bool,
-    /// Of the others this share, by their ids: who samples by the same share follows the same traces.
+    /// The share of the other traces, from 0 to 1. It is decided by their ids, so every service
+    /// with the same share samples the same traces.
     pub share: f64,
 }
 
 impl Sampler {
-    /// Every trace, unless its caller says otherwise.
+    /// Samples every trace, unless its caller decides otherwise.
     pub const DEFAULT: Sampler = Sampler { parent_based: true, share: 1.0 };
 
-    /// The sampler of a name of `OTEL_TRACES_SAMPLER` and its argument.
+    /// The sampler that a value of `OTEL_TRACES_SAMPLER` and its argument name.
     pub(super) fn of(name: &str, argument: Option<&str>) -> Option<Sampler> {
         let (parent_based, name) = match name.strip_prefix("parentbased_") {
             Some(name) => (true, name),
@@ -133,9 +135,9 @@ impl Sampler {
         Some(Sampler { parent_based, share })
     }
 
-    pub(super) fn follows(self, trace: TraceId, said: Option<bool>) -> bool {
-        if let Some(said) = said.filter(|_| self.parent_based) {
-            return said;
+    pub(super) fn samples(self, trace: TraceId, by_caller: Option<bool>) -> bool {
+        if let Some(by_caller) = by_caller.filter(|_| self.parent_based) {
+            return by_caller;
         }
         let random = u64::from_be_bytes(trace.0[8..].try_into().expect("8 of 16 bytes")) >> 1;
         self.share >= 1.0 || (random as f64) < self.share * (1u64 << 63) as f64
@@ -149,13 +151,13 @@ mod tests {
     const HEADER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn a_header_is_read_as_the_standard_has_it() {
-        let parent = Parent::of_header(HEADER).expect("the standard's own example");
+    fn a_header_is_parsed_as_the_standard_says() {
+        let parent = ParentSpan::of_header(HEADER).expect("the standard's own example");
         assert_eq!(hex(&parent.trace.0), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!(parent.span.map(|span| hex(&span.0)).as_deref(), Some("00f067aa0ba902b7"));
         assert_eq!(parent.sampled, Some(true));
         let more = format!("{}-more", HEADER.replacen("00", "01", 1));
-        assert!(Parent::of_header(&more).is_some(), "a later version may say more");
+        assert!(ParentSpan::of_header(&more).is_some(), "a later version may have more fields");
         let refused = [
             format!("{HEADER}-more"),
             HEADER.replacen("00", "ff", 1),
@@ -167,31 +169,31 @@ mod tests {
             String::new(),
         ];
         for text in refused {
-            assert_eq!(Parent::of_header(&text), None, "{text}");
+            assert_eq!(ParentSpan::of_header(&text), None, "{text}");
         }
     }
 
     #[test]
-    fn a_producers_own_ids_are_kept_and_other_texts_stand_for_the_same_id_each_time() {
-        let said = Parent::of_fields("4bf92f35-77b3-4da6-a3ce-929d0e0e4736", Some("00f067aa0ba902b7"));
-        let header = Parent::of_header(HEADER).expect("it is one");
-        assert_eq!((said.trace, said.span), (header.trace, header.span));
-        let (one, two) = (Parent::of_fields("order 7", None), Parent::of_fields("order 8", None));
-        assert_eq!(one, Parent::of_fields("order 7", None));
+    fn a_producers_ids_are_retained_and_another_text_always_gives_the_same_id() {
+        let fields = ParentSpan::of_fields("4bf92f35-77b3-4da6-a3ce-929d0e0e4736", Some("00f067aa0ba902b7"));
+        let header = ParentSpan::of_header(HEADER).expect("it is one");
+        assert_eq!((fields.trace, fields.span), (header.trace, header.span));
+        let (one, two) = (ParentSpan::of_fields("order 7", None), ParentSpan::of_fields("order 8", None));
+        assert_eq!(one, ParentSpan::of_fields("order 7", None));
         assert_ne!(one.trace, two.trace);
     }
 
     #[test]
-    fn a_share_of_traces_is_followed_and_the_caller_may_decide() {
-        let ids = Ids::new([7; 32]);
+    fn a_share_of_traces_is_sampled_and_the_caller_may_decide() {
+        let ids = IdGenerator::new([7; 32]);
         let fourth = Sampler::of("parentbased_traceidratio", Some("0.25")).expect("it is one");
-        let followed = (0..10_000).filter(|_| fourth.follows(ids.trace(), None)).count();
-        assert!((2_300..2_700).contains(&followed), "{followed} of 10000");
+        let sampled = (0..10_000).filter(|_| fourth.samples(ids.trace(), None)).count();
+        assert!((2_300..2_700).contains(&sampled), "{sampled} of 10000");
         assert!(
-            fourth.follows(TraceId([255; 16]), Some(true)) && !fourth.follows(TraceId([1; 16]), Some(false))
+            fourth.samples(TraceId([255; 16]), Some(true)) && !fourth.samples(TraceId([1; 16]), Some(false))
         );
         let every = Sampler::of("always_on", None).expect("it is one");
-        assert!(every.follows(ids.trace(), Some(false)), "it does not ask");
+        assert!(every.samples(ids.trace(), Some(false)), "it ignores the caller");
         for (name, argument) in
             [("traceidratio", Some("2")), ("traceidratio", Some("x")), ("sometimes", None)]
         {

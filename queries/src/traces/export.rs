@@ -1,6 +1,7 @@
-//! Sends spans to a collector: a bounded queue, batches, a deadline and a few tries.
+//! Sends spans to a collector, in batches from a bounded queue, with a timeout and retries.
 //!
-//! Whoever has a span to tell never waits. What does not fit the queue, or no collector took in time, is dropped and counted.
+//! Adding a span never blocks. Spans that do not fit in the queue, or that the collector does not
+//! accept in time, are dropped and counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,86 +18,89 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::otlp::{Resource, Span, body};
 use super::settings::Settings;
+use crate::shutdown::shutdown_requested;
 
-/// How many spans may wait, and how many go in one request.
+/// The most spans in the queue, and the most in one request.
 const QUEUE_MAX: usize = 16_384;
 const BATCH_MAX: usize = 512;
 
-/// How long the first span of a batch waits for others.
-const BATCH_WITHIN: Duration = Duration::from_millis(500);
+/// How long the first span of a batch waits for more.
+const BATCH_DELAY: Duration = Duration::from_millis(500);
 
-/// How often a batch is tried, and how long it rests after the first time; twice as long after each other.
-const TRIES: u32 = 4;
-const REST: Duration = Duration::from_millis(200);
+/// The number of attempts for a batch, and the pause after the first; each pause doubles.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(200);
 
-/// How long what waits may take to leave when the service ends.
-const LAST_WITHIN: Duration = Duration::from_secs(5);
+/// The time for sending the rest of the queue when the service stops.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many bytes of an answer are read.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// The most bytes of the collector's response that are read.
+const RESPONSE_BYTES_MAX: usize = 64 << 10;
 
-/// The end of the queue at which spans are put in.
+/// The sending end of the queue of spans.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct SpanQueue {
     spans: mpsc::Sender<Span>,
-    counts: Arc<Counts>,
+    counts: Arc<ExportCounts>,
 }
 
-/// What became of spans.
+/// The number of spans that were sent, and that were dropped.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct ExportCounts {
     pub(super) sent: AtomicU64,
     pub(super) dropped: AtomicU64,
 }
 
-impl Queue {
-    /// A queue, and the task that empties it until `stop` turns true.
+impl SpanQueue {
+    /// Creates a queue, and the task that sends its spans until `stop` turns true.
     pub(super) fn start(
         settings: Settings,
         resource: Resource,
-        counts: &Arc<Counts>,
+        counts: &Arc<ExportCounts>,
         stop: watch::Receiver<bool>,
-    ) -> (Queue, JoinHandle<()>) {
+    ) -> (SpanQueue, JoinHandle<()>) {
         let (spans, waiting) = mpsc::channel(QUEUE_MAX);
         let exporter =
-            Exporter { settings, resource, connection: None, counts: Arc::clone(counts), told: None };
-        (Queue { spans, counts: Arc::clone(counts) }, tokio::spawn(exporter.run(waiting, stop)))
+            Exporter { settings, resource, connection: None, counts: Arc::clone(counts), last_warning: None };
+        (SpanQueue { spans, counts: Arc::clone(counts) }, tokio::spawn(exporter.run(waiting, stop)))
     }
 
-    pub(super) fn put(&self, span: Span) {
+    /// Adds a span, or drops and counts it if the queue is full.
+    pub(super) fn push(&self, span: Span) {
         if self.spans.try_send(span).is_err() {
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
+/// The task that sends spans to the collector.
 struct Exporter {
     settings: Settings,
     resource: Resource,
     connection: Option<SendRequest<Body>>,
-    counts: Arc<Counts>,
-    /// When it was last said that spans are lost.
-    told: Option<Instant>,
+    counts: Arc<ExportCounts>,
+    /// When the log last had a warning about lost spans.
+    last_warning: Option<Instant>,
 }
 
-/// Why a batch did not arrive.
+/// Why a batch was not delivered.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum DeliveryError {
     #[error("the collector cannot be reached")]
     Connect(#[from] std::io::Error),
-    #[error("the connection to the collector broke off")]
+    #[error("the connection to the collector broke")]
     Http(#[from] hyper::Error),
     #[error("the collector answered {0}")]
     Status(StatusCode),
     #[error("the collector did not answer in time")]
-    Late,
+    Timeout,
 }
 
-impl Failure {
-    /// Whether it may be better in a moment.
-    fn may_pass(&self) -> bool {
+impl DeliveryError {
+    /// Whether another attempt may succeed.
+    fn is_transient(&self) -> bool {
         match self {
-            Failure::Status(status) => matches!(status.as_u16(), 429 | 502 | 503 | 504),
+            DeliveryError::Status(status) => matches!(status.as_u16(), 429 | 502 | 503 | 504),
             _ => true,
         }
     }
@@ -108,9 +112,9 @@ impl Exporter {
         loop {
             tokio::select! {
                 taken = waiting.recv_many(&mut batch, BATCH_MAX) => if taken == 0 { return },
-                () = crate::http::told_to_stop(&mut stop) => break,
+                () = shutdown_requested(&mut stop) => break,
             }
-            let until = Instant::now() + BATCH_WITHIN;
+            let until = Instant::now() + BATCH_DELAY;
             while batch.len() < BATCH_MAX {
                 let room = BATCH_MAX - batch.len();
                 match timeout_at(until, waiting.recv_many(&mut batch, room)).await {
@@ -120,8 +124,9 @@ impl Exporter {
             }
             tokio::select! {
                 () = self.deliver(&mut batch) => {}
-                // What was under way is sent again below; a collector knows a span by its id.
-                () = crate::http::told_to_stop(&mut stop) => break,
+                // The interrupted batch is sent again below; a collector identifies a span by its
+                // id.
+                () = shutdown_requested(&mut stop) => break,
             }
         }
         waiting.close();
@@ -130,49 +135,49 @@ impl Exporter {
                 self.deliver(&mut batch).await;
             }
         };
-        if timeout(LAST_WITHIN, rest).await.is_err() {
+        if timeout(FLUSH_TIMEOUT, rest).await.is_err() {
             let lost = waiting.len() + batch.len();
             self.counts.dropped.fetch_add(lost as u64, Ordering::Relaxed);
-            tracing::warn!(lost, "spans are lost: the collector did not take them before the end");
+            tracing::warn!(lost, "spans are lost: the collector did not accept them before the shutdown");
         }
     }
 
     async fn deliver(&mut self, batch: &mut Vec<Span>) {
         let (count, bytes) = (batch.len() as u64, body(&self.resource, batch));
-        let mut rest = REST;
-        for tried in 1..=TRIES {
-            let sent = timeout(self.settings.within, self.send(bytes.clone())).await;
-            let failure = match sent.unwrap_or(Err(Failure::Late)) {
+        let mut pause = PAUSE;
+        for attempt in 1..=ATTEMPTS {
+            let sent = timeout(self.settings.timeout, self.send(bytes.clone())).await;
+            let error = match sent.unwrap_or(Err(DeliveryError::Timeout)) {
                 Ok(()) => {
                     self.counts.sent.fetch_add(count, Ordering::Relaxed);
                     batch.clear();
                     return;
                 }
-                Err(failure) => failure,
+                Err(error) => error,
             };
             self.connection = None;
-            if tried == TRIES || !failure.may_pass() {
+            if attempt == ATTEMPTS || !error.is_transient() {
                 self.counts.dropped.fetch_add(count, Ordering::Relaxed);
                 batch.clear();
-                self.tell(count, &failure);
+                self.warn_lost(count, &error);
                 return;
             }
-            sleep(rest).await;
-            rest *= 2;
+            sleep(pause).await;
+            pause *= 2;
         }
     }
 
-    /// Says that spans are lost, once a minute.
-    fn tell(&mut self, lost: u64, failure: &Failure) {
-        if self.told.is_none_or(|told| told.elapsed() > Duration::from_secs(60)) {
-            self.told = Some(Instant::now());
+    /// Logs that spans are lost, at most once a minute.
+    fn warn_lost(&mut self, lost: u64, error: &DeliveryError) {
+        if self.last_warning.is_none_or(|last| last.elapsed() > Duration::from_secs(60)) {
+            self.last_warning = Some(Instant::now());
             let endpoint =
                 self.settings.endpoint.authority().map_or("", |authority| without_user(authority.as_str()));
-            tracing::warn!(lost, endpoint, error = %failure, "spans are lost; tidegate_trace_spans_total counts them");
+            tracing::warn!(lost, endpoint, %error, "spans are lost; tidegate_trace_spans_total counts them");
         }
     }
 
-    async fn send(&mut self, bytes: Vec<u8>) -> Result<(), Failure> {
+    async fn send(&mut self, bytes: Vec<u8>) -> Result<(), DeliveryError> {
         let endpoint = self.settings.endpoint.clone();
         let authority = without_user(endpoint.authority().map_or("", |authority| authority.as_str()));
         let mut connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
@@ -187,12 +192,12 @@ impl Exporter {
         }
         let request = request.body(Body::from(bytes)).expect("its parts were checked when they were read");
         connection.ready().await?;
-        let answer = connection.send_request(request).await?;
-        let status = answer.status();
-        // Read to its end, or the connection could not be used again.
-        let read = to_bytes(Body::new(answer.into_body()), ANSWER_BYTES_MAX).await;
+        let response = connection.send_request(request).await?;
+        let status = response.status();
+        // The connection can only be reused once the response is read to its end.
+        let read = to_bytes(Body::new(response.into_body()), RESPONSE_BYTES_MAX).await;
         if !status.is_success() {
-            return Err(Failure::Status(status));
+            return Err(DeliveryError::Status(status));
         }
         if read.is_ok() {
             self.connection = Some(connection);
@@ -200,14 +205,14 @@ impl Exporter {
         Ok(())
     }
 
-    async fn connect(&self) -> Result<SendRequest<Body>, Failure> {
+    async fn connect(&self) -> Result<SendRequest<Body>, DeliveryError> {
         let (endpoint, port) = (&self.settings.endpoint, self.settings.endpoint.port_u16().unwrap_or(80));
         let host = endpoint.host().unwrap_or_default().trim_matches(['[', ']']);
         let stream = TcpStream::connect((host, port)).await?;
         let _ = stream.set_nodelay(true);
         let (connection, driver) = handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
-            let _ = driver.await; // Whoever sends hears of it.
+            let _ = driver.await; // `send_request` returns the error.
         });
         Ok(connection)
     }
@@ -222,7 +227,7 @@ mod tests {
     use std::io::{Read, Write};
 
     use super::super::context::{SpanId, TraceId};
-    use super::super::otlp::{Kind, Status};
+    use super::super::otlp::{SpanKind, SpanStatus};
     use super::*;
 
     fn span() -> Span {
@@ -231,16 +236,17 @@ mod tests {
             id: SpanId([2; 8]),
             parent: None,
             name: "span".into(),
-            kind: Kind::Internal,
+            kind: SpanKind::Internal,
             start: 1,
             end: 2,
             attributes: Vec::new(),
             links: Vec::new(),
-            status: Status::default(),
+            status: SpanStatus::default(),
         }
     }
 
-    /// Puts so many spans before a collector that gives this answer, then stops; how many were sent and dropped.
+    /// Queues spans for a collector that answers with `answer`, and stops; returns sent and
+    /// dropped.
     fn check(spans: usize, answer: &'static str) -> (u64, u64) {
         let collector = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let endpoint = format!("http://{}", collector.local_addr().expect("it is bound"));
@@ -260,25 +266,25 @@ mod tests {
         runtime.block_on(async {
             let named = |name: &str| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| endpoint.clone());
             let settings = Settings::read(named).expect("they are right").expect("an endpoint is named");
-            let (counts, (stop, stopped)) = (Arc::<Counts>::default(), watch::channel(false));
+            let (counts, (stop, stopped)) = (Arc::<ExportCounts>::default(), watch::channel(false));
             let resource = Resource { attributes: Vec::new() };
-            let (queue, task) = Queue::start(settings, resource, &counts, stopped);
-            // The task has its first turn when this one waits.
-            (0..spans).for_each(|_| queue.put(span()));
+            let (queue, task) = SpanQueue::start(settings, resource, &counts, stopped);
+            // The task is first polled when this one awaits.
+            (0..spans).for_each(|_| queue.push(span()));
             stop.send(true).expect("the task listens");
-            task.await.expect("no panic");
+            task.await.expect("the task does not panic");
             (counts.sent.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed))
         })
     }
 
     #[test]
-    fn what_waits_at_the_end_is_sent_and_what_did_not_fit_is_counted() {
+    fn queued_spans_are_sent_at_shutdown_and_dropped_ones_are_counted() {
         assert_eq!(check(1_000, "200 OK"), (1_000, 0));
         assert_eq!(check(QUEUE_MAX + 7, "200 OK"), (QUEUE_MAX as u64, 7));
     }
 
     #[test]
-    fn what_a_collector_refuses_is_dropped_and_not_tried_again() {
+    fn spans_that_a_collector_refuses_are_dropped_without_a_retry() {
         assert_eq!(check(600, "400 Bad Request"), (0, 600));
     }
 }

@@ -1,4 +1,4 @@
-//! Spans, and the JSON in which OTLP carries them over HTTP.
+//! Spans, and their JSON encoding in OTLP over HTTP.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::context::{SpanId, TraceId, hex};
 
-/// Something that took time, as part of a trace.
+/// A span: a named interval of time in a trace.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Span {
@@ -17,7 +17,7 @@ pub(super) struct Span {
     #[serde(rename = "parentSpanId", serialize_with = "parent_hex", skip_serializing_if = "Option::is_none")]
     pub(super) parent: Option<SpanId>,
     pub(super) name: Cow<'static, str>,
-    pub(super) kind: Kind,
+    pub(super) kind: SpanKind,
     /// Nanoseconds since 1970-01-01 UTC.
     #[serde(rename = "startTimeUnixNano", serialize_with = "as_text")]
     pub(super) start: u64,
@@ -25,49 +25,49 @@ pub(super) struct Span {
     pub(super) end: u64,
     pub(super) attributes: Vec<Attribute>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) links: Vec<Link>,
-    pub(super) status: Status,
+    pub(super) links: Vec<SpanLink>,
+    pub(super) status: SpanStatus,
 }
 
-/// What part a span plays.
+/// The OTLP kind of a span.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Kind {
-    /// Within the process.
+pub(super) enum SpanKind {
+    /// Work within the process.
     Internal = 1,
-    /// Answers a call.
+    /// The answer to a call.
     Server = 2,
 }
 
-/// Another span that this one belongs with.
+/// A related span in another trace.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Link {
+pub(super) struct SpanLink {
     #[serde(rename = "traceId", serialize_with = "trace_hex")]
     pub(super) trace: TraceId,
     #[serde(rename = "spanId", serialize_with = "span_hex")]
     pub(super) span: SpanId,
 }
 
-/// How it ended.
+/// The OTLP status of a span.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct Status {
-    /// 0: nothing is said; 2: it failed.
+pub(super) struct SpanStatus {
+    /// 0: unset; 2: error.
     code: u8,
 }
 
-impl Status {
-    pub(super) const FAILED: Status = Status { code: 2 };
+impl SpanStatus {
+    pub(super) const FAILED: SpanStatus = SpanStatus { code: 2 };
 }
 
-/// A name and what it has for a value.
+/// An attribute of a span: a name and a value.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Attribute {
     key: &'static str,
-    value: Value,
+    value: AttributeValue,
 }
 
 #[derive(Clone, Debug, Serialize)]
-enum Value {
+enum AttributeValue {
     #[serde(rename = "stringValue")]
     Text(String),
     #[serde(rename = "intValue")]
@@ -76,28 +76,28 @@ enum Value {
     Flag(bool),
 }
 
-/// How long a text may be in a span.
-const TEXT_MAX: usize = 256;
+/// The most characters of a text in a span.
+const TEXT_CHARS_MAX: usize = 256;
 
 impl Attribute {
     pub(super) fn text(key: &'static str, text: impl Into<String>) -> Attribute {
         let mut text = text.into();
-        if let Some((end, _)) = text.char_indices().nth(TEXT_MAX) {
+        if let Some((end, _)) = text.char_indices().nth(TEXT_CHARS_MAX) {
             text.truncate(end);
         }
-        Attribute { key, value: Value::Text(text) }
+        Attribute { key, value: AttributeValue::Text(text) }
     }
 
     pub(super) fn number(key: &'static str, number: impl Into<i64>) -> Attribute {
-        Attribute { key, value: Value::Whole(number.into().to_string()) }
+        Attribute { key, value: AttributeValue::Whole(number.into().to_string()) }
     }
 
     pub(super) fn flag(key: &'static str, flag: bool) -> Attribute {
-        Attribute { key, value: Value::Flag(flag) }
+        Attribute { key, value: AttributeValue::Flag(flag) }
     }
 }
 
-/// Who says it: the service, and which build of it.
+/// The resource of all spans: the service and its version.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Resource {
     pub(super) attributes: Vec<Attribute>,
@@ -118,25 +118,26 @@ struct ResourceSpans<'a> {
 
 #[derive(Serialize)]
 struct ScopeSpans<'a> {
-    scope: Scope,
+    scope: InstrumentationScope,
     spans: &'a [Span],
 }
 
+/// The name and version of the library that made the spans.
 #[derive(Serialize)]
-struct Scope {
+struct InstrumentationScope {
     name: &'static str,
     version: &'static str,
 }
 
 /// The body of a request that carries spans.
 pub(super) fn body(resource: &Resource, spans: &[Span]) -> Vec<u8> {
-    let scope = Scope { name: "tidegate", version: env!("CARGO_PKG_VERSION") };
+    let scope = InstrumentationScope { name: "tidegate", version: env!("CARGO_PKG_VERSION") };
     let request =
         Request { resource_spans: [ResourceSpans { resource, scope_spans: [ScopeSpans { scope, spans }] }] };
     serde_json::to_vec(&request).expect("spans have a JSON form")
 }
 
-impl Serialize for Kind {
+impl Serialize for SpanKind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u8(*self as u8)
     }
@@ -165,13 +166,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_has_the_form_of_the_standard() {
+    fn a_span_is_encoded_as_the_standard_says() {
         let span = Span {
             trace: TraceId([0x5b; 16]),
             id: SpanId([0xee; 8]),
             parent: Some(SpanId([1; 8])),
             name: "log".into(),
-            kind: Kind::Internal,
+            kind: SpanKind::Internal,
             start: 1_544_712_660_000_000_000,
             end: 1_544_712_661_000_000_000,
             attributes: vec![
@@ -179,8 +180,8 @@ mod tests {
                 Attribute::number("b", 7),
                 Attribute::flag("c", true),
             ],
-            links: vec![Link { trace: TraceId([2; 16]), span: SpanId([3; 8]) }],
-            status: Status::FAILED,
+            links: vec![SpanLink { trace: TraceId([2; 16]), span: SpanId([3; 8]) }],
+            status: SpanStatus::FAILED,
         };
         let resource = Resource { attributes: vec![Attribute::text("service.name", "tidegate")] };
         let body = String::from_utf8(body(&resource, &[span])).expect("JSON is UTF-8");

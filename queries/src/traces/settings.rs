@@ -1,4 +1,4 @@
-//! Where traces go, and which: what the environment variables of OpenTelemetry say.
+//! The settings of tracing, read from the environment variables of OpenTelemetry.
 
 use std::time::Duration;
 
@@ -6,43 +6,43 @@ use axum::http::{HeaderName, HeaderValue, Uri};
 
 use super::context::Sampler;
 
-/// Where traces go, and which.
+/// The settings of tracing: the collector, and which traces are sampled.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where a request with spans is sent.
+    /// The URL that spans are sent to.
     pub endpoint: Uri,
-    /// What is sent with it, such as a key.
+    /// Headers that are sent along, such as an API key.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// What this service is called.
+    /// The name of this service.
     pub service: String,
-    /// Which traces are followed.
+    /// Decides which traces are sampled.
     pub sampler: Sampler,
-    /// How long a request may take.
-    pub within: Duration,
+    /// The timeout of a request.
+    pub timeout: Duration,
 }
 
-/// Why the settings of traces were refused.
+/// Why the settings of tracing were refused.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The endpoint is none.
+    /// The endpoint is not an HTTP URL.
     #[error(
         "OTEL_EXPORTER_OTLP_ENDPOINT is `{endpoint}`; name an http address such as http://127.0.0.1:4318 (https is not \
-         spoken: a collector beside this process can forward)"
+         supported: a collector beside this process can forward)"
     )]
     Endpoint {
-        /// What it is.
+        /// The value, without user and password.
         endpoint: String,
     },
-    /// A header is none. Its value is not shown: it may be a key.
-    #[error("OTEL_EXPORTER_OTLP_HEADERS: part {place} is no `name=value`; parts are separated by commas")]
+    /// A header is malformed. Its value is not shown, since it may be a key.
+    #[error("OTEL_EXPORTER_OTLP_HEADERS: part {number} is not `name=value`; parts are separated by commas")]
     Header {
-        /// Which one, from 1.
-        place: usize,
+        /// The number of the part, from 1.
+        number: usize,
     },
-    /// The sampler is not known.
+    /// The sampler does not exist, or its argument is wrong.
     #[error(
         "OTEL_TRACES_SAMPLER is `{name}` with the argument `{argument}`; use always_on, always_off, traceidratio with a share \
-         from 0 to 1 in OTEL_TRACES_SAMPLER_ARG, or one of these behind parentbased_"
+         from 0 to 1 in OTEL_TRACES_SAMPLER_ARG, or one of these after parentbased_"
     )]
     Sampler {
         /// Its name.
@@ -50,16 +50,16 @@ pub enum SettingsError {
         /// Its argument.
         argument: String,
     },
-    /// The time that a request may take is none.
+    /// The timeout is not a positive number.
     #[error("OTEL_EXPORTER_OTLP_TIMEOUT is `{text}`; give whole milliseconds, at least 1")]
     Timeout {
-        /// What it is.
+        /// The value.
         text: String,
     },
 }
 
 impl Settings {
-    /// What the variables say; `None` when no endpoint is named, which means no traces.
+    /// Reads the settings; `None` when no endpoint is named, which turns tracing off.
     ///
     /// # Errors
     /// See [`SettingsError`].
@@ -69,7 +69,7 @@ impl Settings {
         if set("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true")) {
             return Ok(None);
         }
-        // The one for traces is taken as it is; to the one for all signals the path is added.
+        // The endpoint for traces is used as it is; the one for all signals gets the path appended.
         let named = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| {
             set("OTEL_EXPORTER_OTLP_ENDPOINT").map(|base| format!("{}/v1/traces", base.trim_end_matches('/')))
         });
@@ -79,14 +79,14 @@ impl Settings {
             .filter(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()))
             .ok_or(SettingsError::Endpoint { endpoint: without_user(&named) })?;
         let headers = set("OTEL_EXPORTER_OTLP_TRACES_HEADERS").or_else(|| set("OTEL_EXPORTER_OTLP_HEADERS"));
-        let headers = (1..).zip(headers.iter().flat_map(|text| text.split(','))).map(|(place, part)| {
+        let headers = (1..).zip(headers.iter().flat_map(|text| text.split(','))).map(|(number, part)| {
             let header = part.split_once('=').and_then(|(name, value)| {
                 let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
                 let mut value = HeaderValue::from_bytes(&percent_decoded(value.trim())?).ok()?;
                 value.set_sensitive(true);
                 Some((name, value))
             });
-            header.ok_or(SettingsError::Header { place })
+            header.ok_or(SettingsError::Header { number })
         });
         let headers = headers.collect::<Result<_, _>>()?;
         let sampler = match set("OTEL_TRACES_SAMPLER") {
@@ -97,7 +97,7 @@ impl Settings {
                     .ok_or(SettingsError::Sampler { name, argument: argument.unwrap_or_default() })?
             }
         };
-        let within = match set("OTEL_EXPORTER_OTLP_TIMEOUT") {
+        let timeout = match set("OTEL_EXPORTER_OTLP_TIMEOUT") {
             None => Duration::from_secs(10),
             Some(text) => match text.parse() {
                 Ok(millis @ 1..) => Duration::from_millis(millis),
@@ -105,11 +105,11 @@ impl Settings {
             },
         };
         let service = set("OTEL_SERVICE_NAME").unwrap_or_else(|| "tidegate".to_owned());
-        Ok(Some(Settings { endpoint, headers, service, sampler, within }))
+        Ok(Some(Settings { endpoint, headers, service, sampler, timeout }))
     }
 }
 
-/// A URL without a user and a password.
+/// A URL without user and password.
 fn without_user(url: &str) -> String {
     match (url.find("://"), url.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => format!("{}://..@{}", &url[..scheme], &url[at + 1..]),
@@ -137,15 +137,15 @@ mod tests {
 
     fn read(set: &[(&str, &str)]) -> Result<Option<Settings>, SettingsError> {
         Settings::read(|name| {
-            set.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned())
+            set.iter().find(|(variable, _)| *variable == name).map(|(_, text)| (*text).to_owned())
         })
     }
 
     #[test]
     fn without_an_endpoint_nothing_is_traced() {
-        assert!(read(&[("OTEL_TRACES_SAMPLER", "nonsense")]).expect("nobody asks").is_none());
+        assert!(read(&[("OTEL_TRACES_SAMPLER", "nonsense")]).expect("it is not read").is_none());
         let disabled = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"), ("OTEL_SDK_DISABLED", "true")];
-        assert!(read(&disabled).expect("nobody asks").is_none());
+        assert!(read(&disabled).expect("it is not read").is_none());
     }
 
     #[test]
@@ -161,12 +161,12 @@ mod tests {
         let settings = read(&set).expect("all is right").expect("an endpoint is named");
         assert_eq!(settings.endpoint.to_string(), "http://collector:4318/v1/traces");
         assert_eq!(settings.headers[0].1.as_bytes(), b"a b");
-        assert_eq!((settings.service.as_str(), settings.within), ("fraud", Duration::from_millis(250)));
+        assert_eq!((settings.service.as_str(), settings.timeout), ("fraud", Duration::from_millis(250)));
         assert_eq!(settings.sampler, Sampler { parent_based: true, share: 0.5 });
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_no_key_is_shown() {
+    fn an_error_names_the_variable_and_shows_no_key() {
         let with = |name, text| {
             let error = read(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c/x"), (name, text)]);
             error.expect_err("it is wrong").to_string()
@@ -176,7 +176,7 @@ mod tests {
         assert!(with("OTEL_TRACES_SAMPLER", "often").contains("`often`"));
         assert!(with("OTEL_EXPORTER_OTLP_TIMEOUT", "soon").contains("`soon`"));
         let endpoint = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:secret@c")]);
-        let endpoint = endpoint.expect_err("https is not spoken").to_string();
+        let endpoint = endpoint.expect_err("https is not supported").to_string();
         assert!(endpoint.contains("https://..@c") && !endpoint.contains("secret"), "{endpoint}");
     }
 }

@@ -1,16 +1,18 @@
-//! What a statement may be before it is planned, and what its plan may be before it is run.
+//! Limits on a statement before it is planned, and on its plan before it runs.
 //!
-//! Whoever walks, prints or drops a tree does it by recursion, in code that is not ours, so a text of a few kilobytes could make a
-//! tree that ends the process; and a planner cannot be interrupted. So three things are bounded:
+//! The parser and the planner walk, print and drop trees by recursion, so a text of a few kilobytes
+//! could overflow the stack and end the process; and planning cannot be interrupted. So three
+//! things are limited:
 //!
-//! * the text, in bytes, and in how long it goes on at one place without a comma, which bounds the depth of what is parsed of
-//!   it: chains of operators lean to one side, and brackets are bounded by the parser; and in how long a chain of names and
-//!   subscripts is, each link of which the parser may try in two ways;
-//! * the tables and the columns that it names: both are planned in the square of their number. A `WITH` whose parts use each
-//!   other twice unfolds to two to the power of their number, so they are counted as they unfold;
-//! * the plan, in its nodes.
+//! * the text: its bytes; the words between two commas, which limits the depth of the parsed tree
+//!   (a chain of operators makes a one-sided tree; the parser itself limits brackets); and the
+//!   length of a chain of names and subscripts, since the parser may try each link in two ways;
+//! * the tables and columns that it names: planning takes time in the square of their number. A
+//!   `WITH` whose parts use each other twice expands to two to the power of their number, so tables
+//!   are counted after expansion;
+//! * the nodes of the plan.
 //!
-//! Values are bounded where they are made: [`crate::functions`].
+//! The size of values is limited where they are computed, in [`crate::bounded_functions`].
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -25,42 +27,45 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
-use crate::QueryError;
+use crate::error::QueryError;
 
-/// How many bytes the text of a statement may have.
+/// The most bytes that the text of a statement may have.
 pub const SQL_BYTES_MAX: usize = 256 << 10;
 
-/// How many words and marks may stand between two commas, with those around the brackets that they stand in.
+/// The most tokens between two commas, counting those around the enclosing brackets.
 const RUN_MAX: usize = 2000;
 
-/// How many names and subscripts may be linked, as in `a.b[1].c`.
+/// The most names and subscripts in one chain, as in `a.b[1].c`.
 const LINKS_MAX: usize = 16;
 
-/// How many `UNION`, `EXCEPT` and `INTERSECT` a text may have.
+/// The most `UNION`, `EXCEPT` and `INTERSECT` in one text.
 const SET_OPERATIONS_MAX: usize = 200;
 
-/// How many tables a statement may read, each as often as it is named.
+/// The most tables that a statement may read, each counted as often as it is named.
 const TABLES_MAX: usize = 64;
 
-/// How many tables that may be, once the parts of a `WITH` stand wherever they are named.
-const UNFOLDED_MAX: usize = 1000;
+/// The most tables once the parts of every `WITH` are expanded wherever they are named.
+const EXPANDED_TABLES_MAX: usize = 1000;
 
-/// How many columns one `SELECT` may have.
+/// The most columns of one `SELECT`.
 const COLUMNS_MAX: usize = 2000;
 
-/// How many nodes a plan may have.
+/// The most nodes of a plan.
 const PLAN_NODES_MAX: usize = 2000;
 
 fn too_large(what: String) -> QueryError {
     QueryError::TooLarge { what }
 }
 
-/// Whether a text may be parsed.
-pub(crate) fn text(sql: &str) -> Result<(), QueryError> {
+/// Checks that a text is small enough to be parsed.
+///
+/// # Errors
+/// [`QueryError::TooLarge`] when it exceeds a limit.
+pub fn check_text(sql: &str) -> Result<(), QueryError> {
     if sql.len() > SQL_BYTES_MAX {
         return Err(too_large(format!("it has {} bytes, and at most {SQL_BYTES_MAX} are read", sql.len())));
     }
-    // What is no SQL is for the parser to refuse, which reads the same tokens.
+    // The parser reads the same tokens, and reports what is not SQL.
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else { return Ok(()) };
     let (mut outer, mut run, mut outer_sum, mut set_operations) = (Vec::new(), 0usize, 0usize, 0usize);
     let mut chain = Chain::default();
@@ -89,34 +94,34 @@ pub(crate) fn text(sql: &str) -> Result<(), QueryError> {
         }
         if outer_sum + run > RUN_MAX {
             return Err(too_large(format!(
-                "it goes on for more than {RUN_MAX} words without a comma; write IN (..) for a long OR"
+                "it has more than {RUN_MAX} words without a comma; write IN (..) for a long OR"
             )));
         }
     }
     if set_operations > SET_OPERATIONS_MAX {
         return Err(too_large(format!(
-            "it puts together {set_operations} queries, and at most {SET_OPERATIONS_MAX} may be"
+            "it combines {set_operations} queries, and at most {SET_OPERATIONS_MAX} are allowed"
         )));
     }
     Ok(())
 }
 
-/// A chain of names and subscripts, as far as it was read.
+/// The chain of names and subscripts that the tokens so far end with.
 #[derive(Default)]
 struct Chain {
     links: usize,
-    /// How many subscripts are open.
+    /// The number of open subscripts.
     open: usize,
-    /// Whether a name or a subscript has just ended, so that a word begins something else.
+    /// Whether the last token ended a name or a subscript, so that a word begins a new chain.
     is_ended: bool,
 }
 
 impl Chain {
-    /// How many links there are with this token.
+    /// Adds a token, and returns the number of links in the chain.
     fn add(&mut self, token: &Token) -> usize {
         match token {
             Token::Period => self.links += 1,
-            // With nothing in front of it, it begins a list.
+            // Without a name before it, it begins a list.
             Token::LBracket => {
                 self.links += usize::from(self.is_ended);
                 self.open += 1;
@@ -132,32 +137,35 @@ impl Chain {
     }
 }
 
-/// Whether a statement may be planned.
-pub(crate) fn statement(statement: &Statement) -> Result<(), QueryError> {
+/// Checks that a parsed statement is small enough to be planned.
+pub(crate) fn check_statement(statement: &Statement) -> Result<(), QueryError> {
     let mut statement = statement;
     while let Statement::Explain(explain) = statement {
         statement = &explain.statement;
     }
     let Statement::Statement(statement) = statement else { return Ok(()) };
-    let mut sizes = Sizes::default();
+    let mut sizes = StatementSize::default();
     let _ = statement.visit(&mut sizes);
     if sizes.tables > TABLES_MAX {
-        return Err(too_large(format!("it reads {} tables, and at most {TABLES_MAX} may be", sizes.tables)));
+        return Err(too_large(format!(
+            "it reads {} tables, and at most {TABLES_MAX} are allowed",
+            sizes.tables
+        )));
     }
     if sizes.columns > COLUMNS_MAX {
         return Err(too_large(format!(
-            "it selects {} columns, and at most {COLUMNS_MAX} may be",
+            "it selects {} columns, and at most {COLUMNS_MAX} are allowed",
             sizes.columns
         )));
     }
-    // Each pass knows the parts that stand before or around a part better; there are no more of them than tables.
-    let mut parts = Parts::default();
+    // Each pass counts one more level of parts that use parts; there are at most as many as tables.
+    let mut parts = WithParts::default();
     for _ in 0..=TABLES_MAX {
         let before = parts.0.clone();
         let _ = statement.visit(&mut parts);
-        if parts.unfolds(statement) > UNFOLDED_MAX {
+        if parts.expanded_tables(statement) > EXPANDED_TABLES_MAX {
             return Err(too_large(format!(
-                "its WITH parts use each other and unfold to more than {UNFOLDED_MAX} tables"
+                "its WITH parts use each other and expand to more than {EXPANDED_TABLES_MAX} tables"
             )));
         }
         if parts.0 == before {
@@ -167,15 +175,15 @@ pub(crate) fn statement(statement: &Statement) -> Result<(), QueryError> {
     Ok(())
 }
 
-/// What stands in a statement.
+/// The number of tables and columns that a statement names.
 #[derive(Default)]
-struct Sizes {
+struct StatementSize {
     tables: usize,
-    /// Of the widest `SELECT`.
+    /// The columns of the widest `SELECT`.
     columns: usize,
 }
 
-impl Visitor for Sizes {
+impl Visitor for StatementSize {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, _: &TableFactor) -> ControlFlow<()> {
@@ -189,13 +197,13 @@ impl Visitor for Sizes {
     }
 }
 
-/// The parts of every `WITH`, by name, and how many tables each unfolds to.
+/// The parts of every `WITH`, by name, and the number of tables that each expands to.
 #[derive(Default)]
-struct Parts(BTreeMap<String, usize>);
+struct WithParts(BTreeMap<String, usize>);
 
-impl Parts {
-    /// How many tables stand in something, once its parts are in their places.
-    fn unfolds(&self, whole: &impl Visit) -> usize {
+impl WithParts {
+    /// The number of tables in a tree once its parts are expanded.
+    fn expanded_tables(&self, whole: &impl Visit) -> usize {
         let mut tables = 0usize;
         let _ = visit_relations(whole, |name| {
             tables = tables.saturating_add(self.0.get(&last_of(name)).copied().unwrap_or(1));
@@ -205,14 +213,14 @@ impl Parts {
     }
 }
 
-impl Visitor for Parts {
+impl Visitor for WithParts {
     type Break = ();
 
     fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         for part in query.with.iter().flat_map(|with| &with.cte_tables) {
             let name = part.alias.name.value.to_lowercase();
-            let own = self.0.remove(&name); // What names itself is not unfolded, but run again and again.
-            let tables = self.unfolds(&part.query).max(own.unwrap_or(1)).max(1);
+            let own = self.0.remove(&name); // A recursive part is not expanded, but run repeatedly.
+            let tables = self.expanded_tables(&part.query).max(own.unwrap_or(1)).max(1);
             self.0.insert(name, tables);
         }
         ControlFlow::Continue(())
@@ -224,8 +232,8 @@ fn last_of(name: &ObjectName) -> String {
     last.map(|ident| ident.value.to_lowercase()).unwrap_or_default()
 }
 
-/// Whether a plan may be worked on.
-pub(crate) fn plan(plan: &LogicalPlan) -> Result<(), QueryError> {
+/// Checks that a logical plan is small enough to be optimized and run.
+pub(crate) fn check_plan(plan: &LogicalPlan) -> Result<(), QueryError> {
     let mut nodes = 0;
     let walked = plan.apply_with_subqueries(|_| {
         nodes += 1;
@@ -242,50 +250,53 @@ pub(crate) fn plan(plan: &LogicalPlan) -> Result<(), QueryError> {
 mod tests {
     use super::*;
 
-    fn check(sql: &str, says: &str) {
-        match text(sql) {
-            Ok(()) => assert!(says.is_empty(), "it was let pass: {says}"),
+    /// Checks a text; `refusal` is a part of the expected error, or empty if none is expected.
+    fn check(sql: &str, refusal: &str) {
+        match check_text(sql) {
+            Ok(()) => assert!(refusal.is_empty(), "it was accepted: {refusal}"),
             Err(error) => {
-                assert!(!says.is_empty() && error.to_string().contains(says), "{error}");
+                assert!(!refusal.is_empty() && error.to_string().contains(refusal), "{error}");
             }
         }
     }
 
     #[test]
-    fn what_a_statement_unfolds_to_is_bounded_before_it_is_planned() {
+    fn the_expansion_of_a_statement_is_limited_before_it_is_planned() {
         use datafusion::sql::parser::DFParser;
-        let says = |sql: &str| {
+        let refusal = |sql: &str| {
             let parsed = DFParser::parse_sql(sql).expect("it is SQL").pop_front().expect("one statement");
-            statement(&parsed).err().map(|error| error.to_string()).unwrap_or_default()
+            check_statement(&parsed).err().map(|error| error.to_string()).unwrap_or_default()
         };
         let twice = |parts: usize| {
             let parts = (1..parts).map(|i| format!("C{i} AS (SELECT a.x FROM c{} a, c{} b)", i - 1, i - 1));
             format!("WITH c0 AS (SELECT 1 x), {}", parts.collect::<Vec<_>>().join(", "))
         };
-        assert_eq!(says(&format!("{} SELECT * FROM c7", twice(8))), "");
-        let unfolds = "unfold to more than 1000 tables";
-        assert!(says(&format!("{} SELECT * FROM c24", twice(25))).contains(unfolds));
-        assert!(says(&format!("EXPLAIN {} SELECT * FROM (SELECT * FROM c24)", twice(25))).contains(unfolds));
+        assert_eq!(refusal(&format!("{} SELECT * FROM c7", twice(8))), "");
+        let expands = "expand to more than 1000 tables";
+        assert!(refusal(&format!("{} SELECT * FROM c24", twice(25))).contains(expands));
+        assert!(
+            refusal(&format!("EXPLAIN {} SELECT * FROM (SELECT * FROM c24)", twice(25))).contains(expands)
+        );
         // Inside another part, and in a part of a part.
         let inner =
             format!("WITH o AS ({} SELECT x FROM c5), p AS (SELECT 1 FROM o, o a, o b, o c)", twice(6));
-        assert_eq!(says(&format!("{inner} SELECT * FROM p")), "");
-        assert!(says(&format!("{inner} SELECT * FROM p, p a, p b, p c, p d")).contains(unfolds));
+        assert_eq!(refusal(&format!("{inner} SELECT * FROM p")), "");
+        assert!(refusal(&format!("{inner} SELECT * FROM p, p a, p b, p c, p d")).contains(expands));
         let outer = format!(
             "{}, q AS (WITH n AS (SELECT a.x FROM c7 a, c7 b) SELECT 1 FROM n, n a) SELECT * FROM q",
             twice(8)
         );
-        assert!(says(&outer).contains(unfolds), "{}", says(&outer));
+        assert!(refusal(&outer).contains(expands), "{}", refusal(&outer));
         let again =
             "WITH RECURSIVE t AS (SELECT 1 x UNION ALL SELECT x + 1 FROM t WHERE x < 9) SELECT * FROM t, t a";
-        assert_eq!(says(again), "");
-        assert!(says(&format!("SELECT 1 FROM {}", vec!["d"; 65].join(", "))).contains("65 tables"));
+        assert_eq!(refusal(again), "");
+        assert!(refusal(&format!("SELECT 1 FROM {}", vec!["d"; 65].join(", "))).contains("65 tables"));
         let columns: Vec<String> = (0..2001).map(|i| format!("1 AS a{i}")).collect();
-        assert!(says(&format!("SELECT {}", columns.join(", "))).contains("2001 columns"));
+        assert!(refusal(&format!("SELECT {}", columns.join(", "))).contains("2001 columns"));
     }
 
     #[test]
-    fn a_text_is_bounded_in_length_and_in_what_makes_it_deep() {
+    fn the_length_and_the_depth_of_a_text_are_limited() {
         let list = |part: &str, count: usize| vec![part; count].join(",");
         check(&format!("SELECT 1 /* {} */", "x".repeat(SQL_BYTES_MAX)), "bytes");
         check(&format!("SELECT {}", vec!["1"; 1500].join("+")), "without a comma");

@@ -1,11 +1,11 @@
-//! Finds the table and the column that an unquoted name means.
+//! Resolves unquoted names of a statement to tables and columns that exist.
 //!
-//! Columns of real data are called `TX_AMOUNT` as often as `tx_amount`, and SQL would fold an unquoted
-//! name to one case. Here an unquoted name means what it says; if nothing is called exactly that, it
-//! means the one name that differs in case only. A quoted name always means what it says.
+//! Columns of real data are named `TX_AMOUNT` as often as `tx_amount`, and SQL would fold an
+//! unquoted name to one case. Here an unquoted name means exactly that name; if it does not exist,
+//! it means the one name that differs in case only. A quoted name is never changed.
 //!
-//! The parsed statement is rewritten before it is planned, in two walks: the first finds its tables and
-//! every name that it defines itself, the second the columns.
+//! The parsed statement is rewritten before it is planned, in two passes: the first resolves tables
+//! and collects the names that the statement defines itself, the second resolves columns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -17,16 +17,17 @@ use datafusion::sql::sqlparser::ast::{
     TableWithJoins, VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
 
-/// The columns of each table.
-pub(crate) type Known = BTreeMap<String, Vec<String>>;
+/// The names of the columns of each table.
+pub(crate) type TableColumns = BTreeMap<String, Vec<String>>;
 
 const INFORMATION_SCHEMA: &str = "information_schema";
 const PG_CATALOG: &str = "pg_catalog";
 
-/// Rewrites the names of a statement; or says which table there is none of.
-pub(crate) fn resolve(statement: &mut AnyStatement, known: &Known) -> Result<(), String> {
-    let Some(statement) = inner(statement) else { return Ok(()) };
-    let mut scope = Scope::new(known);
+/// Resolves the names of a statement in place; the error is the name of a table that does not
+/// exist.
+pub(crate) fn resolve(statement: &mut AnyStatement, tables: &TableColumns) -> Result<(), String> {
+    let Some(statement) = explained(statement) else { return Ok(()) };
+    let mut scope = Scope::new(tables);
     let _ = VisitMut::visit(statement, &mut scope);
     if let Some(table) = scope.unknown.take() {
         return Err(table);
@@ -35,42 +36,42 @@ pub(crate) fn resolve(statement: &mut AnyStatement, known: &Known) -> Result<(),
     Ok(())
 }
 
-/// The statement that an `EXPLAIN` explains, or the statement itself.
-pub(crate) fn inner(statement: &mut AnyStatement) -> Option<&mut Statement> {
+/// The statement that an `EXPLAIN` explains, or else the statement itself.
+pub(crate) fn explained(statement: &mut AnyStatement) -> Option<&mut Statement> {
     match statement {
         AnyStatement::Statement(statement) => Some(statement),
-        AnyStatement::Explain(explain) => inner(&mut explain.statement),
+        AnyStatement::Explain(explain) => explained(&mut explain.statement),
         _ => None,
     }
 }
 
-/// What names may mean in a statement. Its parts are not kept apart: a name is looked up among all of
-/// them, and the planner judges whether it may stand where it stands.
+/// The names that a statement may refer to. Subqueries have no scopes of their own here: a name is
+/// looked up in the whole statement, and the planner checks whether it is visible where it is used.
 struct Scope<'k> {
-    known: &'k Known,
+    tables: &'k TableColumns,
     /// Names that `WITH` defines.
     queries: Vec<String>,
     /// Table functions that are called.
     functions: BTreeSet<String>,
-    /// What may stand before a dot, and the columns behind it where they are known.
+    /// Qualifiers, that is names before a dot, and their columns where these are known.
     qualifiers: BTreeMap<String, Option<&'k [String]>>,
     /// Columns of the tables that are read.
     columns: BTreeSet<&'k str>,
     /// Names that `AS` defines.
     aliases: Vec<String>,
-    /// A table that there is not.
+    /// A table that does not exist.
     unknown: Option<String>,
-    /// Whether a table of the information schema is read; its names are in lower case.
+    /// Whether a table of the information schema is read; its column names are in lower case.
     information: bool,
-    /// Whether the table that was named last is one of those, and what stands before the dots of all of them.
+    /// Whether the last relation was such a table, and the qualifiers of all such tables.
     is_system: bool,
-    systems: BTreeSet<String>,
+    system_qualifiers: BTreeSet<String>,
 }
 
 impl<'k> Scope<'k> {
-    fn new(known: &'k Known) -> Scope<'k> {
+    fn new(tables: &'k TableColumns) -> Scope<'k> {
         Scope {
-            known,
+            tables,
             queries: Vec::new(),
             functions: BTreeSet::new(),
             qualifiers: BTreeMap::new(),
@@ -79,11 +80,11 @@ impl<'k> Scope<'k> {
             unknown: None,
             information: false,
             is_system: false,
-            systems: BTreeSet::new(),
+            system_qualifiers: BTreeSet::new(),
         }
     }
 
-    /// Puts the relation behind what may stand before a dot.
+    /// Adds a qualifier. If two relations share it, its columns are unknown.
     fn add_qualifier(&mut self, name: &str, columns: Option<&'k [String]>) {
         let merged = match self.qualifiers.get(name) {
             Some(other) if *other != columns => None,
@@ -93,20 +94,20 @@ impl<'k> Scope<'k> {
     }
 
     fn fix_qualifier(&self, ident: &mut Ident) -> Option<Option<&'k [String]>> {
-        let name = meant(ident, self.qualifiers.keys().map(String::as_str))?.to_owned();
+        let name = matching(ident, self.qualifiers.keys().map(String::as_str))?.to_owned();
         let columns = self.qualifiers[&name];
         ident.value = name;
         Some(columns)
     }
 
     fn fix_column(&self, ident: &mut Ident, of: Option<&[String]>) {
-        let meant_column = match of {
-            Some(columns) => meant(ident, columns.iter().map(String::as_str)),
+        let column = match of {
+            Some(columns) => matching(ident, columns.iter().map(String::as_str)),
             None if self.aliases.contains(&ident.value) => return,
-            None => meant(ident, self.columns.iter().copied())
-                .or_else(|| meant(ident, self.aliases.iter().map(String::as_str))),
+            None => matching(ident, self.columns.iter().copied())
+                .or_else(|| matching(ident, self.aliases.iter().map(String::as_str))),
         };
-        if let Some(name) = meant_column {
+        if let Some(name) = column {
             ident.value = name.to_owned();
         } else if self.information {
             lower(ident);
@@ -120,8 +121,8 @@ impl<'k> Scope<'k> {
     }
 }
 
-/// The name that an identifier means: the same, or the only one that differs in case alone.
-fn meant<'n>(ident: &Ident, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+/// The name that an identifier refers to: the equal one, or the only one that differs just in case.
+fn matching<'n>(ident: &Ident, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let mut similar = BTreeSet::new();
     for name in names {
         if name == ident.value {
@@ -144,7 +145,7 @@ impl VisitorMut for Scope<'_> {
     type Break = ();
 
     fn pre_visit_statement(&mut self, statement: &mut Statement) -> ControlFlow<()> {
-        // What follows SHOW TABLES is not a table.
+        // The words after SHOW TABLES name no table.
         if matches!(statement, Statement::ShowTables { .. }) {
             ControlFlow::Break(())
         } else {
@@ -195,10 +196,10 @@ impl VisitorMut for Scope<'_> {
         schemas.iter_mut().for_each(|schema| lower(schema));
         let is_system =
             |schema: &&mut Ident| [INFORMATION_SCHEMA, PG_CATALOG].contains(&schema.value.as_str());
-        // Clients of Postgres leave `pg_catalog` out.
+        // Postgres clients omit the schema `pg_catalog`.
         let is_postgres = schemas.is_empty() && table.value.to_ascii_lowercase().starts_with("pg_");
         if schemas.last().is_some_and(is_system)
-            || is_postgres && meant(table, self.known.keys().map(String::as_str)).is_none()
+            || is_postgres && matching(table, self.tables.keys().map(String::as_str)).is_none()
         {
             lower(table);
             self.information = true;
@@ -209,8 +210,8 @@ impl VisitorMut for Scope<'_> {
             return ControlFlow::Continue(());
         }
         let query =
-            if schemas.is_empty() { meant(table, self.queries.iter().map(String::as_str)) } else { None };
-        match query.or_else(|| meant(table, self.known.keys().map(String::as_str))) {
+            if schemas.is_empty() { matching(table, self.queries.iter().map(String::as_str)) } else { None };
+        match query.or_else(|| matching(table, self.tables.keys().map(String::as_str))) {
             Some(name) => table.value = name.to_owned(),
             None => self.unknown = self.unknown.take().or_else(|| Some(table.value.clone())),
         }
@@ -228,13 +229,13 @@ impl VisitorMut for Scope<'_> {
         };
         let name = name.map(|name| name.value.as_str());
         if std::mem::take(&mut self.is_system)
-            && let Some(before) = alias.as_ref().map(|alias| alias.name.value.as_str()).or(name)
+            && let Some(qualifier) = alias.as_ref().map(|alias| alias.name.value.as_str()).or(name)
         {
-            self.systems.insert(before.to_owned());
+            self.system_qualifiers.insert(qualifier.to_owned());
         }
         let is_query = name.is_some_and(|name| self.queries.iter().any(|query| query == name));
-        let known = self.known;
-        let columns = name.filter(|_| !is_query).and_then(|name| known.get(name)).map(Vec::as_slice);
+        let tables = self.tables;
+        let columns = name.filter(|_| !is_query).and_then(|name| tables.get(name)).map(Vec::as_slice);
         self.columns.extend(columns.into_iter().flatten().map(String::as_str));
         match alias {
             Some(alias) => {
@@ -254,7 +255,7 @@ fn ident(part: &mut ObjectNamePart) -> Option<&mut Ident> {
     }
 }
 
-/// The second walk.
+/// The second pass, which resolves columns.
 struct Columns<'s, 'k>(&'s Scope<'k>);
 
 impl VisitorMut for Columns<'_, '_> {
@@ -264,15 +265,15 @@ impl VisitorMut for Columns<'_, '_> {
         match expr {
             Expr::Identifier(column) => self.0.fix_column(column, None),
             Expr::CompoundIdentifier(parts) => {
-                // What stands before the dot is a table, or else a column that holds fields.
+                // The name before the dot is a table, or else a column of a struct type.
                 if let [.., qualifier, column] = parts.as_mut_slice() {
-                    let known = self.0.fix_qualifier(qualifier);
-                    // `d.encoding AS "Encoding"` is that of `d`.
-                    if known.is_some() && self.0.systems.contains(&qualifier.value) {
+                    let qualified = self.0.fix_qualifier(qualifier);
+                    // In `d.encoding AS "Encoding"` the column is that of `d`, not the alias.
+                    if qualified.is_some() && self.0.system_qualifiers.contains(&qualifier.value) {
                         lower(column);
                         return ControlFlow::Continue(());
                     }
-                    match known {
+                    match qualified {
                         Some(columns) => self.0.fix_column(column, columns),
                         None => self.0.fix_column(qualifier, None),
                     }
@@ -375,12 +376,12 @@ mod tests {
         let table = |name: &str, columns: &[&str]| {
             (name.to_owned(), columns.iter().map(|c| (*c).to_owned()).collect())
         };
-        let known = Known::from([
+        let tables = TableColumns::from([
             table("decisions", &["_tick", "TX_AMOUNT", "CUSTOMER_ID", "action"]),
             table("Labels", &["_tick", "customer_id", "genuine", "Genuine"]),
         ]);
         let mut statement = DFParser::parse_sql(sql).unwrap().pop_front().unwrap();
-        let resolved = resolve(&mut statement, &known);
+        let resolved = resolve(&mut statement, &tables);
         expect.assert_eq(
             &resolved.map_or_else(|table| format!("no table {table}"), |()| statement.to_string()),
         );
@@ -398,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_could_be_two_is_left_as_it_is() {
+    fn an_ambiguous_name_is_unchanged() {
         check(
             "select genuine, Genuine, GENUINE from labels",
             expect!["SELECT genuine, Genuine, GENUINE FROM Labels"],
@@ -420,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_the_statement_defines_are_its_own() {
+    fn names_that_the_statement_defines_are_unchanged() {
         check(
             "select TX_AMOUNT as tx_amount, count(*) as N from decisions order by n, tx_amount",
             expect!["SELECT TX_AMOUNT AS tx_amount, count(*) AS N FROM decisions ORDER BY N, tx_amount"],

@@ -1,18 +1,17 @@
-//! Writes an answer as a table for people, or as CSV, JSON lines or Parquet for programs.
+//! Writes the rows of an answer as a table for people, or as CSV, JSON lines or Parquet for
+//! programs.
 //!
 //! | value | table, CSV | JSON |
 //! |---|---|---|
 //! | binary | hexadecimal digits | a string of them |
 //! | time | RFC 3339 | a string of it |
 //! | decimal | all digits | a number of all digits |
-//! | list, struct | as Arrow shows it; in CSV, JSON text | an array, an object |
+//! | list, struct | as Arrow prints it; in CSV, JSON text | an array, an object |
 //! | null | `NULL`; in CSV, nothing | `null` |
 //!
-//! A table is for reading: a line of a text that is longer than [`LINE_CHARS_MAX`] ends there, and says so.
+//! A table is for reading: a line of text longer than [`LINE_CHARS_MAX`] is cut there, with a note.
 
-use std::fmt;
 use std::io::Write;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
@@ -28,53 +27,18 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
-use crate::{QueryError, json};
+use crate::answer_format::Format;
+use crate::error::QueryError;
+use crate::json_rows;
 
-/// How many characters a line in a table's cell may have.
+/// The most characters that a line in a cell of a table may have.
 pub const LINE_CHARS_MAX: usize = 4096;
 
-/// How an answer is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// A table with lines around it. All rows are held until the last one is there.
-    Table,
-    /// A header and a line for each row.
-    Csv,
-    /// A JSON object a line.
-    Json,
-    /// One Parquet file.
-    Parquet,
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Format::Table => "table",
-            Format::Csv => "csv",
-            Format::Json => "json",
-            Format::Parquet => "parquet",
-        })
-    }
-}
-
-impl FromStr for Format {
-    type Err = QueryError;
-
-    fn from_str(text: &str) -> Result<Format, QueryError> {
-        match text {
-            "table" => Ok(Format::Table),
-            "csv" => Ok(Format::Csv),
-            "json" => Ok(Format::Json),
-            "parquet" => Ok(Format::Parquet),
-            _ => Err(QueryError::UnknownFormat { format: text.to_owned() }),
-        }
-    }
-}
-
-/// Writes the rows of an answer to `out`, and returns how many there were.
+/// Writes the rows of an answer to `out` in `format`, and returns the number of rows.
 ///
 /// # Errors
-/// When the query stops on the way, the format lacks one of the answer's types, or `out` refuses.
+/// When the query fails while it runs, the format cannot represent one of the answer's types, or
+/// `out` cannot be written.
 pub async fn write(
     format: Format,
     mut rows: SendableRecordBatchStream,
@@ -103,7 +67,7 @@ fn refuse_equal_names(format: Format, schema: &Schema) -> Result<(), QueryError>
     }
 }
 
-/// An answer in the making.
+/// The state of writing one answer.
 enum Writer<'o, W: Write + Send> {
     Table { out: &'o mut W, batches: Vec<RecordBatch> },
     Csv { out: &'o mut W },
@@ -160,7 +124,7 @@ impl<'o, W: Write + Send> Writer<'o, W> {
     fn finish(self, schema: &SchemaRef) -> Result<(), QueryError> {
         match self {
             Writer::Table { out, mut batches } => {
-                // Without any batch, there would be no header either.
+                // Without any batch, there would be no header line.
                 batches.insert(0, RecordBatch::new_empty(Arc::clone(schema)));
                 let options = FormatOptions::default().with_null("NULL");
                 let batches: Result<Vec<RecordBatch>, ArrowError> =
@@ -193,7 +157,7 @@ fn parquet_error(error: ParquetError) -> QueryError {
     }
 }
 
-/// The batch with all lines of its texts cut to what a table shows.
+/// The batch with every line of its texts cut to [`LINE_CHARS_MAX`].
 fn with_short_lines(batch: RecordBatch, options: &FormatOptions<'_>) -> Result<RecordBatch, ArrowError> {
     let fields = batch.schema_ref().fields();
     let short = fields.iter().zip(batch.columns()).map(|(field, column)| {
@@ -215,14 +179,14 @@ fn with_short_lines(batch: RecordBatch, options: &FormatOptions<'_>) -> Result<R
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
 }
 
-/// The text with its lines cut, unless all are short.
+/// The text with its long lines cut; `None` if no line is long.
 fn short_lines(text: &str) -> Option<String> {
-    let cut = |line: &str| line.char_indices().nth(LINE_CHARS_MAX).map(|(place, _)| place);
+    let cut = |line: &str| line.char_indices().nth(LINE_CHARS_MAX).map(|(at, _)| at);
     text.split('\n').any(|line| cut(line).is_some()).then(|| {
         let short = |line: &str| match cut(line) {
-            Some(place) => {
-                let left = line[place..].chars().count();
-                format!("{}… and {left} characters more, which --format json shows", &line[..place])
+            Some(at) => {
+                let left = line[at..].chars().count();
+                format!("{}… and {left} characters more, which --format json shows", &line[..at])
             }
             None => line.to_owned(),
         };
@@ -230,7 +194,7 @@ fn short_lines(text: &str) -> Option<String> {
     })
 }
 
-/// The batch with JSON text in place of lists and structs, which CSV does not have.
+/// The batch with JSON text in place of lists and structs, which CSV cannot represent.
 fn nested_as_json(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
     if !batch.schema_ref().fields().iter().any(|field| field.data_type().is_nested()) {
         return Ok(batch);
@@ -240,7 +204,7 @@ fn nested_as_json(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
         if !field.data_type().is_nested() {
             return Ok((Arc::clone(field), Arc::clone(column)));
         }
-        Ok((Arc::new(Field::new(field.name(), DataType::Utf8, true)), json::texts(column)?))
+        Ok((Arc::new(Field::new(field.name(), DataType::Utf8, true)), json_rows::column_texts(column)?))
     });
     let (fields, columns): (Vec<_>, Vec<_>) =
         flat.collect::<Result<Vec<_>, ArrowError>>()?.into_iter().unzip();

@@ -1,8 +1,10 @@
-//! Looks a key up without a planner.
+//! Answers look-ups of one key in a timeline without the planner.
 //!
-//! `SELECT columns FROM timeline WHERE key = value` is what a running service is asked most, and to plan it takes many times what
-//! reading its rows does. A statement that is this and nothing more is answered straight from the batches: as of the same tick, with
-//! the same columns and the same rows in the same order as if it had been planned (`tests/live_tables.rs` compares them).
+//! `SELECT columns FROM timeline WHERE key = value` is the most frequent statement of a running
+//! service, and planning it takes many times as long as reading its rows. A statement of exactly
+//! this form is answered from the timeline's batches: as of the same tick, with the same columns,
+//! and with the same rows in the same order as a planned one (`tests/live_tables.rs` compares
+//! them).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -19,79 +21,81 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
-use tidegate_dataflows::timelines::Rows;
+use tidegate_dataflows::timeline_tables::TimelineTableRows;
 use tidegate_facts::Tick;
 
-use crate::QueryError;
+use crate::error::QueryError;
 use crate::timelines::TimelineProvider;
 
 /// Timelines by name.
 pub(crate) type Timelines = BTreeMap<String, Arc<TimelineProvider>>;
 
-/// How many rows are few: they are read and written out sooner than another thread wakes up.
-const FEW: usize = 512;
+/// The most rows of an answer that an HTTP thread builds itself: fewer than waking another thread
+/// costs.
+const FEW_ROWS_MAX: usize = 512;
 
-/// How long a text is that is parsed by whoever takes calls.
-const SHORT_BYTES: usize = 512;
+/// The most bytes of a text that an HTTP thread parses itself.
+const SHORT_BYTES_MAX: usize = 512;
 
-/// What one statement looks up.
-pub(crate) struct Peek {
+/// A statement that looks up one key of a timeline.
+pub(crate) struct PointLookup {
     timeline: Arc<TimelineProvider>,
-    /// The places of the columns, and what the statement calls them.
+    /// The indices of the columns, and their names in the answer.
     columns: Vec<(usize, String)>,
-    /// One key.
+    /// The key, as a column of one row.
     key: ArrayRef,
 }
 
-impl Peek {
-    /// What a statement whose names are settled looks up, if that is all it does.
-    pub(crate) fn of(statement: &AnyStatement, timelines: &Timelines) -> Option<Peek> {
+impl PointLookup {
+    /// The look-up of a statement with resolved names; `None` if it is anything more.
+    pub(crate) fn of(statement: &AnyStatement, timelines: &Timelines) -> Option<PointLookup> {
         let AnyStatement::Statement(statement) = statement else { return None };
         let Statement::Query(query) = statement.as_ref() else { return None };
-        // Most statements are of other tables; only what may be a look-up is copied.
+        // Most statements read other tables; only a statement that may be a look-up is cloned.
         let table = table_of(query)?;
         let timeline = Arc::clone(timelines.get(table)?);
         let mut rest = query.as_ref().clone();
-        let Parts { items, alias, condition } = take_parts(&mut rest)?;
-        if rest != *FORM || alias.as_ref().is_some_and(|a| !a.columns.is_empty() || a.at.is_some()) {
+        let LookupParts { items, alias, condition } = take_parts(&mut rest)?;
+        if rest != *REST_OF_LOOKUP || alias.as_ref().is_some_and(|a| !a.columns.is_empty() || a.at.is_some())
+        {
             return None;
         }
         let qualifier = alias.map_or_else(|| table.to_owned(), |alias| alias.name.value);
         let (columns, key) = {
             let schema = &timeline.table().schema;
-            let source = Source { schema, qualifier: &qualifier };
-            (source.columns(items)?, source.key(condition?)?)
+            let table = LookupTable { schema, qualifier: &qualifier };
+            (table.columns(items)?, table.key(condition?)?)
         };
-        Some(Peek { timeline, columns, key })
+        Some(PointLookup { timeline, columns, key })
     }
 
-    /// Whether a text may be one that looks a key up, as far as its letters tell, and can be parsed at once: it is short, and the parser
-    /// never goes back in it.
-    pub(crate) fn may_be(sql: &str) -> bool {
+    /// Whether a text may be a look-up and is cheap to parse: it is short, and the parser never
+    /// backtracks in it.
+    pub(crate) fn is_candidate(sql: &str) -> bool {
         let is_usual = |byte: u8| byte.is_ascii_alphanumeric() || b" _,.*='\"-\n".contains(&byte);
         let is_name = |word: &str| word.bytes().filter(|byte| *byte == b'.').count() < 2;
         let is_select = sql.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("select"));
         is_select
-            && sql.len() <= SHORT_BYTES
+            && sql.len() <= SHORT_BYTES_MAX
             && sql.bytes().all(is_usual)
             && sql.split([' ', ',', '=', '\n']).all(is_name)
     }
 
-    /// The rows as of the statement that sees what is before a tick.
+    /// The rows of the answer as of the tick `before`.
     ///
     /// # Errors
-    /// When the timeline cannot be asked as of it.
+    /// When the timeline cannot be read as of that tick.
     pub(crate) fn rows(&self, before: Tick) -> Result<SendableRecordBatchStream, QueryError> {
-        let parts = self.parts(before).map_err(|error| QueryError::of_plan(&error))?;
+        let parts = self.worker_rows(before).map_err(|error| QueryError::of_plan(&error))?;
         self.named(parts.into_iter().flatten().collect())
     }
 
-    /// The same, if they are few and there is nothing to say against it.
+    /// The same rows; `None` if they are more than [`FEW_ROWS_MAX`] or cannot be read.
     pub(crate) fn few_rows(&self, before: Tick) -> Option<SendableRecordBatchStream> {
         let (mut few, mut count) = (Vec::new(), 0);
-        for rows in self.parts(before).ok()?.into_iter().flatten() {
+        for rows in self.worker_rows(before).ok()?.into_iter().flatten() {
             count += rows.num_rows();
-            if count > FEW {
+            if count > FEW_ROWS_MAX {
                 return None;
             }
             few.push(rows);
@@ -99,15 +103,15 @@ impl Peek {
         self.named(few).ok()
     }
 
-    fn parts(&self, before: Tick) -> DataFusionResult<Vec<Rows>> {
-        let places: Vec<usize> = self.columns.iter().map(|(place, _)| *place).collect();
-        self.timeline.parts(before, Some(&self.key), &places)
+    fn worker_rows(&self, before: Tick) -> DataFusionResult<Vec<TimelineTableRows>> {
+        let projection: Vec<usize> = self.columns.iter().map(|(index, _)| *index).collect();
+        self.timeline.worker_rows(before, Some(&self.key), &projection)
     }
 
-    /// Rows under the names that the statement gives their columns.
+    /// The rows, with the names that the statement gives their columns.
     fn named(&self, rows: Vec<RecordBatch>) -> Result<SendableRecordBatchStream, QueryError> {
-        let fields = self.columns.iter().map(|(place, name)| {
-            let field: &Field = self.timeline.table().schema.field(*place);
+        let fields = self.columns.iter().map(|(index, name)| {
+            let field: &Field = self.timeline.table().schema.field(*index);
             field.clone().with_name(name)
         });
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
@@ -121,15 +125,16 @@ impl Peek {
     }
 }
 
-/// What differs between statements that look a key up.
-struct Parts {
+/// The parts in which look-ups differ from each other.
+struct LookupParts {
     items: Vec<SelectItem>,
     alias: Option<TableAlias>,
     condition: Option<Expr>,
 }
 
-/// A statement without these parts. What else a statement may have, and the next version of the parser may add, is compared with it.
-static FORM: LazyLock<Query> = LazyLock::new(|| {
+/// A look-up without these parts. A statement with anything more, even a clause that a later
+/// version of the parser adds, differs from it.
+static REST_OF_LOOKUP: LazyLock<Query> = LazyLock::new(|| {
     let parsed = Parser::parse_sql(&GenericDialect {}, "SELECT * FROM t").expect("it is a statement");
     let Some(Statement::Query(query)) = parsed.into_iter().next() else { unreachable!("it is a query") };
     let mut form = *query;
@@ -137,7 +142,7 @@ static FORM: LazyLock<Query> = LazyLock::new(|| {
     form
 });
 
-/// The table that a query reads first, where it is named by one word.
+/// The first table that a query reads, if its name is one word.
 fn table_of(query: &Query) -> Option<&str> {
     let SetExpr::Select(select) = query.body.as_ref() else { return None };
     let TableFactor::Table { name, .. } = &select.from.first()?.relation else { return None };
@@ -145,29 +150,29 @@ fn table_of(query: &Query) -> Option<&str> {
     Some(&table.value)
 }
 
-/// Takes them out of a query that reads one table, and the table's name.
-fn take_parts(query: &mut Query) -> Option<Parts> {
+/// Takes the parts out of a query that reads one table, and clears the table's name.
+fn take_parts(query: &mut Query) -> Option<LookupParts> {
     let SetExpr::Select(select) = query.body.as_mut() else { return None };
     let [from] = select.from.as_mut_slice() else { return None };
     let TableFactor::Table { name, alias, .. } = &mut from.relation else { return None };
     name.0.clear();
-    Some(Parts {
+    Some(LookupParts {
         items: std::mem::take(&mut select.projection),
         alias: alias.take(),
         condition: select.selection.take(),
     })
 }
 
-/// The table that a statement reads.
-struct Source<'s> {
+/// The table that a look-up reads.
+struct LookupTable<'s> {
     schema: &'s Schema,
-    /// What may stand before a column's name.
+    /// The qualifier that its columns may have.
     qualifier: &'s str,
 }
 
-impl Source<'_> {
-    /// The place of the column that an expression is.
-    fn place(&self, expr: &Expr) -> Option<usize> {
+impl LookupTable<'_> {
+    /// The index of the column that an expression names.
+    fn index(&self, expr: &Expr) -> Option<usize> {
         let column: &Ident = match expr {
             Expr::Identifier(column) => column,
             Expr::CompoundIdentifier(parts) => match parts.as_slice() {
@@ -179,30 +184,30 @@ impl Source<'_> {
         self.schema.index_of(&column.value).ok()
     }
 
-    /// The columns that are asked for, if each is one of the table's and has a name of its own.
+    /// The selected columns, if each is a column of the table and no two names are equal.
     fn columns(&self, items: Vec<SelectItem>) -> Option<Vec<(usize, String)>> {
         let mut columns: Vec<(usize, String)> = Vec::new();
         for item in items {
-            let (place, name) = match item {
+            let (index, name) = match item {
                 SelectItem::Wildcard(options) if options == WildcardAdditionalOptions::default() => {
                     let names = self.schema.fields().iter().map(|field| field.name().clone());
                     columns.extend(names.enumerate());
                     continue;
                 }
-                SelectItem::UnnamedExpr(expr) => (self.place(&expr)?, None),
-                SelectItem::ExprWithAlias { expr, alias } => (self.place(&expr)?, Some(alias.value)),
+                SelectItem::UnnamedExpr(expr) => (self.index(&expr)?, None),
+                SelectItem::ExprWithAlias { expr, alias } => (self.index(&expr)?, Some(alias.value)),
                 _ => return None,
             };
-            columns.push((place, name.unwrap_or_else(|| self.schema.field(place).name().clone())));
+            columns.push((index, name.unwrap_or_else(|| self.schema.field(index).name().clone())));
         }
         let names: std::collections::BTreeSet<&str> = columns.iter().map(|(_, name)| name.as_str()).collect();
         (!columns.is_empty() && names.len() == columns.len()).then_some(columns)
     }
 
-    /// The key, if the condition is that the first column has it.
+    /// The key, if the condition is that the first column equals it.
     fn key(&self, condition: Expr) -> Option<ArrayRef> {
         let Expr::BinaryOp { left, op: BinaryOperator::Eq, right } = condition else { return None };
-        let value = match (self.place(&left), self.place(&right)) {
+        let value = match (self.index(&left), self.index(&right)) {
             (Some(0), _) => right,
             (_, Some(0)) => left,
             _ => return None,
@@ -218,7 +223,7 @@ impl Source<'_> {
             (Value::SingleQuotedString(text), DataType::Utf8) => {
                 Some(Arc::new(StringArray::from_iter_values([text])))
             }
-            _ => None, // The planner knows what else may be compared.
+            _ => None, // The planner compares all other types.
         }
     }
 }
@@ -229,44 +234,44 @@ mod tests {
 
     use super::*;
 
-    /// What a statement asks of a table `t` with the key `id`, a time `at`, and `amount`.
+    /// The look-up of a statement in a table `t` with the key `id`, a time `at`, and `amount`.
     fn check(sql: &str) -> Option<(Vec<(usize, String)>, String)> {
         let statement = DFParser::parse_sql(sql).unwrap().pop_front().unwrap();
         let AnyStatement::Statement(statement) = statement else { panic!("{sql}") };
         let Statement::Query(query) = *statement else { panic!("{sql}") };
         let mut rest = *query;
-        let Parts { items, alias, condition, .. } = take_parts(&mut rest)?;
+        let LookupParts { items, alias, condition, .. } = take_parts(&mut rest)?;
         let fields = [("id", DataType::Int64), ("at", DataType::Int64), ("amount", DataType::Utf8)];
         let fields = fields.map(|(name, data_type)| Field::new(name, data_type, false));
         let schema = Schema::new(fields.to_vec());
         let qualifier = alias.map_or_else(|| "t".to_owned(), |alias| alias.name.value);
-        let source = Source { schema: &schema, qualifier: &qualifier };
-        if rest != *FORM {
+        let table = LookupTable { schema: &schema, qualifier: &qualifier };
+        if rest != *REST_OF_LOOKUP {
             return None;
         }
-        Some((source.columns(items)?, format!("{:?}", source.key(condition?)?)))
+        Some((table.columns(items)?, format!("{:?}", table.key(condition?)?)))
     }
 
     #[test]
-    fn what_is_short_and_plain_may_be_one() {
+    fn a_short_and_plain_text_is_a_candidate() {
         for sql in
             ["SELECT at, amount FROM t WHERE id = 7", "select x.*\nfrom t AS x where x.\"id\" = 'card-7'"]
         {
-            assert!(Peek::may_be(sql), "{sql}");
+            assert!(PointLookup::is_candidate(sql), "{sql}");
         }
-        let long = format!("SELECT at FROM t WHERE id = '{}'", "x".repeat(SHORT_BYTES));
+        let long = format!("SELECT at FROM t WHERE id = '{}'", "x".repeat(SHORT_BYTES_MAX));
         for sql in
             ["SELECT f(at) FROM t", "SELECT a.b.c FROM t", "SELECT a[0] FROM t", "WITH t", "sel", "é", &long]
         {
-            assert!(!Peek::may_be(sql), "{sql}");
+            assert!(!PointLookup::is_candidate(sql), "{sql}");
         }
     }
 
     #[test]
-    fn what_names_columns_and_one_key_is_looked_up() {
+    fn a_statement_with_columns_and_one_key_is_a_lookup() {
         let columns = |sql: &str| check(sql).map(|(columns, _)| columns);
         let named = |named: &[(usize, &str)]| {
-            Some(named.iter().map(|(place, name)| (*place, (*name).to_owned())).collect::<Vec<_>>())
+            Some(named.iter().map(|(index, name)| (*index, (*name).to_owned())).collect::<Vec<_>>())
         };
         for (sql, expected) in [
             ("SELECT at, amount FROM t WHERE id = 7", named(&[(1, "at"), (2, "amount")])),
@@ -279,12 +284,12 @@ mod tests {
         ] {
             assert_eq!(columns(sql), expected, "{sql}");
         }
-        let key = check("SELECT at FROM t WHERE id = 7").expect("it looks a key up").1;
+        let key = check("SELECT at FROM t WHERE id = 7").expect("it is a look-up").1;
         assert_eq!(key, format!("{:?}", Arc::new(Int64Array::from(vec![7])) as ArrayRef));
     }
 
     #[test]
-    fn whatever_else_a_statement_has_is_the_planners() {
+    fn a_statement_with_anything_more_is_planned() {
         for sql in [
             "SELECT at FROM t",
             "SELECT at FROM t WHERE id > 7",

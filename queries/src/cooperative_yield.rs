@@ -1,9 +1,10 @@
-//! Lets other statements go on where an operator makes many rows of few.
+//! A physical optimizer rule that makes operators which multiply rows yield their thread.
 //!
-//! DataFusion lets a thread go where rows are read. A join that holds both its sides in memory, or a list that is taken apart, gives
-//! batch after batch without reading, and an aggregate above it takes them in one go: the statement could neither be stopped nor
-//! make room until it was done, which for three tables may be days. Behind each such operator the thread is let go now and
-//! then, as it is behind a scan.
+//! DataFusion yields where rows are read. A join with both sides in memory, or an `UNNEST`, emits
+//! batch after batch without reading, and an aggregate above it consumes them in one poll. Such a
+//! statement could neither be cancelled nor share its thread until it was done, which for three
+//! tables may take days. The rule puts a [`CooperativeExec`] above each such operator, as
+//! DataFusion puts one above each scan.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 
-/// The operators that make many rows of few.
+/// The operators that can emit many more rows than they read.
 const MULTIPLY: [&str; 8] = [
     "CrossJoinExec",
     "HashJoinExec",
@@ -26,27 +27,27 @@ const MULTIPLY: [&str; 8] = [
     "UnnestExec",
 ];
 
-/// The rule that puts a rest behind each of them.
+/// Puts a [`CooperativeExec`] above each operator of [`MULTIPLY`].
 #[derive(Debug)]
-pub(crate) struct Fair;
+pub(crate) struct YieldRule;
 
-impl PhysicalOptimizerRule for Fair {
+impl PhysicalOptimizerRule for YieldRule {
     fn optimize(
         &self,
         plan: Arc<dyn ExecutionPlan>,
         _: &ConfigOptions,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let rests = plan.transform_up(|node| {
+        let transformed = plan.transform_up(|node| {
             Ok(match MULTIPLY.contains(&node.name()) {
                 true => Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>),
                 false => Transformed::no(node),
             })
         });
-        rests.map(|rests| rests.data)
+        transformed.map(|transformed| transformed.data)
     }
 
     fn name(&self) -> &'static str {
-        "fair"
+        "cooperative_yield"
     }
 
     fn schema_check(&self) -> bool {
@@ -64,11 +65,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_statement_that_multiplies_rows_can_be_stopped() {
+    async fn a_statement_that_multiplies_rows_can_be_cancelled() {
         let state = SessionStateBuilder::new()
             .with_config(SessionConfig::new().with_target_partitions(1))
             .with_default_features()
-            .with_physical_optimizer_rule(Arc::new(Fair))
+            .with_physical_optimizer_rule(Arc::new(YieldRule))
             .build();
         let context = SessionContext::new_with_state(state);
         let rows = "(SELECT value FROM generate_series(1, 10000))";
@@ -81,10 +82,11 @@ mod tests {
                 "SELECT sum(a.value) FROM {rows} a JOIN {rows} b ON a.value < b.value + 10000 JOIN {rows} c ON a.value < c.value + 10000"
             ),
         ] {
-            // On this one thread nothing else would run, the clock included, if it did not let go.
-            let asked = async { context.sql(&sql).await?.collect().await };
-            let stopped = tokio::time::timeout(Duration::from_millis(200), asked).await;
-            assert!(stopped.is_err(), "{sql}: {stopped:?}");
+            // If the statement did not yield, nothing else would run on this one thread, not even
+            // the timer.
+            let query = async { context.sql(&sql).await?.collect().await };
+            let cancelled = tokio::time::timeout(Duration::from_millis(200), query).await;
+            assert!(cancelled.is_err(), "{sql}: {cancelled:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The spans of one call that brings records.
+//! The spans of one HTTP call that submits records.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,18 +7,20 @@ use std::time::Instant;
 use arrow::util::display::array_value_to_string;
 use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
-use tidegate_dataflows::live::{Appended, Decided, Live, Receipt, Receipted};
+use tidegate_dataflows::serve::{AppendTiming, Decision, Receipt, ServeState, SubmissionOutcome};
 use tidegate_facts::envelope::ScenarioId;
 use tidegate_facts::{Tick, Verdict};
 
-use super::context::{Parent, SpanId, TraceId};
-use super::otlp::{Attribute, Kind, Link, Span, Status};
-use super::{Clock, Traces, Unsealed};
+use super::context::{ParentSpan, SpanId, TraceId};
+use super::otlp::{Attribute, Span, SpanKind, SpanLink, SpanStatus};
+use super::tracer::{ClockReading, PendingSeal, Traces};
 
-/// What a record says of itself by which it is found again. A record that is no envelope says nothing.
+/// The trace of a submitted record, and the identifiers that its span carries.
+///
+/// They are read from the record itself; a record that is no JSON envelope has none.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Origin {
+pub(crate) struct TraceContext {
     event_id: Option<String>,
     event_type: Option<String>,
     schema_version: Option<String>,
@@ -34,15 +36,15 @@ pub(crate) struct Origin {
     span_id: Option<String>,
 }
 
-impl Origin {
-    /// What a record says.
-    pub(crate) fn of(record: &[u8]) -> Origin {
+impl TraceContext {
+    /// Reads the context from the bytes of a record.
+    pub(crate) fn of(record: &[u8]) -> TraceContext {
         serde_json::from_slice(record).unwrap_or_default()
     }
 
-    /// The trace that the record itself names.
-    fn parent(&self) -> Option<Parent> {
-        self.trace_id.as_ref().map(|trace| Parent::of_fields(trace, self.span_id.as_deref()))
+    /// The parent that the record names.
+    fn parent(&self) -> Option<ParentSpan> {
+        self.trace_id.as_ref().map(|trace| ParentSpan::of_fields(trace, self.span_id.as_deref()))
     }
 
     fn attributes(&self) -> Vec<Attribute> {
@@ -67,8 +69,8 @@ impl Origin {
     }
 }
 
-/// The columns of a decided row by which it is found again, and what was decided.
-const DECIDED: [(&str, &str); 8] = [
+/// The columns of a decision that its span carries, and the names of the attributes.
+const DECISION_ATTRIBUTES: [(&str, &str); 8] = [
     ("decision_id", "tidegate.decision_id"),
     ("action", "tidegate.action"),
     ("bundle_id", "tidegate.bundle_id"),
@@ -79,149 +81,158 @@ const DECIDED: [(&str, &str); 8] = [
     ("snapshot_digest", "tidegate.snapshot_digest"),
 ];
 
-/// A call that is followed until it is answered, or given up.
-pub(crate) struct Call {
+/// The span of a call, and its child spans. They are sent when it is dropped.
+pub(crate) struct CallSpan {
     traces: Arc<Traces>,
     trace: TraceId,
     id: SpanId,
     parent: Option<SpanId>,
-    /// Whether the call's own trace is followed; those of its records may be.
-    followed: bool,
+    /// Whether the trace of the call is sampled; those of its records may be, even if it is not.
+    sampled: bool,
     name: &'static str,
     arrived: Instant,
     attributes: Vec<Attribute>,
-    parts: Vec<Part>,
+    children: Vec<ChildSpan>,
     event_id: Option<String>,
-    /// When its decision was there.
-    told: Option<Instant>,
+    /// When its last decision came.
+    decided: Option<Instant>,
+    /// The status of its answer; `None` if the caller went away before.
     answered: Option<StatusCode>,
 }
 
-/// A span whose times are not written yet.
-struct Part {
+/// A span below the call's, with times that are not converted yet.
+struct ChildSpan {
     trace: TraceId,
     id: SpanId,
     parent: Option<SpanId>,
     name: &'static str,
     times: (Instant, Instant),
     attributes: Vec<Attribute>,
-    links: Vec<Link>,
+    links: Vec<SpanLink>,
 }
 
-impl Call {
-    /// A call that has arrived, with one record or many. One record's own trace is the call's, unless its header names one.
+impl CallSpan {
+    /// Starts the span of a call.
+    ///
+    /// The trace is the one that the header `traceparent` names, or else the one that the call's
+    /// only record names, or else a new one.
     pub(crate) fn begin(
         traces: &Arc<Traces>,
         name: &'static str,
         headers: &HeaderMap,
-        record: Option<&Origin>,
+        record: Option<&TraceContext>,
         arrived: Instant,
-    ) -> Call {
+    ) -> CallSpan {
         let header = headers.get("traceparent").and_then(|value| value.to_str().ok());
-        let said = header.and_then(Parent::of_header).or_else(|| record.and_then(Origin::parent));
-        let trace = said.map_or_else(|| traces.ids.trace(), |said| said.trace);
-        Call {
+        let parent = header.and_then(ParentSpan::of_header).or_else(|| record.and_then(TraceContext::parent));
+        let trace = parent.map_or_else(|| traces.ids.trace(), |parent| parent.trace);
+        CallSpan {
             trace,
             id: traces.ids.span(),
-            parent: said.and_then(|said| said.span),
-            followed: traces.sampler.follows(trace, said.and_then(|said| said.sampled)),
+            parent: parent.and_then(|parent| parent.span),
+            sampled: traces.sampler.samples(trace, parent.and_then(|parent| parent.sampled)),
             traces: Arc::clone(traces),
             name,
             arrived,
-            attributes: record.map(Origin::attributes).unwrap_or_default(),
-            parts: Vec::new(),
+            attributes: record.map(TraceContext::attributes).unwrap_or_default(),
+            children: Vec::new(),
             event_id: record.and_then(|record| record.event_id.clone()),
-            told: None,
+            decided: None,
             answered: None,
         }
     }
 
-    /// Its records were submitted, and are durable.
-    pub(crate) fn logged(&mut self, submitted: Instant, receipted: &Receipted) {
-        if !self.followed {
+    /// Adds the spans of the queue and the log: the records are durable.
+    pub(crate) fn logged(&mut self, submitted: Instant, outcome: &SubmissionOutcome) {
+        if !self.sampled {
             return;
         }
-        let Appended { began, durable, synced } = receipted.appended;
-        let taken = submitted + receipted.queued;
-        self.attributes.push(Attribute::number("tidegate.records", receipted.receipts.len() as u32));
-        self.part("queue", self.id, (submitted, taken), Vec::new());
-        let log = self.part("log", self.id, (taken, durable), Vec::new());
-        let append = self.part("append", log, (began, durable), Vec::new());
-        self.part("fsync", append, (durable.checked_sub(synced).unwrap_or(began), durable), Vec::new());
+        let AppendTiming { began, durable, synced } = outcome.appended;
+        let taken = submitted + outcome.queued;
+        self.attributes.push(Attribute::number("tidegate.records", outcome.receipts.len() as u32));
+        self.child("queue", self.id, (submitted, taken), Vec::new());
+        let log = self.child("log", self.id, (taken, durable), Vec::new());
+        let append = self.child("append", log, (began, durable), Vec::new());
+        self.child("fsync", append, (durable.checked_sub(synced).unwrap_or(began), durable), Vec::new());
     }
 
-    /// The call's one record has this receipt.
+    /// Adds the attributes of the receipt of the call's only record.
     pub(crate) fn received(&mut self, receipt: &Receipt) {
-        if self.followed {
+        if self.sampled {
             self.attributes.extend(receipt_attributes(receipt));
         }
     }
 
-    /// What the call's one record is was decided at `told`. The commit that seals it will be told.
+    /// Adds a span for each decision on the call's only record, and registers the fact for its
+    /// commit. Without decisions, only the latter.
     pub(crate) fn decided(
         &mut self,
-        live: &Live,
-        (durable, told): (Instant, Instant),
+        live: &ServeState,
+        durable: Instant,
         tick: Tick,
-        Decided { node, rows, row }: &Decided,
+        decisions: &[Decision],
     ) {
-        if !self.followed {
+        if !self.sampled {
             return;
         }
-        let mut attributes = vec![Attribute::text("tidegate.node", node.as_ref())];
         let mut decision_id = None;
-        for (column, key) in DECIDED {
-            let values = rows.batch.column_by_name(column);
-            let text = values.and_then(|values| array_value_to_string(values, *row).ok());
-            if let Some(text) = text {
-                attributes.push(Attribute::text(key, text.clone()));
-                decision_id = decision_id.or((column == "decision_id").then_some(text));
+        for Decision { node, batch, row, decided } in decisions {
+            let mut attributes = vec![Attribute::text("tidegate.node", node.as_ref())];
+            for (column, key) in DECISION_ATTRIBUTES {
+                let values = batch.rows.column_by_name(column);
+                let text = values.and_then(|values| array_value_to_string(values, *row).ok());
+                if let Some(text) = text {
+                    attributes.push(Attribute::text(key, text.clone()));
+                    decision_id = decision_id.or((column == "decision_id").then_some(text));
+                }
             }
+            self.child("graph", self.id, (durable, *decided), attributes);
+            self.decided = self.decided.max(Some(*decided));
         }
-        self.part("graph", self.id, (durable, told), attributes);
-        self.told = Some(told);
         self.await_seal(live, tick, (self.trace, self.id), self.event_id.clone(), decision_id);
     }
 
-    /// The call's one record is a fact, on which nothing was decided in this call.
-    pub(crate) fn admitted(&mut self, live: &Live, tick: Tick) {
-        if self.followed {
+    /// Registers the call's only record, which is a fact, for its commit.
+    pub(crate) fn admitted(&mut self, live: &ServeState, tick: Tick) {
+        if self.sampled {
             self.await_seal(live, tick, (self.trace, self.id), self.event_id.clone(), None);
         }
     }
 
-    /// One of many records, which has a span of its own if it names a trace that is followed.
+    /// Adds a span for one of many records, if the record names a trace that is sampled.
     pub(crate) fn record(
         &mut self,
-        live: &Live,
-        origin: Origin,
+        live: &ServeState,
+        context: TraceContext,
         receipt: &Receipt,
-        (submitted, receipted): (Instant, &Receipted),
+        (submitted, outcome): (Instant, &SubmissionOutcome),
     ) {
-        let Some(parent) = origin.parent().filter(|p| self.traces.sampler.follows(p.trace, p.sampled)) else {
+        let Some(parent) = context.parent().filter(|p| self.traces.sampler.samples(p.trace, p.sampled))
+        else {
             return;
         };
         let id = self.traces.ids.span();
-        let mut attributes = origin.attributes();
+        let mut attributes = context.attributes();
         attributes.extend(receipt_attributes(receipt));
-        let times = (submitted + receipted.queued, receipted.appended.durable);
-        let links = match self.followed {
-            true => vec![Link { trace: self.trace, span: self.id }],
+        let times = (submitted + outcome.queued, outcome.appended.durable);
+        let links = match self.sampled {
+            true => vec![SpanLink { trace: self.trace, span: self.id }],
             false => Vec::new(),
         };
         let (trace, parent) = (parent.trace, parent.span);
-        self.parts.push(Part { trace, id, parent, name: "admit", times, attributes, links });
+        self.children.push(ChildSpan { trace, id, parent, name: "admit", times, attributes, links });
         if let (Verdict::Admit, Some(tick)) = (receipt.verdict, receipt.tick) {
-            self.await_seal(live, tick, (trace, id), origin.event_id, None);
+            self.await_seal(live, tick, (trace, id), context.event_id, None);
         }
     }
 
-    /// The call is answered.
+    /// Ends the span: the call is answered with `status`.
     pub(crate) fn answered(mut self, status: StatusCode) {
         self.answered = Some(status);
     }
 
-    fn part(
+    /// Adds a child span, and returns its id.
+    fn child(
         &mut self,
         name: &'static str,
         parent: SpanId,
@@ -229,39 +240,40 @@ impl Call {
         attributes: Vec<Attribute>,
     ) -> SpanId {
         let (trace, id) = (self.trace, self.traces.ids.span());
-        self.parts.push(Part { trace, id, parent: Some(parent), name, times, attributes, links: Vec::new() });
+        let links = Vec::new();
+        self.children.push(ChildSpan { trace, id, parent: Some(parent), name, times, attributes, links });
         id
     }
 
     fn await_seal(
         &self,
-        live: &Live,
+        live: &ServeState,
         tick: Tick,
         (trace, parent): (TraceId, SpanId),
         event_id: Option<String>,
         decision_id: Option<String>,
     ) {
         let since = Instant::now();
-        self.traces.await_seal(tick, Unsealed { trace, parent, since, event_id, decision_id });
-        // It may have been published meanwhile, and is then not told again.
-        let commits = live.commits();
+        self.traces.await_seal(tick, PendingSeal { trace, parent, since, event_id, decision_id });
+        // If its commit was published just before, there is no further notification.
+        let commits = live.tables.commits();
         if commits.upper() > tick {
             self.traces.committed(&commits);
         }
     }
 }
 
-impl Drop for Call {
-    /// Hands over its spans. A call that nobody waits for any more was given up.
+impl Drop for CallSpan {
+    /// Sends the spans. A call without an answer was abandoned by its caller.
     fn drop(&mut self) {
-        if let Some(told) = self.told {
-            self.part("reply", self.id, (told, Instant::now()), Vec::new());
+        if let Some(decided) = self.decided {
+            self.child("reply", self.id, (decided, Instant::now()), Vec::new());
         }
         let clock = self.traces.clock();
-        for part in self.parts.drain(..) {
-            self.traces.queue.put(part.span(clock));
+        for child in self.children.drain(..) {
+            self.traces.queue.push(child.span(clock));
         }
-        if !self.followed {
+        if !self.sampled {
             return;
         }
         let mut attributes = std::mem::take(&mut self.attributes);
@@ -271,19 +283,19 @@ impl Drop for Call {
         let status = match self.answered {
             Some(status) => {
                 attributes.push(Attribute::number("http.response.status_code", status.as_u16()));
-                if status.is_server_error() { Status::FAILED } else { Status::default() }
+                if status.is_server_error() { SpanStatus::FAILED } else { SpanStatus::default() }
             }
             None => {
                 attributes.push(Attribute::flag("tidegate.given_up", true));
-                Status::FAILED
+                SpanStatus::FAILED
             }
         };
-        self.traces.queue.put(Span {
+        self.traces.queue.push(Span {
             trace: self.trace,
             id: self.id,
             parent: self.parent,
             name: Cow::Borrowed(self.name),
-            kind: Kind::Server,
+            kind: SpanKind::Server,
             start: clock.at(self.arrived),
             end: clock.at(Instant::now()),
             attributes,
@@ -293,20 +305,20 @@ impl Drop for Call {
     }
 }
 
-impl Part {
-    fn span(self, clock: Clock) -> Span {
-        let Part { trace, id, parent, name, times, attributes, links } = self;
+impl ChildSpan {
+    fn span(self, clock: ClockReading) -> Span {
+        let ChildSpan { trace, id, parent, name, times, attributes, links } = self;
         Span {
             trace,
             id,
             parent,
             name: Cow::Borrowed(name),
-            kind: Kind::Internal,
+            kind: SpanKind::Internal,
             start: clock.at(times.0),
             end: clock.at(times.1),
             attributes,
             links,
-            status: Status::default(),
+            status: SpanStatus::default(),
         }
     }
 }

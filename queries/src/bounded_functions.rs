@@ -1,11 +1,13 @@
-//! Functions whose answer may be far larger than what they are given, with a bound on it.
+//! SQL functions whose result may be far larger than their arguments, with a bound on its size.
 //!
-//! No memory is counted while an expression is evaluated, so `repeat('x', 1000000000)` would take it from all others. What
-//! such a function may make of a batch follows from its arguments, and is refused beyond [`MADE_BYTES_MAX`] before it is made.
+//! DataFusion counts no memory while it evaluates an expression, so `repeat('x', 1000000000)` would
+//! take memory from all other statements. The size of such a function's result follows from its
+//! arguments; a result beyond [`RESULT_BYTES_MAX`] is refused before it is computed.
 //!
-//! Nor is time counted while a statement is planned, and a planner makes constants of calls that have constant arguments. `EXPLAIN` writes
-//! the plan down behind each of some fifty rules, constants and all: a million numbers take it minutes. So a call that would make more than
-//! [`CONSTANT_BYTES_MAX`] stays a call until the plan is run.
+//! Planning has no time limit either, and the planner folds calls with constant arguments.
+//! `EXPLAIN` prints the plan, constants included, after each of some fifty rules: for a million
+//! numbers that takes minutes. So a call whose result exceeds [`CONSTANT_BYTES_MAX`] stays a call
+//! until the plan runs.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -27,70 +29,73 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use datafusion::prelude::SessionContext;
 
-/// How many bytes one call may make of one batch of rows.
-pub const MADE_BYTES_MAX: u64 = 128 << 20;
+/// The most bytes that one call may produce for one batch of rows.
+pub const RESULT_BYTES_MAX: u64 = 128 << 20;
 
-/// How many bytes a call may make while a statement is planned: what a constant has stands in every row of a batch.
-const CONSTANT_BYTES_MAX: u64 = MADE_BYTES_MAX / 8192;
+/// The most bytes that a constant may have: a batch of 8192 rows may repeat it in every row.
+const CONSTANT_BYTES_MAX: u64 = RESULT_BYTES_MAX / 8192;
 
-/// What a function makes of its arguments.
+/// How the size of a function's result follows from its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Makes {
-    /// The first, as often as the second says.
-    Times,
-    /// As many characters or items as the second says.
+enum OutputBound {
+    /// The first argument, repeated as often as the second says.
+    Repeated,
+    /// As many characters or items as the second argument says.
     Padded,
-    /// As many numbers as lie between two, or below one.
-    Between,
-    /// All that it is given, put together.
+    /// As many numbers as lie between two arguments, or below one.
+    Range,
+    /// All arguments, concatenated.
     Sum,
-    /// The first, in which the third may stand for every byte.
+    /// The first argument, with every byte replaced by the third.
     Replaced,
 }
 
-const BOUNDED: [(&str, Makes); 13] = [
-    ("repeat", Makes::Times),
-    ("array_repeat", Makes::Times),
-    ("lpad", Makes::Padded),
-    ("rpad", Makes::Padded),
-    ("array_resize", Makes::Padded),
-    ("range", Makes::Between),
-    ("generate_series", Makes::Between),
-    ("concat", Makes::Sum),
-    ("concat_ws", Makes::Sum),
-    ("make_array", Makes::Sum),
-    ("array_concat", Makes::Sum),
-    ("replace", Makes::Replaced),
-    ("regexp_replace", Makes::Replaced),
+/// The functions that are replaced by bounded ones.
+const BOUNDED: [(&str, OutputBound); 13] = [
+    ("repeat", OutputBound::Repeated),
+    ("array_repeat", OutputBound::Repeated),
+    ("lpad", OutputBound::Padded),
+    ("rpad", OutputBound::Padded),
+    ("array_resize", OutputBound::Padded),
+    ("range", OutputBound::Range),
+    ("generate_series", OutputBound::Range),
+    ("concat", OutputBound::Sum),
+    ("concat_ws", OutputBound::Sum),
+    ("make_array", OutputBound::Sum),
+    ("array_concat", OutputBound::Sum),
+    ("replace", OutputBound::Replaced),
+    ("regexp_replace", OutputBound::Replaced),
 ];
 
-/// Puts bounded functions in the place of those that are not.
-pub(crate) fn bound(context: &SessionContext) {
-    let known = context.state();
-    for (name, makes) in BOUNDED {
-        let inner = known.scalar_functions().get(name).expect("DataFusion has it by default");
-        context.register_udf(ScalarUDF::new_from_impl(Bounded::new(Arc::clone(inner), makes)));
+/// Replaces the functions of [`BOUNDED`] in a session.
+pub(crate) fn register(context: &SessionContext) {
+    let state = context.state();
+    for (name, bound) in BOUNDED {
+        let inner = state.scalar_functions().get(name).expect("DataFusion has it by default");
+        context.register_udf(ScalarUDF::new_from_impl(Bounded::new(Arc::clone(inner), bound)));
     }
 }
 
+/// A function of DataFusion, with a bound on the size of its result.
 #[derive(Debug)]
 struct Bounded {
     inner: Arc<ScalarUDF>,
-    makes: Makes,
-    /// A planner leaves alone what is volatile.
+    bound: OutputBound,
+    /// Its volatility decides whether the planner may fold the call: a volatile one is never
+    /// folded.
     signature: Signature,
 }
 
 impl Bounded {
-    fn new(inner: Arc<ScalarUDF>, makes: Makes) -> Bounded {
+    fn new(inner: Arc<ScalarUDF>, bound: OutputBound) -> Bounded {
         let signature = inner.signature().clone();
-        Bounded { inner, makes, signature }
+        Bounded { inner, bound, signature }
     }
 
-    /// The same function, called only when the plan is run.
-    fn late(&self) -> ScalarUDF {
+    /// The same function, marked volatile so that it is called only when the plan runs.
+    fn deferred(&self) -> ScalarUDF {
         let signature = Signature { volatility: Volatility::Volatile, ..self.signature.clone() };
-        ScalarUDF::new_from_impl(Bounded { inner: Arc::clone(&self.inner), makes: self.makes, signature })
+        ScalarUDF::new_from_impl(Bounded { inner: Arc::clone(&self.inner), bound: self.bound, signature })
     }
 }
 
@@ -138,10 +143,10 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
-        let made = self.makes.bytes(&args.args, args.number_rows);
-        if made > MADE_BYTES_MAX {
+        let bytes = self.bound.bytes(&args.args, args.number_rows);
+        if bytes > RESULT_BYTES_MAX {
             return Err(DataFusionError::Execution(format!(
-                "{}() could make {made} bytes of {} rows here, and at most {MADE_BYTES_MAX} may be made at once; ask for less",
+                "{}() could produce {bytes} bytes for {} rows, and at most {RESULT_BYTES_MAX} are allowed at once; ask for less",
                 self.name(),
                 args.number_rows
             )));
@@ -150,13 +155,13 @@ impl ScalarUDFImpl for Bounded {
     }
 }
 
-/// Keeps large constants out of plans: stands in front of the rule that makes constants of calls.
+/// Keeps large constants out of plans: runs before the rule that folds constants.
 #[derive(Debug)]
-pub(crate) struct LargeWhenRun;
+pub(crate) struct DeferLargeConstants;
 
-impl OptimizerRule for LargeWhenRun {
+impl OptimizerRule for DeferLargeConstants {
     fn name(&self) -> &str {
-        "large_when_run"
+        "defer_large_constants"
     }
 
     fn apply_order(&self) -> Option<ApplyOrder> {
@@ -169,15 +174,16 @@ impl OptimizerRule for LargeWhenRun {
         config: &dyn OptimizerConfig,
     ) -> DataFusionResult<Transformed<LogicalPlan>> {
         let context = || SimplifyContext::builder().with_config_options(config.options()).build();
-        plan.map_expressions(|expr| expr.transform_up(|expr| Ok(large_when_run(expr, &context))))
+        plan.map_expressions(|expr| expr.transform_up(|expr| Ok(defer_if_large(expr, &context))))
     }
 }
 
-fn large_when_run(expr: Expr, context: &impl Fn() -> SimplifyContext) -> Transformed<Expr> {
+/// Marks a call of a bounded function volatile if its constant result would be large.
+fn defer_if_large(expr: Expr, context: &impl Fn() -> SimplifyContext) -> Transformed<Expr> {
     let Expr::ScalarFunction(mut call) = expr else { return Transformed::no(expr) };
-    let late = call.func.inner().downcast_ref::<Bounded>().filter(|_| !is_volatile(&call.func)).and_then(
+    let deferred = call.func.inner().downcast_ref::<Bounded>().filter(|_| !is_volatile(&call.func)).and_then(
         |bounded| {
-            // What a column may hold is not known before the plan is run.
+            // The values of a column are unknown before the plan runs.
             let constant = |arg: &Expr| match arg {
                 Expr::Literal(value, _) => Some(ColumnarValue::Scalar(value.clone())),
                 arg if !arg.column_refs().is_empty() => None,
@@ -187,12 +193,12 @@ fn large_when_run(expr: Expr, context: &impl Fn() -> SimplifyContext) -> Transfo
                 },
             };
             let args: Option<Vec<ColumnarValue>> = call.args.iter().map(constant).collect();
-            (bounded.makes.bytes(&args?, 1) > CONSTANT_BYTES_MAX).then(|| bounded.late())
+            (bounded.bound.bytes(&args?, 1) > CONSTANT_BYTES_MAX).then(|| bounded.deferred())
         },
     );
-    match late {
-        Some(late) => {
-            call.func = Arc::new(late);
+    match deferred {
+        Some(deferred) => {
+            call.func = Arc::new(deferred);
             Transformed::yes(Expr::ScalarFunction(call))
         }
         None => Transformed::no(Expr::ScalarFunction(call)),
@@ -203,47 +209,48 @@ fn is_volatile(function: &ScalarUDF) -> bool {
     function.signature().volatility == Volatility::Volatile
 }
 
-impl Makes {
-    /// The most bytes that may come of a batch.
+impl OutputBound {
+    /// The most bytes that a result may have for `rows` rows.
     fn bytes(self, args: &[ColumnarValue], rows: usize) -> u64 {
         let rows = rows as u64;
-        // The bytes of an argument in all rows.
-        let size = |place: usize| match args.get(place) {
+        // The bytes of an argument, over all rows.
+        let size = |arg: usize| match args.get(arg) {
             Some(ColumnarValue::Array(array)) => {
                 array.to_data().get_slice_memory_size().unwrap_or(array.get_array_memory_size()) as u64
             }
             Some(ColumnarValue::Scalar(value)) => (value.size() as u64).saturating_mul(rows),
             None => 0,
         };
-        let most = |place: usize| u64::try_from(bounds(args.get(place)).1).unwrap_or(0);
+        let most = |arg: usize| u64::try_from(range_of(args.get(arg)).1).unwrap_or(0);
         match self {
-            Makes::Times => size(0).saturating_mul(most(1)),
-            Makes::Padded => {
-                // A character has up to four bytes; an item is as large as the one that fills.
+            OutputBound::Repeated => size(0).saturating_mul(most(1)),
+            OutputBound::Padded => {
+                // A character has up to four bytes; an item is as large as the item that pads.
                 let each = if args.len() > 2 { (size(2) / rows.max(1)).max(8) } else { 8 };
                 size(0).saturating_add(most(1).saturating_mul(each).saturating_mul(rows))
             }
-            Makes::Between => {
-                // Up or down: the two may stand in either order.
+            OutputBound::Range => {
+                // The range may ascend or descend.
                 let ((from, top), (bottom, to)) = match args {
-                    [to] => ((0, 0), bounds(Some(to))),
-                    _ => (bounds(args.first()), bounds(args.get(1))),
+                    [to] => ((0, 0), range_of(Some(to))),
+                    _ => (range_of(args.first()), range_of(args.get(1))),
                 };
                 let far = to.abs_diff(from).max(top.abs_diff(bottom));
-                (far / step(args.get(2))).saturating_mul(8).saturating_mul(rows)
+                (far / step_of(args.get(2))).saturating_mul(8).saturating_mul(rows)
             }
-            Makes::Sum => (0..args.len()).map(size).fold(0, u64::saturating_add),
-            Makes::Replaced => {
+            OutputBound::Sum => (0..args.len()).map(size).fold(0, u64::saturating_add),
+            OutputBound::Replaced => {
                 let (found, put) = (size(1) / rows.max(1), size(2) / rows.max(1));
-                // The size of a value in memory holds more than its text; a text that grows is what matters.
+                // A value in memory is larger than its text, so only a clearly longer replacement
+                // counts.
                 if put <= found.max(256) { size(0) } else { size(0).saturating_mul(put) }
             }
         }
     }
 }
 
-/// The least and the greatest whole number that an argument has, times as microseconds; zero where it has none.
-fn bounds(arg: Option<&ColumnarValue>) -> (i64, i64) {
+/// The least and the greatest integer in an argument; times as microseconds, zero if it has none.
+fn range_of(arg: Option<&ColumnarValue>) -> (i64, i64) {
     let Some(array) = array_of(arg) else { return (0, 0) };
     let array = match array.data_type() {
         DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => {
@@ -257,8 +264,8 @@ fn bounds(arg: Option<&ColumnarValue>) -> (i64, i64) {
     (min(numbers).unwrap_or(0), max(numbers).unwrap_or(0))
 }
 
-/// The least step that an argument has, an interval as microseconds.
-fn step(arg: Option<&ColumnarValue>) -> u64 {
+/// The least step in an argument, an interval as microseconds; at least 1.
+fn step_of(arg: Option<&ColumnarValue>) -> u64 {
     const DAY: u64 = 86_400_000_000;
     let Some(array) = array_of(arg) else { return 1 };
     let least = if matches!(array.data_type(), DataType::Interval(_)) {
@@ -290,8 +297,8 @@ mod tests {
 
     use super::*;
 
-    async fn ask(sql: &str) -> String {
-        let context = crate::catalogue::session(Arc::default());
+    async fn answer(sql: &str) -> String {
+        let context = crate::session::new_session(Arc::default());
         let rows = async { context.sql(sql).await?.collect().await };
         match rows.await {
             Ok(rows) => pretty_format_batches(&rows).expect("a table").to_string(),
@@ -300,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_would_grow_too_large_is_refused_before_it_is_made() {
+    async fn a_result_beyond_the_bound_is_refused_before_it_is_computed() {
         for sql in [
             "SELECT length(repeat('x', 1000000000))",
             "SELECT lpad('x', 1000000000, 'yz')",
@@ -313,13 +320,13 @@ mod tests {
             "SELECT length(replace(repeat('x', 1000000), 'x', repeat('y', 1000000)))",
             "SELECT length(concat(a, a, a, a)) FROM (SELECT repeat('x', 100000000) a)",
         ] {
-            let said = ask(sql).await;
-            assert!(said.contains("at most 134217728 may be made"), "{sql}: {said}");
+            let refused = answer(sql).await;
+            assert!(refused.contains("at most 134217728 are allowed"), "{sql}: {refused}");
         }
     }
 
     #[tokio::test]
-    async fn a_large_constant_is_made_when_the_plan_is_run() {
+    async fn a_large_constant_is_computed_when_the_plan_runs() {
         for (sql, call) in [
             ("SELECT range(0, 90000 + 9999)", "range(0, 99999)"),
             ("SELECT lpad('x', 1000 * 1000)", "lpad(x, 1000000)"),
@@ -327,24 +334,26 @@ mod tests {
             ("SELECT concat(repeat('x', 100000), 'y')", "concat(repeat(x, 100000), y)"),
             ("SELECT 1 WHERE array_length(range(0, 99999)) = 99999", "array_length(range(0, 99999)) = 99999"),
         ] {
-            let plan = ask(&format!("EXPLAIN {sql}")).await;
-            let said: String = plan.chars().filter(|c| *c != '"').collect();
-            let [call, said] = [call, &said].map(|text| text.replace("Utf8(x)", "x").replace("Utf8(y)", "y"));
-            let said = said.replace("Int64(", "").replace(')', "");
-            assert!(said.contains(&call.replace(')', "")), "{sql}: {plan}");
+            let plan = answer(&format!("EXPLAIN {sql}")).await;
+            let shown: String = plan.chars().filter(|c| *c != '"').collect();
+            let [call, shown] =
+                [call, &shown].map(|text| text.replace("Utf8(x)", "x").replace("Utf8(y)", "y"));
+            let shown = shown.replace("Int64(", "").replace(')', "");
+            assert!(shown.contains(&call.replace(')', "")), "{sql}: {plan}");
             assert!(plan.len() < 4000, "{sql}: the plan has {} bytes", plan.len());
         }
-        // What is small is a constant, as it was.
+        // A small result is folded, as without the bound.
         let plan =
-            ask("EXPLAIN SELECT * FROM generate_series(1, 9) WHERE value = length(repeat('x', 7))").await;
+            answer("EXPLAIN SELECT * FROM generate_series(1, 9) WHERE value = length(repeat('x', 7))").await;
         assert!(plan.contains("value@0 = 7"), "{plan}");
-        // A constant stands in every row.
-        let said = ask("SELECT count(DISTINCT lpad('x', 100000)) FROM generate_series(1, 100000)").await;
-        assert!(said.contains("at most 134217728 may be made"), "{said}");
+        // A batch repeats a constant in every row.
+        let refused =
+            answer("SELECT count(DISTINCT lpad('x', 100000)) FROM generate_series(1, 100000)").await;
+        assert!(refused.contains("at most 134217728 are allowed"), "{refused}");
     }
 
     #[tokio::test]
-    async fn what_is_of_a_common_size_is_as_it_was() {
+    async fn a_result_of_common_size_is_unchanged() {
         for (sql, value) in [
             ("SELECT length(repeat('xy', 100000))", "| 200000 "),
             ("SELECT lpad('7', 3, '0')", "| 007 "),
@@ -359,8 +368,8 @@ mod tests {
             ("SELECT array_concat([1], [2, 3])", "| [1, 2, 3] "),
             ("SELECT count(*), sum(length(repeat('x', value))) FROM generate_series(1, 1000)", "| 500500 "),
         ] {
-            let said = ask(sql).await;
-            assert!(said.contains(value), "{sql}: {said}");
+            let shown = answer(sql).await;
+            assert!(shown.contains(value), "{sql}: {shown}");
         }
     }
 }

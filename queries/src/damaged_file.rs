@@ -1,8 +1,8 @@
-//! When a query stops over the bytes of a committed file, says which file it was.
+//! Names the committed file whose bytes stopped a query.
 //!
-//! What decodes a file knows what is wrong and not where. Digests tell, and are only computed then.
+//! A decoder reports what is wrong, but not in which file. So after such an error the digests of
+//! the files are computed, and the first file that differs from its commit is named.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::error::ArrowError;
@@ -11,57 +11,59 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::TryStreamExt;
 use tidegate_facts::Digest;
+use tidegate_sinks::commits::{Commits, TableFile};
 use tidegate_sinks::store::Store;
-use tidegate_sinks::table::{Commits, TableFile};
 
-/// The files that can be to blame.
+/// The committed files that a query may read.
 #[derive(Debug)]
-pub(crate) struct Committed {
+pub(crate) struct CommittedFiles {
     store: Store,
     files: Vec<TableFile>,
 }
 
+/// A committed file whose bytes differ from its commit.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "file `{path}` of table `{table}` is not what was committed ({cause}); restore it from a copy, or run the topology \
+    "file `{location}` of table `{table}` is not what was committed ({cause}); restore it from a copy, or run the topology \
      on the log with a new store"
 )]
 struct Damaged {
     table: String,
-    path: PathBuf,
+    location: String,
     cause: String,
 }
 
-impl Committed {
-    pub(crate) fn new(store: Store, commits: Commits) -> Committed {
-        Committed { store, files: commits.list.iter().flat_map(|commit| commit.files.clone()).collect() }
+impl CommittedFiles {
+    pub(crate) fn new(store: Store, commits: Commits) -> CommittedFiles {
+        let files = commits.list.iter().flat_map(|commit| commit.files.clone()).collect();
+        CommittedFiles { store, files }
     }
 
-    /// The error, or the file behind it.
-    pub(crate) fn blame(&self, error: DataFusionError) -> DataFusionError {
+    /// Replaces an error about bytes by one that names the damaged file, if a file is damaged.
+    pub(crate) fn explain(&self, error: DataFusionError) -> DataFusionError {
         if !is_about_bytes(error.find_root()) {
             return error;
         }
         let is_damaged =
-            |file: &&TableFile| self.store.read(&file.name).map_or(true, |b| Digest::of(&b) != file.digest);
+            |file: &&TableFile| self.store.get(&file.name).map_or(true, |b| Digest::of(&b) != file.digest);
         match self.files.iter().find(is_damaged) {
             None => error,
             Some(file) => DataFusionError::External(Box::new(Damaged {
                 table: file.table.clone(),
-                path: self.store.root().join(&file.name),
+                location: self.store.location(&file.name),
                 cause: crate::error::sentence(error.find_root()),
             })),
         }
     }
 }
 
-/// The rows; an error among them names the file behind it.
-pub(crate) fn with_blame(
+/// The same rows; an error that a damaged file caused names that file.
+pub(crate) fn explain_errors(
     rows: SendableRecordBatchStream,
-    committed: Option<Arc<Committed>>,
+    committed: Option<Arc<CommittedFiles>>,
 ) -> SendableRecordBatchStream {
     let Some(committed) = committed else { return rows };
-    let rows = RecordBatchStreamAdapter::new(rows.schema(), rows.map_err(move |e| committed.blame(e)));
+    let rows = RecordBatchStreamAdapter::new(rows.schema(), rows.map_err(move |e| committed.explain(e)));
     Box::pin(rows)
 }
 

@@ -1,4 +1,4 @@
-//! Counts every call by its route, and says in the log which were refused.
+//! Counts every call by route, method and status, and logs refused ones.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,13 +8,13 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::Service;
+use super::service::Service;
 use crate::access::Caller;
 
-/// The status that a call is counted under when its caller did not wait for the answer.
+/// The status of a call whose caller disconnected before the answer.
 const GIVEN_UP: u16 = 499;
 
-/// The routes there are, as the list of calls has them: a part in braces stands for anything.
+/// The routes of all calls, as OpenAPI writes them: a segment in braces matches any text.
 pub(super) struct Routes(Vec<String>);
 
 impl Routes {
@@ -22,7 +22,7 @@ impl Routes {
         Routes(templates.collect())
     }
 
-    /// The route of a path. There are as many as there are calls, whatever is asked for.
+    /// The route of a path. The number of routes is bounded, whatever paths callers request.
     fn of(&self, path: &str) -> &str {
         if let Some(exact) = self.0.iter().find(|route| *route == path) {
             return exact;
@@ -30,9 +30,7 @@ impl Routes {
         let fits = |route: &&String| {
             let mut parts = route.split('/');
             let same = path.split('/').all(|part| {
-                parts
-                    .next()
-                    .is_some_and(|known| known == part || (known.starts_with('{') && !part.is_empty()))
+                parts.next().is_some_and(|own| own == part || (own.starts_with('{') && !part.is_empty()))
             });
             same && parts.next().is_none()
         };
@@ -56,46 +54,47 @@ fn name_of(method: &Method) -> &'static str {
     }
 }
 
-/// Counts a call when it is dropped: answered, or given up by its caller.
-struct Counting {
+/// Measures a call until it is dropped: answered, or given up by its caller.
+struct CallTimer {
     service: Arc<Service>,
     routes: Arc<Routes>,
     path: String,
     method: &'static str,
-    began: Instant,
+    started: Instant,
     status: u16,
 }
 
-impl Drop for Counting {
+impl Drop for CallTimer {
     fn drop(&mut self) {
         let route = self.routes.of(&self.path);
-        self.service.telemetry.answered(route, self.method, self.status, self.began.elapsed());
+        self.service.telemetry.answered(route, self.method, self.status, self.started.elapsed());
     }
 }
 
-/// Counts a call and its answer.
-pub(super) async fn measured(
+/// A layer that measures a call and logs it if it is refused.
+pub(super) async fn measure(
     State((service, routes)): State<(Arc<Service>, Arc<Routes>)>,
     request: Request,
     next: Next,
 ) -> Response {
     let (path, method) = (request.uri().path().to_owned(), name_of(request.method()));
-    let mut counting = Counting { service, routes, path, method, began: Instant::now(), status: GIVEN_UP };
+    let mut timer = CallTimer { service, routes, path, method, started: Instant::now(), status: GIVEN_UP };
     let response = next.run(request).await;
-    counting.status = response.status().as_u16();
-    tell(&counting, &response);
+    timer.status = response.status().as_u16();
+    log_refusal(&timer, &response);
     response
 }
 
-/// Logs a refusal: who was refused what, and with which status. What exactly was wrong is the caller's own.
-fn tell(call: &Counting, response: &Response) {
+/// Logs a refused call with its route, status and key. The answer alone has the details, since they
+/// may hold the caller's data.
+fn log_refusal(call: &CallTimer, response: &Response) {
     let is_refusal = matches!(call.status, 401 | 403 | 408 | 413 | 429 | 500..);
-    let Some(untold) = is_refusal.then(|| call.service.telemetry.may_tell_refusal()).flatten() else {
+    let Some(suppressed) = is_refusal.then(|| call.service.telemetry.rate_limit_log()).flatten() else {
         return;
     };
     let key = response.extensions().get::<Caller>().map_or("", Caller::id);
     let (route, method, status) = (call.routes.of(&call.path), call.method, call.status);
-    tracing::warn!(route, method, status, key, untold, "request refused");
+    tracing::warn!(route, method, status, key, suppressed, "request refused");
 }
 
 #[cfg(test)]
@@ -103,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_has_the_route_that_serves_it_and_no_other_name() {
+    fn a_path_has_the_route_that_serves_it() {
         let routes =
             ["/v1/tail/{table}", "/v1/revisions/{id}/approve", "/v1/revisions", "/v1/decisions/{id}"];
         let routes = Routes::new(routes.into_iter().map(str::to_owned));

@@ -1,8 +1,9 @@
-//! `resolve`, `profile` and `neighbours`: what an analyst asks of an entity graph, as table functions.
+//! The table functions `resolve`, `profile` and `neighbours` over entity graphs.
 //!
-//! Each is a statement over the changes that the graph's tables hold. A call is replaced by that statement before anything is
-//! planned, so that the planner sees through it: conditions reach the files, parameters find their places, and all is
-//! as of the one tick of the whole statement. What a call is given must be a literal or a parameter.
+//! Each function is a subquery over the changelogs that the graph's tables hold. A call is replaced
+//! by that subquery before planning. So the planner pushes conditions into the files, binds the
+//! parameters, and reads everything as of the one tick of the whole statement. The arguments of a
+//! call must be literals or parameters.
 
 use std::ops::ControlFlow;
 
@@ -13,23 +14,24 @@ use datafusion::sql::sqlparser::ast::{
     Value, VisitMut, VisitorMut,
 };
 use tidegate_facts::Tick;
-use tidegate_facts::names::choices;
-use tidegate_sinks::graphs::Graph;
+use tidegate_facts::suggest::did_you_mean;
+use tidegate_facts::tick::PARTITIONS_MAX;
+use tidegate_sinks::graph_catalog::Graph;
 
-use crate::QueryError;
-use crate::catalogue::CATALOGUE;
 use crate::changelog::changes_name;
-use crate::live::tick_asked;
-use crate::names;
-use crate::version::GRAPH_VERSION;
+use crate::error::QueryError;
+use crate::graph_version::GRAPH_VERSION;
+use crate::live_session::end_of_as_of;
+use crate::name_resolution;
+use crate::session::CATALOGUE;
 
-/// How many identifiers one `resolve` may be given.
+/// The most identifiers that one call of `resolve` may have.
 const HINTS_MAX: usize = 32;
 
-/// How many neighbours a page has when the call does not say.
+/// The number of neighbours in a page when the call has no limit.
 const PAGE: &str = "100";
 
-/// The functions.
+/// The functions that are replaced by subqueries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Function {
     Resolve,
@@ -48,7 +50,7 @@ impl Function {
         }
     }
 
-    /// How it is called.
+    /// The form of a correct call.
     fn usage(self) -> &'static str {
         match self {
             Function::Resolve => {
@@ -64,7 +66,7 @@ impl Function {
         }
     }
 
-    /// What it takes by name.
+    /// The names of its named arguments.
     fn options(self) -> &'static [&'static str] {
         match self {
             Function::Resolve | Function::Profile => &["as_of", "graph"],
@@ -72,25 +74,27 @@ impl Function {
         }
     }
 
-    fn refuses(self, what: impl Into<String>) -> QueryError {
+    /// The error of a call with wrong arguments.
+    fn call_error(self, what: impl Into<String>) -> QueryError {
         QueryError::Call { function: self.name(), what: what.into(), usage: self.usage() }
     }
 }
 
-/// Puts the statements that they stand for in the place of all calls.
+/// Replaces every call of a graph function in a statement by its subquery.
 pub(crate) fn expand(statement: &mut AnyStatement, graphs: &[Graph]) -> Result<(), QueryError> {
-    let Some(statement) = names::inner(statement) else { return Ok(()) };
-    let mut calls = Calls { graphs, refused: None };
+    let Some(statement) = name_resolution::explained(statement) else { return Ok(()) };
+    let mut calls = CallExpander { graphs, refused: None };
     let _ = VisitMut::visit(statement, &mut calls);
     calls.refused.map_or(Ok(()), Err)
 }
 
-struct Calls<'g> {
+/// Walks a statement and replaces the calls in it.
+struct CallExpander<'g> {
     graphs: &'g [Graph],
     refused: Option<QueryError>,
 }
 
-impl VisitorMut for Calls<'_> {
+impl VisitorMut for CallExpander<'_> {
     type Break = ();
 
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
@@ -102,7 +106,7 @@ impl VisitorMut for Calls<'_> {
         };
         let function = Function::ALL.into_iter().find(|f| called.value.eq_ignore_ascii_case(f.name()));
         let Some(function) = function else { return ControlFlow::Continue(()) };
-        match Call::read(function, &args.args, self.graphs).and_then(|call| call.query()) {
+        match GraphCall::read(function, &args.args, self.graphs).and_then(|call| call.query()) {
             Ok(subquery) => {
                 let own = || TableAlias {
                     explicit: false,
@@ -122,12 +126,12 @@ impl VisitorMut for Calls<'_> {
     }
 }
 
-/// Something that a call is given.
+/// One argument of a call.
 #[derive(Clone, Debug)]
 struct Arg {
-    /// As it stands in a statement: a text, or a parameter.
+    /// Its SQL: a text literal, or a parameter.
     sql: String,
-    /// Its text, unless it is a parameter.
+    /// The text of the literal; `None` for a parameter.
     text: Option<String>,
 }
 
@@ -146,7 +150,7 @@ impl Arg {
                 Value::Number(digits, _) => Some(Arg::of_text(digits)),
                 _ => None,
             },
-            // Drivers say of what type their parameters are.
+            // Drivers cast their parameters.
             Expr::Cast { expr, .. } => Arg::read(expr),
             Expr::Nested(expr) => Arg::read(expr),
             _ => None,
@@ -158,35 +162,28 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// One call, whose parts fit together.
-struct Call<'g> {
+/// One call whose arguments were checked.
+struct GraphCall<'g> {
     function: Function,
     graph: &'g Graph,
-    /// Kinds and identifiers.
+    /// Pairs of kind and identifier.
     hints: Vec<(Arg, Arg)>,
     limit: Arg,
     after: Arg,
     through: Option<Arg>,
-    /// The first tick that is not seen.
+    /// The first tick that the call does not see; without it, that of the statement.
     before: Option<Tick>,
 }
 
-impl<'g> Call<'g> {
-    fn read(function: Function, args: &[FunctionArg], graphs: &'g [Graph]) -> Result<Call<'g>, QueryError> {
-        let mut given: Vec<Arg> = Vec::new();
-        let mut options: Vec<(&'static str, Arg)> = Vec::new();
-        let add = |options: &mut Vec<(&'static str, Arg)>, name: &str, arg: Arg| {
-            let known = function.options().iter().find(|known| name.eq_ignore_ascii_case(known));
-            let Some(known) = known else {
-                let offered = choices(name, function.options());
-                return Err(function.refuses(format!("takes nothing called `{name}`; {offered}")));
-            };
-            if options.iter().any(|(taken, _)| taken == known) {
-                return Err(function.refuses(format!("is given `{known}` twice")));
-            }
-            options.push((known, arg));
-            Ok(())
-        };
+/// The arguments of a call as written: those by position, and those by name.
+struct Arguments {
+    positional: Vec<Arg>,
+    named: Vec<(&'static str, Arg)>,
+}
+
+impl Arguments {
+    fn read(function: Function, args: &[FunctionArg]) -> Result<Arguments, QueryError> {
+        let mut read = Arguments { positional: Vec::new(), named: Vec::new() };
         for arg in args {
             let (name, value) = match arg {
                 FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => (None, value),
@@ -198,62 +195,89 @@ impl<'g> Call<'g> {
                     arg: FunctionArgExpr::Expr(value),
                     ..
                 } => (Some(name.value.as_str()), value),
-                other => return Err(function.refuses(format!("cannot be given `{other}`"))),
+                other => return Err(function.call_error(format!("cannot take `{other}`"))),
             };
             let arg = Arg::read(value).ok_or_else(|| {
-                function.refuses(format!("is given `{value}`, and takes literals and parameters only"))
+                function.call_error(format!("has `{value}`, and takes literals and parameters only"))
             })?;
             match name {
-                None => given.push(arg),
-                Some(name) => add(&mut options, name, arg)?,
+                None => read.positional.push(arg),
+                Some(name) => read.add_named(function, name, arg)?,
             }
         }
         if function == Function::Neighbours {
-            // What stands behind the identifier without a name is the limit, then where to go on.
-            for (name, arg) in ["limit", "after"].into_iter().zip(given.split_off(given.len().min(2))) {
-                add(&mut options, name, arg)?;
+            // After the identifier come the limit and the page to continue after.
+            let rest = read.positional.split_off(read.positional.len().min(2));
+            for (name, arg) in ["limit", "after"].into_iter().zip(rest) {
+                read.add_named(function, name, arg)?;
             }
         }
+        Ok(read)
+    }
+
+    fn add_named(&mut self, function: Function, name: &str, arg: Arg) -> Result<(), QueryError> {
+        let Some(option) = function.options().iter().find(|option| name.eq_ignore_ascii_case(option)) else {
+            let offered = did_you_mean(name, function.options());
+            return Err(function.call_error(format!("has no argument `{name}`; {offered}")));
+        };
+        if self.named.iter().any(|(taken, _)| taken == option) {
+            return Err(function.call_error(format!("has `{option}` twice")));
+        }
+        self.named.push((option, arg));
+        Ok(())
+    }
+
+    fn named(&self, name: &str) -> Option<Arg> {
+        self.named.iter().find(|(option, _)| *option == name).map(|(_, arg)| arg.clone())
+    }
+}
+
+impl<'g> GraphCall<'g> {
+    fn read(
+        function: Function,
+        args: &[FunctionArg],
+        graphs: &'g [Graph],
+    ) -> Result<GraphCall<'g>, QueryError> {
+        let arguments = Arguments::read(function, args)?;
+        let given = &arguments.positional;
         let is_pairs = !given.is_empty() && given.len().is_multiple_of(2);
         if !is_pairs || given.len() > 2 && function != Function::Resolve {
-            return Err(function.refuses("takes a kind and an identifier"));
+            return Err(function.call_error("takes a kind and an identifier"));
         }
         if given.len() > 2 * HINTS_MAX {
-            return Err(function.refuses(format!("takes at most {HINTS_MAX} identifiers")));
+            return Err(function.call_error(format!("takes at most {HINTS_MAX} identifiers")));
         }
-        let option =
-            |name: &str| options.iter().find(|(known, _)| *known == name).map(|(_, arg)| arg.clone());
-        let graph = graph_named(function, option("graph"), graphs)?;
+        let graph = graph_named(function, arguments.named("graph"), graphs)?;
         let hints: Vec<(Arg, Arg)> =
             given.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
-        let through = option("through");
+        let through = arguments.named("through");
         for kind in hints.iter().map(|(kind, _)| kind).chain(&through).filter_map(|kind| kind.text.as_ref()) {
             if !graph.kinds.contains(kind) {
                 let known: Vec<&str> = graph.kinds.iter().map(String::as_str).collect();
                 let what =
-                    format!("`{kind}` is no kind of graph `{}`; {}", graph.node, choices(kind, &known));
-                return Err(function.refuses(what));
+                    format!("`{kind}` is no kind of graph `{}`; {}", graph.node, did_you_mean(kind, &known));
+                return Err(function.call_error(what));
             }
         }
-        let before = match option("as_of") {
+        let before = match arguments.named("as_of") {
             None => None,
             Some(arg) => {
-                let asked = arg.text.as_deref().and_then(|text| tick_asked(&ScalarValue::from(text)));
+                let before = arg.text.as_deref().and_then(|text| end_of_as_of(&ScalarValue::from(text)));
                 let refused =
-                    || function.refuses("is asked as of what is neither a tick nor a time, both as literals");
-                Some(asked.ok_or_else(refused)?)
+                    || function.call_error("takes a literal tick or time for `as_of`, and this is neither");
+                Some(before.ok_or_else(refused)?)
             }
         };
-        let limit = option("limit").unwrap_or_else(|| Arg::of_text(PAGE));
+        let limit = arguments.named("limit").unwrap_or_else(|| Arg::of_text(PAGE));
         if limit.text.as_ref().is_some_and(|rows| rows.parse::<u32>().is_err()) {
-            return Err(
-                function.refuses(format!("takes a number of rows as its limit, and {} is none", limit.sql))
-            );
+            let what = format!("takes a number of rows as its limit, and {} is none", limit.sql);
+            return Err(function.call_error(what));
         }
-        let after = option("after").unwrap_or_else(|| Arg::of_text(""));
-        Ok(Call { function, graph, hints, limit, after, through, before })
+        let after = arguments.named("after").unwrap_or_else(|| Arg::of_text(""));
+        Ok(GraphCall { function, graph, hints, limit, after, through, before })
     }
 
+    /// The subquery of the call.
     fn query(&self) -> Result<Box<Query>, QueryError> {
         let sql = match self.function {
             Function::Resolve => self.resolve()?,
@@ -263,8 +287,8 @@ impl<'g> Call<'g> {
         let parsed = DFParser::parse_sql(&sql).expect("it is SQL").pop_front();
         let Some(AnyStatement::Statement(statement)) = parsed else { panic!("it is one statement") };
         let Statement::Query(mut query) = *statement else { panic!("it is a query") };
-        // What it names is what it means, whatever else the whole statement calls so.
-        let _ = VisitMut::visit(&mut query, &mut Exact);
+        // Its names are exact, even if the statement around it uses the same names.
+        let _ = VisitMut::visit(&mut query, &mut QuoteColumns);
         Ok(query)
     }
 
@@ -273,9 +297,9 @@ impl<'g> Call<'g> {
             .hints
             .iter()
             .zip(1..)
-            .map(|((kind, identifier), place)| {
+            .map(|((kind, identifier), number)| {
                 format!(
-                    "SELECT {place} AS hint, '' || {} AS kind, '' || {} AS identifier",
+                    "SELECT {number} AS hint, '' || {} AS kind, '' || {} AS identifier",
                     kind.sql, identifier.sql
                 )
             })
@@ -319,7 +343,7 @@ impl<'g> Call<'g> {
                  WHERE seen.kind = {kind} AND seen.identifier = {identifier}{}",
                 time("max(seen._tick)"),
                 table_of(table),
-                self.seen("seen._tick"),
+                self.before_tick("seen._tick"),
             ),
             None => "SELECT CAST(NULL AS DATE) AS last_seen, CAST(NULL AS BIGINT) AS days_seen".to_owned(),
         };
@@ -385,12 +409,12 @@ impl<'g> Call<'g> {
         ))
     }
 
-    /// The only kind and identifier.
+    /// The SQL of the first kind and identifier; `profile` and `neighbours` have only one.
     fn one(&self) -> (&str, &str) {
         (&self.hints[0].0.sql, &self.hints[0].1.sql)
     }
 
-    /// The part `found`: which of the identifiers there are.
+    /// The `WITH` part `found`: those of the identifiers that exist.
     fn found(&self) -> Result<String, QueryError> {
         let named: Vec<String> = self
             .hints
@@ -402,22 +426,22 @@ impl<'g> Call<'g> {
                        WHERE ({}){} GROUP BY kind, identifier, component, first_tick HAVING sum(_diff) > 0)",
             self.changes(&self.graph.entities, "entities")?,
             named.join(" OR "),
-            self.seen("_tick"),
+            self.before_tick("_tick"),
         ))
     }
 
-    /// The part `whole`: the components that these belong to.
+    /// The `WITH` part `whole`: the components that these belong to.
     fn whole(&self) -> Result<String, QueryError> {
         Ok(format!(
             "whole AS (SELECT component, size, frauds FROM {}
                        WHERE component IN (SELECT component FROM found){}
                        GROUP BY component, size, frauds HAVING sum(_diff) > 0)",
             self.changes(&self.graph.components, "components")?,
-            self.seen("_tick"),
+            self.before_tick("_tick"),
         ))
     }
 
-    /// What the only identifier is linked with, and since when.
+    /// The identifiers that the one identifier is linked with, and since when.
     fn ties(&self) -> Result<String, QueryError> {
         let (kind, identifier) = self.one();
         self.links(&|near, far| {
@@ -426,44 +450,49 @@ impl<'g> Call<'g> {
         })
     }
 
-    /// The links that there are, from both ends: `part` is given the names of the near and of the far end, and says what is
-    /// asked, in columns that are all of the ends, and of which links. Apart, so that each end's kind leaves out files.
+    /// The links that exist, from both ends.
+    ///
+    /// `part` takes the names of the near and of the far end, and returns the columns to select,
+    /// and the condition on the links. The two ends are separate selects, so that the kind of each
+    /// end excludes files.
     fn links(&self, part: &dyn Fn(&str, &str) -> (String, String)) -> Result<String, QueryError> {
         let table = self.changes(&self.graph.links, "links")?;
-        let seen = self.seen("_tick");
+        let before = self.before_tick("_tick");
         let parts = [("from", "to"), ("to", "from")].map(|(near, far)| {
             let (columns, condition) = part(near, far);
             format!(
-                "SELECT {columns}, first_tick AS first_tick FROM {table} WHERE {condition}{seen}
+                "SELECT {columns}, first_tick AS first_tick FROM {table} WHERE {condition}{before}
                  GROUP BY from_kind, from_identifier, to_kind, to_identifier, first_tick HAVING sum(_diff) > 0"
             )
         });
         Ok(parts.join(" UNION ALL "))
     }
 
-    /// The table of all changes of a port.
+    /// The changelog table of one port of the graph.
     fn changes(&self, table: &Option<String>, port: &str) -> Result<String, QueryError> {
         let node = &self.graph.node;
         match table {
             Some(table) => Ok(table_of(&changes_name(table))),
-            None => Err(self.function.refuses(format!(
+            None => Err(self.function.call_error(format!(
                 "graph `{node}` has no table of its {port}: add a node of kind `sink.parquet` with input `{node}.{port}` to the topology"
             ))),
         }
     }
 
-    /// Only what was before the tick that is asked.
-    fn seen(&self, column: &str) -> String {
+    /// The condition that a tick is visible to the call; empty without `as_of`.
+    fn before_tick(&self, column: &str) -> String {
         self.before.map(|before| format!(" AND {column} < {}", before.0)).unwrap_or_default()
     }
 
+    /// The call of `graph_version` with the same graph and tick.
     fn version(&self) -> String {
-        let when = self.before.map(|before| format!(", {}", before.0.saturating_sub(1))).unwrap_or_default();
+        let last = |before: Tick| before.previous().unwrap_or(Tick::ZERO);
+        let when = self.before.map(|before| format!(", {}", last(before).0)).unwrap_or_default();
         format!("{GRAPH_VERSION}({}{when})", quoted(&self.graph.node))
     }
 }
 
-/// The columns of the graph's version.
+/// The columns of the graph's version that every function returns.
 const VERSION: &str =
     "version.before_tick AS before_tick, version.basis AS basis, version.graph_version AS graph_version";
 
@@ -475,42 +504,45 @@ fn ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// The time of a tick.
+/// The SQL that computes the time of a tick.
 fn time(tick: &str) -> String {
-    format!("arrow_cast({tick} / arrow_cast(4096, 'UInt64'), 'Timestamp(Microsecond, Some(\"UTC\"))')")
+    let ticks_per_micro = PARTITIONS_MAX;
+    format!("arrow_cast({tick} / {ticks_per_micro}, 'Timestamp(Microsecond, Some(\"UTC\"))')")
 }
 
-/// A table, and nothing that the statement around calls so.
+/// The full name of a table, which no name in the statement around can hide.
 fn table_of(name: &str) -> String {
     format!("{CATALOGUE}.public.{}", ident(name))
 }
 
-/// The graph that a call means.
+/// The graph that a call names, or the only one.
 fn graph_named(function: Function, named: Option<Arg>, graphs: &[Graph]) -> Result<&Graph, QueryError> {
     let known: Vec<&str> = graphs.iter().map(|graph| graph.node.as_str()).collect();
     match (named, graphs) {
-        (_, []) => Err(function.refuses(
-            "there is no entity graph here: give the topology a node of kind `entities`, and a `sink.parquet` for each of its \
-             ports `entities`, `links` and `components`, and run it (of a folder that an earlier version ran, run it again)",
+        (_, []) => Err(function.call_error(
+            "there is no entity graph here: give the topology a node of kind `entities`, and a `sink.parquet` for each of \
+             its ports `entities`, `links` and `components`, and run it (if an earlier version ran it, run it again)",
         )),
         (None, [graph]) => Ok(graph),
-        (None, _) => Err(function.refuses(format!(
-            "there are several graphs ({}); say which with graph => '{}'",
+        (None, _) => Err(function.call_error(format!(
+            "there are several graphs ({}); choose one with graph => '{}'",
             known.join(", "),
             known[0]
         ))),
-        (Some(Arg { text: None, .. }), _) => Err(function.refuses("takes the name of its graph as a literal")),
+        (Some(Arg { text: None, .. }), _) => Err(function.call_error("takes the name of its graph as a literal")),
         (Some(Arg { text: Some(name), .. }), _) => {
             let found = graphs.iter().find(|graph| graph.node == name);
-            found.ok_or_else(|| function.refuses(format!("there is no graph `{name}`; {}", choices(&name, &known))))
+            found.ok_or_else(|| {
+                function.call_error(format!("there is no graph `{name}`; {}", did_you_mean(&name, &known)))
+            })
         }
     }
 }
 
-/// Quotes every column.
-struct Exact;
+/// Quotes every column, so that name resolution leaves it unchanged.
+struct QuoteColumns;
 
-impl VisitorMut for Exact {
+impl VisitorMut for QuoteColumns {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {

@@ -1,4 +1,5 @@
-//! The table `facts`: the envelope of every fact in a column of its own, and its payload as JSON text.
+//! The table `facts`: the envelope of every fact in a column of its own, and its payload as JSON
+//! text.
 
 use std::sync::Arc;
 
@@ -7,26 +8,26 @@ use arrow::array::{
     TimestampMicrosecondArray, UInt16Array, UInt64Array, new_null_array,
 };
 use arrow::compute::take;
-use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, UInt64Type};
-use tidegate_facts::jcs::RowForm;
-use tidegate_facts::schema::timestamp;
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
+use tidegate_facts::jcs::ObjectWriter;
+use tidegate_facts::payload_schema::timestamp;
 use tidegate_facts::{Context, Tick, columns};
 use tidegate_sinks::log::{Frame, Group};
 
-use super::{batch_of, slices};
+use super::batches::{build_batch, split_rows};
 
 const PARTITION: &str = "partition";
 const OFFSET: &str = "offset";
 const TOPIC: &str = "topic";
 const ADMITTED_AT_UTC: &str = "admitted_at_utc";
 
-/// The columns of `facts`.
+/// The columns of the table `facts`.
 pub(super) fn schema() -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, true);
     Arc::new(Schema::new(vec![
-        Field::new(columns::TICK, DataType::UInt64, false),
+        columns::tick_field(columns::TICK),
         Field::new(PARTITION, DataType::UInt16, false),
-        Field::new(OFFSET, DataType::UInt64, false),
+        columns::offset_field(OFFSET),
         Field::new(TOPIC, DataType::Utf8, false),
         Field::new(columns::EVENT_TYPE, DataType::Utf8, false),
         Field::new(columns::EVENT_ID, DataType::Utf8, false),
@@ -50,7 +51,7 @@ pub(super) fn schema() -> SchemaRef {
     ]))
 }
 
-/// The facts of a group before a tick, with the columns of `schema`.
+/// The facts of a group before the tick `before`, with the columns of `schema`.
 pub(super) fn batches(
     group: &Group,
     schema: &SchemaRef,
@@ -58,25 +59,25 @@ pub(super) fn batches(
     before: Option<Tick>,
 ) -> Result<Vec<RecordBatch>, String> {
     let mut batches = Vec::new();
-    for frame in group.frames.iter().filter(|frame| is_facts(frame)) {
+    for frame in group.frames.iter().filter(|frame| holds_facts(frame)) {
         let contexts = contexts(frame)?;
         let ticks = frame.rows.column_by_name(columns::TICK).expect("facts have ticks");
-        let ticks = ticks.as_primitive::<UInt64Type>().values();
-        let seen = before.map_or(ticks.len(), |before| ticks.partition_point(|tick| Tick(*tick) < before));
-        for rows in slices(&frame.rows.slice(0, seen), rows_max) {
-            let part = Part { frame, contexts: &contexts, rows: &rows };
-            batches.push(batch_of(schema, rows.num_rows(), |name| part.column(name))?);
+        let ticks = ticks.as_primitive::<columns::TickType>().values();
+        let visible = before.map_or(ticks.len(), |before| ticks.partition_point(|tick| Tick(*tick) < before));
+        for rows in split_rows(&frame.rows.slice(0, visible), rows_max) {
+            let rows = FactRows { frame, contexts: &contexts, rows: &rows };
+            batches.push(build_batch(schema, rows.rows.num_rows(), |name| rows.column(name))?);
         }
     }
     Ok(batches)
 }
 
 /// Whether the rows of a frame are facts.
-pub(crate) fn is_facts(frame: &Frame) -> bool {
+pub(crate) fn holds_facts(frame: &Frame) -> bool {
     frame.rows.column_by_name(columns::TICK).is_some()
 }
 
-/// The distinct contexts of a frame's facts, in the order of their dictionary.
+/// The distinct contexts of a frame's facts, in the order of the dictionary of the column.
 pub(super) fn contexts(frame: &Frame) -> Result<Vec<Context>, String> {
     let texts = context_column(&frame.rows)?.values().as_string::<i32>();
     let contexts = texts.iter().map(|text| serde_json::from_str(text.unwrap_or_default()));
@@ -85,21 +86,21 @@ pub(super) fn contexts(frame: &Frame) -> Result<Vec<Context>, String> {
         .map_err(|error| format!("has a `{}` with a context that cannot be read ({error})", frame.name))
 }
 
-/// Which context each fact has.
+/// The column that gives each fact its context, as a key into the dictionary of contexts.
 pub(super) fn context_column(rows: &RecordBatch) -> Result<&DictionaryArray<Int32Type>, String> {
     let column =
         rows.column_by_name(columns::CONTEXT).and_then(|column| column.as_dictionary_opt::<Int32Type>());
     column.ok_or_else(|| "holds facts without a context".to_owned())
 }
 
-/// Some rows of one frame.
-struct Part<'p> {
+/// Some facts of one frame.
+struct FactRows<'p> {
     frame: &'p Frame,
     contexts: &'p [Context],
     rows: &'p RecordBatch,
 }
 
-impl Part<'_> {
+impl FactRows<'_> {
     fn column(&self, name: &str) -> Result<ArrayRef, String> {
         Ok(match name {
             PARTITION => Arc::new(self.ticks().map(Tick::partition).collect::<UInt16Array>()),
@@ -107,18 +108,19 @@ impl Part<'_> {
                 let times = TimestampMicrosecondArray::from_iter_values(self.ticks().map(Tick::micros));
                 Arc::new(times.with_data_type(timestamp()))
             }
-            OFFSET => self.stored(columns::OFFSET),
+            OFFSET => self.column_or_nulls(columns::OFFSET),
             TOPIC => self.repeated(self.frame.topic.name()),
             columns::EVENT_TYPE => self.repeated(&self.frame.name),
             columns::PAYLOAD => self.payload()?,
-            "schema_version" => self.pin(|context| context.schema_version.as_deref())?,
-            "producer" => self.pin(|context| context.producer.as_deref())?,
-            "manifest_fingerprint" => self
-                .pin(|context| Some(context.manifest_fingerprint.as_str()).filter(|text| !text.is_empty()))?,
-            "parameter_hash" => self.pin(|context| context.parameter_hash.as_deref())?,
-            "run_id" => self.pin(|context| context.run_id.as_deref())?,
-            "scenario_run_id" => self.pin(|context| context.scenario_run_id.as_deref())?,
-            "platform_run_id" => self.pin(|context| context.platform_run_id.as_deref())?,
+            "schema_version" => self.context_text(|context| context.schema_version.as_deref())?,
+            "producer" => self.context_text(|context| context.producer.as_deref())?,
+            "manifest_fingerprint" => self.context_text(|context| {
+                Some(context.manifest_fingerprint.as_str()).filter(|text| !text.is_empty())
+            })?,
+            "parameter_hash" => self.context_text(|context| context.parameter_hash.as_deref())?,
+            "run_id" => self.context_text(|context| context.run_id.as_deref())?,
+            "scenario_run_id" => self.context_text(|context| context.scenario_run_id.as_deref())?,
+            "platform_run_id" => self.context_text(|context| context.platform_run_id.as_deref())?,
             "scenario_id" => {
                 let ids =
                     self.contexts.iter().map(|context| context.scenario_id.as_ref().map(ToString::to_string));
@@ -127,16 +129,17 @@ impl Part<'_> {
             "seed" => {
                 self.spread(&self.contexts.iter().map(|context| context.seed).collect::<UInt64Array>())?
             }
-            name => self.stored(name),
+            name => self.column_or_nulls(name),
         })
     }
 
     fn ticks(&self) -> impl Iterator<Item = Tick> {
-        self.stored(columns::TICK).as_primitive::<UInt64Type>().values().to_vec().into_iter().map(Tick)
+        let ticks = self.column_or_nulls(columns::TICK);
+        ticks.as_primitive::<columns::TickType>().values().to_vec().into_iter().map(Tick)
     }
 
-    /// A column as it stands in the log, which leaves out those that hold nothing.
-    fn stored(&self, name: &str) -> ArrayRef {
+    /// A column of the frame; nulls where the frame lacks it, since the log omits empty columns.
+    fn column_or_nulls(&self, name: &str) -> ArrayRef {
         self.rows.column_by_name(name).map_or_else(
             || {
                 let nothing =
@@ -151,25 +154,26 @@ impl Part<'_> {
         Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, self.rows.num_rows())))
     }
 
-    fn pin<'c>(&'c self, pin: impl Fn(&'c Context) -> Option<&'c str>) -> Result<ArrayRef, String> {
-        self.spread(&self.contexts.iter().map(pin).collect::<StringArray>())
+    /// A column of one text of each fact's context.
+    fn context_text<'c>(&'c self, text: impl Fn(&'c Context) -> Option<&'c str>) -> Result<ArrayRef, String> {
+        self.spread(&self.contexts.iter().map(text).collect::<StringArray>())
     }
 
-    /// A value for each context as a value for each fact.
+    /// Turns one value for each context into one value for each fact.
     fn spread(&self, values: &dyn Array) -> Result<ArrayRef, String> {
         let keys = context_column(self.rows)?.keys();
-        take(values, keys, None).map_err(|error| format!("has a context out of place ({error})"))
+        take(values, keys, None).map_err(|error| format!("has a context key out of range ({error})"))
     }
 
-    /// The JCS text of each payload, which is what its hash covers.
+    /// The JCS text of each payload, which is the text that its hash covers.
     fn payload(&self) -> Result<ArrayRef, String> {
         let Some(payload) = self.rows.column_by_name(columns::PAYLOAD) else {
-            return Ok(self.stored(columns::PAYLOAD));
+            return Ok(self.column_or_nulls(columns::PAYLOAD));
         };
         let Some(fields) = payload.as_struct_opt() else { return Ok(Arc::clone(payload)) };
         let wrong =
             |what: String| format!("has a payload of `{}` without a JSON form: {what}", self.frame.name);
-        let form = RowForm::new(fields.column_names().into_iter().zip(fields.columns()));
+        let form = ObjectWriter::new(fields.column_names().into_iter().zip(fields.columns()));
         let form = form.map_err(|error| wrong(error.to_string()))?;
         let mut texts = StringBuilder::new();
         let mut text = Vec::new();

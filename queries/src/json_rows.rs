@@ -1,5 +1,7 @@
-//! Rows as JSON for programs in any language: 64-bit integers, decimals and times are strings, since a reader
-//! may hold numbers as doubles; binary values are hexadecimal digits; null is null.
+//! Encodes rows as JSON arrays or objects, without losing a digit in any language.
+//!
+//! 64-bit integers, decimals and times are strings, since a reader may parse numbers as doubles;
+//! binary values are hexadecimal digits; null is null.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,22 +18,27 @@ use tidegate_facts::jcs::{push_decimal, push_hex, push_integer, push_time, quote
 
 /// The rows as JSON arrays, one string for each.
 pub(crate) fn arrays(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
-    rows(batch, 0..batch.num_rows(), Shape::Array)
+    rows(batch, 0..batch.num_rows(), RowShape::Array)
 }
 
 /// The rows as JSON objects, one string for each.
 pub(crate) fn objects(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
-    rows(batch, 0..batch.num_rows(), Shape::Object)
+    rows(batch, 0..batch.num_rows(), RowShape::Object)
 }
 
-/// One of the rows as a JSON object.
+/// One row as a JSON object.
 pub(crate) fn object(batch: &RecordBatch, row: usize) -> Result<String, ArrowError> {
-    Ok(rows(batch, row..row + 1, Shape::Object)?.remove(0))
+    Ok(rows(batch, row..row + 1, RowShape::Object)?.remove(0))
 }
 
-/// The values of a column as JSON texts, each for itself: what stands in the place of lists and structs where there are
-/// only texts. Numbers are numbers here, also those that are strings in rows.
-pub(crate) fn texts(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+/// Encodes each value of a column as a JSON text of its own.
+///
+/// CSV and the Postgres protocol use these texts for lists and structs. All numbers are JSON
+/// numbers here, even those that are strings in rows.
+///
+/// # Errors
+/// When Arrow's JSON encoder does not support the type of the column.
+pub fn column_texts(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let field = Arc::new(Field::new("value", column.data_type().clone(), true));
     let options = EncoderOptions::default();
     let mut encoder = make_encoder(&field, column, &options)?;
@@ -48,15 +55,15 @@ pub(crate) fn texts(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     Ok(Arc::new(texts.finish()))
 }
 
-/// What a row is written as.
+/// The JSON form of a row.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
+enum RowShape {
     Array,
     Object,
 }
 
-/// What a column's type is called in answers.
-pub(crate) fn type_name(data_type: &DataType) -> String {
+/// The name of a column's type in answers.
+fn type_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".to_owned(),
         DataType::Dictionary(_, values) => type_name(values),
@@ -73,7 +80,7 @@ pub(crate) fn type_name(data_type: &DataType) -> String {
     }
 }
 
-fn rows(batch: &RecordBatch, rows: Range<usize>, shape: Shape) -> Result<Vec<String>, ArrowError> {
+fn rows(batch: &RecordBatch, rows: Range<usize>, shape: RowShape) -> Result<Vec<String>, ArrowError> {
     let columns = batch.schema_ref().fields().iter().zip(batch.columns());
     let exact: Vec<Option<(FieldRef, ArrayRef)>> = columns
         .map(|(field, column)| (!is_plain(column.data_type())).then(|| exact(field, column)).transpose())
@@ -84,16 +91,16 @@ fn rows(batch: &RecordBatch, rows: Range<usize>, shape: Shape) -> Result<Vec<Str
         .iter()
         .zip(&exact)
         .map(|(column, exact)| match exact {
-            Some((field, column)) => make_encoder(field, column.as_ref(), &options).map(Cells::Others),
+            Some((field, column)) => make_encoder(field, column.as_ref(), &options).map(Cells::Encoded),
             None => Ok(Cells::of(column)),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let (open, close) = if shape == Shape::Object { (b'{', b'}') } else { (b'[', b']') };
-    // What stands in front of each cell, written once.
+    let (open, close) = if shape == RowShape::Object { (b'{', b'}') } else { (b'[', b']') };
+    // The text before each cell is the same in all rows.
     let fields = batch.schema_ref().fields().iter().enumerate();
-    let heads = fields.map(|(place, field)| {
-        let mut head = if place > 0 { vec![b','] } else { Vec::new() };
-        if shape == Shape::Object {
+    let heads = fields.map(|(index, field)| {
+        let mut head = if index > 0 { vec![b','] } else { Vec::new() };
+        if shape == RowShape::Object {
             push_text(field.name(), &mut head);
             head.push(b':');
         }
@@ -110,14 +117,14 @@ fn rows(batch: &RecordBatch, rows: Range<usize>, shape: Shape) -> Result<Vec<Str
             cells.push(row, &mut text);
         }
         text.push(close);
-        bytes = text.len() + text.len() / 8; // Rows of a table are about as long as each other.
+        bytes = text.len() + text.len() / 8; // The next row is about as long.
         texts.push(String::from_utf8(text).expect("JSON text is UTF-8"));
     }
     Ok(texts)
 }
 
-/// The cells of a column. What most columns of a decision are is written as it is: an encoder costs more to make than
-/// a row to write.
+/// The cells of a column. The common types of decisions are encoded here: making an Arrow encoder
+/// costs more than writing a row.
 enum Cells<'a> {
     Texts(&'a StringArray),
     Names(&'a DictionaryArray<Int32Type>, &'a StringArray),
@@ -128,10 +135,10 @@ enum Cells<'a> {
     Decimals(&'a Decimal128Array, usize),
     Digests(&'a FixedSizeBinaryArray),
     Lists(&'a ListArray, Box<Cells<'a>>),
-    Others(NullableEncoder<'a>),
+    Encoded(NullableEncoder<'a>),
 }
 
-/// Whether the cells of a column need no encoder.
+/// Whether a type is encoded without an Arrow encoder.
 fn is_plain(data_type: &DataType) -> bool {
     match data_type {
         DataType::Utf8 | DataType::UInt64 | DataType::Int64 | DataType::Boolean => true,
@@ -145,7 +152,7 @@ fn is_plain(data_type: &DataType) -> bool {
 }
 
 impl<'a> Cells<'a> {
-    /// The cells of a plain column.
+    /// The cells of a column with a plain type.
     fn of(column: &'a ArrayRef) -> Cells<'a> {
         match column.data_type() {
             DataType::Utf8 => Cells::Texts(column.as_string()),
@@ -179,7 +186,7 @@ impl<'a> Cells<'a> {
             Cells::Decimals(cells, _) => cells.is_null(row),
             Cells::Digests(cells) => cells.is_null(row),
             Cells::Lists(cells, _) => cells.is_null(row),
-            Cells::Others(encoder) => encoder.is_null(row),
+            Cells::Encoded(encoder) => encoder.is_null(row),
         }
     }
 
@@ -194,7 +201,7 @@ impl<'a> Cells<'a> {
             }
             Cells::Unsigned(cells) => quoted(out, |out| push_integer(cells.value(row).into(), out)),
             Cells::Signed(cells) => quoted(out, |out| push_integer(cells.value(row).into(), out)),
-            // As the gate takes them.
+            // In the form that the gate accepts.
             Cells::Times(cells) => quoted(out, |out| push_time(cells.value(row), out)),
             Cells::Decimals(cells, scale) => quoted(out, |out| push_decimal(cells.value(row), *scale, out)),
             Cells::Booleans(cells) => {
@@ -213,7 +220,7 @@ impl<'a> Cells<'a> {
                 }
                 out.push(b']');
             }
-            Cells::Others(encoder) => encoder.encode(row, out),
+            Cells::Encoded(encoder) => encoder.encode(row, out),
         }
     }
 }
@@ -229,14 +236,14 @@ fn push_text(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// The column in a type whose JSON form loses nothing.
+/// The column, cast to a type whose JSON form loses nothing.
 fn exact(field: &FieldRef, column: &ArrayRef) -> Result<(FieldRef, ArrayRef), ArrowError> {
-    let wanted = exact_type(field.data_type());
-    if wanted == *field.data_type() {
+    let data_type = exact_type(field.data_type());
+    if data_type == *field.data_type() {
         return Ok((Arc::clone(field), Arc::clone(column)));
     }
-    let column = cast(column, &wanted)?;
-    Ok((Arc::new(Field::new(field.name(), wanted, field.is_nullable())), column))
+    let column = cast(column, &data_type)?;
+    Ok((Arc::new(Field::new(field.name(), data_type, field.is_nullable())), column))
 }
 
 fn exact_type(data_type: &DataType) -> DataType {
@@ -258,7 +265,7 @@ fn exact_type(data_type: &DataType) -> DataType {
     }
 }
 
-/// The columns of an answer, as JSON.
+/// The names and types of the columns of an answer, as JSON.
 pub(crate) fn columns(schema: &Schema) -> serde_json::Value {
     let columns = schema.fields().iter();
     columns
@@ -292,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_escaped_and_nulls_are_null_in_every_kind_of_column() {
+    fn texts_are_escaped_and_nulls_are_null_in_every_type_of_column() {
         let digests = [Some([0, 255]), None, Some([16, 1])].into_iter();
         let digests =
             FixedSizeBinaryArray::try_from_sparse_iter_with_size(digests, 2).expect("two bytes each");

@@ -1,22 +1,22 @@
-//! The table `governance`: one row for each step by which a bundle or a policy came into force, or did not.
+//! The table `governance`: one row for each step in the life of a revision of a bundle or a policy.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
+use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use tidegate_facts::governance::{EVENT_TYPE, StepRecord};
-use tidegate_facts::schema::timestamp;
+use tidegate_facts::payload_schema::timestamp;
 use tidegate_facts::{Tick, columns};
 use tidegate_sinks::log::Group;
 
-use super::batch_of;
+use super::batches::build_batch;
 
-/// The columns of `governance`. Digests are texts, as in the decisions that cite them.
+/// The columns of the table `governance`. Digests are texts, as in the decisions that cite them.
 pub(super) fn schema() -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let optional = |name: &str| Field::new(name, DataType::Utf8, true);
     Arc::new(Schema::new(vec![
-        Field::new(columns::TICK, DataType::UInt64, false),
+        columns::tick_field(columns::TICK),
         Field::new("taken_at_utc", timestamp(), false),
         text(columns::EVENT_ID),
         text("scope"),
@@ -35,7 +35,7 @@ pub(super) fn schema() -> SchemaRef {
     ]))
 }
 
-/// The steps of a group before a tick, with the columns of `schema`.
+/// The steps of a group before the tick `before`, with the columns of `schema`.
 pub(super) fn batches(
     group: &Group,
     schema: &SchemaRef,
@@ -46,7 +46,7 @@ pub(super) fn batches(
         .map(|frame| {
             let mut steps = StepRecord::read(&frame.rows)?;
             steps.retain(|(tick, _)| before.is_none_or(|before| *tick < before));
-            batch_of(schema, steps.len(), |name| Ok(column(&steps, name)))
+            build_batch(schema, steps.len(), |name| Ok(column(&steps, name)))
         })
         .collect()
 }
@@ -56,7 +56,7 @@ fn column(steps: &[(Tick, StepRecord)], name: &str) -> ArrayRef {
         Arc::new(steps.iter().map(|(_, step)| text(step)).collect::<StringArray>())
     };
     match name {
-        columns::TICK => Arc::new(steps.iter().map(|(tick, _)| tick.0).collect::<UInt64Array>()),
+        columns::TICK => Arc::new(steps.iter().map(|(tick, _)| tick.0).collect::<columns::TickArray>()),
         "taken_at_utc" => {
             let times = steps.iter().map(|(tick, _)| tick.micros());
             Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_data_type(timestamp()))
@@ -66,7 +66,7 @@ fn column(steps: &[(Tick, StepRecord)], name: &str) -> ArrayRef {
         "kind" => texts(|step| Some(step.subject.kind.name().to_owned())),
         "node" => texts(|step| Some(step.subject.node.clone())),
         "step" => texts(|step| Some(step.step.name().to_owned())),
-        "family" => texts(|step| step.step.family(step.subject.kind).map(str::to_owned)),
+        "family" => texts(|step| step.step.reference_event(step.subject.kind).map(str::to_owned)),
         "proposal_id" => texts(|step| Some(step.proposal_id.to_hex())),
         "actor" => texts(|step| Some(step.actor.clone())),
         "reason" => texts(|step| Some(step.reason.clone())),
