@@ -6,9 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, new_null_array};
 use arrow::compute::{concat, filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
@@ -219,7 +217,9 @@ impl<'b> ErrorCollector<'b> {
         self.errors.sort_by_key(|(error, _)| error.row);
         let ticks = ticks_of(self.batch);
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(columns::TickArray::from_iter_values(self.errors.iter().map(|(e, _)| ticks.value(e.row)))),
+            Arc::new(columns::TickArray::from_iter_values(
+                self.errors.iter().map(|(e, _)| ticks.value(e.row)),
+            )),
             Arc::new(StringArray::from_iter_values(self.errors.iter().map(|_| self.node))),
             Arc::new(StringArray::from_iter_values(self.errors.iter().map(|(_, text)| text.as_ref()))),
             Arc::new(StringArray::from_iter_values(self.errors.iter().map(|(e, _)| e.cause.as_str()))),
@@ -250,8 +250,7 @@ pub(crate) mod tests {
     /// Rows with ticks 100, 101, ..
     fn rows(x: &[Option<i64>]) -> RecordBatch {
         let ticks = columns::TickArray::from_iter_values((0..x.len() as i64).map(|row| 100 + row));
-        let fields =
-            vec![columns::tick_field(columns::TICK), Field::new("x", DataType::Int64, true)];
+        let fields = vec![columns::tick_field(columns::TICK), Field::new("x", DataType::Int64, true)];
         let columns: Vec<ArrayRef> = vec![Arc::new(ticks), Arc::new(Int64Array::from(x.to_vec()))];
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("the columns have one length")
     }

@@ -8,7 +8,7 @@
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take};
-use arrow::datatypes::{Field};
+use arrow::datatypes::Field;
 use tidegate_facts::{Tick, columns};
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::Pipeline;
@@ -117,7 +117,7 @@ impl AnswerBuffer {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Int64Array};
+    use arrow::array::Int64Array;
     use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 
     use super::*;
@@ -135,7 +135,8 @@ mod tests {
     }
 
     fn batch_of(ticks: Vec<i64>, counts: Vec<i64>) -> RecordBatch {
-        let columns: [ArrayRef; 2] = [Arc::new(columns::TickArray::from(ticks)), Arc::new(Int64Array::from(counts))];
+        let columns: [ArrayRef; 2] =
+            [Arc::new(columns::TickArray::from(ticks)), Arc::new(Int64Array::from(counts))];
         RecordBatch::try_new(schema(), columns.to_vec()).expect("the columns match the schema")
     }
 

@@ -342,7 +342,9 @@ mod tests {
         let columns: Vec<(&str, ArrayRef)> = vec![
             (
                 columns::TICK,
-                Arc::new(columns::TickArray::from_iter_values((1..=x.len() as i64).map(|row| row << PARTITION_BITS))),
+                Arc::new(columns::TickArray::from_iter_values(
+                    (1..=x.len() as i64).map(|row| row << PARTITION_BITS),
+                )),
             ),
             (
                 columns::EVENT_ID,

@@ -26,7 +26,7 @@ use crate::core::rows::digest_column;
 
 /// Records of one event type that passed all checks except that for a partition key.
 pub struct ValidRows {
-    /// The index of each record in [`Validated::positions`](super::Validated::positions).
+    /// The index of each record in [`Validated::positions`](super::outcome::Validated::positions).
     pub records: Vec<u32>,
     /// The number of each record's context in the cache.
     pub contexts: Vec<u32>,
@@ -48,7 +48,7 @@ pub struct ValidRows {
 
 /// A record without a value for any partition key.
 pub struct MissingKey {
-    /// The index of the record in [`Validated::positions`](super::Validated::positions).
+    /// The index of the record in [`Validated::positions`](super::outcome::Validated::positions).
     pub record: u32,
     /// The event id.
     pub event_id: String,

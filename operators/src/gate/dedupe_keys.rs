@@ -4,8 +4,8 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int32Type;
 use tidegate_facts::{Context, DedupeScope, columns};
 
-use super::Validator;
 use super::outcome::{Rejection, Validated};
+use super::validator::Validator;
 
 impl Validator {
     /// Recomputes the dedupe keys of facts in the log, one for each row, as the gate computed them.
