@@ -1,18 +1,19 @@
 // The service, over HTTP: calls, the key they may need, and rows as they are computed.
 //
-// A key is asked for once, when the service first wants one, and kept for this tab alone. Rows are followed with
-// `fetch` rather than `EventSource`, because that cannot send a key.
+// The page asks for an API key once, when the service first requires one, and stores it for this tab only. Rows are
+// followed with `fetch` rather than `EventSource`, because `EventSource` cannot send a key.
 
 const KEY = "tidegate.key";
 let waiting = null;
 let askKey = null;
 
-/** What the service answered instead of what was asked for. */
+/** An error answer of the service; an ambiguous event id has `candidates`. */
 export class Refused extends Error {
-  constructor(status, message) {
+  constructor(status, message, candidates = []) {
     super(message);
     this.status = status;
-    this.title = { 401: "A key is needed", 403: "Not allowed", 404: "Not found", 429: "Too busy", 503: "Not ready" }[status]
+    this.candidates = candidates;
+    this.title = { 401: "A key is needed", 403: "Not allowed", 404: "Not found", 409: "Conflict", 429: "Too busy", 503: "Not ready" }[status]
       ?? `Refused (${status})`;
   }
 }
@@ -25,7 +26,7 @@ export class Unreachable extends Error {
   }
 }
 
-/** Says how a key is asked for: a function that is told whether one was refused, and promises one. */
+/** Sets the function that asks for a key. It gets whether a key was refused, and returns a promise of one. */
 export function onKeyNeeded(ask) {
   askKey = ask;
 }
@@ -34,7 +35,7 @@ export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
 export const forgetKey = () => sessionStorage.removeItem(KEY);
 
-/** The response to a call; asks for a key and calls again as often as it is needed. */
+/** The response to a call; while the service answers 401, it asks for a key and calls again. */
 async function request(path, { method = "GET", body, headers = {}, signal } = {}) {
   for (;;) {
     const key = sessionStorage.getItem(KEY);
@@ -46,7 +47,7 @@ async function request(path, { method = "GET", body, headers = {}, signal } = {}
       throw error.name === "AbortError" ? error : new Unreachable();
     }
     if (response.status !== 401) return response;
-    // Many calls may wait for one key; who finds that another key came meanwhile only calls again.
+    // Several calls may wait for one key; a call that finds a new key only repeats its request.
     if (sessionStorage.getItem(KEY) === key) {
       waiting ??= askKey(key !== null).finally(() => { waiting = null; });
       sessionStorage.setItem(KEY, await waiting);
@@ -57,16 +58,19 @@ async function request(path, { method = "GET", body, headers = {}, signal } = {}
 async function refusal(response) {
   const text = await response.text();
   let message = text || response.statusText;
+  let candidates = [];
   try {
-    message = JSON.parse(text).error ?? message;
+    const body = JSON.parse(text);
+    message = body.error ?? message;
+    candidates = body.candidates ?? [];
   } catch {
-    // A proxy between may answer with something else than JSON; then its text is what there is to show.
+    // A proxy may answer with something other than JSON; then its text is shown.
   }
   const after = response.headers.get("Retry-After");
-  return new Refused(response.status, after ? `${message} (retry after ${after} s)` : message);
+  return new Refused(response.status, after ? `${message} (retry after ${after} s)` : message, candidates);
 }
 
-/** The JSON of a call that went well. `also` names other statuses whose answers are no errors. */
+/** The JSON of a successful call. `also` lists other statuses that are no errors. */
 export async function call(path, options = {}, also = []) {
   const response = await request(path, options);
   if (!response.ok && !also.includes(response.status)) throw await refusal(response);
@@ -89,7 +93,7 @@ export async function tables(signal) {
   return (await call("/v1/tables", { signal })).tables;
 }
 
-/** Submits one record as it is written, and gives its receipt. */
+/** Submits one record unchanged, and returns its receipt. */
 export async function submit(text) {
   const headers = { "Content-Type": "application/json" };
   const { receipts } = await call("/v1/facts", { method: "POST", body: text, headers }, [422]);
@@ -97,8 +101,8 @@ export async function submit(text) {
 }
 
 /**
- * Follows the rows of a table until `signal` aborts, and comes back after every loss. `onTexts` gets the JSON texts
- * of the rows that came together, unparsed: when thousands come a second, most are never shown. `onState` gets
+ * Follows the rows of a table until `signal` aborts, and reconnects after every loss. `onTexts` gets the JSON texts
+ * of the rows that came together, unparsed: of thousands in a second, most are never shown. `onState` gets
  * "live", or why it is not.
  */
 export async function tail(table, { signal, onTexts, onState }) {
@@ -125,12 +129,12 @@ async function readEvents(stream, onTexts) {
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    // While more is there than can be read, reading never waits, and without a rest the page would not be drawn.
+    // While data is always available, reading never waits; without a pause the page would not be drawn.
     if (performance.now() - rested > 20) {
       await new Promise((wake) => setTimeout(wake));
       rested = performance.now();
     }
-    // An event ends with an empty line; its data may stand in several lines.
+    // An event ends with an empty line; its data may span several lines.
     const events = (rest + value).replaceAll("\r\n", "\n").split("\n\n");
     rest = events.pop();
     const texts = events.map((event) => {

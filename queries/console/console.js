@@ -1,7 +1,7 @@
-// The console of a running service: routes, shortcuts, the state that stands above every view.
+// The console of a running service: routes, shortcuts, and the status strip above every view.
 //
-// A view is a function `(main, address, signal)` that fills the page and stops all it started when `signal` aborts. Addresses are
-// `#/view/argument?filters`, so that what one person looks at can be sent to another.
+// A view is a function `(main, address, signal)` that fills the page and stops everything it started when `signal`
+// aborts. Addresses are `#/view/argument?filters`, so that a link shows the same page to someone else.
 
 import { Unreachable, forgetKey, hasKey, onKeyNeeded } from "./api.js";
 import { button, digest, el, failure, fill, refresh, say } from "./dom.js";
@@ -58,7 +58,7 @@ async function route() {
       link.scrollIntoView({ block: "nearest", inline: "nearest" });
     } else link.removeAttribute("aria-current");
   }
-  // A view fills a folder of its own: one that answers late cannot write into the next.
+  // A view fills an element of its own, so a view that answers late cannot write into the next one.
   const folder = el("div.view", el("p.loading", "Asking…"));
   fill(main, folder);
   window.scrollTo(0, 0);
@@ -73,7 +73,7 @@ async function route() {
   }
 }
 
-// Above every view: which service this is, whether it is ready, how far it is.
+// The status strip: the service, whether it is ready, and its progress.
 
 function showStrip() {
   const outage = document.getElementById("outage");
@@ -93,7 +93,7 @@ function showStrip() {
   const item = (name, ...of) => el("div", el("span.name", name), el("span.of", of));
   const strip = [
     item("topology", now.topology),
-    item("state", el("span", { class: `dot ${state[0]}`, title: readiness?.why ?? "" }), state[1], lag),
+    item("state", el("span", { class: `dot ${state[0]}`, title: readiness?.reason ?? "" }), state[1], lag),
     item("time", time(now.time)),
     item("committed", now.committed ? [`#${now.committed.number}`, " to ", time(now.committed.time)] : "nothing yet"),
     item("admitted since the start", count(now.counts.admitted)),
@@ -104,7 +104,7 @@ function showStrip() {
   refresh(document.getElementById("strip"), strip);
 }
 
-// Light and dark: as the system says, until the switch is used.
+// Light or dark: the system's setting, until the switch is used.
 
 const THEME = "tidegate.theme";
 const systemTheme = matchMedia("(prefers-color-scheme: dark)");

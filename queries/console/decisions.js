@@ -1,7 +1,6 @@
-// Decisions, newest first: asked for with SQL, and then as they are made.
+// The decisions view, newest first: a page from SQL, then decisions as they are made.
 //
-// Whole thousands may come a second. Only as many as can be read are parsed and shown; of the others the page says how
-// many there were.
+// Thousands may come in a second. Only as many as a person can read are parsed and shown; the page counts the others.
 
 import { objects, sql, tables, tail } from "./api.js";
 import { action, badge, button, code, el, empty, failure, fill, note, scored, table, tableRow, value } from "./dom.js";
@@ -9,14 +8,14 @@ import { count, isFeature, isNumeric, sqlName, sqlText, time, utc } from "./form
 
 const PAGE = 100;
 const SHOWN_MAX = 300;
-/** Rows that are read each time the page is drawn; the filters see no more than these. */
+/** The most rows that are parsed for each drawing of the page; the filters see only these. */
 const READ_MAX = 2000;
 const DRAW_MS = 250;
-/** Rows that appear at once; of more, the oldest are only counted. */
+/** The most rows that appear at once; the oldest beyond are only counted. */
 const BURST_MAX = 50;
-/** Rows that are marked as fresh when they appear together. */
+/** The most rows that are marked as fresh when they appear together. */
 const FRESH_MAX = 5;
-/** How many columns of the topology's own stand in the table. */
+/** The most columns of the topology's own in the table. */
 const OWN_MAX = 4;
 
 export async function showDecisions(main, { filters }, signal) {
@@ -101,13 +100,13 @@ function columnsFor(own) {
   ];
 }
 
-/** A time whose date can be left out where there is no room for it. */
+/** A time whose date is hidden on narrow screens. */
 function moment(iso) {
   const [date, clock] = time(iso).split(" ");
   return el("span.time", el("span.wide", date, " "), clock);
 }
 
-/** The first reason, which named the action, and how many others there are. */
+/** The first reason, which chose the action, and the number of others. */
 function reasons([first, ...others]) {
   if (!first) return "";
   return [badge(first), others.length > 0 && el("span.note", { title: others.join(", ") }, ` +${others.length}`)];
@@ -181,7 +180,7 @@ function conditions(form, columns) {
   return all;
 }
 
-/** The same filters for a row that just came. */
+/** Whether a row that just came passes the filters. */
 function fits(row, { action, rule, from, to, column, is }) {
   return (!action || row.action === action)
     && (!rule || row.rules_fired?.includes(rule) || row.reason_codes?.includes(rule))
@@ -190,7 +189,7 @@ function fits(row, { action, rule, from, to, column, is }) {
     && (!is || String(row[column]) === is);
 }
 
-/** The live tail above the rows that were asked for. */
+/** The live rows above those from SQL. */
 function liveRows({ columns, open, form, state, pause, signal, place, load }) {
   let body = null;
   let seen = new Set();
@@ -217,7 +216,7 @@ function liveRows({ columns, open, form, state, pause, signal, place, load }) {
     if (!fresh.length) return;
     fresh.forEach((row) => seen.add(keyOf(row)));
     const rows = fresh.map((row) => tableRow(columns, row, { open, key: keyOf })).reverse();
-    // In a flood everything is fresh, and to say so of each row would cost more than the rows.
+    // In a flood every row is fresh, and marking each would cost more than drawing it.
     if (rows.length <= FRESH_MAX) rows.forEach((row) => row.classList.add("fresh"));
     place.querySelector(".empty")?.remove();
     body.prepend(...rows);
@@ -240,7 +239,7 @@ function liveRows({ columns, open, form, state, pause, signal, place, load }) {
       texts.splice(0, Math.max(0, texts.length - READ_MAX));
     },
     onState: (of) => {
-      // What was decided while nobody listened is in the table.
+      // Decisions made while the stream was down are in the table.
       if (of === "live" && trouble) load();
       trouble = of === "live" ? null : of;
       say();

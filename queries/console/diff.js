@@ -7,7 +7,7 @@ const AROUND = 3;
 
 /**
  * The lines of two texts as `{ sign, line }`: " " stands in both, "-" in the first alone, "+" in the second alone. The lines that
- * stay are a longest common subsequence, so nothing is said to change that could be said to stay.
+ * stay are a longest common subsequence, so the smallest number of lines is shown as changed.
  */
 export function diff(before, after) {
   const [a, b] = [before, after].map((text) => text.replace(/\n$/, "").split("\n"));

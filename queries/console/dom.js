@@ -1,7 +1,7 @@
-// Elements from data.
+// Builds page elements from data.
 //
-// Facts are written by strangers, so whatever came from one becomes a text node: nothing here or elsewhere takes
-// markup from a string, and an address is made of encoded parts. Characters that could hide or reorder text are shown.
+// Facts come from outside, so their values become text nodes: no code of the console turns a string into markup, and
+// addresses are built from encoded parts. Characters that could hide or reorder text are made visible.
 
 import { isDigest, isNumeric, shorten, visible } from "./format.js";
 
@@ -34,7 +34,7 @@ function add(parent, children) {
   }
 }
 
-/** Puts children in the place of what an element held. */
+/** Replaces the children of an element. */
 export function fill(element, ...children) {
   const fresh = document.createDocumentFragment();
   add(fresh, children);
@@ -42,7 +42,7 @@ export function fill(element, ...children) {
   return element;
 }
 
-/** The same, but leaves alone what still says what it said, so that it can be pressed and selected meanwhile. */
+/** Replaces only the children whose text has changed, so that the others can be clicked and selected meanwhile. */
 export function refresh(element, fresh) {
   const old = [...element.children];
   if (old.length !== fresh.length) return fill(element, fresh);
@@ -50,23 +50,23 @@ export function refresh(element, fresh) {
   return element;
 }
 
-/** Tells what was done, to eyes and to screen readers. */
+/** Shows what was done for a moment; screen readers read it. */
 export function say(text) {
-  const said = document.getElementById("said");
-  said.textContent = text;
-  said.classList.add("shown");
+  const notice = document.getElementById("notice");
+  notice.textContent = text;
+  notice.classList.add("shown");
   clearTimeout(say.timer);
-  say.timer = setTimeout(() => said.classList.remove("shown"), 2500);
+  say.timer = setTimeout(() => notice.classList.remove("shown"), 2500);
 }
 
 export function button(label, click, attributes = {}) {
   return el("button", { type: "button", click, ...attributes }, label);
 }
 
-/** Something said in passing. */
+/** A remark in smaller letters. */
 export const note = (...children) => el("span.note", children);
 
-/** Text in the letters of programs. */
+/** Text in a monospace font. */
 export const code = (...children) => el("code", children);
 
 export function copier(text, what) {
@@ -81,7 +81,7 @@ export function copier(text, what) {
   return button("copy", copy, { class: "copy", "aria-label": `copy ${what}` });
 }
 
-/** A digest, shortened; all of it on copying, and when the pointer rests on it. */
+/** A digest, shortened; the copy button and the tooltip have all of it. */
 export function digest(hex, what = "digest") {
   return el("span.digest", { title: hex }, code(shorten(hex)), copier(hex, what));
 }
@@ -95,7 +95,7 @@ export function prose(text) {
   return parts.map((part, at) => (at % 2 ? el("code", { title: part }, shorten(part)) : part));
 }
 
-/** What an action is to the eye: good, bad or to be looked at. */
+/** An action as a badge: good, bad, or for review. */
 export function action(name) {
   const tone = /allow|approve|accept|pass/i.test(name) ? "good"
     : /block|decline|deny|reject/i.test(name) ? "bad" : "mind";
@@ -107,7 +107,7 @@ export function badge(text, tone = "") {
   return el("span", { class: `badge ${tone}` }, text);
 }
 
-/** A score in as many digits as tell scores apart. */
+/** A score with three decimals. */
 export function scored(score) {
   if (score === null || score === undefined) return value(null);
   return Number(score).toFixed(3);
@@ -136,7 +136,7 @@ export function card(title, ...children) {
   return el("section.card", el("h2", title), children);
 }
 
-/** Says that there is nothing, and what to do. */
+/** A text for an empty view: that there is nothing, and what to do. */
 export function empty(...children) {
   return el("div.empty", children);
 }

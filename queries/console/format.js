@@ -58,7 +58,7 @@ export function utc(text) {
 
 /** The time a tick was stamped at: a tick is microseconds and twelve bits beneath them. */
 export function tickTime(tick) {
-  const us = BigInt(tick) >> 12n;
+  const us = BigInt(tick) >> 8n;
   const iso = new Date(Number(us / 1000n)).toISOString();
   return time(iso.replace("Z", `${String(us % 1000n).padStart(3, "0")}Z`));
 }

@@ -1,16 +1,16 @@
-// The graph: every node in the layer below its inputs, with what goes through it now.
+// The graph view: every node in the layer below its inputs, with its current rates.
 //
-// Layers go down the page, so that a phone shows the same picture as a desk. An edge that passes a layer gets a place
-// in it, so that none runs behind a node.
+// Layers go down the page, so that a phone shows the same picture as a desktop. An edge that passes a layer gets a lane
+// in it, so that no edge runs behind a node.
 
 import { card, el, empty, facts, fill, note, refresh, svg, table } from "./dom.js";
 import { compact, count, quantity, rate, share, span, time } from "./format.js";
 import * as status from "./status.js";
 
 const WIDTH = 176, HEIGHT = 50, LANE = 16, GAP_X = 18, GAP_Y = 30;
-/** What the page shows of a node in its own way; whatever else a service tells of one is shown by its name. */
+/** Fields of a node that the page formats itself; any other field is shown under its name. */
 const KNOWN = ["name", "kind", "inputs", "rows", "busy_us", "lag_us", "state"];
-/** A node that is farther behind what was fed to the graph is marked. */
+/** A node with a greater lag is marked. */
 const LATE_US = 2_000_000;
 
 export async function showGraph(main, _, signal) {
@@ -70,14 +70,14 @@ function tilesOf(now) {
   return [
     tile("Admission", rate(admitted), `${count(now.counts.admitted)} admitted, ${count(now.counts.duplicate)} duplicate since the start`),
     tile("Quarantine", rate(status.growth(sum)), el("a", { href: "#/quarantine" }, `${count(sum(now))} refused`)),
-    tile("Lag", !Number.isFinite(readiness?.lag_us) ? "–" : span(readiness.lag_us), readiness?.why ?? (now.ready ? "caught up" : "catching up")),
+    tile("Lag", !Number.isFinite(readiness?.lag_us) ? "–" : span(readiness.lag_us), readiness?.reason ?? (now.ready ? "caught up" : "catching up")),
     tile("Commit", now.committed ? `#${now.committed.number}` : "–", !now.committed ? "nothing is committed yet" : behind > 0 ? `${span(behind)} of event time behind` : "up to the present"),
     tile("Clock", now.clock === "event" ? "event time" : now.clock, `tick ${now.tick}`),
     tile("Up for", span(now.uptime_us), `${now.version} · ${many(now.workers, "worker")} · ${many(now.partitions, "partition")}`),
   ];
 }
 
-/** The file of the topology and the folder of its log, as the service was given them. */
+/** The file of the topology and the data folder of the service. */
 const where = ({ file, data }) => (file ? [el("code", file), " on ", el("code", data)] : "");
 
 const many = (of, what) => `${of} ${what}${of === 1 ? "" : "s"}`;
@@ -103,16 +103,16 @@ function detailOf(node, now) {
 
 const plain = (key, of) => (typeof of === "number" ? quantity(key, of) : typeof of === "object" ? JSON.stringify(of) : of);
 
-/** How far a node is behind, where the service tells. */
+/** The lag of a node, if the service reports one. */
 const lagOf = ({ lag_us }) => (Number.isFinite(lag_us) ? lag_us : null);
 
-/** What a node holds, by quantity; a service that tells one number means rows. */
+/** The size of a node's state, by quantity; a single number means rows. */
 function stateOf({ state }) {
   if (Number.isFinite(state)) return { rows: state };
   return Object.fromEntries(Object.entries(state ?? {}).filter(([, held]) => Number.isFinite(held)));
 }
 
-/** How many rows a node holds, in a few letters. */
+/** The rows in a node's state, abbreviated. */
 function held(node) {
   const { rows } = stateOf(node);
   return rows ? compact(rows) : null;
@@ -123,7 +123,7 @@ function showList(place, nodes, choose, chosen) {
   const holds = nodes.some((node) => held(node) !== null);
   const columns = [
     { name: "node", cell: ({ name }) => name },
-    // The picture shows it too, and there is no room for everything.
+    // The picture shows it too, and the table is narrow.
     !lags && { name: "kind", cell: ({ kind }) => note(kind) },
     { name: "rows", numeric: true, cell: ({ rows }) => count(rows) },
     { name: "rate", numeric: true, cell: (node) => rate(node.rate) },
@@ -134,7 +134,7 @@ function showList(place, nodes, choose, chosen) {
   ].filter(Boolean);
   const rows = place.querySelectorAll("tbody tr");
   const same = rows.length === nodes.length && nodes.every(({ name }, at) => rows[at].dataset.key === name);
-  // Rows stay, and with them the focus and a press that has begun; only what they say changes.
+  // Rows stay, and with them the focus and a click in progress; only their cells change.
   if (!same) fill(place, table(columns, nodes, { label: "Nodes", open: ({ name }) => choose(name), key: ({ name }) => name }));
   else nodes.forEach((node, row) => columns.forEach(({ cell }, at) => fill(rows[row].cells[at], cell(node))));
   for (const row of place.querySelectorAll("tbody tr")) row.classList.toggle("chosen", row.dataset.key === chosen);
@@ -151,10 +151,10 @@ function spark(values) {
 const family = (kind) => (kind.startsWith("source") ? "source" : kind.startsWith("sink") ? "sink"
   : ["gate", "decide", "seal"].includes(kind) ? kind : "step");
 
-/** The picture, and the means to change what it says without drawing it again. */
+/** The picture, and functions that update it without drawing it again. */
 function draw({ nodes }, choose) {
   const { places, edges, width, height } = layOut(nodes);
-  // A phone scrolls sideways in a wide graph, rather than have letters too small to read.
+  // On a phone a wide graph scrolls sideways, so that its text stays readable.
   const scale = matchMedia("(max-width: 700px)").matches ? 0.84 : 1;
   const paths = edges.map((edge) => {
     const points = edge.through.map((id) => places.get(id));
@@ -222,7 +222,7 @@ function curve(points) {
   return d;
 }
 
-/** Where each node stands, and which places each edge goes through. */
+/** The position of each node, and the positions that each edge passes. */
 function layOut(nodes) {
   const inputsOf = new Map(nodes.map(({ name, inputs }) => [name, inputs]));
   const depth = new Map();
@@ -260,7 +260,7 @@ function layOut(nodes) {
   return { places, edges, width: right - left + 4, height: layers.length * (HEIGHT + GAP_Y) - GAP_Y + 4 };
 }
 
-/** Each layer in the order of what is above it, as near below that as its neighbours allow. */
+/** Places each layer in the order of its inputs, as close below them as its neighbours allow. */
 function place(layers, above, widthOf) {
   const places = new Map();
   layers.forEach((layer, at) => {

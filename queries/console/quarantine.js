@@ -1,19 +1,19 @@
-// What the gate refused, why, and the way back in: a record is mended here and submitted again.
+// The quarantine view: refused records, the reasons, and an editor to fix and resubmit them.
 //
-// The log keeps what was refused as it was refused. A mended record is another record; its receipt says what became of it.
+// The log keeps a refused record unchanged. A fixed record is another record, with a receipt of its own.
 
 import { objects, sql, submit, tables } from "./api.js";
 import { badge, button, card, code, el, empty, facts, failure, fill, note, say, table } from "./dom.js";
 import { bytes, count, layOut, shorten, sqlName, sqlText, time } from "./format.js";
 
 const ROWS_MAX = 200;
-/** What became of records that were mended in this tab, by their receipt ids. */
+/** The verdicts on records that were resubmitted in this tab, by their receipt ids. */
 const mended = new Map();
 
 export async function showQuarantine(main, { filters }, signal) {
   const known = (await tables(signal)).find(({ name }) => name === "quarantine")?.columns.map(({ name }) => name) ?? [];
   const reason = known.includes("reason_code") ? "reason_code" : "reason";
-  // The newest first, where the table tells; else by their place in the source.
+  // Newest first, if the table has the column; else by the position in the source.
   const newest = ["after_tick", "position"].filter((name) => known.includes(name));
   const only = filters.get("reason");
   const counted = objects(await sql(`SELECT ${reason} AS reason, count(*) AS records FROM quarantine GROUP BY ${reason} ORDER BY 2 DESC, 1`, signal));
@@ -58,23 +58,23 @@ export async function showQuarantine(main, { filters }, signal) {
   await show();
 }
 
-/** One click: the same bytes again, judged by what is in force now. */
+/** Submits the same bytes again; the gate validates them against the effective policy. */
 async function resubmitAsIs(row, pressed) {
   pressed.disabled = true;
   const cell = pressed.closest("td");
   try {
-    const said = await submit(textOf(row));
-    const shown = badge(said.verdict, said.verdict === "quarantined" ? "bad" : "good");
-    if (said.verdict !== "quarantined") mended.set(row.receipt_id, shown);
-    fill(cell, shown, said.verdict === "quarantined" && note(` ${said.reason ?? ""}`));
-    say(said.verdict === "quarantined" ? `Refused again: ${said.detail ?? said.reason}` : `${said.event_id ?? "The record"} is ${said.verdict}`);
+    const receipt = await submit(textOf(row));
+    const shown = badge(receipt.verdict, receipt.verdict === "quarantined" ? "bad" : "good");
+    if (receipt.verdict !== "quarantined") mended.set(row.receipt_id, shown);
+    fill(cell, shown, receipt.verdict === "quarantined" && note(` ${receipt.reason ?? ""}`));
+    say(receipt.verdict === "quarantined" ? `Refused again: ${receipt.detail ?? receipt.reason}` : `${receipt.event_id ?? "The record"} is ${receipt.verdict}`);
   } catch (error) {
     pressed.disabled = false;
     say(error.message);
   }
 }
 
-/** The record as text, or what there is of it. */
+/** The record as text, if it is readable. */
 function textOf(row) {
   return row.bytes_text ?? (typeof row.bytes === "string" ? row.bytes : "");
 }
@@ -97,9 +97,9 @@ function editorFor(row, reason, close) {
   const send = async () => {
     resubmit.disabled = true;
     try {
-      const said = await submit(field.value);
-      if (said.verdict !== "quarantined") mended.set(row.receipt_id, badge(said.verdict, "good"));
-      fill(receipt, receiptOf(said));
+      const answer = await submit(field.value);
+      if (answer.verdict !== "quarantined") mended.set(row.receipt_id, badge(answer.verdict, "good"));
+      fill(receipt, receiptOf(answer));
     } catch (error) {
       fill(receipt, failure(error));
     }

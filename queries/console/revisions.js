@@ -1,6 +1,6 @@
-// How the rules are governed: what is in force, what is proposed, and the steps between, each by a person with a key.
+// The policies view: effective revisions, proposals, and their steps, each taken by a person with a key.
 //
-// Which steps may come next, and why this person may not take one, is what the service says; nothing of it is decided here.
+// The service decides which steps are possible and why this person may not take one; nothing is decided here.
 
 import { call } from "./api.js";
 import { badge, button, card, digest, el, empty, failure, fill, note, say, table } from "./dom.js";
@@ -16,35 +16,35 @@ const DONE = { proposed: "proposed", approved: "approved", activated: "in force"
 const TAKE_EFFECT = ["activate", "rollback"];
 
 export async function showRevisions(main, { argument }, signal) {
-  const [standing, caller] = await Promise.all([call("/v1/revisions", { signal }), call("/v1/caller", { signal })]);
+  const [revisions, caller] = await Promise.all([call("/v1/revisions", { signal }), call("/v1/whoami", { signal })]);
   const again = () => showRevisions(main, { argument }, signal).catch((error) => { if (!signal.aborted) fill(main, failure(error, again)); });
   const editor = el("div");
   const mayPropose = caller.roles.includes("author");
   const revise = (of) => {
-    fill(editor, editorFor(standing, of, again, () => fill(editor)));
+    fill(editor, editorFor(revisions, of, again, () => fill(editor)));
     editor.scrollIntoView({ block: "nearest" });
     editor.querySelector("textarea").focus();
   };
-  const propose = button("Propose a revision", () => revise(standing.in_force[0]), { class: "primary", disabled: !mayPropose || !standing.in_force.length });
-  const open = standing.proposals.filter(({ state }) => ["proposed", "approved"].includes(state));
-  const closed = standing.proposals.filter((proposal) => !open.includes(proposal));
+  const propose = button("Propose a revision", () => revise(revisions.in_force[0]), { class: "primary", disabled: !mayPropose || !revisions.in_force.length });
+  const open = revisions.proposals.filter(({ state }) => ["proposed", "approved"].includes(state));
+  const closed = revisions.proposals.filter((proposal) => !open.includes(proposal));
   fill(main,
     el("div.head", el("h1", "Policies"), el("span.spring"), who(caller), button("Look again", again), propose),
     !mayPropose && limits(caller),
     editor,
-    card("In force", inForce(standing, mayPropose && revise)),
+    card("In force", inForce(revisions, mayPropose && revise)),
     el("h2.section", open.length ? `Waiting for somebody (${open.length})` : "Proposals"),
-    standing.proposals.length ? null : empty("The rules and the policy are those that this folder began with; nobody has proposed others."),
+    revisions.proposals.length ? null : empty("The rules and the policy are those that this folder began with; nobody has proposed others."),
     open.map((proposal) => proposalCard(proposal, true, again, signal)),
     closed.map((proposal) => proposalCard(proposal, proposal.proposal_id === argument || proposal.state === "in force" && !open.length, again, signal)),
-    standing.steps.length > 0 && card("History", history(standing)));
+    revisions.steps.length > 0 && card("History", history(revisions)));
 }
 
 function who({ id, roles, keys }) {
   return note(keys ? [`you are `, el("b", id), ` · ${roles.join(", ")}`] : "no API keys: this machine may read and send");
 }
 
-/** Why this page only shows. */
+/** Why this page is read-only. */
 function limits({ keys, roles }) {
   if (!keys) {
     return el("p.note", "Steps are taken by people with names: make keys with ", el("code", "tidegate keys api --role author --role reader"),
@@ -65,7 +65,7 @@ function inForce({ in_force }, revise) {
   ].filter(Boolean), in_force, { label: "In force", cards: true });
 }
 
-/** The text with the next version: what says something else needs a version of its own. */
+/** The text with the next version number: every revision needs a version of its own. */
 function withNextVersion(text, proposals, node) {
   return text.replace(/^((?:version|revision)\s*=\s*")(\d+)(")/m, (_, before, number, after) => {
     const taken = proposals.filter((each) => each.node === node).map(({ revision_version }) => Number(revision_version) || 0);
@@ -73,12 +73,12 @@ function withNextVersion(text, proposals, node) {
   });
 }
 
-function editorFor(standing, of, again, close) {
+function editorFor(revisions, of, again, close) {
   let subject = of;
   const against = note();
   const field = el("textarea", { spellcheck: "false", autocapitalize: "off", rows: 18, "aria-label": "The text of the revision" });
-  const node = el("select", { "aria-label": "Node", change: () => choose(standing.in_force[node.selectedIndex]) },
-    standing.in_force.map((each) => el("option", { selected: each === of }, `${each.node} (${kind(each.kind)})`)));
+  const node = el("select", { "aria-label": "Node", change: () => choose(revisions.in_force[node.selectedIndex]) },
+    revisions.in_force.map((each) => el("option", { selected: each === of }, `${each.node} (${kind(each.kind)})`)));
   const reason = el("input", { name: "reason", required: true, "aria-label": "Why", placeholder: "why it should change", autocomplete: "off" });
   const changes = el("div");
   const trouble = el("div");
@@ -86,7 +86,7 @@ function editorFor(standing, of, again, close) {
   const choose = (each) => {
     subject = each;
     fill(against, "against what is in force: ", el("b", `${each.revision_id} ${each.revision_version}`));
-    field.value = withNextVersion(each.text, standing.proposals, each.node);
+    field.value = withNextVersion(each.text, revisions.proposals, each.node);
     fill(trouble);
     show();
   };
@@ -153,7 +153,7 @@ function stepsOf(steps) {
   ], steps, { label: "Steps" });
 }
 
-/** What may come next: a reason, and a button for each step; those that this person may not take say why. */
+/** The next steps: a field for the reason, and a button for each step; a disabled one says why. */
 function nextOf({ proposal_id, next }, again) {
   if (!next.length) return null;
   const reason = el("input", { required: true, "aria-label": "Reason", placeholder: "reason", autocomplete: "off" });
@@ -180,7 +180,7 @@ function nextOf({ proposal_id, next }, again) {
     el("div.row", able && reason, buttons),
     able && next.some(({ step, refused }) => TAKE_EFFECT.includes(step) && refused === null)
       && note("It takes effect at once, for every decision from its tick on; the service catches up for a moment and takes facts again."),
-    reasons.map((said) => el("p.note", said)), trouble);
+    reasons.map((text) => el("p.note", text)), trouble);
 }
 
 function history({ steps }) {

@@ -1,6 +1,6 @@
-// The state of the service, asked for once a second, and what follows from two answers.
+// Polls the state of the service once a second, and computes rates from two answers.
 //
-// Rates are differences over the service's own `uptime_us`, so that a slow network does not bend them.
+// Rates are differences over the service's own `uptime_us`, so that a slow network does not distort them.
 
 import { Unreachable, call } from "./api.js";
 
@@ -11,7 +11,7 @@ const RATE_SAMPLES = 5;
 /** The last answers of /v1/status, oldest first. */
 export const samples = [];
 export let readiness = null;
-/** Since when there has been no answer; null while there is one. */
+/** The time of the first failed poll; null while the service answers. */
 export let lostSince = null;
 export let refused = null;
 
@@ -26,7 +26,7 @@ export function onStatus(listener, signal) {
 /** The newest answer, or undefined before there is one. */
 export const latest = () => samples.at(-1);
 
-/** Asks for ever; not while the page is hidden. */
+/** Polls forever, except while the page is hidden. */
 export async function follow() {
   for (;;) {
     if (document.hidden) {
@@ -43,9 +43,9 @@ async function ask() {
   try {
     const [status, ready] = await Promise.all([call("/v1/status"), call("/readyz", {}, [503])]);
     const before = latest();
-    // Another process has other counts.
+    // A restarted service has other counts.
     if (before && (status.uptime_us < before.uptime_us || status.plan !== before.plan)) samples.length = 0;
-    // Before the first commit its end is the beginning of time, which is no time to show.
+    // Before the first commit its end is tick 0, which is not a time to show.
     if (status.committed?.upper === "0") status.committed = null;
     samples.push(status);
     if (samples.length > SAMPLES_MAX) samples.shift();
@@ -58,7 +58,7 @@ async function ask() {
   }
 }
 
-/** How much a number of the answers grows in a second; null until there are two. */
+/** The growth of a number in a second; null until there are two answers. */
 export function growth(of) {
   return slope(samples.slice(-RATE_SAMPLES), of);
 }

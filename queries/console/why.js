@@ -1,7 +1,7 @@
-// Why one decision came out as it did, from the action down to the raw fact, and the proof of it.
+// One decision: its action, rules, features and fact, and the proof of its seal.
 //
-// Commands to copy name the decision by its id, which is hexadecimal: an event's id is a stranger's text, and what is
-// pasted into a shell must not be.
+// Commands to copy name the decision by its id, which is hexadecimal: an event's id is text from outside, which must
+// not be pasted into a shell.
 
 import { call } from "./api.js";
 import { action, badge, breakable, button, card, code, command, copier, digest, el, empty, facts, failure, fill, note, prose, scored, value } from "./dom.js";
@@ -14,27 +14,28 @@ export async function showWhy(main, { argument: id }, signal) {
     return;
   }
   const path = `/v1/decisions/${encodeURIComponent(id)}`;
-  const answer = await call(path, { signal });
+  const answer = await ambiguous(main, call(path, { signal }));
+  if (!answer) return;
   const { decision, fact } = answer;
   const seal = el("div.stack");
-  const told = el("div");
+  const reasons = el("div");
   const links = el("div");
-  const tell = (of, checked) => {
+  const show = (of, checked) => {
     fill(seal, sealOf(of, checked));
-    fill(told, story(of.why ?? []));
+    fill(reasons, story(of.reason ?? []));
     fill(links, chain(of));
   };
   const reload = async (asked) => {
     try {
       const fresh = await call(path, { signal });
-      tell(fresh, asked ? new Date() : null);
+      show(fresh, asked ? new Date() : null);
       return fresh.sealed;
     } catch (error) {
       if (!signal.aborted) fill(seal, failure(error));
       return false;
     }
   };
-  tell(answer, null);
+  show(answer, null);
   const verify = button("Verify", () => reload(true), { class: "primary", "data-verify": "", title: "v" });
   fill(main,
     el("p.crumb", el("a", { href: "#/decisions" }, "Decisions"), " / ", decision.event_id),
@@ -42,7 +43,7 @@ export async function showWhy(main, { argument: id }, signal) {
       note("score ", scored(decision.score), ` · happened ${time(decision.ts_utc)}`)),
     card("From the record to the seal", links),
     el("div.beside",
-      el("div.stack", rulesCard(decision), card("How it came about", told), featuresCard(decision)),
+      el("div.stack", rulesCard(decision), card("How it came about", reasons), featuresCard(decision)),
       el("div.stack",
         el("section.card", el("div.head", el("h2", "Seal and proof"), el("span.spring"), verify), seal,
           note("Prove it without this console:"),
@@ -51,11 +52,26 @@ export async function showWhy(main, { argument: id }, signal) {
   if (!answer.sealed) sealLater(reload, signal);
 }
 
-/** Each link vouches for the one before it by its digest: the record, the fact, what was seen, what was decided, the seal. */
+/** The answer; or, if several facts share the event id, nothing, and a list of them to choose from. */
+async function ambiguous(main, answer) {
+  try {
+    return await answer;
+  } catch (error) {
+    if (!error.candidates?.length) throw error;
+    const link = ({ event_type, event_id, decision_id }) => {
+      const id = event_type ? `${event_type}:${event_id}` : decision_id;
+      return el("li", el("a", { href: `#/why/${encodeURIComponent(id)}` }, id));
+    };
+    fill(main, el("h1", "Which fact?"), el("p", error.message), el("ul", error.candidates.map(link)));
+    return null;
+  }
+}
+
+/** The chain from record to seal. Each link covers the one before it by its digest. */
 function chain({ decision, fact, received, sealed, proof }) {
   const link = (tone, title, ...lines) => el("li", { class: tone }, el("strong", title), lines.filter(Boolean).map((line) => el("div", line)));
   const facts = decision.basis?.reduce((sum, each) => sum + BigInt(each), 0n);
-  const place = fact && `partition ${Number(BigInt(decision._tick) & 4095n)}, offset ${fact._offset ?? decision._offset ?? "–"}`;
+  const place = fact && `partition ${Number(BigInt(decision._tick) & 255n)}, offset ${fact._offset ?? decision._offset ?? "–"}`;
   return el("ol.chain",
     link("good", "Received", received ? ["from ", el("b", received.source)] : "by the gate", received && `position ${count(received.position)}`),
     link(fact ? "good" : "mind", fact ? "Admitted as a fact" : "Its fact was pruned", place, decision.payload_hash && ["payload ", digest(decision.payload_hash, "payload digest")],
@@ -67,7 +83,7 @@ function chain({ decision, fact, received, sealed, proof }) {
       : link("mind", "Not yet sealed", "the next commit does"));
 }
 
-/** Looks again at every commit, until the decision is sealed. */
+/** Reloads after every commit, until the decision is sealed. */
 function sealLater(reload, signal) {
   let number = status.latest()?.committed?.number;
   let sealed = false;
@@ -110,15 +126,15 @@ function rulesCard({ rules_fired = [], reason_codes = [], bundle_id, bundle_vers
     el("li", code(rule), " ", badge(reason_codes?.[at] ?? "no reason"), at === 0 && note(" names the action")))));
 }
 
-/** The chain of reasons; indented lines belong to the sentence before them. */
+/** The reasons in words; indented lines belong to the sentence before them. */
 function story(lines) {
-  const told = [];
+  const sentences = [];
   for (const line of lines) {
-    if (/^\s/.test(line) && told.length) told.at(-1).under.push(line.trim());
-    else told.push({ line, under: [] });
+    if (/^\s/.test(line) && sentences.length) sentences.at(-1).under.push(line.trim());
+    else sentences.push({ line, under: [] });
   }
-  if (!told.length) return note("The service tells nothing of it.");
-  return el("ol.story", told.map(({ line, under }) => el("li",
+  if (!sentences.length) return note("The service gives no reasons for it.");
+  return el("ol.story", sentences.map(({ line, under }) => el("li",
     under.length ? el("details", el("summary", prose(line), ` ${under.length} values`), el("ul", under.map((each) => el("li", code(prose(each))))))
       : prose(line))));
 }
@@ -156,7 +172,7 @@ function factCard(fact, decision) {
       decision.payload_hash ? digest(decision.payload_hash) : "unknown", ". The archive brings it back: ", code("tidegate archive hydrate"), "."));
   }
   const { payload, context, ...own } = fact;
-  // A tick is more than a number of the browser holds; the decision has it as text.
+  // A JavaScript number would round a tick; the decision has it as text.
   const envelope = { ...own, ...typeof context === "string" ? JSON.parse(context) : {}, _tick: decision._tick };
   const text = typeof payload === "string" ? payload : JSON.stringify(payload, null, 2);
   const given = Object.entries(envelope).filter(([, of]) => of !== null && of !== undefined);

@@ -119,7 +119,7 @@ class World {
   }
 
   tick(partition = 0) {
-    return String((BigInt(this.time) * 1000n << 12n) + BigInt(partition));
+    return String((BigInt(this.time) * 1000n << 8n) + BigInt(partition));
   }
 
   /** A payment of the world's own. */
@@ -222,14 +222,14 @@ class World {
 
   /** A step of a revision that was taken, or words for why it is refused. */
   step(step, actor, reason, { node, text, id }) {
-    if (!reason?.trim()) return [400, "say why: `reason` is empty"];
+    if (!reason?.trim()) return [400, "`reason` is empty; give the reason for the step"];
     const proposal = this.proposals.find(({ proposal_id }) => id && proposal_id.startsWith(id));
     if (step === "propose") {
       const of = this.inForce.find((each) => each.node === node);
       const named = (name) => new RegExp(`^${name}\\s*=\\s*"([^"]*)"`, "m").exec(text)?.[1];
       const [revision_id, revision_version] = [named("id"), named("version") ?? named("revision")];
       if (!revision_id || !revision_version) return [422, `the revision cannot come into force:\n  the revision of ${node}:1: it has no \`id\` and \`version\`; a bundle begins with both`];
-      if (text === of.text) return [409, `${of.revision_id} ${of.revision_version} is in force for the ${of.kind.replace("_", " ")} of \`${node}\` already; there is nothing to change`];
+      if (text === of.text) return [409, `${of.revision_id} ${of.revision_version} is already in force for the ${of.kind.replace("_", " ")} of \`${node}\`; there is nothing to change`];
       const made = { proposal_id: hex("proposal", node, text, actor, reason), node, kind: of.kind, before: of.digest, after: hex(text), revision_id, revision_version, state: "proposed", actor, reason, before_text: of.text, text };
       this.proposals.unshift(made);
       return this.took("proposed", made, actor, reason);
@@ -256,7 +256,7 @@ class World {
 
   following(proposal, actor, roles) {
     const may = { proposed: ["approve", "withdraw"], approved: ["activate", "withdraw"], "in force": ["rollback"] }[proposal.state] ?? [];
-    const own = `${actor} proposed ${proposal.proposal_id.slice(0, 12)}, and another must approve it; ask a colleague, or set \`four_eyes = false\` in [governance] of a new topology`;
+    const own = `${actor} proposed ${proposal.proposal_id.slice(0, 12)}, so someone else must approve it; ask a colleague, or set \`four_eyes = false\` in [governance] of a new topology`;
     return may.map((step) => ({ step, refused: !roles.includes("approver") ? `key \`${actor}\` lacks the role \`approver\`, which this call needs` : step === "approve" && proposal.actor === actor ? own : null }));
   }
 
@@ -300,7 +300,7 @@ class World {
     const { _tick, payload, ...envelope } = fact;
     return {
       decision, sealed,
-      why: [
+      reason: [
         `Event ${decision.event_id} happened at ${decision.ts_utc}.`,
         `It was admitted as fact ${decision.decided_at_utc}/${fact.partition}, offset ${fact.offset}, with payload ${fact.payload_hash}, under policy card-gate revision 1 (${decision.policy_digest}).`,
         `By then these many facts of each partition had been applied: ${decision.basis.join(", ")}.`, `What was seen (snapshot ${decision.snapshot_digest}):`,
@@ -429,12 +429,12 @@ async function answer(world, key, request, response) {
   if (path === "/healthz") return response.end("ok");
   if (path === "/" || path.startsWith("/console/")) return file(path === "/" ? "index.html" : path.slice("/console/".length), response);
   if (key && request.headers.authorization !== `Bearer ${key}`) return json(response, 401, { error: "this call needs a key; send `Authorization: Bearer KEY`" });
-  if (path === "/readyz") return json(response, world.ready ? 200 : 503, { ready: world.ready, lag_us: 1200, why: world.ready ? null : "reading the log" });
+  if (path === "/readyz") return json(response, world.ready ? 200 : 503, { ready: world.ready, lag_us: 1200, reason: world.ready ? null : "reading the log" });
   if (path === "/v1/status") return json(response, 200, world.status());
   // Whoever comes without a key of the mock's own may do anything; these two keys are those of two people.
   const given = request.headers.authorization?.slice("Bearer ".length);
   const caller = { id: PEOPLE[given] ? given : "eve", roles: ["producer", "reader", ...PEOPLE[given] ?? ["author", "approver"]], keys: true };
-  if (path === "/v1/caller") return json(response, 200, caller);
+  if (path === "/v1/whoami") return json(response, 200, caller);
   if (path === "/v1/backfills") return json(response, 200, { backfills: world.backfills });
   if (path.startsWith("/v1/revisions")) return revisions(world, caller, path.split("/").slice(3), request, response);
   if (path === "/v1/tables") return json(response, 200, { tables: Object.keys(world.tables).map((name) => ({ name, columns: world.columns(name) })) });
