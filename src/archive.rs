@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde_json::json;
+use tidegate_facts::Span;
 use tidegate_facts::time::to_rfc3339;
 use tidegate_host::Host;
-use tidegate_sinks::archive::{self, Bound, ArchiveReport};
+use tidegate_sinks::archive::{self, ArchiveReport, Bound, LogRetention};
 use tidegate_sinks::log::{LogFolder, LogReader, Until};
 use tidegate_sinks::store::Store;
 
@@ -36,7 +37,8 @@ pub enum Archive {
     Hydrate {
         #[command(flatten)]
         place: Place,
-        /// Where it begins: a group such as 12, a tick such as tick:452409753600000000, or a time in UTC.
+        /// Where it begins: a group such as 12, a tick such as tick:452409753600000000, or a time
+        /// in UTC.
         #[arg(long, default_value = "0")]
         from: Bound,
         /// Where it ends, in the same forms; at the end of the log when not given.
@@ -46,12 +48,18 @@ pub enum Archive {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Removes from the log what the topology lets go, once it is verified to be in the archive.
+    /// Removes from the log what its retention lets go, once it is verified to be in the archive.
     Prune {
-        /// The topology file, whose [log] says what to keep.
-        topology: PathBuf,
+        /// The topology file, whose [log] sets the retention, unless the options here do.
+        topology: Option<PathBuf>,
         #[command(flatten)]
         place: Place,
+        /// Retains the facts admitted in the last so much tick time, such as 30d.
+        #[arg(long, value_parser = Span::parse, value_name = "SPAN")]
+        retention: Option<Span>,
+        /// Retains so many bytes of the log.
+        #[arg(long, value_name = "BYTES")]
+        retention_bytes: Option<u64>,
         /// Replaces a setting, as node.key=value.
         #[arg(long = "set", value_name = "NODE.KEY=VALUE")]
         set: Vec<String>,
@@ -93,7 +101,10 @@ pub fn run(command: Archive) -> ExitCode {
         Archive::List { place } => list(&place),
         Archive::Verify { place } => verify(&place),
         Archive::Hydrate { place, from, to, out } => hydrate(&place, from, to, &out),
-        Archive::Prune { topology, place, set } => prune(&topology, &place, &set),
+        Archive::Prune { topology, place, retention, retention_bytes, set } => {
+            let retention = LogRetention { span: retention, bytes: retention_bytes };
+            prune(topology.as_deref(), retention, &place, &set)
+        }
     };
     done.unwrap_or_else(|error| fail(error.as_ref()))
 }
@@ -228,20 +239,29 @@ fn hydrate(place: &Place, from: Bound, to: Option<Bound>, out: &Path) -> Result<
     Ok(ExitCode::SUCCESS)
 }
 
-fn prune(topology: &Path, place: &Place, set: &[String]) -> Result<ExitCode, Box<dyn Error>> {
-    let plan = match plan(topology, set) {
-        Ok(plan) => plan,
-        Err(faults) => return Ok(refuse(&faults, place.format)),
+fn prune(
+    topology: Option<&Path>,
+    retention: LogRetention,
+    place: &Place,
+    set: &[String],
+) -> Result<ExitCode, Box<dyn Error>> {
+    let retention = match topology {
+        _ if retention != LogRetention::default() => Some(retention),
+        None => None,
+        Some(topology) => match plan(topology, set) {
+            Ok(plan) => plan.topology.log.retention,
+            Err(faults) => return Ok(refuse(&faults, place.format)),
+        },
     };
-    let Some(keep) = plan.topology.log.keep else {
-        let name = topology.display();
+    let Some(retention) = retention else {
         eprintln!(
-            "{name} lets nothing leave the log; say what stays with `keep` or `keep_bytes` in its [log]"
+            "no retention is set, so everything stays in the log; set `retention` or `retention_bytes` in [log] of \
+             the topology, or --retention or --retention-bytes here"
         );
         return Ok(ExitCode::from(exit::REFUSED));
     };
     let log = place.log().lock()?;
-    let pruned = archive::prune(&log, &place.store()?, keep)?;
+    let pruned = archive::prune(&log, &place.store()?, retention)?;
     match place.format {
         Answer::Text => {
             println!(

@@ -99,7 +99,7 @@ pub fn run(arguments: &BackfillArguments) -> ExitCode {
     match outcome {
         Ok(outcome) => {
             match format {
-                Answer::Text => print!("{}", told(&outcome, data)),
+                Answer::Text => print!("{}", report_text(&outcome, data)),
                 Answer::Json => println!("{}", outcome_json(&outcome)),
             }
             ExitCode::SUCCESS
@@ -110,14 +110,14 @@ pub fn run(arguments: &BackfillArguments) -> ExitCode {
 
 /// Prints why not. What was refused by rule and what failed have exit codes of their own.
 fn refused(error: &BackfillError, format: Answer) -> ExitCode {
-    use GovernanceError::{NothingRan, OtherDoor, Pins, Running};
+    use GovernanceError::{NothingRan, OtherGate, Pins, Running};
     let by_rule = match error {
         BackfillError::OtherDeclaration { .. }
         | BackfillError::OtherBuild { .. }
         | BackfillError::NoBasis { .. }
         | BackfillError::Range { .. } => true,
         BackfillError::Governance(error) => {
-            matches!(error, NothingRan { .. } | OtherDoor { .. } | Pins { .. } | Running { .. })
+            matches!(error, NothingRan { .. } | OtherGate { .. } | Pins { .. } | Running { .. })
         }
         _ => false,
     };
@@ -133,7 +133,7 @@ fn refused(error: &BackfillError, format: Answer) -> ExitCode {
     ExitCode::from(exit::REFUSED)
 }
 
-fn told(outcome: &Outcome, data: &Path) -> String {
+fn report_text(outcome: &Outcome, data: &Path) -> String {
     let BackfillRecord { backfill, completion } = &outcome.record;
     let completion = completion.as_ref().expect("it is completed");
     let before = if outcome.repeated { " already; nothing was done" } else { "" };
@@ -153,20 +153,20 @@ fn told(outcome: &Outcome, data: &Path) -> String {
 }
 
 fn outcome_json(outcome: &Outcome) -> Value {
-    let mut said = record_json(&outcome.record);
-    said["repeated"] = json!(outcome.repeated);
-    said["store"] = json!(outcome.store);
-    said
+    let mut body = record_json(&outcome.record);
+    body["repeated"] = json!(outcome.repeated);
+    body["store"] = json!(outcome.store);
+    body
 }
 
 /// A record as its fact has it, except that a list is a list.
 fn record_json(record: &BackfillRecord) -> Value {
-    let mut said = record.payload();
-    said["outputs"] = json!(record.backfill.outputs);
+    let mut body = record.payload();
+    body["outputs"] = json!(record.backfill.outputs);
     if let Some(completion) = &record.completion {
-        said["produced"] = json!(completion.produced);
+        body["produced"] = json!(completion.produced);
     }
-    said
+    body
 }
 
 fn list(on: &On) -> ExitCode {
@@ -174,12 +174,12 @@ fn list(on: &On) -> ExitCode {
     if !log.exists() {
         return refused(&GovernanceError::NothingRan { data: on.data.clone() }.into(), on.format);
     }
-    let known = Store::open(&on.store())
+    let records = Store::open(&on.store())
         .map_err(BackfillError::from)
         .and_then(|archive| Ok(backfills(&log, &archive)?));
-    match known {
-        Ok(known) => {
-            for (tick, record) in &known {
+    match records {
+        Ok(records) => {
+            for (tick, record) in &records {
                 println!("{}", line(*tick, record, on));
             }
             ExitCode::SUCCESS
@@ -191,10 +191,10 @@ fn list(on: &On) -> ExitCode {
 fn line(tick: Tick, record: &BackfillRecord, on: &On) -> String {
     let at = to_rfc3339(tick.micros());
     if on.format == Answer::Json {
-        let mut said = record_json(record);
-        said["_tick"] = json!(tick);
-        said["at_utc"] = json!(at);
-        return said.to_string();
+        let mut body = record_json(record);
+        body["_tick"] = json!(tick);
+        body["at_utc"] = json!(at);
+        return body.to_string();
     }
     let backfill = &record.backfill;
     let (id, step, outputs) = (&backfill.id, record.step(), backfill.outputs.join(", "));

@@ -18,7 +18,8 @@ pub enum LogFormat {
 /// Set once, before anything is said.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
-/// Begins to log. `RUST_LOG` says how much; without it people see warnings, and programs what happens too.
+/// Begins to log. `RUST_LOG` says how much; without it people see warnings, and programs what
+/// happens too.
 pub fn begin(format: LogFormat) {
     let usual = match format {
         LogFormat::Text => "warn",

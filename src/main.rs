@@ -1,4 +1,5 @@
-//! The `tidegate` command: reads arguments, wires the crates together, reports. No logic of its own.
+//! The `tidegate` command: reads arguments, wires the crates together, reports. No logic of its
+//! own.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,14 +8,16 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tidegate_dataflows::diagram::{DiagramFormat, draw};
-use tidegate_dataflows::run::{Options, run};
-use tidegate_dataflows::topology::{Override, Topology};
 use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_dataflows::plan::REGISTRY;
+use tidegate_dataflows::run::{Options, run};
+use tidegate_dataflows::topology::{Override, Topology};
 use tidegate_dataflows::{Diagnostic, Plan};
 use tidegate_facts::Span;
+use tidegate_sinks::store::StoreUrl;
 
-/// A small batch is hundreds of short-lived pieces of memory, made on one thread and often dropped on another.
+/// A small batch is hundreds of short-lived pieces of memory, made on one thread and often dropped
+/// on another.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -208,9 +211,17 @@ fn main() -> ExitCode {
             };
             let workers = workers.into();
             let (dedupe_bytes, segment_bytes) = (dedupe_mib << 20, segment_kib << 10);
-            let commit_within = Duration::from_micros(commit_within.micros().unsigned_abs());
-            let options =
-                Options { data, store, workers, dedupe_bytes, segment_bytes, signer, commit_within };
+            let commit_delay_max = Duration::from_micros(commit_within.micros().unsigned_abs());
+            let store = store.as_deref().map(StoreUrl::from);
+            let options = Options {
+                store,
+                workers,
+                dedupe_bytes,
+                segment_bytes,
+                signer,
+                commit_delay_max,
+                ..Options::new(&data)
+            };
             let plan = match plan(&topology, &set) {
                 Ok(plan) => plan,
                 Err(faults) => return refuse(&faults, format),
@@ -236,19 +247,35 @@ fn log_of(data: &std::path::Path) -> tidegate_sinks::log::LogFolder {
     tidegate_sinks::log::LogFolder::of_data(&tidegate_host::Host::real(), data)
 }
 
-fn plan(file: &std::path::Path, set: &[String]) -> Result<Plan, Vec<Diagnostic>> {
+/// The overrides of the command line, or the faults of those that name no value.
+fn overrides(file: &std::path::Path, set: &[String]) -> Result<Vec<Override>, Vec<Diagnostic>> {
     let mut overrides = Vec::new();
     let mut faults = Vec::new();
     for text in set {
         match Override::parse(text) {
             Ok(set) => overrides.push(set),
-            Err(what) => faults.push(Fault { file: file.to_owned(), line: 0, what }),
+            Err(message) => faults.push(Diagnostic { file: file.to_owned(), line: 0, message }),
         }
     }
-    if !faults.is_empty() {
-        return Err(faults);
-    }
-    Plan::read(file, &overrides)
+    if faults.is_empty() { Ok(overrides) } else { Err(faults) }
+}
+
+fn plan(file: &std::path::Path, set: &[String]) -> Result<Plan, Vec<Diagnostic>> {
+    Plan::read(file, &overrides(file, set)?)
+}
+
+/// The plan that a data folder began with, as its store records it.
+fn plan_of_folder(
+    data: &std::path::Path,
+    store: &tidegate_sinks::store::Store,
+    set: &[String],
+) -> Result<Plan, Box<dyn std::error::Error>> {
+    let run = tidegate_dataflows::governance::run_record(&log_of(data), store)?;
+    let run = run.ok_or_else(|| {
+        format!("the log in `{}` is empty, so it has no plan; name the topology file", data.display())
+    })?;
+    let overrides = overrides(data, set).map_err(|faults| faults[0].to_string())?;
+    Ok(Plan::from_store(&run.plan, store, &overrides)?)
 }
 
 fn refuse(faults: &[Diagnostic], format: Answer) -> ExitCode {

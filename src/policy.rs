@@ -1,4 +1,5 @@
-//! `tidegate policy`: revisions of bundles and of the gate's policy, step by step, and how they stand.
+//! `tidegate policy`: revisions of bundles and of the gate's policy, step by step, and how they
+//! stand.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -132,9 +133,15 @@ pub fn run(command: PolicyCommand) -> ExitCode {
             Ok(text) => (on, who, StepAction::Propose { node, file, text, before }),
             Err(source) => return refused(&GovernanceError::File { path: file, source }, on.format),
         },
-        PolicyCommand::Approve(OfProposal { on, who, id }) => (on, who, StepAction::Follow(RevisionStep::Approved, id)),
-        PolicyCommand::Activate(OfProposal { on, who, id }) => (on, who, StepAction::Follow(RevisionStep::Activated, id)),
-        PolicyCommand::Withdraw(OfProposal { on, who, id }) => (on, who, StepAction::Follow(RevisionStep::Withdrawn, id)),
+        PolicyCommand::Approve(OfProposal { on, who, id }) => {
+            (on, who, StepAction::Follow(RevisionStep::Approved, id))
+        }
+        PolicyCommand::Activate(OfProposal { on, who, id }) => {
+            (on, who, StepAction::Follow(RevisionStep::Activated, id))
+        }
+        PolicyCommand::Withdraw(OfProposal { on, who, id }) => {
+            (on, who, StepAction::Follow(RevisionStep::Withdrawn, id))
+        }
         PolicyCommand::Rollback { on, who, node } => (on, who, StepAction::RollBack(node)),
     };
     let plan = match plan(&on.topology, &on.set) {
@@ -168,9 +175,7 @@ fn look(on: &On, print: impl Fn(&Plan, &Lifecycle, &On) -> Result<(), Governance
 
 /// Prints why not. What was refused by rule and what failed have exit codes of their own.
 fn refused(error: &GovernanceError, format: Answer) -> ExitCode {
-    use GovernanceError::{
-        Archive, Dedupe, Diagnostics, Foreign, Log, OutOfTicks, Store, Table, Unreadable,
-    };
+    use GovernanceError::{Archive, Dedupe, Diagnostics, Foreign, Log, OutOfTicks, Store, Table, Unreadable};
     match error {
         Diagnostics(diagnostics) => return refuse(diagnostics, format),
         Log(_)
@@ -242,21 +247,21 @@ fn list(_: &Plan, lifecycle: &Lifecycle, on: &On) -> Result<(), GovernanceError>
     if on.format == Answer::Json {
         for (subject, _) in lifecycle.subjects() {
             let (revision, since, by) = lifecycle.in_force(subject).expect("it is one of the lifecycle's");
-            let said = json!({
+            let body = json!({
                 "node": subject.node, "kind": subject.kind, "revision_id": revision.id,
                 "revision_version": revision.version, "digest": revision.digest,
                 "since_tick": since, "since_utc": since.map(time), "proposal_id": by,
             });
-            println!("{}", json!({"in_force": said}));
+            println!("{}", json!({"in_force": body}));
         }
         for proposal in lifecycle.in_order() {
             println!("{}", json!({"proposal": proposal_json(lifecycle, proposal)}));
         }
         for (tick, step) in lifecycle.steps() {
-            let mut said = step.payload();
-            said["_tick"] = json!(tick);
-            said["at_utc"] = json!(time(*tick));
-            println!("{}", json!({"step": said}));
+            let mut body = step.payload();
+            body["_tick"] = json!(tick);
+            body["at_utc"] = json!(time(*tick));
+            println!("{}", json!({"step": body}));
         }
         return Ok(());
     }
@@ -301,12 +306,12 @@ fn show(plan: &Plan, lifecycle: &Lifecycle, on: &On, id: &str) -> Result<(), Gov
     let steps: Vec<_> = steps.collect();
     let changes = revision_changes(plan, lifecycle, &steps[0].1);
     if on.format == Answer::Json {
-        let mut said = proposal_json(lifecycle, proposal);
-        said["text"] = json!(proposal.text);
-        said["changes"] = json!(changes);
+        let mut body = proposal_json(lifecycle, proposal);
+        body["text"] = json!(proposal.text);
+        body["changes"] = json!(changes);
         let shown = |(tick, step): &&(Tick, tidegate_facts::governance::StepRecord)| json!({"_tick": tick, "at_utc": time(*tick), "step": step.step, "actor": step.actor, "reason": step.reason});
-        said["steps"] = json!(steps.iter().map(shown).collect::<Vec<_>>());
-        println!("{said}");
+        body["steps"] = json!(steps.iter().map(shown).collect::<Vec<_>>());
+        println!("{body}");
         return Ok(());
     }
     println!(

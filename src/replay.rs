@@ -1,4 +1,5 @@
-//! `tidegate replay`: the log through the graph again, to compare, to write elsewhere, or to see what would change.
+//! `tidegate replay`: the log through the graph again, to compare, to write elsewhere, or to see
+//! what would change.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,8 +20,8 @@ use crate::{Answer, exit, fail, progress};
 /// What to run again, and what for.
 #[derive(Args)]
 pub struct Replay {
-    /// The topology file.
-    topology: PathBuf,
+    /// The topology file. Without it, the plan is the one that the data folder began with.
+    topology: Option<PathBuf>,
     /// The data folder.
     #[arg(long, default_value = "data")]
     data: PathBuf,
@@ -42,8 +43,8 @@ pub struct Replay {
     /// Writes the output to this folder, whatever it was before.
     #[arg(long, value_name = "DIR", conflicts_with = "verify")]
     out: Option<PathBuf>,
-    /// Replaces a setting, as node.key=value. Without --verify and --out, shows which decisions would have been
-    /// others under these settings.
+    /// Replaces a setting, as node.key=value. Without --verify and --out, shows which decisions
+    /// would have been others under these settings.
     #[arg(long = "set", value_name = "NODE.KEY=VALUE")]
     set: Vec<String>,
     /// How to answer.
@@ -60,9 +61,15 @@ pub fn run(arguments: &Replay) -> ExitCode {
         );
         return ExitCode::from(exit::REFUSED);
     }
-    let plan = match crate::plan(&arguments.topology, &arguments.set) {
-        Ok(plan) => Arc::new(plan),
-        Err(faults) => return crate::refuse(&faults, arguments.format),
+    let plan = match &arguments.topology {
+        Some(topology) => match crate::plan(topology, &arguments.set) {
+            Ok(plan) => Arc::new(plan),
+            Err(faults) => return crate::refuse(&faults, arguments.format),
+        },
+        None => match recorded_plan(arguments) {
+            Ok(plan) => Arc::new(plan),
+            Err(error) => return fail(error.as_ref()),
+        },
     };
     let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
     let watch = RunMetrics::new(&[], &nodes);
@@ -84,6 +91,11 @@ pub fn run(arguments: &Replay) -> ExitCode {
         }
         Err(error) => fail(error.as_ref()),
     }
+}
+
+fn recorded_plan(arguments: &Replay) -> Result<Plan, Box<dyn std::error::Error>> {
+    let store = Store::open(&arguments.store())?;
+    crate::plan_of_folder(&arguments.data, &store, &arguments.set)
 }
 
 type Outcome = Result<(Vec<String>, ExitCode), Box<dyn std::error::Error>>;

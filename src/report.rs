@@ -10,8 +10,8 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::TryStreamExt;
 use serde_json::json;
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::run::{Options, Report};
 use tidegate_dataflows::metrics::RunMetrics;
+use tidegate_dataflows::run::{Options, Report};
 use tidegate_queries::{Catalogue, Format};
 use tidegate_sinks::store::StoreUrl;
 
@@ -61,7 +61,7 @@ pub fn print(
         let rate = if busy > 0.0 { thousands((stage.rows as f64 / busy) as u64) } else { "-".to_owned() };
         println!("{:<30}{:>12}{busy:>11.2}{rate:>14}", stage.name, thousands(stage.rows));
     }
-    println!("\ntables in {}", options.store_path().display());
+    println!("\ntables in {}", options.store_url());
     for table in report.commits.tables() {
         let (mut rows, mut bytes, mut files) = (0, 0, 0);
         for file in report.commits.files_of(&table) {
@@ -72,7 +72,10 @@ pub fn print(
     if let Some(written) = &report.archived {
         println!("  {}", crate::archive::sentence(written));
     }
-    println!("  facts, receipts, quarantine: read from the log in {}", crate::log_of(&options.data).path().display());
+    println!(
+        "  facts, receipts, quarantine: read from the log in {}",
+        crate::log_of(&options.data).path().display()
+    );
     println!("\nlook further:\n  tidegate sql{} \"{}\"", folder_arguments(options), next_query(plan));
     if plan.steps.iter().any(|step| step.node.is_seal()) {
         match &options.signer {
@@ -91,8 +94,7 @@ pub fn print(
 }
 
 fn folder_arguments(options: &Options) -> String {
-    let store =
-        options.store.as_ref().map(|store| format!(" --store {}", store.display())).unwrap_or_default();
+    let store = options.store.as_ref().map(|store| format!(" --store {}", store)).unwrap_or_default();
     format!(" --data {}{store}", options.data.display())
 }
 
@@ -205,6 +207,6 @@ fn summary(plan: &Plan, options: &Options, metrics: &RunMetrics, report: &Report
         "elapsed_s": report.elapsed.as_secs_f64(),
         "stages": stages,
         "tables": tables,
-        "store": options.store_path(),
+        "store": options.store_url().to_string(),
     })
 }

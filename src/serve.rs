@@ -1,4 +1,4 @@
-//! `tidegate run` without an end: the topology stays up, follows its sources, and is asked over HTTP and Postgres.
+//! `tidegate run` without `--until-idle`: the topology keeps running and serves HTTP and Postgres.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::entity_graphs::entity_graphs;
-use tidegate_dataflows::serve::{INGRESS, Ingress, IngressLimits, LiveReads, ServeState};
-use tidegate_dataflows::plan::Step;
-use tidegate_dataflows::thread_priority::{Priority, RealtimeSwitch};
-use tidegate_dataflows::run::{Options, Report, RunError, serve};
-use tidegate_dataflows::timeline_tables::TimelineTable;
 use tidegate_dataflows::commit::TableFormat;
+use tidegate_dataflows::entity_graphs::entity_graphs;
 use tidegate_dataflows::metrics::RunMetrics;
+use tidegate_dataflows::plan::Step;
+use tidegate_dataflows::run::{Options, Report, RunError, serve};
+use tidegate_dataflows::serve::{INGRESS, Ingress, IngressLimits, LiveReads, ServeState};
+use tidegate_dataflows::thread_priority::{Priority, RealtimeSwitch};
+use tidegate_dataflows::timeline_tables::TimelineTable;
 use tidegate_queries::access::Keys;
 use tidegate_queries::http::Service;
 use tidegate_queries::telemetry::Telemetry;
@@ -26,23 +26,24 @@ use tokio::sync::watch;
 
 use crate::{Answer, exit, fail, log, progress, report as run_report};
 
-/// Where a service is reached.
+/// The ports and limits of a service.
 #[derive(clap::Args)]
 pub struct Ports {
-    /// Where HTTP is served, and the console: an address and a port.
+    /// The address and port of HTTP and the console.
     #[arg(long, default_value = "127.0.0.1:7878", value_name = "ADDRESS:PORT")]
     http: SocketAddr,
-    /// Where the Postgres wire protocol is served.
+    /// The address and port of the Postgres wire protocol.
     #[cfg(feature = "postgres")]
     #[arg(long, default_value = "127.0.0.1:5439", value_name = "ADDRESS:PORT")]
     postgres: SocketAddr,
-    /// The file of API keys, as `tidegate keys api` writes it. Without one only this machine is served.
+    /// The file of API keys, as `tidegate keys api` writes it. Without it, only this machine is
+    /// served.
     #[arg(long, env = "TIDEGATE_API_KEYS", value_name = "FILE")]
     api_keys: Option<PathBuf>,
-    /// MiB that the statements of all callers may take together for sorting, joining and grouping.
+    /// The MiB that all statements together may take for sorting, joining and grouping.
     #[arg(long, default_value_t = QueryRuntime::MEMORY_BYTES >> 20, value_name = "MIB")]
     statement_memory: usize,
-    /// Lets the threads on the way of a call go before everything else on the machine; the system must permit it.
+    /// Gives the threads that handle calls real-time priority; the system must permit it.
     #[arg(long)]
     realtime: bool,
 }
@@ -66,14 +67,14 @@ enum Refused {
     #[error(transparent)]
     Keys(#[from] tidegate_queries::access::KeysError),
     #[error(
-        "{address} can be reached from other machines, and nobody is asked for a key; name a file with --api-keys, or serve on 127.0.0.1"
+        "{address} can be reached from other machines, and no API key is required; name a file with --api-keys, or serve on 127.0.0.1"
     )]
     Open { address: SocketAddr },
     #[error(
-        "cannot serve {what} on {address}; another program may hold the port: choose another with --{what}"
+        "cannot serve {what} on {address}; another program may use the port: choose another with --{what}"
     )]
     Port { what: &'static str, address: SocketAddr, source: std::io::Error },
-    #[error("the system gives no random numbers ({0}); traces need some for their ids")]
+    #[error("the system returns no random numbers ({0}); trace ids need them")]
     Chance(String),
     #[error(transparent)]
     Traces(#[from] SettingsError),
@@ -90,7 +91,7 @@ enum Refused {
     Query(#[from] tidegate_queries::QueryError),
 }
 
-/// Serves until it is told to stop.
+/// Serves a topology until the process gets a signal to stop.
 pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> ExitCode {
     let sources = plan.sources.iter().map(|source| source.name.clone()).chain([INGRESS.to_owned()]);
     let sources: Vec<String> = sources.collect();
@@ -128,7 +129,7 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
         for server in servers {
             let _ = server.await;
         }
-        // Last, for the last commit has seals to tell, and the last calls theirs.
+        // Last, because the last commit and the last calls still add spans.
         let _ = stop_traces.send(true);
         if let Some(exporter) = traces {
             let _ = exporter.await;
@@ -158,7 +159,7 @@ fn refuse(refused: &Refused) -> ExitCode {
     ExitCode::from(exit::REFUSED)
 }
 
-/// What serves, and how it is told to stop.
+/// The servers of a service, and the channels that stop them.
 struct Started {
     live: Arc<ServeState>,
     servers: Vec<tokio::task::JoinHandle<()>>,
@@ -167,7 +168,7 @@ struct Started {
     stop_traces: watch::Sender<bool>,
 }
 
-/// Opens the ports before anything else, so that a port that is taken is told at once.
+/// Opens the ports first, so that a port in use is reported at once, and starts the servers.
 async fn start(
     plan: &Arc<Plan>,
     options: &Options,
@@ -283,7 +284,7 @@ async fn serve_postgres(
 
 type Followed = (Arc<Traces>, tokio::task::JoinHandle<()>);
 
-/// Begins to send traces.
+/// Starts the tracer.
 fn follow(
     settings: Settings,
     plan: &Plan,
@@ -295,8 +296,8 @@ fn follow(
     let describe =
         vec![("tidegate.topology", plan.topology.name.clone()), ("tidegate.plan", plan.digest.to_hex())];
     let (traces, exporter) = Traces::start(settings, describe, seed, std::time::SystemTime::now, stop);
-    let told = Arc::clone(&traces);
-    live.tables.on_commit(Box::new(move |commits| told.committed(commits)));
+    let tracer = Arc::clone(&traces);
+    live.tables.on_commit(Box::new(move |commits| tracer.committed(commits)));
     Ok((traces, exporter))
 }
 
@@ -304,7 +305,8 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, Re
     TcpListener::bind(address).await.map_err(|source| Refused::Port { what, address, source })
 }
 
-/// The tables whose rows are served before they are committed. Lines of JSON have no types until then.
+/// The tables whose rows are served before they are committed. Lines of JSON have no types until
+/// then.
 fn live_tables(plan: &Plan) -> Vec<(String, arrow::datatypes::SchemaRef)> {
     let tables = plan.steps.iter().filter_map(Step::table);
     let lines: Vec<&str> =
@@ -312,7 +314,7 @@ fn live_tables(plan: &Plan) -> Vec<(String, arrow::datatypes::SchemaRef)> {
     plan.tables().into_iter().filter(|(name, _)| !lines.contains(&name.as_str())).collect()
 }
 
-/// Tells the run to finish when the process is told to.
+/// Stops the run on SIGTERM or Ctrl+C; a second signal ends the process.
 async fn stop_on_signal(live: Arc<ServeState>) {
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
         .expect("a handler can be set");
@@ -322,12 +324,14 @@ async fn stop_on_signal(live: Arc<ServeState>) {
             _ = tokio::signal::ctrl_c() => {}
         }
         if live.ingress.is_stopping() {
-            std::process::exit(i32::from(exit::FAILED)); // Asked twice: whatever is not durable is done again.
+            std::process::exit(i32::from(exit::FAILED)); // Work that is not durable is repeated later.
         }
         if log::is_json() {
             tracing::info!("stopping");
         } else {
-            eprintln!("stopping: what was taken is finished and committed; ask again to stop at once");
+            eprintln!(
+                "stopping: accepted records are finished and committed; send the signal again to stop at once"
+            );
         }
         live.ingress.stop();
     }

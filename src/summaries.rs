@@ -33,8 +33,7 @@ pub fn decision_tables(plan: &Plan) -> Vec<DecisionTable> {
         let seals = plan.steps.iter().filter(|step| step.node.is_seal() && step.inputs[0] == node);
         seals.filter_map(|step| table_of(&step.name)).next()
     };
-    let decides =
-        plan.steps.iter().filter(|step| matches!(step.node.summary(), Some(Summary::Decisions)));
+    let decides = plan.steps.iter().filter(|step| matches!(step.node.summary(), Some(Summary::Decisions)));
     decides
         .filter_map(|step| {
             Some(DecisionTable {
@@ -69,9 +68,8 @@ pub fn print(plan: &Plan, ask: Ask<'_>) -> Result<(), Box<dyn Error>> {
 fn print_decisions(decisions: &DecisionTable, ask: Ask<'_>) -> Result<(), Box<dyn Error>> {
     let table = &decisions.table;
     println!("\n{table}");
-    let by_action = ask(format!(
-        "SELECT action, count(*) AS n FROM {table} GROUP BY action ORDER BY n DESC, action"
-    ))?;
+    let by_action =
+        ask(format!("SELECT action, count(*) AS n FROM {table} GROUP BY action ORDER BY n DESC, action"))?;
     for batch in &by_action {
         for row in 0..batch.num_rows() {
             let count = batch.column(1).as_primitive::<Int64Type>().value(row);
@@ -150,7 +148,8 @@ fn cells_of(batches: &[RecordBatch]) -> Vec<Vec<String>> {
 /// Prints lines of cells, each column as wide as its widest cell.
 fn print_aligned(lines: &[Vec<String>]) {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|c| c.chars().count()).max();
+    let width =
+        |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|c| c.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     for line in lines {
         let cells = line.iter().zip(&widths).map(|(cell, width)| format!("  {cell:<width$}"));

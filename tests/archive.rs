@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tidegate_replay::{compare, replay};
-use tidegate_sinks::log::{EmbeddedLog, Group, LogOptions, Start, Until, read_groups};
+use tidegate_host::Host;
+use tidegate_sinks::log::{Group, LogFolder, LogReader, Start, Until};
 
 use crate::harness;
 
@@ -38,16 +39,12 @@ fn prune(data: &Path) -> Output {
 }
 
 /// The same groups in segments so small that some can go.
-fn cut_small(log: &Path) {
-    let groups: Vec<Group> =
-        read_groups(log, Start::Group(0), Until::Complete).unwrap().map(Result::unwrap).collect();
-    std::fs::remove_dir_all(log).unwrap();
-    let (mut small, _) = EmbeddedLog::open(log, LogOptions { segment_bytes: 100 << 10 }).unwrap();
-    groups.iter().for_each(|group| assert!(small.append(group).is_ok()));
+fn cut_small(data: &Path) {
+    harness::cut_small(data, 100 << 10);
 }
 
-fn segments(log: &Path) -> usize {
-    harness::files(log).iter().filter(|(name, _)| name.ends_with(".seg")).count()
+fn segments(data: &Path) -> usize {
+    harness::files(harness::log_of(data).path()).iter().filter(|(name, _)| name.ends_with(".seg")).count()
 }
 
 #[test]
@@ -63,15 +60,15 @@ fn a_pruned_log_is_replayed_run_on_and_asked_as_if_it_were_whole() {
         "SELECT decision, count(*), max(position) FROM receipts GROUP BY decision ORDER BY decision",
     ];
     let answers = questions.map(|sql| harness::table(&data, sql));
-    let log = data.join("log");
-    cut_small(&log);
-    let before = segments(&log);
+    cut_small(&data);
+    let before = segments(&data);
 
     let pruned = prune(&data);
     assert!(pruned.status.success(), "{}", said(&pruned));
-    assert!(before > 5 && segments(&log) < before / 2, "{before} segments, then {}", segments(&log));
-    assert!(log.join("BASE").is_file());
-    let refused = read_groups(&log, Start::Group(0), Until::Complete).err().unwrap();
+    assert!(before > 5 && segments(&data) < before / 2, "{before} segments, then {}", segments(&data));
+    let log = harness::log_of(&data);
+    assert!(log.start().unwrap().unwrap().group > 0);
+    let refused = log.read(Start::Group(0), Until::Complete).err().unwrap();
     assert!(refused.to_string().contains("tidegate archive hydrate"), "{refused}");
 
     for workers in [1, 2] {
@@ -104,7 +101,7 @@ fn the_command_tells_what_is_whole_and_what_is_not() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data");
     harness::run_plan(&harness::plan(&fraud(), &settings(&[])), &data, 1);
-    cut_small(&data.join("log"));
+    cut_small(&data);
     let again = archive(&["write"], &data);
     assert!(said(&again).contains("nothing new to archive"), "{}", said(&again));
     let whole = archive(&["verify"], &data);
@@ -120,13 +117,13 @@ fn the_command_tells_what_is_whole_and_what_is_not() {
         ["hydrate", "--from", "2026-01-05", "--to", "2026-01-09T12:00:00Z", "--out", out.to_str().unwrap()];
     let made = archive(&part, &data);
     assert!(made.status.success(), "{}", said(&made));
-    let first = tidegate_sinks::log::read_base(&out).unwrap().group;
-    let of = |folder: &Path, until| -> Vec<Group> {
-        read_groups(folder, Start::Group(first), until).unwrap().map(Result::unwrap).collect()
-    };
-    let groups = of(&out, Until::Complete);
+    let hydrated = LogFolder::at(&Host::real(), &out);
+    let whole = harness::log_of(&data);
+    assert_eq!(hydrated.identity().unwrap(), whole.identity().unwrap());
+    let first = hydrated.start().unwrap().unwrap().group;
+    let groups: Vec<Group> = harness::groups(&hydrated, first, Until::Complete);
     assert!(first > 0 && groups.len() > 3);
-    assert!(groups == of(&data.join("log"), Until::Group(first + groups.len() as u64)));
+    assert!(groups == harness::groups(&whole, first, Until::Group(first + groups.len() as u64)));
     let beyond = archive(
         &["hydrate", "--to", "2027-01-01", "--out", scratch.path().join("x").to_str().unwrap()],
         &data,
@@ -142,14 +139,14 @@ fn the_command_tells_what_is_whole_and_what_is_not() {
 
     let store = tidegate_sinks::store::Store::open(&data.join("store")).unwrap();
     let victim = tidegate_sinks::archive::Archive::open(&store).unwrap().ranges[0].files[0].name.clone();
-    let path = store.root().join(&victim);
+    let path = PathBuf::from(store.location(&victim));
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[100] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let broken = archive(&["verify"], &data);
     assert_eq!(broken.status.code(), Some(1));
     assert!(said(&broken).contains(&victim) && said(&broken).contains("NOT WHOLE"), "{}", said(&broken));
-    let before = segments(&data.join("log"));
+    let before = segments(&data);
     let kept = prune(&data);
-    assert_eq!((kept.status.code(), segments(&data.join("log"))), (Some(1), before), "{}", said(&kept));
+    assert_eq!((kept.status.code(), segments(&data)), (Some(1), before), "{}", said(&kept));
 }

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use expect_test::expect;
 use futures::TryStreamExt;
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::declaration::Declaration;
+use tidegate_dataflows::backfill_declaration::BackfillDeclaration;
 use tidegate_dataflows::run::Report;
 use tidegate_facts::Tick;
 use tidegate_queries::Catalogue;
 use tidegate_replay::backfill::{BackfillError, Options, Outcome, backfill, store_of};
 use tidegate_replay::compare;
-use tidegate_replay::compare::compare_seals;
+use tidegate_replay::compare_seals::compare_seals;
 use tidegate_replay::verify::verify;
 use tidegate_sinks::store::Store;
-use tidegate_sinks::table::Commits;
+use tidegate_sinks::commits::Commits;
 
 use crate::harness;
 
@@ -85,7 +85,7 @@ impl World {
     }
 
     fn backfill(&self, declaration: &Path, data: &str, workers: usize) -> Result<Outcome, BackfillError> {
-        let declaration = Declaration::read(declaration).unwrap_or_else(|faults| panic!("{faults:#?}"));
+        let declaration = BackfillDeclaration::read(declaration).unwrap_or_else(|faults| panic!("{faults:#?}"));
         let data = self.path(data);
         let live = data.join("store");
         let options = Options { data, live, workers, dedupe_bytes: 1 << 20, signer: None };
@@ -106,7 +106,7 @@ fn commits(outcome: &Outcome) -> Commits {
 /// The ids and steps of the facts about backfills in a log.
 fn recorded(data: &Path) -> Vec<String> {
     let known = tidegate_dataflows::governance::backfills(
-        &data.join("log"),
+        &harness::log_of(data),
         &Store::open(&data.join("store")).unwrap(),
     );
     known.unwrap().iter().map(|(_, record)| format!("{} {}", record.backfill.id, record.step())).collect()
@@ -116,7 +116,7 @@ fn recorded(data: &Path) -> Vec<String> {
 fn ask(data: &Path, store: &Path, sql: &str) -> String {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let rows: Vec<_> = runtime.block_on(async {
-        let catalogue = Catalogue::open(data, Some(store)).unwrap();
+        let catalogue = Catalogue::open(data, Some(store.into())).unwrap();
         let rows = catalogue.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
         rows.try_collect().await.unwrap()
     });
@@ -167,11 +167,11 @@ fn with_nothing_changed_its_files_are_those_of_the_live_run_which_goes_on_as_bef
         +-----------+"#]]
     .assert_eq(&harness::table(&data, "SELECT count(*) AS decisions FROM decisions"));
     let (plan, store) = (world.plan(&[]), Store::open(&data.join("store")).unwrap());
-    let everything = (Tick::ZERO, Tick(u64::MAX));
+    let everything = (Tick::ZERO, Tick::MAX);
     let compared = compare_seals(&plan, &data, &store, everything, 2, &harness::watch(&plan)).unwrap();
     assert!(compared.first.is_none(), "{:#?}", compared.first);
     assert_eq!(compared.equal, PAYMENTS as u64);
-    assert_eq!(verify(&data.join("log"), &store, &[]).unwrap().findings, Vec::new());
+    assert_eq!(verify(&harness::log_of(&data), &store, &[]).unwrap().findings, Vec::new());
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn only_what_is_in_scope_is_written_and_is_what_the_live_run_has_there() {
         &data,
         &data.join("store"),
         &format!(
-            "SELECT {columns} FROM decisions WHERE _tick >= {} AND _tick < {} AND _tick % 4096 = 1 ORDER BY _tick",
+            "SELECT {columns} FROM decisions WHERE _tick >= {} AND _tick < {} AND _tick % 256 = 1 ORDER BY _tick",
             from.0, to.0
         ),
     );
@@ -306,7 +306,7 @@ commit = "abc"
 version = "0.0.0"
 "#;
     let text = text.replace("CSV", &world.path("payments.csv").display().to_string());
-    let faults = Declaration::read(&world.write("bad.toml", &text)).err().unwrap();
+    let faults = BackfillDeclaration::read(&world.write("bad.toml", &text)).err().unwrap();
     let said: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
     let said = said.replace(&format!("{}/", world.scratch.path().display()), "");
     let version = env!("CARGO_PKG_VERSION");
@@ -315,18 +315,18 @@ version = "0.0.0"
         bad.toml:1: the declaration lacks `purpose`, what the backfill is for
         bad.toml:2: `No Good`: an id is at most 64 lower-case letters, digits and `-`; write it so
         bad.toml:4: `--set decisions` names no value; write --set node.key=value
-        bad.toml:5: `audit` is a primary truth: it says what came in and what became of it, and nothing computes it anew; name tables that the topology derives, and correct the past by new facts
-        bad.toml:5: `control` is a primary truth: it says what came in and what became of it, and nothing computes it anew; name tables that the topology derives, and correct the past by new facts
+        bad.toml:5: `audit` holds primary records, which no graph computes again; name tables that the topology derives, and correct the past by new facts
+        bad.toml:5: `control` holds primary records, which no graph computes again; name tables that the topology derives, and correct the past by new facts
         bad.toml:5: `decisions` is named twice; name it once
-        bad.toml:5: `facts` is a primary truth: it says what came in and what became of it, and nothing computes it anew; name tables that the topology derives, and correct the past by new facts
-        bad.toml:5: `governance` is a primary truth: it says what came in and what became of it, and nothing computes it anew; name tables that the topology derives, and correct the past by new facts
-        bad.toml:5: `quarantine` is a primary truth: it says what came in and what became of it, and nothing computes it anew; name tables that the topology derives, and correct the past by new facts
-        bad.toml:5: `receipts` is a primary truth: it says what came in and what became of it, and nothing computes it anew; name tables that the topology derives, and correct the past by new facts
-        bad.toml:5: `traffic` is a primary truth: it says what came in and what became of it, and nothing computes it anew; name tables that the topology derives, and correct the past by new facts
+        bad.toml:5: `facts` holds primary records, which no graph computes again; name tables that the topology derives, and correct the past by new facts
+        bad.toml:5: `governance` holds primary records, which no graph computes again; name tables that the topology derives, and correct the past by new facts
+        bad.toml:5: `quarantine` holds primary records, which no graph computes again; name tables that the topology derives, and correct the past by new facts
+        bad.toml:5: `receipts` holds primary records, which no graph computes again; name tables that the topology derives, and correct the past by new facts
+        bad.toml:5: `traffic` holds primary records, which no graph computes again; name tables that the topology derives, and correct the past by new facts
         bad.toml:5: the topology has no table `feature`; did you mean `features`?
         bad.toml:6: the declaration has no setting `colour`; there are `actor`, `basis`, `code`, `id`, `outputs`, `purpose`, `scope`, `set`, `topology`
         bad.toml:8: `streams` leaves out `payment.v1`, and what is computed of the others may need them; leave `streams` out, or filter in the topology
-        bad.toml:10: `to` is not behind `from`; name a range that holds something
+        bad.toml:10: `to` is not behind `from`; name a range that is not empty
         bad.toml:11: there is no partition 7; the topology has 0 to 1
         bad.toml:12: the gate lets no stream `payment.v2` in; did you mean `payment.v1`?
         bad.toml:15: `commit`: a digest is 64 lower-case hexadecimal digits; BLAKE3 of the commit's file is meant
@@ -367,7 +367,7 @@ fn the_command_says_what_it_made_and_lists_it() {
           tidegate sql --data /data --store /data/backfills/again/store "SELECT .."
 
         $ -> 2
-        /primary.toml:6: `facts` is a primary truth: it says what came in and what became of it, and nothing computes it anew; name tables that the topology derives, and correct the past by new facts
+        /primary.toml:6: `facts` holds primary records, which no graph computes again; name tables that the topology derives, and correct the past by new facts
 
         1 fault; nothing was started
 

@@ -71,7 +71,7 @@ fn evidence_expires_although_nothing_follows_it_and_a_replay_agrees() {
     again.stop();
     let plan = harness::plan(&topology, &[]);
     let store = tidegate_sinks::store::Store::open(&data.join("store")).unwrap();
-    let commits = tidegate_sinks::table::Commits::read(&store).unwrap();
+    let commits = tidegate_sinks::commits::Commits::read(&store).unwrap();
     assert_ne!(commits.list.last().unwrap().check, Digest::default());
     let replayed = replay(&plan, &data, &scratch.path().join("replayed"), 2, &harness::watch(&plan)).unwrap();
     assert_eq!(compare(&commits, &replayed), None);
@@ -91,11 +91,11 @@ fn a_claim_that_follows_from_claims_falls_with_one_of_them_also_on_disk() {
     service.stop();
     let flips = harness::ask(&data, "SELECT status, cause FROM whole_flips ORDER BY _tick DESC LIMIT 1");
     let said = arrow::util::pretty::pretty_format_batches(&flips).unwrap().to_string();
-    assert!(said.contains("UNKNOWN") && said.contains("ENDING"), "{said}");
+    assert!(said.contains("UNKNOWN") && said.contains("EXPIRY"), "{said}");
 
     let plan = harness::plan(&topology, &[]);
     let store = tidegate_sinks::store::Store::open(&data.join("store")).unwrap();
-    let commits = tidegate_sinks::table::Commits::read(&store).unwrap();
+    let commits = tidegate_sinks::commits::Commits::read(&store).unwrap();
     let replayed = replay(&plan, &data, &scratch.path().join("replayed"), 1, &harness::watch(&plan)).unwrap();
     assert_eq!(compare(&commits, &replayed), None);
 }

@@ -80,5 +80,5 @@ fn shipped_topologies_have_no_fault() {
     harness::plan(&harness::file("dataflows/fraud.toml"), &[]);
     let missing = Plan::read(&harness::file("dataflows/handbook.toml"), &[]);
     let Err(faults) = missing else { panic!("the handbook's payments are not part of the repository") };
-    assert!(faults.iter().all(|fault| fault.what.contains("--set")), "{faults:#?}");
+    assert!(faults.iter().all(|fault| fault.message.contains("--set")), "{faults:#?}");
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use tidegate_facts::Tick;
 use tidegate_replay::{compare, replay};
 
 use crate::harness;
@@ -94,22 +95,22 @@ fn a_checkpoint_stays_as_large_as_what_is_known_while_evidence_is_refreshed() {
         let set = [
             format!("reports.path={}", csv.display()),
             "commit_rows=500".to_owned(),
-            "state_rows=1000".to_owned(),
+            "snapshot_rows=1000".to_owned(),
         ];
         let plan = harness::plan(&harness::file("tests/topologies/reports.toml"), &set);
         let data = scratch.path().join("data");
         harness::run_plan(&plan, &data, 2);
         let mut checkpoints = harness::files(&data.join("store"));
-        checkpoints.retain(|(name, _)| name.starts_with("checkpoints") && name.ends_with(".json"));
-        let (_, newest) = checkpoints.pop().expect("a run keeps its state");
+        checkpoints.retain(|(name, _)| name.starts_with("state/") && name.ends_with(".json"));
+        let (_, newest) = checkpoints.pop().expect("a run writes checkpoints");
         let newest: serde_json::Value = serde_json::from_slice(&newest).unwrap();
-        let pieces = newest["checkpoint"]["pieces"].as_array().unwrap();
-        let rows = |piece: &serde_json::Value| piece["rows"].as_u64().unwrap();
+        let files = newest["state"]["files"].as_array().unwrap();
+        let rows = |file: &serde_json::Value| file["rows"].as_u64().unwrap();
         let of = |wanted: &dyn Fn(&str) -> bool| -> u64 {
-            pieces.iter().filter(|piece| wanted(piece["timeline"].as_str().unwrap())).map(rows).sum()
+            files.iter().filter(|file| wanted(file["timeline"].as_str().unwrap())).map(rows).sum()
         };
-        assert!(of(&|timeline| timeline.ends_with("/put-down")) > 0, "states are put down: {newest:#}");
-        // What drift still hears is of a day, and the rest of what came since.
+        assert!(of(&|timeline| timeline.ends_with("/snapshot")) > 0, "states have snapshots: {newest:#}");
+        // Drift keeps the rows of a day; the others keep those since the last snapshot.
         (of(&|timeline| timeline.starts_with("drift/")), of(&|timeline| !timeline.starts_with("drift/")))
     };
     let sizes = [3_000, 6_000, 9_000].map(size_after);
@@ -125,8 +126,8 @@ fn what_is_believed_after_a_stop_is_what_would_have_been_believed_without() {
     let run = |data: &str, upto: usize, workers: usize| {
         let csv = scratch.path().join(format!("{data}.csv"));
         std::fs::write(&csv, format!("{HEADER}{}", lines[..upto].concat())).unwrap();
-        // States are put down at every second commit.
-        let set = [format!("reports.path={}", csv.display()), "state_rows=100".to_owned()];
+        // States take a snapshot at every second commit.
+        let set = [format!("reports.path={}", csv.display()), "snapshot_rows=100".to_owned()];
         let plan = harness::plan(&harness::file("tests/topologies/reports.toml"), &set);
         harness::run_plan(&plan, &scratch.path().join(data), workers)
     };
@@ -149,9 +150,14 @@ fn what_is_believed_after_a_stop_is_what_would_have_been_believed_without() {
     );
 }
 
+/// The first tick of a time in hours after the start.
+fn tick_at(hours: f64) -> Tick {
+    Tick::new(START + (hours * HOUR as f64) as i64, 0).expect("it is before 3111")
+}
+
 /// The index and its terms as of some hours after the start: index, drift, correlation, quorum, ttl, sync.
 fn index_at(data: &Path, hours: f64) -> [i32; 6] {
-    let tick = ((START + (hours * HOUR as f64) as i64) as u64) << 12;
+    let tick = tick_at(hours).0;
     let sql = format!("SELECT * FROM credibility_history WHERE _tick < {tick} ORDER BY _tick DESC LIMIT 1");
     let rows = harness::ask(data, &sql);
     let row =
@@ -162,7 +168,7 @@ fn index_at(data: &Path, hours: f64) -> [i32; 6] {
 
 /// The least index between two hours.
 fn least_between(data: &Path, from: f64, to: f64) -> i32 {
-    let tick = |hours: f64| ((START + (hours * HOUR as f64) as i64) as u64) << 12;
+    let tick = |hours: f64| tick_at(hours).0;
     let sql = format!(
         "SELECT min(credibility_index) AS least FROM credibility_history WHERE _tick >= {} AND _tick < {}",
         tick(from),
@@ -182,7 +188,7 @@ fn areas_follow_from_claims(data: &Path) {
          WHERE coalesce(status, 'UNKNOWN') <> CASE WHEN up >= 3 THEN 'VERIFIED' WHEN up = 2 THEN 'DEGRADED' ELSE 'UNKNOWN' END",
     );
     assert_eq!(wrong.iter().map(|rows| rows.num_rows()).sum::<usize>(), 0, "{wrong:?}");
-    let fallen = harness::table(data, "SELECT count(*) > 0 AS some FROM area_flips WHERE cause = 'ENDING'");
+    let fallen = harness::table(data, "SELECT count(*) > 0 AS some FROM area_flips WHERE cause = 'EXPIRY'");
     assert!(fallen.contains("true"), "an area falls with its claims: {fallen}");
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tidegate_replay::{compare, replay};
-use tidegate_sinks::log::{EmbeddedLog, LogOptions, Start, Until, read_groups};
+use tidegate_sinks::log::{LogOptions, LogWriter, Until};
 
 use crate::harness;
 
@@ -142,15 +142,14 @@ fn late_records_take_the_same_ticks_in_any_batches_and_after_any_stop() {
     assert!(run("single", 1) == whole, "batches of one");
     assert!(run("small", 37) == whole, "batches of 37");
     // A run that was stopped has left the groups that were durable.
-    let groups = read_groups(&scratch.path().join("small/log"), Start::Group(0), Until::Complete).unwrap();
-    let groups: Vec<_> = groups.map(Result::unwrap).collect();
+    let groups = harness::groups(&harness::log_of(&scratch.path().join("small")), 0, Until::Complete);
     assert!(groups.len() > 10, "several groups");
     for kept in 1..groups.len() {
         let data = format!("stopped-{kept}");
-        let (mut log, _) =
-            EmbeddedLog::open(&scratch.path().join(&data).join("log"), LogOptions::default()).unwrap();
+        let log = harness::log_of(&scratch.path().join(&data));
+        let (mut log, _) = log.open(LogOptions::default()).unwrap();
         for group in &groups[..kept] {
-            log.append(group).unwrap();
+            log.append_and_wait(group).unwrap();
         }
         drop(log);
         assert!(run(&data, 20) == whole, "stopped after {kept} groups");

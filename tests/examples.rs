@@ -45,6 +45,6 @@ fn the_payment_of_the_example_is_decided_by_the_fraud_topology() {
     let payment = std::fs::read_to_string(harness::file("examples/payment.json")).unwrap();
     let answered = service.post("/v1/decide", "application/json", &payment);
     assert_eq!(answered.status, 200, "{}", answered.body);
-    assert_eq!(answered.json()["decision"]["action"], "BLOCK", "{}", answered.body);
+    assert_eq!(answered.json()["decisions"][0]["action"], "BLOCK", "{}", answered.body);
     service.stop();
 }

@@ -10,7 +10,6 @@
 //! for it is up to the machine.
 
 mod chance;
-mod faulty;
 mod invariants;
 mod ledger;
 mod log_bytes;
@@ -29,11 +28,10 @@ use std::time::{Duration, Instant};
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::run::{Options, run_into};
 use tidegate_replay::replay;
-use tidegate_sinks::store::{Patience, Store};
-use tidegate_sinks::table::Commits;
+use tidegate_sinks::commits::Commits;
+use tidegate_sinks::store::{FaultSchedule, LocalBackend, RetryPolicy, SimulatedBackend, Store, StoreFault};
 
 use chance::Dice;
-use faulty::{Fault, Faulty};
 use invariants::{invariants, ticks_of, told};
 use ledger::Ledger;
 use log_bytes::groups;
@@ -328,17 +326,21 @@ impl Round {
         }
         let plan = harness::plan(&self.workload.topology, &self.workload.set);
         for _ in 0..self.dice.between(1..4) {
-            let faults: Vec<Fault> = match self.dice.below(3) {
-                0 => vec![*self.dice.pick(&Fault::ALL)],
-                1 => Fault::ALL.to_vec(),
-                // A store that keeps its word in the end.
-                _ => vec![Fault::Fails, Fault::Stalls, Fault::LosesTheAnswer, Fault::DoesItTwice],
+            let faults: Vec<StoreFault> = match self.dice.below(3) {
+                0 => vec![*self.dice.pick(&StoreFault::ALL)],
+                1 => StoreFault::ALL.to_vec(),
+                // A store that meets its contract in the end.
+                _ => {
+                    use StoreFault::{Fails, LosesAnswer, RunsTwice, Stalls};
+                    vec![Fails, Stalls, LosesAnswer, RunsTwice]
+                }
             };
             let percent = *self.dice.pick(&[2, 10, 30, 100]);
-            let dice = Dice::new(self.dice.below(u64::MAX));
-            let place = Faulty::new(&self.data.join("store"), faults.clone(), percent, dice);
-            let patience = Patience { tries_max: 8, wait_ms_first: 1, time_ms_max: 2_000 };
-            let store = Store::over(Arc::new(place), patience);
+            let schedule = FaultSchedule::seeded(self.dice.below(u64::MAX), percent, faults.clone());
+            let folder = LocalBackend::open(&self.data.join("store")).unwrap();
+            let backend = SimulatedBackend::over(Arc::new(folder), schedule);
+            let retry = RetryPolicy { tries_max: 8, wait_ms_first: 1, time_ms_max: 2_000 };
+            let store = Store::over(Arc::new(backend), retry);
             let options = Options {
                 workers: self.dice.between(1..4) as usize,
                 dedupe_bytes: self.dedupe_mib << 20,
@@ -357,7 +359,7 @@ impl Round {
                 }
                 Err(error) => {
                     let said = error.to_string();
-                    assert!(said.contains(&*store.root().to_string_lossy()), "{said} names no object");
+                    assert!(said.contains(&store.url().to_string()), "{said} names no object");
                     self.acknowledge();
                 }
             }

@@ -265,7 +265,7 @@ fn answers(data: &Path, columns: &[&str]) -> BTreeMap<Item, (Option<String>, Opt
         .map(|row| {
             let day = row.get("day").cloned().flatten().unwrap_or_default();
             let item = (day, row["object"].clone().unwrap(), row["attribute"].clone().unwrap());
-            (item, (of(row, ""), of(row, "_as_heard"), row["status"].clone().unwrap()))
+            (item, (of(row, ""), of(row, "_at_last_evidence"), row["status"].clone().unwrap()))
         })
         .collect();
     assert_eq!(answers.len(), many, "one row for each item");

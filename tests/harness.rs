@@ -11,8 +11,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::run::{Options, Report, run};
 use tidegate_dataflows::topology::Override;
-use tidegate_dataflows::watch::Watch;
+use tidegate_dataflows::metrics::RunMetrics;
+use tidegate_host::Host;
 use tidegate_queries::Catalogue;
+use tidegate_sinks::log::{Group, LogFolder, LogOptions, LogReader, Start, Until};
 
 /// A file of this repository.
 pub fn file(path: &str) -> PathBuf {
@@ -38,6 +40,26 @@ table = "episodes"
     text.replace("\"policies/", &format!("\"{policies}/")) + sealed
 }
 
+/// The log of a data folder.
+pub fn log_of(data: &Path) -> LogFolder {
+    LogFolder::of_data(&Host::real(), data)
+}
+
+/// The groups of a log from number `first` on.
+pub fn groups(log: &LogFolder, first: u64, until: Until) -> Vec<Group> {
+    let groups = log.read(Start::Group(first), until).unwrap();
+    groups.map(|group| group.unwrap().group).collect()
+}
+
+/// Puts the groups of a data folder's log into segments so small that some can be pruned.
+pub fn cut_small(data: &Path, segment_bytes: u64) {
+    let (log, small) = (log_of(data), data.join("small-log"));
+    let copy = LogFolder::at(&Host::real(), &small);
+    copy.copy_from(&log, LogOptions { segment_bytes }).unwrap();
+    std::fs::remove_dir_all(log.path()).unwrap();
+    std::fs::rename(small, log.path()).unwrap();
+}
+
 /// Plans a topology with `--set` overrides.
 pub fn plan(topology: &Path, set: &[String]) -> Arc<Plan> {
     let overrides: Vec<Override> = set.iter().map(|text| Override::parse(text).unwrap()).collect();
@@ -45,10 +67,10 @@ pub fn plan(topology: &Path, set: &[String]) -> Arc<Plan> {
 }
 
 /// A watch over a plan.
-pub fn watch(plan: &Plan) -> Watch {
+pub fn watch(plan: &Plan) -> RunMetrics {
     let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
     let nodes: Vec<String> = plan.steps.iter().map(|s| s.name.clone()).collect();
-    Watch::new(&sources, &nodes)
+    RunMetrics::new(&sources, &nodes)
 }
 
 /// Runs a plan until idle.
@@ -84,7 +106,7 @@ pub fn read_parquet(path: &Path) -> RecordBatch {
 /// and which are there on where runs were stopped.
 pub fn committed(store: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = files(store);
-    files.retain(|(name, _)| !name.starts_with("checkpoints"));
+    files.retain(|(name, _)| !name.starts_with("state"));
     files
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use arrow::array::AsArray;
-use arrow::datatypes::UInt64Type;
+use arrow::datatypes::Int64Type;
 
 use crate::harness;
 
@@ -125,11 +125,11 @@ fn ten_thousand_hostile_records_cost_no_good_one() {
     assert!(receipts.contains(&records.to_string()), "{receipts}");
     let mut seen = 0;
     for batch in harness::ask(&data, "SELECT position, reason_code, bytes, detail FROM quarantine") {
-        let positions = batch.column(0).as_primitive::<UInt64Type>();
+        let positions = batch.column(0).as_primitive::<Int64Type>();
         let reasons = arrow::compute::cast(batch.column(1), &arrow::datatypes::DataType::Utf8).unwrap();
         let details = arrow::compute::cast(batch.column(3), &arrow::datatypes::DataType::Utf8).unwrap();
         for row in 0..batch.num_rows() {
-            let (name, reason, bytes) = &expected[&positions.value(row)];
+            let (name, reason, bytes) = &expected[&positions.value(row).cast_unsigned()];
             let found = reasons.as_string::<i32>().value(row);
             let detail = details.as_string::<i32>().value(row);
             assert_eq!(found, *reason, "{name}: {detail}");

@@ -132,7 +132,7 @@ fn with_more_timelines(folder: &Path) -> PathBuf {
 name = "carded"
 kind = "project"
 input = "admitted"
-keep = ["*"]
+passthrough = ["*"]
 [node.columns]
 card = "concat('card-', cast(customer_id as text))"
 
@@ -249,7 +249,7 @@ fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
         }
         assert!(Instant::now() < until, "{}", answered.body);
     };
-    assert!(refused.body.contains("can be asked as of"), "{}", refused.body);
+    assert!(refused.body.contains("can be read as of"), "{}", refused.body);
     wait_for(&service, "SELECT count(*) FROM at_terminal", &json!([next.to_string()]));
     // More rows of a key than are looked up on the thread of a call.
     let many: Vec<String> =

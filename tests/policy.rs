@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::governance::{Asked, GovernanceError, Taken, Wish, take};
+use tidegate_dataflows::governance::{
+    DataFolder, GovernanceError, StepAction, StepOutcome, StepRequest,
+};
 use tidegate_dataflows::run::{Options, Report, run};
-use tidegate_facts::governance::Step;
+use tidegate_facts::governance::RevisionStep;
 use tidegate_facts::{Digest, Tick, Topic};
-use tidegate_replay::compare::compare_seals;
+use tidegate_replay::compare_seals::compare_seals;
 use tidegate_replay::proof::prove;
 use tidegate_replay::shadow::shadow;
 use tidegate_replay::verify::verify;
 use tidegate_replay::{compare, replay};
-use tidegate_sinks::archive::{Keep, prune};
-use tidegate_sinks::log::{EmbeddedLog, Group, HeldLog, LogOptions, Start, Until, read_groups, read_topic};
+use tidegate_sinks::archive::{LogRetention, prune};
+use tidegate_sinks::log::{LogOptions, LogReader};
 use tidegate_sinks::store::Store;
 
 use crate::harness;
@@ -79,7 +81,7 @@ impl World {
         self.run(300, 2);
         self.bring_into_force("admitted", &gate("2", "record_bytes_max = 16384", "record_bytes_max = 8192"));
         self.run(400, 1);
-        self.take("cyd", "too many reviews", Wish::RollBack("decisions".to_owned())).unwrap();
+        self.take("cyd", "too many reviews", StepAction::RollBack("decisions".to_owned())).unwrap();
         self.run(PAYMENTS, 1);
         self
     }
@@ -124,21 +126,21 @@ impl World {
         self.path(name)
     }
 
-    fn take(&self, actor: &str, reason: &str, what: Wish) -> Result<Taken, GovernanceError> {
-        let asked = Asked { actor: actor.to_owned(), reason: reason.to_owned(), what };
-        take(&self.plan(&[]), &self.path("data"), &self.path("data/store"), 1 << 20, &asked)
+    fn take(&self, actor: &str, reason: &str, action: StepAction) -> Result<StepOutcome, GovernanceError> {
+        let request = StepRequest { actor: actor.to_owned(), reason: reason.to_owned(), action };
+        DataFolder::new(&self.path("data"), self.path("data/store")).take_step(&self.plan(&[]), &request)
     }
 
-    fn propose(&self, actor: &str, node: &str, text: &str) -> Result<Taken, GovernanceError> {
+    fn propose(&self, actor: &str, node: &str, text: &str) -> Result<StepOutcome, GovernanceError> {
         let (node, file) = (node.to_owned(), PathBuf::from("revision.toml"));
-        self.take(actor, "test", Wish::Propose { node, file, text: text.to_owned(), before: None })
+        self.take(actor, "test", StepAction::Propose { node, file, text: text.to_owned(), before: None })
     }
 
     /// Ann proposes, Bob approves, Ann activates.
-    fn bring_into_force(&self, node: &str, text: &str) -> Taken {
+    fn bring_into_force(&self, node: &str, text: &str) -> StepOutcome {
         let id = self.propose("ann", node, text).unwrap().record.proposal_id.to_hex();
-        self.take("bob", "fine", Wish::Follow(Step::Approved, id.clone())).unwrap();
-        self.take("ann", "now", Wish::Follow(Step::Activated, id)).unwrap()
+        self.take("bob", "fine", StepAction::Follow(RevisionStep::Approved, id.clone())).unwrap();
+        self.take("ann", "now", StepAction::Follow(RevisionStep::Activated, id)).unwrap()
     }
 }
 
@@ -169,7 +171,7 @@ fn each_revision_decides_from_its_tick_on_and_a_roll_back_returns() {
     world.run(200, 1);
     let activated = world.bring_into_force("decisions", STRICT);
     world.run(400, 2);
-    let back = Wish::RollBack("decisions".to_owned());
+    let back = StepAction::RollBack("decisions".to_owned());
     let rolled_back = world.take("cyd", "too many reviews", back).unwrap();
     let live = world.run(PAYMENTS, 1);
 
@@ -207,7 +209,7 @@ fn each_revision_decides_from_its_tick_on_and_a_roll_back_returns() {
     let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&before), names(&after), "a run over the same input adds nothing");
     assert!(before == after, "and changes nothing");
-    let options = Options { store: Some(world.path("store-again")), workers: 2, ..Options::new(&data) };
+    let options = Options { store: Some(world.path("store-again").into()), workers: 2, ..Options::new(&data) };
     let plan = world.plan(&[]);
     let again = run(&plan, &options, &harness::watch(&plan)).unwrap();
     assert_eq!(compare(&live.commits, &again.commits), None, "a restart that makes all tables anew");
@@ -253,10 +255,10 @@ fn an_episode_names_what_was_in_force_and_every_replay_gives_its_seal_again() {
         +-------+--------+-----+-------+"#]]
     .assert_eq(&under(&data));
     let store = Store::open(&data.join("store")).unwrap();
-    let verified = verify(&data.join("log"), &store, &[]).unwrap();
+    let verified = verify(&harness::log_of(&data), &store, &[]).unwrap();
     assert_eq!((verified.findings, verified.records), (Vec::new(), PAYMENTS as u64));
     for workers in [1, 2, 4] {
-        let everything = (Tick::ZERO, Tick(u64::MAX));
+        let everything = (Tick::ZERO, Tick::MAX);
         let compared =
             compare_seals(&plan, &data, &store, everything, workers, &harness::watch(&plan)).unwrap();
         assert!(compared.first.is_none(), "{workers} workers: {:#?}", compared.first);
@@ -286,7 +288,7 @@ fn a_shadow_run_of_named_rules_has_them_decide_throughout_even_those_of_the_begi
         let differing = was.iter().zip(&would_be).filter(|(a, b)| action(a) != action(b)).count() as u64;
         assert!(differing > 10, "the two bundles differ");
         let (plan, out) = (world.plan(&set), world.path(&format!("shadow-{name}")));
-        let upto = Tick(u64::MAX);
+        let upto = Tick::MAX;
         let shadow = shadow(&plan, &data, &sealed, &out, upto, 2, &harness::watch(&plan)).unwrap();
         assert_eq!((shadow.changed(), shadow.actions.values().sum()), (differing, PAYMENTS as u64), "{name}");
     }
@@ -298,13 +300,13 @@ fn steps_that_were_pruned_from_the_log_are_in_force_by_the_archive() {
     let (data, plan) = (world.path("data"), world.plan(&[]));
     let whole = under(&data);
     let tables = harness::files(&data.join("store/tables"));
-    cut_small(&data.join("log"));
+    harness::cut_small(&data, 4096);
     let store = Store::open(&data.join("store")).unwrap();
-    let log = HeldLog::new(&data.join("log")).unwrap();
-    let pruned = prune(&log, &store, Keep { span: None, bytes: Some(1) }).unwrap();
+    let log = harness::log_of(&data).lock().unwrap();
+    let pruned = prune(&log, &store, LogRetention { span: None, bytes: Some(1) }).unwrap();
     drop(log);
     assert!(
-        read_topic(&data.join("log"), Topic::Control).unwrap().is_empty(),
+        harness::log_of(&data).read_topic(Topic::Control).unwrap().is_empty(),
         "every step is pruned: {pruned:?}"
     );
     let (out, watch) = (world.path("again"), harness::watch(&plan));
@@ -315,19 +317,10 @@ fn steps_that_were_pruned_from_the_log_are_in_force_by_the_archive() {
     assert!(refused.to_string().contains("rolled back"), "{refused}");
     let again = world.propose("ann", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap();
     assert!(again.tick > Tick::ZERO && !again.repeated);
-    let refused = world.take("ann", "again", Wish::RollBack("decisions".to_owned())).unwrap_err();
+    let refused = world.take("ann", "again", StepAction::RollBack("decisions".to_owned())).unwrap_err();
     assert!(refused.to_string().contains("nothing to roll back to"), "{refused}");
     world.run(PAYMENTS, 1);
     assert_eq!(under(&data), whole);
-}
-
-/// The same groups in segments so small that some can go.
-fn cut_small(log: &Path) {
-    let groups = read_groups(log, Start::Group(0), Until::Complete).unwrap();
-    let groups: Vec<Group> = groups.map(Result::unwrap).collect();
-    std::fs::remove_dir_all(log).unwrap();
-    let (mut small, _) = EmbeddedLog::open(log, LogOptions { segment_bytes: 4096 }).unwrap();
-    groups.iter().for_each(|group| assert!(small.append(group).is_ok()));
 }
 
 #[test]
@@ -361,7 +354,7 @@ fn receipts_and_decisions_cite_the_policy_in_force() {
         &gate("3", "class = \"traffic\"", "class = \"traffic\"\nproducers = [\"bank\"]"),
     );
     world.run(500, 1);
-    world.take("ann", "no bank sends yet", Wish::RollBack("admitted".to_owned())).unwrap();
+    world.take("ann", "no bank sends yet", StepAction::RollBack("admitted".to_owned())).unwrap();
     let live = world.run(PAYMENTS, 2);
     let data = world.path("data");
     let receipts = "SELECT source, policy_id, policy_revision, decision, reason_code, count(*) AS n, \
@@ -403,7 +396,7 @@ fn every_step_is_a_fact_with_a_receipt_and_a_row() {
     assert!(!again.repeated && repeated.repeated);
     assert_eq!((again.tick, &again.record), (repeated.tick, &repeated.record));
     world
-        .take("ann", "not needed", Wish::Follow(Step::Withdrawn, again.record.proposal_id.to_hex()))
+        .take("ann", "not needed", StepAction::Follow(RevisionStep::Withdrawn, again.record.proposal_id.to_hex()))
         .unwrap();
     let data = world.path("data");
     let steps = "SELECT taken_at_utc, kind, node, scope, step, family, actor, reason, left(before_digest, 6) AS before, \
@@ -451,7 +444,7 @@ fn every_step_is_a_fact_with_a_receipt_and_a_row() {
 }
 
 /// What is said of steps that may not be taken, one a line.
-fn check(refused: &[Result<Taken, GovernanceError>], wanted: &Expect) {
+fn check(refused: &[Result<StepOutcome, GovernanceError>], wanted: &Expect) {
     let root = format!("{}/", env!("CARGO_MANIFEST_DIR"));
     let said = refused.iter().map(|refused| match refused {
         Ok(taken) => format!("taken: {}\n", taken.record.step),
@@ -465,21 +458,21 @@ fn steps_against_the_rules_are_refused() {
     let world = World::new(&[]);
     world.run(50, 1);
     let files = harness::files(&world.path("data/log"));
-    let follow = |actor: &str, step, id: &str| world.take(actor, "why", Wish::Follow(step, id.to_owned()));
+    let follow = |actor: &str, step, id: &str| world.take(actor, "why", StepAction::Follow(step, id.to_owned()));
     check(
         &[
             world.propose("ann", "features", STRICT),
             world.propose("ann", "decisions", &STRICT.replace("\"2\"", "\"1\"")),
             world.propose("", "decisions", STRICT),
-            follow("bob", Step::Approved, "3f"),
-            world.take("ann", "why", Wish::RollBack("decisions".to_owned())),
+            follow("bob", RevisionStep::Approved, "3f"),
+            world.take("ann", "why", StepAction::RollBack("decisions".to_owned())),
         ],
         &expect![[r#"
             node `features` has no bundle and no policy to revise; name one of `decisions`, `admitted` (the gate)
-            the bundle of `decisions` has had a revision payments-rules 1 that says something else (71efd0d0a44f); give the new one a version of its own
-            the step has no actor; say who takes it with --actor
+            the bundle of `decisions` already has another revision payments-rules 1 (71efd0d0a44f); give the new one its own version
+            the step has no actor; give the actor with --actor
             there is no proposal 3f; nothing was proposed yet: begin with `tidegate policy propose`
-            payments-rules 1 (71efd0d0a44f) is in force for the bundle of `decisions` since the beginning; there is nothing to roll back to
+            payments-rules 1 (71efd0d0a44f) has been in force for the bundle of `decisions` since the beginning; there is nothing to roll back to
         "#]],
     );
     assert!(files == harness::files(&world.path("data/log")), "a refused step leaves the log as it was");
@@ -487,7 +480,7 @@ fn steps_against_the_rules_are_refused() {
     let first = world.propose("ann", "decisions", STRICT).unwrap().record;
     let other = world.propose("bob", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap().record;
     let (id, other_id) = (first.proposal_id.to_hex(), other.proposal_id.to_hex());
-    let named = Wish::Propose {
+    let named = StepAction::Propose {
         node: "decisions".to_owned(),
         file: "revision.toml".into(),
         text: STRICT.replace("\"2\"", "\"4\""),
@@ -495,28 +488,28 @@ fn steps_against_the_rules_are_refused() {
     };
     check(
         &[
-            follow("ann", Step::Activated, &id),
-            follow("ann", Step::Approved, &id),
-            follow("bob", Step::Approved, &id),
-            follow("cyd", Step::Approved, &other_id),
-            follow("bob", Step::Approved, &id),
-            follow("bob", Step::Activated, &id),
-            follow("bob", Step::Activated, &other_id),
-            follow("bob", Step::Withdrawn, &id),
+            follow("ann", RevisionStep::Activated, &id),
+            follow("ann", RevisionStep::Approved, &id),
+            follow("bob", RevisionStep::Approved, &id),
+            follow("cyd", RevisionStep::Approved, &other_id),
+            follow("bob", RevisionStep::Approved, &id),
+            follow("bob", RevisionStep::Activated, &id),
+            follow("bob", RevisionStep::Activated, &other_id),
+            follow("bob", RevisionStep::Withdrawn, &id),
             world.propose("ann", "decisions", STRICT),
             world.take("ann", "why", named),
         ],
         &expect![[r#"
             proposal 67e75326de1b was proposed by ann, so it cannot be activated; have it approved first
-            ann proposed 67e75326de1b, and another must approve it; ask a colleague, or set `four_eyes = false` in [governance] of a new topology
+            ann proposed 67e75326de1b, so someone else must approve it; ask a colleague, or set `four_eyes = false` in [governance] of a new topology
             taken: approved
             taken: approved
             taken: approved
             taken: activated
-            the step was made for the bundle of `decisions` with 71efd0d0a44f in force, and payments-rules 2 (ca237236e481) is; look at what changed, then propose it again
+            the step was made for the bundle of `decisions` when 71efd0d0a44f was in force, but now payments-rules 2 (ca237236e481) is; review the changes, then propose it again
             proposal 67e75326de1b was activated by bob, so it cannot be withdrawn; roll it back instead
-            payments-rules 2 (ca237236e481) is in force for the bundle of `decisions` already; there is nothing to change
-            the step was made for the bundle of `decisions` with 15de686d9997 in force, and payments-rules 2 (ca237236e481) is; look at what changed, then propose it again
+            payments-rules 2 (ca237236e481) is already in force for the bundle of `decisions`; there is nothing to change
+            the step was made for the bundle of `decisions` when 15de686d9997 was in force, but now payments-rules 2 (ca237236e481) is; review the changes, then propose it again
         "#]],
     );
 }
@@ -584,7 +577,7 @@ fn a_folder_that_cannot_take_a_step_says_why() {
     world.grow(50);
     let nothing_ran = world.propose("ann", "decisions", STRICT);
     world.run(50, 1);
-    let (log, _) = EmbeddedLog::open(&world.path("data/log"), LogOptions::default()).unwrap();
+    let (log, _) = harness::log_of(&world.path("data")).open(LogOptions::default()).unwrap();
     let running = world.propose("ann", "decisions", STRICT);
     drop(log);
     let bundle = world.write("strict.toml", STRICT);
@@ -619,10 +612,10 @@ fn a_folder_that_cannot_take_a_step_says_why() {
     let plan = harness::plan(&harness::file("tests/topologies/envelopes.toml"), &set);
     let report = harness::run_plan(&plan, envelopes.path(), 1);
     assert_eq!(report.counts.admitted, 0);
-    let what = Wish::RollBack("admitted".to_owned());
-    let asked = Asked { actor: "ann".to_owned(), reason: "why".to_owned(), what };
+    let action = StepAction::RollBack("admitted".to_owned());
+    let request = StepRequest { actor: "ann".to_owned(), reason: "why".to_owned(), action };
     let refused =
-        take(&plan, envelopes.path(), &envelopes.path().join("store"), 1 << 20, &asked).unwrap_err();
+        DataFolder::new(envelopes.path(), envelopes.path().join("store")).take_step(&plan, &request).unwrap_err();
     expect!["[run] of the topology lacks platform_run_id, scenario_run_id, manifest_fingerprint, run_id, which every control fact carries; only a topology that began with them can be revised"].assert_eq(&refused.to_string());
 }
 
@@ -633,7 +626,7 @@ fn no_source_has_the_name_of_the_door() {
     let file = scratch.path().join("governance.toml");
     std::fs::write(&file, text.replace("\"payments\"", "\"governance\"")).unwrap();
     let Err(faults) = Plan::read(&file, &[]) else { panic!("it has faults") };
-    let faults: Vec<String> = faults.into_iter().map(|fault| fault.what).collect();
+    let faults: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
     let named: Vec<String> = faults.into_iter().filter(|fault| fault.starts_with("no source")).collect();
     expect!["no source can be called `governance`: receipts of policy changes are; give it another name"]
         .assert_eq(&named.concat());
@@ -644,8 +637,8 @@ fn one_is_enough_where_the_topology_said_so_from_the_beginning() {
     let world = World::new(&["governance.four_eyes=false"]);
     world.run(50, 1);
     let id = world.propose("ann", "decisions", STRICT).unwrap().record.proposal_id.to_hex();
-    world.take("ann", "fine", Wish::Follow(Step::Approved, id.clone())).unwrap();
-    world.take("ann", "now", Wish::Follow(Step::Activated, id)).unwrap();
+    world.take("ann", "fine", StepAction::Follow(RevisionStep::Approved, id.clone())).unwrap();
+    world.take("ann", "now", StepAction::Follow(RevisionStep::Activated, id)).unwrap();
     let strict: Vec<String> = world.set.iter().filter(|set| !set.contains("four_eyes")).cloned().collect();
     let plan = harness::plan(&harness::file("tests/topologies/payments.toml"), &strict);
     let refused = run(&plan, &Options::new(&world.path("data")), &harness::watch(&plan)).unwrap_err();
@@ -699,7 +692,7 @@ fn the_command_tells_what_changes_and_what_is_next() {
         next: tidegate policy approve payments.toml --data /data --id 7aff6c59af19 --actor .. --reason ..
 
         $ policy approve -> 2
-        tidegate: ann proposed 7aff6c59af19, and another must approve it; ask a colleague, or set `four_eyes = false` in [governance] of a new topology
+        tidegate: ann proposed 7aff6c59af19, so someone else must approve it; ask a colleague, or set `four_eyes = false` in [governance] of a new topology
 
         $ policy approve -> 0
         payments-rules 2 (ca237236e481) of decisions is approved by bob
@@ -785,7 +778,7 @@ fn the_command_tells_what_changes_and_what_is_next() {
           - rule terminal-watched: QUEUE_REVIEW (TERMINAL_WATCHED) when scenario_id = 'payments' and terminal_id = 3
 
         $ policy rollback -> 2
-        {"refused":"payments-gate 1 (c9dc29347aa6) is in force for the policy of `admitted` since the beginning; there is nothing to roll back to"}
+        {"refused":"payments-gate 1 (c9dc29347aa6) has been in force for the policy of `admitted` since the beginning; there is nothing to roll back to"}
 
     "#]].assert_eq(&shown);
 }

@@ -190,7 +190,7 @@ fn nothing_acknowledged_is_lost_or_decided_twice_while_revisions_take_effect() {
                     for last in std::iter::repeat_with(|| over.load(Ordering::Acquire)) {
                         let body = payment(&format!("p-{i}"), i / 10, i % 7, "3.00");
                         let head = format!(
-                            "POST /v1/decide?within_ms=20000 HTTP/1.1\r\nauthorization: Bearer {key}"
+                            "POST /v1/decide?timeout_ms=20000 HTTP/1.1\r\nauthorization: Bearer {key}"
                         );
                         let answered = service.ask(&head, body.as_bytes());
                         match answered.status {
@@ -277,7 +277,7 @@ fn a_step_over_http_takes_the_role_and_keeps_the_rules_of_the_lifecycle() {
             422,
             "amoun",
         ),
-        ("ann", "/v1/revisions".to_owned(), propose(STRICT, " "), 400, "say why"),
+        ("ann", "/v1/revisions".to_owned(), propose(STRICT, " "), 400, "give the reason"),
         (
             "ann",
             "/v1/revisions".to_owned(),
@@ -293,7 +293,7 @@ fn a_step_over_http_takes_the_role_and_keeps_the_rules_of_the_lifecycle() {
             "the body is not",
         ),
         ("bob", about("activate"), fine.clone(), 409, "have it approved first"),
-        ("eve", about("approve"), fine.clone(), 403, "another must approve it"),
+        ("eve", about("approve"), fine.clone(), 403, "someone else must approve it"),
         ("bob", "/v1/revisions/ffff/approve".to_owned(), fine.clone(), 404, "there is no proposal ffff"),
         ("bob", about("bless"), fine.clone(), 404, "there is no step `bless`"),
         ("bob", about("approve"), fine.clone(), 200, "approved"),
@@ -326,7 +326,7 @@ fn a_step_over_http_takes_the_role_and_keeps_the_rules_of_the_lifecycle() {
         whole["changes"].as_array().unwrap().iter().any(|change| change["about"] == "rule any"),
         "{whole}"
     );
-    assert_eq!(world.call(&service, "ann", "/v1/caller", "").json()["roles"], json!(["reader", "author"]));
+    assert_eq!(world.call(&service, "ann", "/v1/whoami", "").json()["roles"], json!(["reader", "author"]));
     let told = world.call(&service, "ann", "/v1/status", "").json();
     assert_eq!(told["file"], json!(world.topology), "{told}");
     assert_eq!(world.call(&service, "ann", "/v1/backfills", "").json(), json!({"backfills": []}));

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::harness;
 
 mod clients;
+mod decisions;
 mod hostile;
 
 /// A running service, killed at the end of its test.
@@ -172,11 +173,11 @@ fn a_fact_is_decided_in_the_call_that_brings_it_and_again_when_it_is_sent_again(
     assert!(first.head.contains("server-timing: queue;dur="), "{}", first.head);
     let said = first.json();
     assert_eq!(said["receipt"]["verdict"], "admitted");
-    assert_eq!(said["decision"]["event_id"], "p-1");
-    assert_eq!(said["decision"]["action"], "ALLOW");
+    assert_eq!(said["decisions"][0]["event_id"], "p-1");
+    assert_eq!(said["decisions"][0]["action"], "ALLOW");
     let again = service.post("/v1/decide", "application/json", &payment("p-1", 1, 5, "12.50"));
     assert_eq!((again.status, &again.json()["receipt"]["verdict"]), (200, &json!("duplicate")));
-    assert_eq!(again.json()["decision"]["decision_id"], said["decision"]["decision_id"]);
+    assert_eq!(again.json()["decisions"][0]["decision_id"], said["decisions"][0]["decision_id"]);
     let bad = service.post("/v1/decide", "application/json", &payment("p-2", 2, 5, "much"));
     assert_eq!((bad.status, &bad.json()["receipt"]["reason"]), (422, &json!("SCHEMA_FAIL")), "{}", bad.body);
 
@@ -187,7 +188,7 @@ fn a_fact_is_decided_in_the_call_that_brings_it_and_again_when_it_is_sent_again(
         "{why}"
     );
     assert_eq!(why["received"], json!({"source": "http", "position": "0"}), "{why}");
-    let told: Vec<&str> = why["why"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    let told: Vec<&str> = why["reason"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
     assert!(told[0].starts_with("Event p-1 happened at"), "it is told before it is sealed: {told:?}");
     assert_eq!(service.get("/v1/decisions/p-9").status, 404);
     service.stop();
@@ -195,10 +196,10 @@ fn a_fact_is_decided_in_the_call_that_brings_it_and_again_when_it_is_sent_again(
     let service = Service::start(&scratch.path().join("data"), &[]);
     let why = service.get("/v1/decisions/p-1").json();
     assert_eq!((&why["sealed"], &why["proof"]["verified"]), (&json!(true), &json!(true)), "{why}");
-    assert_eq!(why["decision"]["decision_id"], said["decision"]["decision_id"]);
-    assert!(why["why"].as_array().unwrap().len() > 3, "{why}");
+    assert_eq!(why["decision"]["decision_id"], said["decisions"][0]["decision_id"]);
+    assert!(why["reason"].as_array().unwrap().len() > 3, "{why}");
     let again = service.post("/v1/decide", "application/json", &payment("p-1", 1, 5, "12.50"));
-    assert_eq!(again.json()["decision"]["decision_id"], said["decision"]["decision_id"]);
+    assert_eq!(again.json()["decisions"][0]["decision_id"], said["decisions"][0]["decision_id"]);
 }
 
 #[test]
@@ -341,7 +342,7 @@ fn what_a_service_commits_in_many_small_groups_is_what_its_log_gives() {
     service.stop();
     let plan = harness::plan(&harness::file("tests/topologies/live.toml"), &[]);
     let store = tidegate_sinks::store::Store::open(&data.join("store")).unwrap();
-    let commits = tidegate_sinks::table::Commits::read(&store).unwrap();
+    let commits = tidegate_sinks::commits::Commits::read(&store).unwrap();
     assert!(commits.list.len() >= 3, "{} commits", commits.list.len());
     let (out, watch) = (scratch.path().join("replayed"), harness::watch(&plan));
     let replayed = tidegate_replay::replay(&plan, &data, &out, 1, &watch).unwrap();

@@ -86,7 +86,7 @@ impl Running {
     }
 
     fn decide(&self, record: &str, headers: &[(&str, &str)]) -> Value {
-        let (status, body) = self.ask("POST", "/v1/decide?within_ms=20000", record, headers);
+        let (status, body) = self.ask("POST", "/v1/decide?timeout_ms=20000", record, headers);
         assert_eq!(status, 200, "{body}");
         serde_json::from_str(&body).unwrap()
     }
@@ -306,7 +306,7 @@ fn a_decision_is_one_tree_of_spans_from_its_producers_to_its_seal() {
     assert_eq!(root["tidegate.partition"], receipt["partition"].to_string());
     assert_eq!(root["http.response.status_code"], "200");
     assert_eq!(span(producer, "POST /v1/decide").attributes["tidegate.producer"], "till-7");
-    let decision = &decided["decision"];
+    let decision = &decided["decisions"][0];
     for key in ["decision_id", "action", "policy_revision", "snapshot_digest"] {
         assert_eq!(graph[&format!("tidegate.{key}")], decision[key].as_str().unwrap(), "{key}");
     }
@@ -515,15 +515,15 @@ fn every_metric_that_an_alert_or_a_panel_names_is_served() {
     let rules = std::fs::read_to_string(harness::file("deploy/prometheus/rules.yml")).unwrap();
     // What an alert says to people may name a histogram as a whole.
     let families = named(&metrics.lines().filter(|line| line.starts_with("# TYPE")).collect::<String>());
-    let documented = documented(&std::fs::read_to_string(harness::file("docs/service.md")).unwrap());
+    let documented = documented(&std::fs::read_to_string(harness::file("docs/guides/serve-a-topology.md")).unwrap());
     let told: BTreeSet<String> =
         families.iter().filter(|name| name.starts_with("tidegate_")).cloned().collect();
     let untold: Vec<&String> = told.difference(&documented).collect();
-    assert!(untold.is_empty(), "docs/service.md does not tell of {untold:?}");
+    assert!(untold.is_empty(), "docs/guides/serve-a-topology.md does not document {untold:?}");
     // Without a collector there are no spans to count.
     let unserved = documented.difference(&told).filter(|name| !name.starts_with("tidegate_trace_"));
     let unserved: Vec<&String> = unserved.collect();
-    assert!(unserved.is_empty(), "docs/service.md tells of {unserved:?}, which are not served");
+    assert!(unserved.is_empty(), "docs/guides/serve-a-topology.md tells of {unserved:?}, which are not served");
     let is_prose = |line: &&str| line.contains("description:") || line.contains("summary:");
     let (prose, rules): (Vec<&str>, Vec<&str>) = rules.lines().partition(is_prose);
     let missing: Vec<String> = named(&prose.join("\n")).difference(&families).cloned().collect();
@@ -539,8 +539,8 @@ fn every_metric_that_an_alert_or_a_panel_names_is_served() {
         assert!(missing.is_empty(), "the {file} name what is not served: {missing:?}");
     }
     let lines = [
-        "tidegate_sql_statements_total{port=\"http\",end=\"answered\"} 1",
-        "tidegate_sql_statements_total{port=\"http\",end=\"failed\"} 1",
+        "tidegate_sql_statements_total{port=\"http\",outcome=\"answered\"} 1",
+        "tidegate_sql_statements_total{port=\"http\",outcome=\"failed\"} 1",
         "tidegate_http_requests_total{route=\"/v1/decide\",method=\"POST\",status=\"422\"} 1",
         "tidegate_decision_seconds_count 1",
         "tidegate_decision_part_seconds_count{part=\"log\"} 1",

@@ -7,17 +7,17 @@ use std::sync::{Arc, OnceLock};
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::run::{Options, run};
 use tidegate_facts::Tick;
-use tidegate_replay::compare::compare_seals;
+use tidegate_replay::compare_seals::compare_seals;
 use tidegate_replay::proof::{EpisodeProof, prove};
 use tidegate_replay::shadow::shadow;
 use tidegate_replay::verify::{Verified, verify};
 use tidegate_sinks::signing::{PublicKey, Signer};
 use tidegate_sinks::store::Store;
-use tidegate_sinks::table::Commit;
+use tidegate_sinks::commits::Commit;
 
 use crate::harness;
 
-const EVERYTHING: (Tick, Tick) = (Tick::ZERO, Tick(u64::MAX));
+const EVERYTHING: (Tick, Tick) = (Tick::ZERO, Tick::MAX);
 
 fn signer() -> Signer {
     Signer::from_secret(&[42; 32])
@@ -55,7 +55,7 @@ fn copy() -> tempfile::TempDir {
 }
 
 fn check(data: &Path, keys: &[PublicKey]) -> Verified {
-    verify(&data.join("log"), &Store::open(&data.join("store")).unwrap(), keys).unwrap()
+    verify(&harness::log_of(data), &Store::open(&data.join("store")).unwrap(), keys).unwrap()
 }
 
 /// Names of the original's files that `is_meant`, sorted.
@@ -177,7 +177,7 @@ fn mutations() -> Vec<Mutation> {
             Box::new(move |data| redecide(data, &name, row)),
         );
     }
-    let stray = "store/tables/decisions/0000/00000000000000000001-00000000000000000002.parquet";
+    let stray = "store/tables/decisions/00000000000000000001-00000000000000000002-0123456789abcdef.parquet";
     let from = sealed[0].clone();
     let add_file = move |data: &Path| std::fs::copy(data.join(&from), data.join(stray)).map(drop).unwrap();
     add("add", stray, Box::new(add_file));
@@ -278,7 +278,7 @@ fn a_shadow_run_counts_what_would_change_and_lists_it() {
     let store = Store::open(&original().join("store")).unwrap();
     let out = scratch.path().join("out");
     let watch = harness::watch(&plan);
-    let shadow = shadow(&plan, original(), &store, &out, Tick(u64::MAX), 2, &watch).unwrap();
+    let shadow = shadow(&plan, original(), &store, &out, Tick::MAX, 2, &watch).unwrap();
     assert!(shadow.changed() > 0, "a stricter rule changes something: {shadow:?}");
     assert_eq!(shadow.actions.values().sum::<u64>(), check(original(), &[]).records);
     // The slow way: both runs as tables, joined.

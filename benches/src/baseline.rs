@@ -1,4 +1,5 @@
-//! The hand-written loops: one thread, hash maps, no engine. What a good programmer writes in a day.
+//! The hand-written loops: one thread, hash maps, no engine. What a good programmer writes in a
+//! day.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
@@ -21,7 +22,8 @@ use crate::workload::{LABEL_DELAY, Payment, mix};
 /// The widths of the windows, in microseconds.
 pub const WIDTHS: [i64; 3] = [86_400_000_000, 7 * 86_400_000_000, 30 * 86_400_000_000];
 
-/// The features of one payment: for each width the card's payments and their sum, the terminal's labels and frauds.
+/// The features of one payment: for each width the card's payments and their sum, the terminal's
+/// labels and frauds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// The card's payments in each window.
@@ -213,7 +215,8 @@ pub fn decoded_hash(id: i64, time: i64, customer: i32, terminal: i32) -> u64 {
     ])
 }
 
-/// The gate stage: decode, one hash set of ids, and a strictly increasing stamp; a hash of what was admitted.
+/// The gate stage: decode, one hash set of ids, and a strictly increasing stamp; a hash of what was
+/// admitted.
 pub fn gate(text: &str) -> u64 {
     let mut seen: HashSet<String> = HashSet::new();
     let mut hash = 0u64;

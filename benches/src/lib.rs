@@ -1,7 +1,8 @@
 //! The standard workloads, each beside the hand-written loop that it is measured against.
 //!
-//! A [`Measure`] is one stage on one workload: rows a second of Tidegate and of the loop, taken in turns
-//! in one run, and a hash of the output of each. Hashes that differ are a defect, whatever the rates.
+//! A [`Measure`] is one stage on one workload: rows a second of Tidegate and of the loop, taken in
+//! turns in one run, and a hash of the output of each. Hashes that differ are a defect, whatever
+//! the rates.
 
 pub mod baseline;
 pub mod load;

@@ -1,8 +1,10 @@
-//! How long does a caller wait for a decision, at a steady rate, from when the call was meant to be made?
+//! How long does a caller wait for a decision, at a steady rate, from when the call was meant to be
+//! made?
 //!
-//! An open loop: calls are due at fixed times whatever became of those before, so a service that stalls is charged with all
-//! that it kept waiting. Beside it, in the same run, a bare log takes groups at the same rate, synced as often as it can.
-//! Prints quantiles in milliseconds, how many calls came to what, and the split that the service itself measured.
+//! An open loop: calls are due at fixed times whatever became of those before, so a service that
+//! stalls is charged with all that it kept waiting. Beside it, in the same run, a bare log takes
+//! groups at the same rate, synced as often as it can. Prints quantiles in milliseconds, how many
+//! calls came to what, and the split that the service itself measured.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
@@ -12,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
-use tidegate_dataflows::realtime::Priority;
+use tidegate_dataflows::thread_priority::Priority;
 
 /// What load to make.
 #[derive(Clone, Debug)]
@@ -40,13 +42,15 @@ pub struct Outcome {
     pub calls: Vec<(Duration, Duration)>,
     /// Calls by status; 0 for those that were not answered.
     pub statuses: BTreeMap<u16, usize>,
-    /// What the service measured of each decision, in milliseconds: queue, log, graph; and [`REPLY`]. Each sorted.
+    /// What the service measured of each decision, in milliseconds: queue, log, graph; and
+    /// [`REPLY`]. Each sorted.
     pub split: BTreeMap<String, Vec<f64>>,
     /// The ids of the events that were acknowledged.
     pub acknowledged: Vec<String>,
 }
 
-/// What is left of a call beside what the service measured: the way there and back, and waiting for a core.
+/// What is left of a call beside what the service measured: the way there and back, and waiting for
+/// a core.
 pub const REPLY: &str = "reply";
 
 impl Outcome {
@@ -57,8 +61,8 @@ impl Outcome {
 }
 
 impl Outcome {
-    /// Of how many twentieths of a second some calls waited longer than `bound`, and of how many there were: a service
-    /// that is too busy is late in all, and one that stalls in few.
+    /// Of how many twentieths of a second some calls waited longer than `bound`, and of how many
+    /// there were: a service that is too busy is late in all, and one that stalls in few.
     pub fn late_in(&self, bound: Duration) -> (usize, usize) {
         let slot = |due: &Duration| due.as_millis() / 50;
         let all: BTreeSet<u128> = self.calls.iter().map(|(due, _)| slot(due)).collect();
@@ -74,8 +78,8 @@ fn at<T: Copy>(sorted: &[T], quantile: f64) -> Option<T> {
 
 /// Makes the load. `record` gives the id and the envelope of each call by its number.
 ///
-/// One thread makes the calls of up to a thousand connections, so that the callers take little of the cores that the service
-/// shares with them.
+/// One thread makes the calls of up to a thousand connections, so that the callers take little of
+/// the cores that the service shares with them.
 ///
 /// # Errors
 /// When no connection can be made.
@@ -97,7 +101,7 @@ pub fn make(
         let mut callers = Callers::new(load, own, total, began).map_err(|error| error.to_string())?;
         let (next, record, priority) = (Arc::clone(&next), Arc::clone(&record), load.priority);
         threads.push(std::thread::spawn(move || {
-            priority.take()?;
+            priority.set_for_current_thread()?;
             callers.call(&next, record.as_ref()).map(|()| callers.outcome)
         }));
     }
@@ -186,7 +190,7 @@ impl Callers {
                 caller.call = Some((due(taken), id));
                 write!(
                     caller.request,
-                    "POST /v1/decide?within_ms=10000 HTTP/1.1\r\nhost: x\r\n{}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                    "POST /v1/decide?timeout_ms=10000 HTTP/1.1\r\nhost: x\r\n{}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
                     self.key,
                     body.len()
                 )?;

@@ -1,12 +1,14 @@
-//! How long does somebody wait who asks something small, at a steady rate, from when the question was meant to be asked?
+//! How long does somebody wait who asks something small, at a steady rate, from when the question
+//! was meant to be asked?
 //!
-//! An open loop over one connection: whoever waits for an answer is late with the next question, and is charged for it.
+//! An open loop over one connection: whoever waits for an answer is late with the next question,
+//! and is charged for it.
 
 use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tidegate_dataflows::realtime::Priority;
+use tidegate_dataflows::thread_priority::Priority;
 
 use crate::load::{Outcome, answer, connect};
 

@@ -1,13 +1,15 @@
 //! How long from a payment to its decision, answered only when durable, at half of the peak rate?
 //!
-//! The fraud topology runs as a process of its own, under the wall clock. First callers that wait for each other find the
-//! peak; then an open loop makes half of it, and beside it, one after the other, a bare log takes records at that rate:
-//! whoever comes while a sync is under way is written with the next one. Beside the load, the features of one key are
-//! asked, and its rows by SQL. Last, ten times the peak is offered over
-//! 2,000 connections: all that was acknowledged must be among the decisions, and the rest refused.
+//! The fraud topology runs as a process of its own, under the wall clock. First callers that wait
+//! for each other find the peak; then an open loop makes half of it, and beside it, one after the
+//! other, a bare log takes records at that rate: whoever comes while a sync is under way is written
+//! with the next one. Beside the load, the features of one key are asked, and its rows by SQL.
+//! Last, ten times the peak is offered over 2,000 connections: all that was acknowledged must be
+//! among the decisions, and the rest refused.
 //!
-//! Everything shares the cores of one machine, the callers too. Where the system permits it the service runs with `--realtime`,
-//! so that a call does not wait for a turn of something else, and the callers go before it: they stand for other machines.
+//! Everything shares the cores of one machine, the callers too. Where the system permits it the
+//! service runs with `--realtime`, so that a call does not wait for a turn of something else, and
+//! the callers go before it: they stand for other machines.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -17,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use tidegate_dataflows::realtime::Priority;
+use tidegate_dataflows::thread_priority::Priority;
 
 use crate::load::{Load, Outcome, REPLY, make};
 use crate::reads::Reads;
@@ -25,10 +27,12 @@ use crate::reads::Reads;
 /// How many records, at most, a second of a stage makes when nothing else bounds it.
 const RATE_MAX: u32 = 1_000_000;
 
-/// Over how many connections an open loop makes its calls: so many that none waits for a connection.
+/// Over how many connections an open loop makes its calls: so many that none waits for a
+/// connection.
 const OPEN: usize = 512;
 
-/// How many reads of one key a second are made beside the load, of each kind, and within how long they should be answered.
+/// How many reads of one key a second are made beside the load, of each kind, and within how long
+/// they should be answered.
 const READS: u32 = 100;
 const READ_WITHIN_MS: f64 = 2.0;
 
@@ -132,7 +136,8 @@ pub fn run(topology: &Path, divide: u32, ordinary: bool) -> Result<(), String> {
     };
     let mut acknowledged = Vec::new();
 
-    // Sixty-four callers, each waiting for its answer: what is due is always late, so each calls as fast as it is answered.
+    // Sixty-four callers, each waiting for its answer: what is due is always late, so each calls as
+    // fast as it is answered.
     let calls = 64 * 1600 / divide.max(1) as usize;
     let closed = load(RATE_MAX, 64, Duration::from_secs_f64(calls as f64 / f64::from(RATE_MAX)));
     let began = Instant::now();
@@ -182,7 +187,8 @@ pub fn run(topology: &Path, divide: u32, ordinary: bool) -> Result<(), String> {
     println!("  payment to answer  {}", waited(&beside));
     acknowledged.append(&mut beside.acknowledged);
 
-    // Beside those who take the calls, and not before them: whoever offers what he can would leave nothing of two cores.
+    // Beside those who take the calls, and not before them: whoever offers what he can would leave
+    // nothing of two cores.
     let priority = if in_realtime { Priority::Serve } else { Priority::Ordinary };
     let over = Load { priority, ..load(peak_rate.saturating_mul(10), 2000, lasts / 2) };
     let mut over = make(&over, |number| payment(3, number))?;
@@ -204,13 +210,13 @@ pub fn run(topology: &Path, divide: u32, ordinary: bool) -> Result<(), String> {
 fn events_in(data: &Path) -> Result<std::collections::BTreeSet<String>, String> {
     use arrow::array::AsArray;
     use tidegate_facts::{Topic, columns};
-    use tidegate_sinks::log::{EmbeddedLog, LogOptions, Start, Until, read_groups};
-    // A torn end is taken back first, as a start does.
-    drop(EmbeddedLog::open(&data.join("log"), LogOptions::default()).map_err(|e| e.to_string())?);
+    use tidegate_host::Host;
+    use tidegate_sinks::log::{LogFolder, LogOptions, LogReader, Start, Until};
+    let log = LogFolder::of_data(&Host::real(), data);
+    // Cuts a torn end off first, as a start does.
+    drop(log.open(LogOptions::default()).map_err(|e| e.to_string())?);
     let mut ids = std::collections::BTreeSet::new();
-    for group in
-        read_groups(&data.join("log"), Start::Group(0), Until::Complete).map_err(|e| e.to_string())?
-    {
+    for group in log.read(Start::Group(0), Until::Complete).map_err(|e| e.to_string())? {
         for frame in
             group.map_err(|e| e.to_string())?.frames.iter().filter(|frame| frame.topic == Topic::Traffic)
         {
@@ -221,7 +227,8 @@ fn events_in(data: &Path) -> Result<std::collections::BTreeSet<String>, String> 
     Ok(ids)
 }
 
-/// Records of 600 bytes at a rate, each reported when the sync that covers it is done; what comes during a sync is written with the next.
+/// Records of 600 bytes at a rate, each reported when the sync that covers it is done; what comes
+/// during a sync is written with the next.
 fn bare_append(
     file: &Path,
     rate: u32,

@@ -6,28 +6,29 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int32Array, RecordBatch,
-    TimestampMicrosecondArray, UInt64Array,
+    TimestampMicrosecondArray,
 };
 use arrow::datatypes::{
     DataType, Field, Float64Type, Int32Type, Int64Type, Schema, TimestampMicrosecondType,
 };
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::admission::Admission;
-use tidegate_dataflows::reorder::Reorder;
+use tidegate_dataflows::ingest::admission::Admission;
+use tidegate_dataflows::ingest::reorder::{Reorder, ResumePoint};
+use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_dataflows::run::{Options, run};
 use tidegate_dataflows::topology::{Clock, Override};
-use tidegate_dataflows::watch::Watch;
-use tidegate_facts::schema::timestamp;
+use tidegate_dedupe::DedupeIndex;
+use tidegate_facts::payload_schema::timestamp;
 use tidegate_facts::{Digest, Span, Tick, columns};
-use tidegate_operators::gate::{GatePolicy, Judge, Judged, TimeBounds};
-use tidegate_operators::rows::{Rows, home};
-use tidegate_operators::timeline::Measure as Kept;
-use tidegate_operators::windows::{Aggregate, WindowGroup, WindowPlan, windows};
-use tidegate_sinks::dedupe::DedupeIndex;
-use tidegate_sinks::log::{EmbeddedLog, Group, LogOptions};
+use tidegate_host::{Host, SeededRandom};
+use tidegate_operators::core::rows::{Rows, partition_owner};
+use tidegate_operators::gate::{GatePolicy, TimeBounds, Validated, Validator};
+use tidegate_operators::temporal::timeline::MeasureLayout as Kept;
+use tidegate_operators::temporal::windows::{Aggregate, WindowGroup, WindowPlan, windows};
+use tidegate_sinks::commits::Commits;
+use tidegate_sinks::log::{Group, LogFolder, LogOptions, LogWriter};
 use tidegate_sinks::sequencer::Sequencer;
 use tidegate_sinks::store::Store;
-use tidegate_sinks::table::Commits;
 use timely::container::NoopBuilder;
 use timely::dataflow::InputHandle;
 use timely::dataflow::operators::{InspectCore, Probe};
@@ -135,7 +136,8 @@ fn compared(
     }
 }
 
-/// Decoded input of the windows stage: for each group its upper tick, and each worker's payments and labels.
+/// Decoded input of the windows stage: for each group its upper tick, and each worker's payments
+/// and labels.
 pub type WindowGroups = Vec<(Tick, Vec<[RecordBatch; 2]>)>;
 
 const PARTITIONS: u16 = 4;
@@ -150,7 +152,7 @@ pub fn window_groups(payments: &[Payment], workers: usize) -> WindowGroups {
         let mut stamp = |payment: &Payment, time: i64, kind: usize| {
             let partition = (payment.customer % i32::from(PARTITIONS)) as u16;
             last = Tick::following(last, time, partition).expect("the workload ends before 2112");
-            parts[home(partition, workers)][kind].push((last, *payment));
+            parts[partition_owner(partition, workers)][kind].push((last, *payment));
         };
         for payment in chunk {
             while payments[learned].time + LABEL_DELAY <= payment.time {
@@ -171,7 +173,7 @@ fn batch_of(rows: &[(Tick, Payment)]) -> RecordBatch {
         TimestampMicrosecondArray::from_iter_values(rows.iter().map(|(_, p)| p.time)).with_timezone("UTC");
     let amounts = Decimal128Array::from_iter_values(rows.iter().map(|(_, p)| i128::from(p.cents)));
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(UInt64Array::from_iter_values(rows.iter().map(|(tick, _)| tick.0))),
+        Arc::new(columns::tick_array(rows.iter().map(|(tick, _)| *tick))),
         Arc::new(times),
         Arc::new(Int32Array::from_iter_values(rows.iter().map(|(_, p)| p.customer))),
         Arc::new(Int32Array::from_iter_values(rows.iter().map(|(_, p)| p.terminal))),
@@ -180,7 +182,7 @@ fn batch_of(rows: &[(Tick, Payment)]) -> RecordBatch {
         Arc::new(arrow::array::Int64Array::from_iter_values(rows.iter().map(|(_, p)| p.id))),
     ];
     let fields = vec![
-        Field::new(columns::TICK, DataType::UInt64, false),
+        columns::tick_field(columns::TICK),
         Field::new("time", timestamp(), false),
         Field::new("customer", DataType::Int32, false),
         Field::new("terminal", DataType::Int32, false),
@@ -222,15 +224,15 @@ pub fn windows_stage(groups: &WindowGroups, workers: usize) -> Result<u64, Strin
             let narrow = |places: [usize; 4]| {
                 move |rows: Rows| Rows(rows.0.project(&places).expect("the places are there"))
             };
-            let group = |over, key, measure, delay, name: &str| WindowGroup {
-                over,
+            let group = |rows, key, measure, delay, name: &str| WindowGroup {
+                rows,
                 key,
                 time: 1,
                 plan: window_plan(measure, delay),
                 measures: vec![Kept { squares: false, nullable: false }],
                 names: (0..6).map(|place| format!("{name}_{place}")).collect(),
-                shown: None,
-                held: Arc::default(),
+                published: None,
+                metrics: Arc::default(),
             };
             let customer = group(
                 mapped(asking.clone(), narrow([0, 2, 1, 4])),
@@ -274,9 +276,9 @@ pub fn windows_stage(groups: &WindowGroups, workers: usize) -> Result<u64, Strin
 }
 
 fn mapped<'scope>(
-    rows: tidegate_operators::rows::RowStream<'scope>,
+    rows: tidegate_operators::core::rows::RowStream<'scope>,
     mut step: impl FnMut(Rows) -> Rows + 'static,
-) -> tidegate_operators::rows::RowStream<'scope> {
+) -> tidegate_operators::core::rows::RowStream<'scope> {
     use timely::dataflow::channels::pact::Pipeline;
     use timely::dataflow::operators::Operator;
     rows.unary::<NoopBuilder<Rows>, _, _, _>(Pipeline, "narrow", move |_, _| {
@@ -288,7 +290,8 @@ fn mapped<'scope>(
     })
 }
 
-/// The sum of the hashes of rows whose id is in column `id` and whose twelve answers begin at `first`.
+/// The sum of the hashes of rows whose id is in column `id` and whose twelve answers begin at
+/// `first`.
 fn features_hash(rows: &RecordBatch, id: usize, first: usize) -> u64 {
     let ids = rows.column(id).as_primitive::<Int64Type>();
     let count = |place: usize| rows.column(first + place).as_primitive::<Int64Type>();
@@ -325,12 +328,12 @@ pub fn lines(divide: u32) -> String {
     String::from_utf8(out).expect("envelopes are text")
 }
 
-fn judge() -> Judge {
+fn judge() -> Validator {
     let policy = Arc::new(GatePolicy::parse(POLICY).expect("the shipped policy is sound"));
-    Judge::new(policy, PARTITIONS, TimeBounds { from: 0, to: tidegate_facts::tick::MICROS_MAX })
+    Validator::new(policy, PARTITIONS, TimeBounds { from: 0, to: tidegate_facts::tick::MICROS_MAX })
 }
 
-fn judged(text: &str) -> impl Iterator<Item = Judged> {
+fn judged(text: &str) -> impl Iterator<Item = Validated> {
     let mut judge = judge();
     let lines: Vec<&str> = text.lines().collect();
     let mut position = 0;
@@ -338,11 +341,13 @@ fn judged(text: &str) -> impl Iterator<Item = Judged> {
     chunks.into_iter().map(move |chunk| {
         let first = position;
         position += chunk.len() as u64;
-        judge.lines(chunk.iter().enumerate().map(|(place, line)| (first + place as u64, line.as_bytes())))
+        judge.validate_lines(
+            chunk.iter().enumerate().map(|(place, line)| (first + place as u64, line.as_bytes())),
+        )
     })
 }
 
-fn accepted_hash(judged: &Judged) -> u64 {
+fn accepted_hash(judged: &Validated) -> u64 {
     judged.accepted.iter().fold(0, |hash, accepted| {
         let payload =
             accepted.rows.column_by_name(columns::PAYLOAD).expect("accepted rows have it").as_struct();
@@ -373,8 +378,9 @@ pub fn decode_stage(text: &str) -> u64 {
 
 /// Admission of one source of lines, with its index in a folder.
 fn admission_in(folder: &Path) -> Result<Admission, String> {
-    let (dedupe, _) = DedupeIndex::open(folder, 64 << 20, Tick::ZERO).map_err(|e| e.to_string())?;
-    let sources = vec![("lines".to_owned(), Reorder::default())];
+    let (dedupe, _) =
+        DedupeIndex::open(&Host::real(), folder, 64 << 20, Tick::ZERO).map_err(|e| e.to_string())?;
+    let sources = vec![("lines".to_owned(), Reorder::bounded(0, ResumePoint::default()))];
     Ok(Admission::new(Clock::Event, sources, Sequencer::default(), dedupe, Tick::ZERO))
 }
 
@@ -388,10 +394,10 @@ pub fn gate_stage(text: &str) -> Result<u64, String> {
     let mut hash = 0u64;
     for judged in judged(text) {
         hash = hash.wrapping_add(accepted_hash(&judged));
-        admission.hand_over(0, Some(judged));
+        admission.push(0, judged);
         admission.take(BATCH_ROWS, 0).map_err(|e| e.to_string())?;
         if let Some(group) = admission.group(Vec::new(), false) {
-            admission.durable(group.upper).map_err(|e| e.to_string())?;
+            admission.log_durable(group.upper).map_err(|e| e.to_string())?;
         }
     }
     Ok(hash)
@@ -403,7 +409,7 @@ fn groups_of(text: &str) -> Result<Vec<Group>, String> {
     let mut admission = admission_in(folder.path())?;
     let mut groups = Vec::new();
     for judged in judged(text) {
-        admission.hand_over(0, Some(judged));
+        admission.push(0, judged);
         admission.take(BATCH_ROWS, 0).map_err(|e| e.to_string())?;
         groups.extend(admission.group(Vec::new(), false));
     }
@@ -420,9 +426,12 @@ fn log_stage(divide: u32, rounds: usize) -> Result<Measure, String> {
     let mut append = || {
         round += 1;
         let path = folder.path().join(format!("log-{round}"));
-        let (mut log, _) = EmbeddedLog::open(&path, LogOptions::default()).map_err(|e| e.to_string())?;
+        // With the same epoch each time, so that the bytes are the same.
+        let host = Host { random: Arc::new(SeededRandom::new(1)), ..Host::real() };
+        let log = LogFolder::at(&host, &path).open(LogOptions::default());
+        let (mut log, _) = log.map_err(|e| e.to_string())?;
         for group in &groups {
-            log.append(group).map_err(|e| e.to_string())?;
+            log.append_and_wait(group).map_err(|e| e.to_string())?;
         }
         Ok::<_, String>(path)
     };
@@ -517,15 +526,15 @@ fn job_stage(divide: u32, rounds: usize) -> Result<Vec<Measure>, String> {
 }
 
 fn run_job(topology: &Path, data: &Path, workers: usize) -> Result<(), String> {
-    let told = |faults: Vec<tidegate_dataflows::Fault>| {
+    let sentence = |faults: Vec<tidegate_dataflows::Diagnostic>| {
         faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     };
     let none: [Override; 0] = [];
-    let plan = Arc::new(Plan::read(topology, &none).map_err(told)?);
+    let plan = Arc::new(Plan::read(topology, &none).map_err(sentence)?);
     let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
     let nodes: Vec<String> = plan.steps.iter().map(|s| s.name.clone()).collect();
     let options = Options { workers, ..Options::new(data) };
-    run(&plan, &options, &Watch::new(&sources, &nodes)).map(|_| ()).map_err(|e| e.to_string())
+    run(&plan, &options, &RunMetrics::new(&sources, &nodes)).map(|_| ()).map_err(|e| e.to_string())
 }
 
 /// The hash of the committed features, read back.
@@ -534,7 +543,7 @@ fn tables_hash(data: &Path) -> Result<u64, String> {
     let commits = Commits::read(&store).map_err(|e| e.to_string())?;
     let mut hash = 0u64;
     for file in commits.files_of("features") {
-        let bytes = store.read(&file.name).map_err(|e| e.to_string())?;
+        let bytes = store.get(&file.name).map_err(|e| e.to_string())?;
         let reader =
             parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes));
         for batch in reader

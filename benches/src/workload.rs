@@ -7,7 +7,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Decimal128Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use tidegate_facts::time::to_rfc3339;
-use tidegate_sources::{Body, Source, WorldConfig, WorldSource, WorldStream};
+use tidegate_sources::{Body, CardWorldConfig, CardWorldSource, CardWorldStream, Source};
 
 /// One payment, decoded.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,8 @@ pub struct Size {
 }
 
 impl Size {
-    /// The standard size: 5,000 cards and 10,000 terminals over 60 days, about 9,600 payments a day.
+    /// The standard size: 5,000 cards and 10,000 terminals over 60 days, about 9,600 payments a
+    /// day.
     pub const STANDARD: Size = Size { customers: 5_000, terminals: 10_000, days: 60 };
 
     /// Ten times the keys with the same number of payments.
@@ -59,15 +60,15 @@ pub const LABEL_DELAY: i64 = 7 * 86_400_000_000;
 
 /// The payments of a world, in time order.
 pub fn payments(size: Size) -> Vec<Payment> {
-    let config = WorldConfig {
+    let config = CardWorldConfig {
         seed: 42,
         customers: size.customers,
         terminals: size.terminals,
         days: size.days,
-        ..WorldConfig::default()
+        ..CardWorldConfig::default()
     };
     let mut source =
-        WorldSource::new(config, WorldStream::Transactions, 0, 65_536).expect("the sizes are sound");
+        CardWorldSource::new(config, CardWorldStream::Transactions, 0, 65_536).expect("the sizes are sound");
     let mut batches: Vec<RecordBatch> = Vec::new();
     while let Some(chunk) = source.next().expect("a world does not fail") {
         if let Body::Rows { batch, .. } = chunk.body {

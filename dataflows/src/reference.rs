@@ -71,7 +71,11 @@ pub fn page(kind: &dyn NodeKind) -> String {
             let _ = writeln!(out, "| `{before}` | `{now}` |");
         }
     }
-    let _ = writeln!(out, "\nVersion {} of the kind; it counts up when the same settings give other rows.", kind.version());
+    let _ = writeln!(
+        out,
+        "\nVersion {} of the kind; it counts up when the same settings give other rows.",
+        kind.version()
+    );
     out
 }
 

@@ -34,7 +34,8 @@ pub struct Topology {
     pub commit_rows: u64,
     /// A commit boundary follows this much tick time.
     pub commit_span: Span,
-    /// States are snapshotted at the first commit boundary after this many facts. It changes no answer.
+    /// States are snapshotted at the first commit boundary after this many facts. It changes no
+    /// answer.
     pub snapshot_rows: u64,
     /// How many records the gate admits together at most. It changes no answer.
     pub batch_rows: usize,
@@ -52,8 +53,8 @@ pub struct Topology {
     pub nodes: Vec<Node>,
     /// The text of the file.
     pub text: String,
-    /// The texts of the policy and the bundles once the topology is planned. It is planned again with the
-    /// same texts, whatever becomes of their files.
+    /// The texts of the policy and the bundles once the topology is planned. It is planned again
+    /// with the same texts, whatever becomes of their files.
     pub files: BTreeMap<PathBuf, Arc<str>>,
 }
 
@@ -225,7 +226,8 @@ pub struct Kinds {
 }
 
 impl Topology {
-    /// Reads the topology in `file` with `overrides` in place of its settings, as far as it can be read.
+    /// Reads the topology in `file` with `overrides` in place of its settings, as far as it can be
+    /// read.
     ///
     /// A wrong text is [`Spanned::absent`], and a node with faults has [`Node::has_faults`].
     ///
@@ -295,12 +297,7 @@ impl Topology {
     }
 }
 
-fn read_root(
-    file: &Path,
-    root: &DeTable<'_>,
-    kinds: Kinds,
-    diagnostics: &Rc<Diagnostics>,
-) -> Topology {
+fn read_root(file: &Path, root: &DeTable<'_>, kinds: Kinds, diagnostics: &Rc<Diagnostics>) -> Topology {
     let section = Section::new(root, 0, "the topology", diagnostics);
     section.refuse_renamed(&[("state_rows", "snapshot_rows")]);
     let name = section.required_text("name", "the name of the topology");
@@ -390,7 +387,8 @@ fn read_nodes(section: &Section<'_>, file: &Path, kinds: Kinds) -> Vec<Node> {
     nodes
 }
 
-/// Whether a name is `[a-z][a-z0-9_]*`. Others would be ambiguous in the names of ports, timelines and operators.
+/// Whether a name is `[a-z][a-z0-9_]*`. Others would be ambiguous in the names of ports, timelines
+/// and operators.
 fn is_node_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')

@@ -77,11 +77,12 @@ fn the_example_of_every_kind_has_no_fault() {
 fn an_answer_moves_the_digest_and_wiring_does_not() {
     for kind in KINDS {
         for setting in kind.settings() {
-            let [one, other] =
-                setting.samples.map(|sample| answers(with(*kind, setting, Some(sample))).0);
+            let [one, other] = setting.samples.map(|sample| answers(with(*kind, setting, Some(sample))).0);
             let name = format!("`{}` of `{}`", setting.key, kind.name());
             match setting.effect {
-                Effect::Answer => assert_ne!(one, other, "{name} can change an answer: the digest must cover it"),
+                Effect::Answer => {
+                    assert_ne!(one, other, "{name} can change an answer: the digest must cover it")
+                }
                 Effect::Wiring => assert_eq!(one, other, "{name} is wiring: the digest must leave it out"),
             }
         }
@@ -115,8 +116,7 @@ fn a_length_of_time_is_the_same_in_other_units() {
     let mut tried = 0;
     for kind in KINDS {
         for setting in kind.settings().iter().filter(|s| s.value == "length of time") {
-            let [hours, days] =
-                ["\"48h\"", "\"2d\""].map(|span| answers(with(*kind, setting, Some(span))).0);
+            let [hours, days] = ["\"48h\"", "\"2d\""].map(|span| answers(with(*kind, setting, Some(span))).0);
             assert_eq!(hours, days, "`{}` of `{}`", setting.key, kind.name());
             tried += 1;
         }
@@ -140,11 +140,13 @@ fn every_setting_that_a_kind_reads_is_declared() {
         paths(&answers(topology_of(&example(*kind), None)).0, "", &mut found);
         for path in found {
             let keys: Vec<&str> = path.split('.').collect();
-            let is_declared = kind.settings().iter().any(|setting| {
-                setting.covers(&keys) || setting.key.starts_with(&format!("{path}."))
-            });
+            let is_declared = kind
+                .settings()
+                .iter()
+                .any(|setting| setting.covers(&keys) || setting.key.starts_with(&format!("{path}.")));
             // What a table holds is declared with the table or key by key.
-            let in_table = kind.settings().iter().any(|setting| path.starts_with(&format!("{}.", setting.key)));
+            let in_table =
+                kind.settings().iter().any(|setting| path.starts_with(&format!("{}.", setting.key)));
             assert!(is_declared || in_table, "`{path}` of `{}` is not among its settings", kind.name());
         }
     }
@@ -158,7 +160,11 @@ fn a_renamed_word_is_named_with_the_word_that_replaced_it() {
             node.insert((*before).to_owned(), Value::String("x".to_owned()));
             let faults = answers(topology_of(&node, None)).1;
             let expected = format!("is now called `{now}`");
-            assert!(faults.iter().any(|fault| fault.contains(&expected)), "{before} of {}: {faults:?}", kind.name());
+            assert!(
+                faults.iter().any(|fault| fault.contains(&expected)),
+                "{before} of {}: {faults:?}",
+                kind.name()
+            );
         }
     }
 }
@@ -283,9 +289,18 @@ fn node(kind: &str, settings: &str) -> Table {
 #[test]
 fn keys_of_two_types_are_refused_wherever_two_nodes_meet() {
     let other_type = [
-        ("windows", "input = \"facts\"\nfrom = \"facts\"\nkey = \"customer_id\"\nfrom_key = \"text_key\"\nwindows = [\"1d\"]\naggregates = { n = \"count(*)\" }"),
-        ("as_of", "input = \"facts\"\ntimeline = \"facts\"\nkey = \"customer_id\"\ntimeline_key = \"text_key\"\neffective = \"ts_utc\""),
-        ("quorum", "input = \"facts\"\nclaim = \"customer_id\"\nstream = \"text_key\"\nvalue = \"flag\"\nrequire_from = { from = \"facts\", claim = \"text_key\" }"),
+        (
+            "windows",
+            "input = \"facts\"\nfrom = \"facts\"\nkey = \"customer_id\"\nfrom_key = \"text_key\"\nwindows = [\"1d\"]\naggregates = { n = \"count(*)\" }",
+        ),
+        (
+            "as_of",
+            "input = \"facts\"\ntimeline = \"facts\"\nkey = \"customer_id\"\ntimeline_key = \"text_key\"\neffective = \"ts_utc\"",
+        ),
+        (
+            "quorum",
+            "input = \"facts\"\nclaim = \"customer_id\"\nstream = \"text_key\"\nvalue = \"flag\"\nrequire_from = { from = \"facts\", claim = \"text_key\" }",
+        ),
         ("entities", "input = \"facts\"\nidentifiers = { customer = [\"customer_id\", \"text_key\"] }"),
     ];
     for (kind, settings) in other_type {
@@ -298,9 +313,18 @@ fn keys_of_two_types_are_refused_wherever_two_nodes_meet() {
 fn two_columns_of_one_name_are_refused_at_every_kind_that_adds_columns() {
     let twice = [
         ("project", "input = \"facts\"\npassthrough = [\"amount\", \"amount\"]"),
-        ("windows", "input = \"facts\"\nkey = \"customer_id\"\nwindows = [\"1d\", \"1d\"]\naggregates = { n = \"count(*)\" }"),
-        ("as_of", "input = \"facts\"\ntimeline = \"facts\"\nkey = \"customer_id\"\neffective = \"ts_utc\"\nvalues = { amount = \"amount\" }"),
-        ("quorum", "input = \"facts\"\nclaim = \"customer_id\"\nstream = \"text_key\"\nvalue = \"flag\"\nrequire = { n = 1, k = 1 }\npassthrough = [\"customer_id\"]"),
+        (
+            "windows",
+            "input = \"facts\"\nkey = \"customer_id\"\nwindows = [\"1d\", \"1d\"]\naggregates = { n = \"count(*)\" }",
+        ),
+        (
+            "as_of",
+            "input = \"facts\"\ntimeline = \"facts\"\nkey = \"customer_id\"\neffective = \"ts_utc\"\nvalues = { amount = \"amount\" }",
+        ),
+        (
+            "quorum",
+            "input = \"facts\"\nclaim = \"customer_id\"\nstream = \"text_key\"\nvalue = \"flag\"\nrequire = { n = 1, k = 1 }\npassthrough = [\"customer_id\"]",
+        ),
     ];
     for (kind, settings) in twice {
         let faults = faults_of(&node(kind, settings), None);

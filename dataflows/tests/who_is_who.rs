@@ -12,9 +12,9 @@ use arrow::datatypes::{DataType, Int64Type};
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidegate_dataflows::Plan;
+use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_dataflows::run::{Options, run};
 use tidegate_dataflows::topology::Override;
-use tidegate_dataflows::metrics::RunMetrics;
 
 /// Chance with a seed (splitmix64).
 struct Chance(u64);

@@ -24,7 +24,7 @@ use tidegate_facts::{Digest, Span, Tick, columns};
 use tidegate_operators::core::rows::{RowStream, Rows, partition_owner, ticks_of};
 use tidegate_operators::core::tick_ordered::{Exchange, OperatorInput, OperatorOutput, run_in_tick_order};
 use tidegate_operators::credibility::drift::operator::{
-    Drift, KEY, events_schema, input_fields, orders, periods_schema,
+    Drift, input_exchange, input_fields, outputs as drift_outputs,
 };
 use tidegate_operators::credibility::drift::periods::PeriodConfig;
 use tidegate_operators::credibility::drift::severity::Bounds;
@@ -200,15 +200,13 @@ fn graph<'scope>(mut inputs: Vec<RowStream<'scope>>) -> Vec<RowStream<'scope>> {
         run_in_tick_order(vec![input], outputs, Tick::ZERO, Expire::new(&schema, input_columns), "expire")
             .remove(0);
     let config = quorum_config();
-    let outputs = config.schemas().into_iter().zip(config.orders());
-    let outputs = outputs.map(|(schema, order)| OperatorOutput { schema, order }).collect();
+    let outputs = config.outputs().into();
     let input = OperatorInput { rows: live, schema: live_schema, exchange: Exchange::Key(3) };
     let mut streams = run_in_tick_order(vec![input], outputs, Tick::ZERO, Quorum::new(config), "quorum");
     let schema = Arc::new(Schema::new(input_fields()));
     let measure_input =
-        |rows| OperatorInput { rows, schema: Arc::clone(&schema), exchange: Exchange::Key(KEY) };
-    let outputs = [events_schema(), periods_schema()].into_iter().zip(orders());
-    let outputs = outputs.map(|(schema, order)| OperatorOutput { schema, order }).collect();
+        |rows| OperatorInput { rows, schema: Arc::clone(&schema), exchange: input_exchange() };
+    let outputs = drift_outputs().into();
     let inputs = measured.into_iter().map(measure_input).collect();
     streams.extend(run_in_tick_order(inputs, outputs, Tick::ZERO, Drift::new(measures()), "drift"));
     streams
@@ -366,8 +364,5 @@ fn main() {
         hashes.push((claims, hash(&paced.outputs)));
     }
     let of_all: Vec<u64> = hashes.iter().filter(|(of, _)| *of == claims).map(|(_, hash)| *hash).collect();
-    assert!(
-        of_all.windows(2).all(|two| two[0] == two[1]),
-        "workers and groups must not change the rows"
-    );
+    assert!(of_all.windows(2).all(|two| two[0] == two[1]), "workers and groups must not change the rows");
 }

@@ -21,15 +21,13 @@ use tidegate_operators::core::snapshotting::{SnapshotOperator, Snapshotting};
 use tidegate_operators::core::tick_ordered::{Exchange, TickOperator};
 use tidegate_operators::credibility::copy_detection::{CopyConfig, CopyDetection, CopyDetectionColumns};
 use tidegate_operators::credibility::drift::operator::{
-    Drift, KEY, input_fields, snapshot_schema as drift_schema,
+    Drift, input_exchange, input_fields, snapshot_output as drift_snapshot,
 };
 use tidegate_operators::credibility::drift::periods::PeriodConfig;
 use tidegate_operators::credibility::drift::severity::Bounds;
 use tidegate_operators::credibility::drift::{MeasureConfig, StatisticKind};
 use tidegate_operators::credibility::index::CredibilityConfig;
-use tidegate_operators::credibility::index::operator::{
-    Credibility, CredibilityInput, snapshot_schema as credibility_schema,
-};
+use tidegate_operators::credibility::index::operator::{Credibility, CredibilityInput};
 use tidegate_operators::credibility::quorum::{
     DeclarationColumns, EvidenceColumns, FamilyColumns, Quorum, QuorumConfig, Requirement,
 };
@@ -292,7 +290,7 @@ fn copy_detection_continues_in_the_middle_of_a_round() {
         let rows = evidence(2_500, &mut Chance(seed));
         let schema = rows.schema();
         let case = Case {
-            schema: CopyDetection::snapshot_schema(&schema, COPY_COLUMNS),
+            schema: CopyDetection::snapshot_output(&schema, COPY_COLUMNS).0.schema,
             make: Box::new(move || Box::new(CopyDetection::new(&schema, COPY_COLUMNS, copy_config()))),
             exchange: Exchange::Single,
             inputs: vec![(rows, Exchange::Single)],
@@ -384,7 +382,7 @@ fn a_restored_quorum_retracts_the_rows_that_it_emitted_before_the_snapshot() {
         inputs.extend(is_declared.then_some((declared, Exchange::Key(1))));
         inputs.push((families, Exchange::Broadcast));
         let case = Case {
-            schema: config.snapshot_schema().0,
+            schema: config.snapshot_output().0.schema,
             make: Box::new(move || Box::new(Quorum::new(config.clone()))),
             exchange: Exchange::Key(1),
             inputs,
@@ -438,9 +436,9 @@ fn drift_is_relative_to_a_first_period_whose_facts_are_gone() {
         );
         let configs = configs.clone();
         let case = Case {
-            inputs: configs.iter().map(|_| (rows.clone(), Exchange::Key(KEY))).collect(),
+            inputs: configs.iter().map(|_| (rows.clone(), input_exchange())).collect(),
             make: Box::new(move || Box::new(Drift::new(configs.clone()))),
-            schema: drift_schema(),
+            schema: drift_snapshot().0.schema,
             exchange: Exchange::Key(1),
             retention: Some(retention),
         };
@@ -532,7 +530,7 @@ fn a_restored_index_has_everything_that_is_due() {
         let config = CredibilityConfig { events_max: 50, events_span: Some(hour()), expiring_within };
         let case = Case {
             make: Box::new(move || Box::new(Credibility::new(config, kinds.clone()))),
-            schema: credibility_schema(),
+            schema: Credibility::snapshot_output().0.schema,
             exchange: Exchange::Single,
             inputs,
             retention: None,

@@ -9,10 +9,8 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::Schema;
 use tidegate_facts::{Span, Tick};
 use tidegate_operators::core::rows::{Rows, partition_owner, ticks_of};
-use tidegate_operators::core::tick_ordered::{Exchange, OperatorInput, OperatorOutput, run_in_tick_order};
-use tidegate_operators::credibility::drift::operator::{
-    Drift, KEY, events_schema, input_fields, orders, periods_schema,
-};
+use tidegate_operators::core::tick_ordered::{OperatorInput, run_in_tick_order};
+use tidegate_operators::credibility::drift::operator::{Drift, input_exchange, input_fields, outputs};
 use tidegate_operators::credibility::drift::periods::PeriodConfig;
 use tidegate_operators::credibility::drift::severity::Bounds;
 use tidegate_operators::credibility::drift::{MeasureConfig, StatisticKind};
@@ -93,13 +91,11 @@ fn run(rows: &RecordBatch, workers: usize, batch: usize, restored: Tick) -> [Rec
             let inputs = configs().into_iter().map(|_| OperatorInput {
                 rows: facts.clone(),
                 schema: Arc::clone(&schema),
-                exchange: Exchange::Key(KEY),
+                exchange: input_exchange(),
             });
-            let outputs = [events_schema(), periods_schema()].into_iter().zip(orders());
-            let outputs = outputs.map(|(schema, order)| OperatorOutput { schema, order }).collect();
-            let outputs =
-                run_in_tick_order(inputs.collect(), outputs, restored, Drift::new(configs()), "drift");
-            let probes: Vec<_> = outputs
+            let state = Drift::new(configs());
+            let streams = run_in_tick_order(inputs.collect(), outputs().into(), restored, state, "drift");
+            let probes: Vec<_> = streams
                 .into_iter()
                 .enumerate()
                 .map(|(output, rows)| {
@@ -136,14 +132,14 @@ fn run(rows: &RecordBatch, workers: usize, batch: usize, restored: Tick) -> [Rec
         worker.drop_dataflow(dataflow);
     });
     let guards = guards.expect("workers start");
-    let mut outputs: [Vec<RecordBatch>; 2] = Default::default();
+    let mut batches: [Vec<RecordBatch>; 2] = Default::default();
     drop(guards);
     while let Ok((output, rows)) = receiver.try_recv() {
-        outputs[output].push(rows);
+        batches[output].push(rows);
     }
-    let mut outputs = outputs.into_iter();
-    [events_schema(), periods_schema()].map(|schema| {
-        let all = concat_batches(&schema, &outputs.next().expect("two")).expect("one schema");
+    let mut batches = batches.into_iter();
+    outputs().map(|output| {
+        let all = concat_batches(&output.schema, &batches.next().expect("two")).expect("one schema");
         // Rows of one tick come from one worker, in their order. Sort the batches of all workers by
         // tick.
         let ticks = ticks_of(&all).values();

@@ -85,6 +85,8 @@ fn final_states(evidence: &RecordBatch, groups: u32) -> BTreeMap<i64, (FinalStat
     };
     let input_columns = CopyDetectionColumns { claim: 1, time: 2, stream: 3, value: 4 };
     let mut detection = CopyDetection::new(&evidence.schema(), input_columns, copy_config);
+    let [findings, _] = CopyDetection::outputs(&evidence.schema(), input_columns);
+    let finding_column = |name: &str| findings.schema.index_of(name).expect("a column of the findings");
     let mut quorum = Quorum::new(QuorumConfig {
         evidence: EvidenceColumns {
             claim: 1,
@@ -99,7 +101,13 @@ fn final_states(evidence: &RecordBatch, groups: u32) -> BTreeMap<i64, (FinalStat
             passthrough: vec![1],
         },
         declaration: None,
-        families: Some(FamilyColumns { stream: 1, family: 2, suspected_group: 4, weight: 11, diff: 12 }),
+        families: Some(FamilyColumns {
+            stream: finding_column("stream"),
+            family: finding_column("family"),
+            suspected_group: finding_column("suspected_group"),
+            weight: finding_column("weight"),
+            diff: finding_column(columns::DIFF),
+        }),
         default_requirement: Some(Requirement { n: 3, k: 2, groups, out_of_band: false }),
         emits_votes: false,
         claim_fields: vec![Field::new("claim", DataType::Int64, true)],

@@ -295,13 +295,14 @@ impl TableProvider for CommittedTable {
 mod tests {
     use arrow::array::{ArrayRef, RecordBatch};
     use tidegate_sinks::commits::TableBuffer;
+    use tidegate_sinks::store::{ObjectStoreBackend, RetryPolicy};
 
     use super::*;
 
     /// Writes a file with one row for each of the intervals, which have 10 ticks each.
-    fn files(store: &Store, intervals: std::ops::Range<u64>) -> Vec<TableFile> {
+    fn files(store: &Store, intervals: Range<i64>) -> Vec<TableFile> {
         let rows = |tick| {
-            let ticks: ArrayRef = Arc::new(columns::TickArray::from(vec![tick]));
+            let ticks: ArrayRef = Arc::new(columns::tick_array([Tick(tick)]));
             RecordBatch::try_from_iter([(columns::TICK, ticks)]).expect("one column")
         };
         let lower = Tick(intervals.start * 10);

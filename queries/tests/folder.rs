@@ -7,20 +7,24 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, Decimal128Array, DictionaryArray, FixedSizeBinaryBuilder, Int32Array, Int64Array,
-    ListArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, UInt8Array, UInt64Array,
+    ArrayRef, Decimal128Array, DictionaryArray, FixedSizeBinaryBuilder, Int32Array, Int64Array,
+    ListArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Field, Int32Type, Schema, UInt64Type};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use expect_test::{Expect, expect};
 use tempfile::TempDir;
-use tidegate_facts::schema::timestamp;
-use tidegate_facts::{Digest, Tick, Topic, columns};
+use tidegate_facts::audit::{
+    QuarantineReceipt, RECEIPTS, RUN, ReceiptBuilder, ReceiptOrigin, RunRecord, json_record,
+};
+use tidegate_facts::payload_schema::timestamp;
+use tidegate_facts::{Digest, PolicyRev, Reason, Tick, Topic, columns};
 use tidegate_queries::{Catalogue, Format, write};
-use tidegate_sinks::chains::{LogHead, LogHeads};
-use tidegate_sinks::log::{EmbeddedLog, Frame, Group, LogOptions};
-use tidegate_sinks::schemas;
+use tidegate_sinks::hash_chains::{LogHead, LogHeads};
+use tidegate_host::Host;
+use tidegate_sinks::log::{EmbeddedLog, Frame, Group, LogFolder, LogOptions, LogWriter};
+use tidegate_sinks::table_catalog;
 use tidegate_sinks::store::Store;
-use tidegate_sinks::table::{Commits, Format as TableFormat, Interval, TableFile, Unsealed};
+use tidegate_sinks::commits::{Commits, TableFileFormat, CommitInterval, TableFile, TableBuffer};
 
 const START: i64 = 1_522_540_800_000_000;
 
@@ -44,7 +48,7 @@ fn texts(texts: &[Option<&str>]) -> ArrayRef {
 }
 
 /// Facts of one event type: tick, offset and payload; its id is `<event type>-<row>`.
-fn facts(topic: Topic, event_type: &str, ticks: &[Tick], offsets: &[u64], payload: ArrayRef) -> Frame {
+fn facts(topic: Topic, event_type: &str, ticks: &[Tick], offsets: &[i64], payload: ArrayRef) -> Frame {
     let ids: Vec<String> = (0..ticks.len()).map(|row| format!("{event_type}-{row}")).collect();
     let ids: Vec<Option<&str>> = ids.iter().map(|id| Some(id.as_str())).collect();
     let context = format!(
@@ -54,8 +58,8 @@ fn facts(topic: Topic, event_type: &str, ticks: &[Tick], offsets: &[u64], payloa
     let times: ArrayRef = Arc::new(times.with_data_type(timestamp()));
     let none: ArrayRef = texts(&vec![None; ticks.len()]);
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(ticks.iter().map(|tick| tick.0).collect::<UInt64Array>()),
-        Arc::new(UInt64Array::from(offsets.to_vec())),
+        Arc::new(columns::tick_array(ticks.iter().copied())),
+        Arc::new(columns::OffsetArray::from(offsets.to_vec())),
         texts(&ids),
         Arc::clone(&times),
         Arc::new(ticks.iter().map(|_| Some(context.as_str())).collect::<DictionaryArray<Int32Type>>()),
@@ -67,7 +71,7 @@ fn facts(topic: Topic, event_type: &str, ticks: &[Tick], offsets: &[u64], payloa
         Arc::clone(&payload),
     ];
     let schema = columns::fact_schema(payload.data_type().clone());
-    let rows = columns::trim(&RecordBatch::try_new(schema, columns).unwrap());
+    let rows = columns::drop_null_columns(&RecordBatch::try_new(schema, columns).unwrap());
     Frame { topic, name: event_type.to_owned(), rows }
 }
 
@@ -83,62 +87,72 @@ fn payments(amounts: &[i128]) -> ArrayRef {
     ]))
 }
 
-/// A receipt: verdict, reason, tick and offset; event type and id, detail and bytes.
-type Receipt = (
-    u8,
-    Option<u8>,
-    Option<(Tick, u64)>,
-    Option<(&'static str, &'static str)>,
-    Option<(&'static str, &'static [u8])>,
-);
+/// A receipt of the source `tills`.
+enum Receipt {
+    Admitted(Tick, u64),
+    /// The first fact, and its event type and id.
+    Duplicate(Tick, u64, &'static str, &'static str),
+    /// What is wrong, and the bytes.
+    Quarantined(&'static str, &'static [u8]),
+}
 
 fn receipts(first: u64, receipts: &[Receipt]) -> Frame {
-    let sources: DictionaryArray<Int32Type> = receipts.iter().map(|_| Some("tills")).collect();
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(sources),
-        Arc::new(UInt64Array::from_iter_values(first..first + receipts.len() as u64)),
-        Arc::new(receipts.iter().map(|r| Some(r.0)).collect::<UInt8Array>()),
-        Arc::new(receipts.iter().map(|r| r.1).collect::<UInt8Array>()),
-        Arc::new(receipts.iter().map(|r| Some(r.2?.0.0)).collect::<UInt64Array>()),
-        Arc::new(receipts.iter().map(|r| Some(r.2?.1)).collect::<UInt64Array>()),
-        Arc::new(receipts.iter().map(|r| Some(r.3?.0)).collect::<StringArray>()),
-        Arc::new(receipts.iter().map(|r| Some(r.3?.1)).collect::<StringArray>()),
-        digests(&receipts.iter().map(|r| Some(r.3?.1)).collect::<Vec<_>>()),
-        Arc::new(receipts.iter().map(|r| Some(r.4?.0)).collect::<StringArray>()),
-        Arc::new(receipts.iter().map(|r| Some(r.4?.1)).collect::<BinaryArray>()),
-        Arc::new(receipts.iter().map(|_| None).collect::<Int64Array>()),
-    ];
-    let rows = columns::trim(&RecordBatch::try_new(columns::receipt_schema(), columns).unwrap());
-    Frame { topic: Topic::Audit, name: "receipts".to_owned(), rows }
+    let mut builder = ReceiptBuilder::default();
+    for (position, receipt) in (first..).zip(receipts) {
+        let origin = ReceiptOrigin { source: 0, position, order_time: None };
+        match receipt {
+            Receipt::Admitted(tick, offset) => builder.admitted(origin, *tick, *offset),
+            Receipt::Duplicate(tick, offset, event_type, event_id) => {
+                let hash = Digest::of(event_id.as_bytes());
+                builder.duplicate(origin, (*tick, *offset), event_type, event_id, hash);
+            }
+            Receipt::Quarantined(detail, bytes) => {
+                let reason = Reason::EnvelopeInvalid;
+                let receipt = QuarantineReceipt {
+                    reason,
+                    detail,
+                    event_type: None,
+                    event_id: None,
+                    payload_hash: None,
+                    bytes,
+                };
+                builder.quarantined(origin, &receipt);
+            }
+        }
+    }
+    Frame { topic: Topic::Audit, name: RECEIPTS.to_owned(), rows: builder.finish(&["tills"]) }
 }
 
 fn run_record(revision: &str) -> Frame {
-    let record = format!(
-        r#"{{"topology":"tills","plan":"{0}","policy":{{"policy_id":"gate","revision":"{revision}","content_digest":"{0}"}},"partitions":2}}"#,
-        Digest::of(b"policy")
-    );
-    let schema = Arc::new(Schema::new(vec![Field::new("record", DataType::Utf8, false)]));
-    let rows = RecordBatch::try_new(schema, vec![texts(&[Some(&record)])]).unwrap();
-    Frame { topic: Topic::Audit, name: "run".to_owned(), rows }
+    let digest = Digest::of(b"policy");
+    let (policy_id, revision) = ("gate".to_owned(), revision.to_owned());
+    let policy = PolicyRev { policy_id, revision, content_digest: digest };
+    let record = RunRecord { topology: "tills".to_owned(), plan: digest, policy, partitions: 2 };
+    Frame { topic: Topic::Audit, name: RUN.to_owned(), rows: json_record(&record) }
+}
+
+/// Opens the log of a data folder for appending.
+fn open_log(data: &Path) -> EmbeddedLog {
+    LogFolder::of_data(&Host::real(), data).open(LogOptions::default()).unwrap().0
 }
 
 fn write_log(data: &Path) {
-    let (mut log, _) = EmbeddedLog::open(&data.join("log"), LogOptions::default()).unwrap();
+    let mut log = open_log(data);
     let run = Group { frames: vec![run_record("1")], lower: Tick::ZERO, upper: Tick::ZERO, commit: false };
-    log.append(&run).unwrap();
+    log.append_and_wait(&run).unwrap();
     let (first, second, third) = (tick(1_000_000, 0), tick(1_000_000, 1), tick(2_500_000, 0));
     let policy = texts(&[Some(r#"{"limit":"20.00"}"#)]);
     let upper = third.next();
-    log.append(&Group {
+    log.append_and_wait(&Group {
         frames: vec![
             facts(Topic::Traffic, "payment", &[first, third], &[0, 1], payments(&[1234, -5])),
             facts(Topic::Control, "policy", &[second], &[0], policy),
             receipts(
                 0,
                 &[
-                    (0, None, Some((first, 0)), None, None),
-                    (0, None, Some((second, 0)), None, None),
-                    (0, None, Some((third, 1)), None, None),
+                    Receipt::Admitted(first, 0),
+                    Receipt::Admitted(second, 0),
+                    Receipt::Admitted(third, 1),
                 ],
             ),
         ],
@@ -147,18 +161,18 @@ fn write_log(data: &Path) {
         commit: true,
     })
     .unwrap();
-    let again = (1, Some(11), Some((first, 0)), Some(("payment", "payment-0")), None);
-    let refused = (2, Some(0), None, None, Some(("it is not JSON", b"{\xff".as_slice())));
+    let again = Receipt::Duplicate(first, 0, "payment", "payment-0");
+    let refused = Receipt::Quarantined("it is not JSON", b"{\xff");
     let frames = vec![run_record("2"), receipts(3, &[again, refused])];
-    log.append(&Group { frames, lower: upper, upper, commit: false }).unwrap();
+    log.append_and_wait(&Group { frames, lower: upper, upper, commit: false }).unwrap();
 }
 
 fn write_store(store: &Path) -> Commits {
     let store = Store::open(store).unwrap();
     let mut commits = Commits::default();
     let schema = Arc::new(Schema::new(vec![
-        Field::new("_tick", DataType::UInt64, false),
-        Field::new("basis", columns::basis(), false),
+        columns::tick_field("_tick"),
+        Field::new("basis", columns::basis_type(), false),
         Field::new("TRANSACTION_ID", DataType::Int64, false),
         Field::new("TX_AMOUNT", DataType::Decimal128(12, 2), true),
         Field::new("action", columns::dictionary(), false),
@@ -167,9 +181,9 @@ fn write_store(store: &Path) -> Commits {
     ]));
     let decisions = |ids: std::ops::Range<i64>| {
         let ticks: Vec<Tick> = ids.clone().map(|id| tick(id * 1_000_000, (id % 2) as u16)).collect();
-        let basis = ids.clone().map(|id| Some([Some(id as u64), Some(1)]));
-        let basis = ListArray::from_iter_primitive::<UInt64Type, _, _>(basis);
-        let item = Arc::new(Field::new("item", DataType::UInt64, false));
+        let basis = ids.clone().map(|id| Some([Some(id), Some(1)]));
+        let basis = ListArray::from_iter_primitive::<columns::OffsetType, _, _>(basis);
+        let item = columns::basis_item();
         let (_, offsets, values, nulls) = basis.into_parts();
         let amounts: Decimal128Array =
             ids.clone().map(|id| (id != 2).then_some(i128::from(id) * 1050)).collect();
@@ -178,7 +192,7 @@ fn write_store(store: &Path) -> Commits {
         let times = TimestampMicrosecondArray::from_iter_values(ticks.iter().map(|tick| tick.micros()));
         let seals: Vec<String> = ids.clone().map(|id| id.to_string()).collect();
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(ticks.iter().map(|tick| tick.0).collect::<UInt64Array>()),
+            Arc::new(columns::tick_array(ticks.iter().copied())),
             Arc::new(ListArray::new(item, offsets, values, nulls)),
             Arc::new(Int64Array::from_iter_values(ids)),
             Arc::new(amounts.with_precision_and_scale(12, 2).unwrap()),
@@ -189,21 +203,21 @@ fn write_store(store: &Path) -> Commits {
         RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()
     };
     let errors = RecordBatch::try_from_iter([
-        ("_tick", Arc::new(UInt64Array::from(vec![tick(1_000_000, 1).0])) as ArrayRef),
+        ("_tick", Arc::new(columns::TickArray::from(vec![tick(1_000_000, 1).0])) as ArrayRef),
         ("cause", texts(&[Some("division by zero")])),
         ("row", Arc::new(Int32Array::from(vec![3]))),
     ])
     .unwrap();
-    let mut unsealed = Unsealed::new("decisions", Arc::clone(&schema), TableFormat::Parquet, Tick::ZERO);
-    let mut failed = Unsealed::new("errors", errors.schema(), TableFormat::Jsonl, Tick::ZERO);
+    let mut unsealed = TableBuffer::new("decisions", Arc::clone(&schema), TableFileFormat::Parquet, Tick::ZERO);
+    let mut failed = TableBuffer::new("errors", errors.schema(), TableFileFormat::Jsonl, Tick::ZERO);
     unsealed.insert(&decisions(0..3));
     failed.insert(&errors);
     let upper = tick(2_500_000, 0);
-    let mut files = unsealed.seal_before(upper, &store).unwrap();
-    files.extend(failed.seal_before(upper, &store).unwrap());
+    let mut files = unsealed.write_before(upper, &store).unwrap();
+    files.extend(failed.write_before(upper, &store).unwrap());
     commits.publish(interval(upper, files), None, &store).unwrap();
     unsealed.insert(&decisions(3..5));
-    let files = unsealed.seal_before(tick(5_000_000, 0), &store).unwrap();
+    let files = unsealed.write_before(tick(5_000_000, 0), &store).unwrap();
     commits.publish(interval(tick(5_000_000, 0), files), None, &store).unwrap();
     commits
 }
@@ -454,12 +468,12 @@ fn only_the_columns_and_rows_that_are_asked_for_are_read() {
 #[test]
 fn a_frame_of_many_facts_is_read_in_parts() {
     let data = tempfile::tempdir().unwrap();
-    let (mut log, _) = EmbeddedLog::open(&data.path().join("log"), LogOptions::default()).unwrap();
+    let mut log = open_log(data.path());
     let ticks: Vec<Tick> = (0..20_000).map(|at| tick(at, 0)).collect();
-    let offsets: Vec<u64> = (0..20_000).collect();
+    let offsets: Vec<i64> = (0..20_000).collect();
     let amounts: Vec<i128> = (0..20_000).collect();
     let frames = vec![facts(Topic::Traffic, "payment", &ticks, &offsets, payments(&amounts))];
-    log.append(&Group { frames, lower: Tick::ZERO, upper: tick(20_000, 0), commit: false }).unwrap();
+    log.append_and_wait(&Group { frames, lower: Tick::ZERO, upper: tick(20_000, 0), commit: false }).unwrap();
     let sql = "select count(*) as facts, count(distinct event_id) as ids, count(distinct payload) as payloads, max(\"offset\") from facts";
     expect![[r#"
         +-------+-------+----------+-------------------+
@@ -498,11 +512,11 @@ fn tables_are_listed_and_described() {
         | decision        | Utf8                 | NO          |
         | reason_code     | Utf8                 | YES         |
         | source          | Utf8                 | NO          |
-        | position        | UInt64               | NO          |
+        | position        | Int64                | NO          |
         | event_type      | Utf8                 | YES         |
         | event_id        | Utf8                 | YES         |
         | payload_hash    | FixedSizeBinary(32)  | YES         |
-        | after_tick      | UInt64               | YES         |
+        | after_tick      | Int64                | YES         |
         | after_utc       | Timestamp(µs, "UTC") | YES         |
         | detail          | Utf8                 | YES         |
         | policy_id       | Utf8                 | YES         |
@@ -519,7 +533,7 @@ fn tables_are_listed_and_described() {
         +-------------+-----------+
         | column_name | data_type |
         +-------------+-----------+
-        | _tick       | UInt64    |
+        | _tick       | Int64     |
         | cause       | Utf8      |
         | row         | Int64     |
         +-------------+-----------+
@@ -591,7 +605,7 @@ fn parquet_is_read_back_the_same() {
     let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new(file, 1024).unwrap();
     let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
     assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 5);
-    assert_eq!(batches[0].schema().field_with_name("basis").unwrap().data_type(), &columns::basis());
+    assert_eq!(batches[0].schema().field_with_name("basis").unwrap().data_type(), &columns::basis_type());
 }
 
 #[test]
@@ -610,12 +624,12 @@ fn what_would_change_something_is_refused() {
         "begin",
     ] {
         let refusal = answer(Format::Table, folder().path(), sql);
-        assert!(refusal.contains("changes something"), "{sql}: {refusal}");
+        assert!(refusal.contains("changes data"), "{sql}: {refusal}");
     }
     check(
         "drop table facts",
         expect![[r#"
-        error: `DROP` changes something, and a data folder is only read here; ask with SELECT, WITH, VALUES, EXPLAIN, SHOW or DESCRIBE
+        error: `DROP` changes data, and SQL only reads it here; use SELECT, WITH, VALUES, EXPLAIN, SHOW or DESCRIBE
     "#]],
     );
 }
@@ -631,7 +645,7 @@ fn a_wrong_question_is_told_what_is_wrong() {
     check(
         "select 1; select 2",
         expect![[r#"
-        error: the text holds 2 statements; ask one at a time
+        error: the text holds 2 statements; send one at a time
     "#]],
     );
     check(
@@ -675,7 +689,7 @@ fn a_wrong_question_is_told_what_is_wrong() {
 #[test]
 fn an_empty_log_has_empty_tables() {
     let data = tempfile::tempdir().unwrap();
-    EmbeddedLog::open(&data.path().join("log"), LogOptions::default()).unwrap();
+    drop(open_log(data.path()));
     let sql = "select (select count(*) from facts) as f, (select count(*) from receipts) as r";
     expect![[r#"
         +---+---+
@@ -693,9 +707,9 @@ fn an_empty_log_has_empty_tables() {
     "#]]
     .assert_eq(&answer(Format::Table, data.path(), "select bytes_text from quarantine"));
     let store = Store::open(&data.path().join("store")).unwrap();
-    let fields = [("_tick", DataType::UInt64), ("cause", DataType::Utf8)];
+    let fields = [("_tick", columns::tick_type()), ("cause", DataType::Utf8)];
     let fields = fields.map(|(name, data_type)| Field::new(name, data_type, false)).to_vec();
-    schemas::declare(&[("errors".to_owned(), Arc::new(Schema::new(fields)))], &store).unwrap();
+    table_catalog::declare(&[("errors".to_owned(), Arc::new(Schema::new(fields)))], &store).unwrap();
     expect![[r#"
         +-------+
         | cause |
@@ -754,11 +768,11 @@ fn a_flipped_byte_of_the_last_commit_is_refused_wherever_it_is() {
     let data = folder();
     let store = Store::open(&data.path().join("store")).unwrap();
     let name = store.list("commits").unwrap().pop().unwrap();
-    let whole = store.read(&name).unwrap();
+    let whole = store.get(&name).unwrap();
     for at in 0..whole.len() {
-        let mut flipped = whole.clone();
+        let mut flipped = whole.to_vec();
         flipped[at] ^= 1;
-        std::fs::write(store.root().join(&name), &flipped).unwrap();
+        std::fs::write(store.location(&name), &flipped).unwrap();
         let refused = Commits::read(&store).expect_err("a byte was flipped").to_string();
         assert!(refused.contains(&name), "byte {at}: {refused}");
     }
@@ -773,12 +787,12 @@ fn a_damaged_log_is_reported_as_such() {
     bytes[200] ^= 1;
     std::fs::write(&segment, bytes).unwrap();
     expect![[r#"
-        error: segment `DATA/log/00000000000000000000.seg` is damaged at byte 0, in group 0: its rows do not match their checksum, but there are groups behind it; restore the file from a copy: what stands behind the damage cannot be trusted
+        error: segment `DATA/log/00000000000000000000.seg` is damaged at byte 0, in group 0: its rows do not match their checksum, but other groups follow it; restore the file from a copy: nothing behind the damage can be trusted
     "#]].assert_eq(&answer(Format::Table, data.path(), "select event_id from facts order by 1"));
 }
 
-fn interval(upper: Tick, files: Vec<TableFile>) -> Interval {
-    Interval { upper, plan: Digest::of(b"plan"), log: LogHeads::default(), files }
+fn interval(upper: Tick, files: Vec<TableFile>) -> CommitInterval {
+    CommitInterval { upper, plan: Digest::of(b"plan"), log: LogHeads::default(), files }
 }
 
 /// A folder with the graph `graph`: three cards, of which two were used at one device, until that link ended; and then a third
@@ -787,14 +801,14 @@ fn graph_folder() -> TempDir {
     let data = tempfile::tempdir().unwrap();
     write_log(data.path());
     let store = Store::open(&data.path().join("store")).unwrap();
-    let ports = tidegate_dataflows::graphs::port_schemas();
+    let ports = tidegate_dataflows::entity_graphs::port_schemas();
     let names = ["entities", "links", "components", "sightings"];
     let at = |second: i64| tick(second * 100_000, 0);
     let rows = |port: usize, columns: Vec<ArrayRef>| {
         RecordBatch::try_new(Arc::clone(&ports[port]), columns).unwrap()
     };
     let ticks = |seconds: &[i64]| -> ArrayRef {
-        Arc::new(seconds.iter().map(|second| at(*second).0).collect::<UInt64Array>())
+        Arc::new(columns::tick_array(seconds.iter().map(|second| at(*second))))
     };
     let words = |words: &[&str]| -> ArrayRef { Arc::new(StringArray::from(words.to_vec())) };
     let numbers = |numbers: &[i64]| -> ArrayRef { Arc::new(Int64Array::from(numbers.to_vec())) };
@@ -835,12 +849,12 @@ fn graph_folder() -> TempDir {
     let sightings = rows(
         3,
         vec![
-            Arc::new(UInt64Array::from(vec![at(1).0, at(3).0, at(3).0 + (1 << 52)])),
+            Arc::new(columns::TickArray::from(vec![at(1).0, at(3).0, at(3).0 + (1 << 48)])),
             words(&["card"; 3]),
             words(&["1", "2", "1"]),
         ],
     );
-    let graph = tidegate_sinks::graphs::Graph {
+    let graph = tidegate_sinks::graph_catalog::Graph {
         node: "graph".to_owned(),
         plan: Digest::of(b"plan"),
         partitions: 2,
@@ -850,17 +864,17 @@ fn graph_folder() -> TempDir {
         components: Some(names[2].to_owned()),
         sightings: Some(names[3].to_owned()),
     };
-    tidegate_sinks::graphs::declare(&[graph], &store).unwrap();
+    tidegate_sinks::graph_catalog::declare(&[graph], &store).unwrap();
     let mut commits = Commits::default();
     let mut files = Vec::new();
     for (name, rows) in names.iter().zip([entities, links, components, sightings]) {
-        let mut unsealed = Unsealed::new(name, rows.schema(), TableFormat::Parquet, Tick::ZERO);
+        let mut unsealed = TableBuffer::new(name, rows.schema(), TableFileFormat::Parquet, Tick::ZERO);
         unsealed.insert(&rows);
-        files.extend(unsealed.seal_before(tick(2_400_000, 0), &store).unwrap());
+        files.extend(unsealed.write_before(tick(2_400_000, 0), &store).unwrap());
     }
     let head =
         LogHead { topic: Topic::Traffic, partition: 0, records: 1, links: 1, head: Digest::of(b"head") };
-    let interval = Interval { log: LogHeads(vec![head]), ..interval(tick(2_400_000, 0), files) };
+    let interval = CommitInterval { log: LogHeads(vec![head]), ..interval(tick(2_400_000, 0), files) };
     commits.publish(interval, None, &store).unwrap();
     data
 }
@@ -1048,11 +1062,11 @@ fn a_question_to_the_graph_that_makes_no_sense_is_told_what_does() {
             "select * from profile('card', '1', graph => 'grph')",
             "there is no graph `grph`; did you mean `graph`?",
         ),
-        ("select * from profile('card', '1', limit => 3)", "takes nothing called `limit`"),
+        ("select * from profile('card', '1', limit => 3)", "has no argument `limit`"),
         ("select * from neighbours('card', '1', limit => 'all')", "takes a number of rows"),
         ("select * from neighbours('card', '1', as_of => 'long ago')", "neither a tick nor a time"),
         ("select * from neighbours('card', (select '1'))", "takes literals and parameters only"),
-        ("select * from neighbours('card', '1', 5, limit => 5)", "is given `limit` twice"),
+        ("select * from neighbours('card', '1', 5, limit => 5)", "has `limit` twice"),
         ("select * from graph_version('grph')", "there is no graph `grph`"),
     ] {
         let said = answer(Format::Table, graph_folder().path(), sql);
@@ -1061,7 +1075,7 @@ fn a_question_to_the_graph_that_makes_no_sense_is_told_what_does() {
     check(
         "select * from resolve('card', '1')",
         expect![[r#"
-        error: `resolve`: there is no entity graph here: give the topology a node of kind `entities`, and a `sink.parquet` for each of its ports `entities`, `links` and `components`, and run it (of a folder that an earlier version ran, run it again); write resolve('KIND', 'IDENTIFIER' [, 'KIND', 'IDENTIFIER' ..] [, as_of => TICK or TIME] [, graph => 'NODE'])
+        error: `resolve`: there is no entity graph here: give the topology a node of kind `entities`, and a `sink.parquet` for each of its ports `entities`, `links` and `components`, and run it (if an earlier version ran it, run it again); write resolve('KIND', 'IDENTIFIER' [, 'KIND', 'IDENTIFIER' ..] [, as_of => TICK or TIME] [, graph => 'NODE'])
     "#]],
     );
 }

@@ -1,30 +1,32 @@
-//! Backfills: tables computed anew over a range of the log, beside those of the live run, and declared before.
+//! Backfills: tables that are declared, and computed anew over a range of the log beside the live
+//! ones.
 //!
-//! A backfill has an id. Under it the control topic holds what was declared and, in the end, what came of it; its
-//! outputs go to a store of their own, `backfills/<id>/store` in the data folder. The log is held for
-//! these two facts only. The range is fixed by the first of them, so what is computed follows from the log, and one
-//! that was stopped goes on behind its last commit to the same bytes.
+//! A backfill has an id. The control topic holds two facts of that id: the declaration, and at the
+//! end the result. The tables go to a store of their own, `backfills/<id>/store` in the data
+//! folder. The log is locked for these two facts only. The declaration fixes the range, so the
+//! tables follow from the log, and a backfill that was stopped continues behind its last commit to
+//! the same bytes.
 //!
-//! Rows are computed from the beginning of the log, since their state may reach back that far; only those in scope
-//! are written.
+//! Rows are computed from the beginning of the log, since their state may reach back that far; only
+//! those in scope are written.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidegate_dataflows::backfill_declaration::BackfillDeclaration;
-use tidegate_dataflows::ingest::log_feed::LogFeed;
-use tidegate_dataflows::governance::{DataFolder, GovernanceError, as_if_effective, backfills};
-use tidegate_dataflows::commit::{CommitContext, CommitTarget};
 use tidegate_dataflows::commit::TableFormat;
+use tidegate_dataflows::commit::{CommitContext, CommitTarget};
+use tidegate_dataflows::governance::{DataFolder, GovernanceError, as_if_effective, backfills};
+use tidegate_dataflows::ingest::log_feed::LogFeed;
 use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_facts::backfill::{Backfill, BackfillRecord, Completion, Produced};
 use tidegate_facts::{Digest, Tick, Topic};
 use tidegate_host::Host;
+use tidegate_sinks::commits::{BuildInfo, CommitInterval, Commits, TableError, TableFile, TableSlice};
 use tidegate_sinks::log::LogFolder;
-use tidegate_sinks::table_catalog;
 use tidegate_sinks::signing::Signer;
 use tidegate_sinks::store::{Store, StoreError};
-use tidegate_sinks::commits::{BuildInfo, Commits, TableSlice, CommitInterval, TableError, TableFile};
+use tidegate_sinks::table_catalog;
 
 use crate::{ReplayError, run_feed};
 
@@ -43,12 +45,12 @@ pub struct Options {
     pub signer: Option<Signer>,
 }
 
-/// What came of a backfill.
+/// The result of a backfill.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Its receipt, as it is in the log.
     pub record: BackfillRecord,
-    /// Whether it had been completed before, and nothing was done.
+    /// Whether an earlier call had completed it, so that this one did nothing.
     pub repeated: bool,
     /// The folder of its tables.
     pub store: PathBuf,
@@ -59,7 +61,7 @@ pub struct Outcome {
 pub enum BackfillError {
     /// The id is taken.
     #[error(
-        "backfill `{id}` was declared otherwise (declaration {found}, this is {wanted}); give the new one another `id`, or \
+        "backfill `{id}` was declared otherwise (declaration {found}, this is {expected}); give the new one another `id`, or \
          restore the declaration, its topology and rules to go on with it"
     )]
     OtherDeclaration {
@@ -68,7 +70,7 @@ pub enum BackfillError {
         /// The digest of what was declared.
         found: Digest,
         /// The digest of this declaration.
-        wanted: Digest,
+        expected: Digest,
     },
     /// It was begun by another build.
     #[error(
@@ -141,28 +143,28 @@ pub fn backfill(
     let commits = compute(declaration, &declared.backfill, options, &Store::open(&store)?, watch)?;
     let completion = Some(completion(&commits, &declared.backfill.outputs));
     let record = BackfillRecord { completion, ..declared };
-    folder(options).record_backfill(&declaration.plan, |_, known| {
-        let standing = standing(declaration, known)?;
-        let is_completed = standing.is_some_and(|standing| standing.completion.is_some());
+    folder(options).record_backfill(&declaration.plan, |_, records| {
+        let step = last_step(declaration, records)?;
+        let is_completed = step.is_some_and(|step| step.completion.is_some());
         Ok::<_, BackfillError>((!is_completed).then(|| record.clone()))
     })?;
     Ok(Outcome { record, repeated: false, store })
 }
 
-/// How a backfill stands, declared in the log by now.
+/// The last step of a backfill, which is declared in the log if it is not yet.
 fn declare(declaration: &BackfillDeclaration, options: &Options) -> Result<BackfillRecord, BackfillError> {
     let Options { data, live, .. } = options;
     let log = LogFolder::of_data(&Host::real(), data);
     let archive = Store::open(live)?;
     if log.exists()
-        && let Some(standing) = standing(declaration, &backfills(&log, &archive)?)?
+        && let Some(step) = last_step(declaration, &backfills(&log, &archive)?)?
     {
-        return Ok(standing);
+        return Ok(step);
     }
     let mut declared = None;
-    folder(options).record_backfill(&declaration.plan, |upper, known| {
-        // Another process may have been faster.
-        declared = standing(declaration, known)?;
+    folder(options).record_backfill(&declaration.plan, |upper, records| {
+        // Another process may have declared it meanwhile.
+        declared = last_step(declaration, records)?;
         if declared.is_some() {
             return Ok(None);
         }
@@ -170,21 +172,21 @@ fn declare(declaration: &BackfillDeclaration, options: &Options) -> Result<Backf
         declared = Some(BackfillRecord { backfill, completion: None });
         Ok::<_, BackfillError>(declared.clone())
     })?;
-    Ok(declared.expect("it was given"))
+    Ok(declared.expect("it is declared by now"))
 }
 
 /// The last step of the backfill of this id, if it has any.
-fn standing(
+fn last_step(
     declaration: &BackfillDeclaration,
-    known: &[(Tick, BackfillRecord)],
+    records: &[(Tick, BackfillRecord)],
 ) -> Result<Option<BackfillRecord>, BackfillError> {
     let id = &declaration.id;
-    let Some((_, record)) = known.iter().rev().find(|(_, record)| record.backfill.id == *id) else {
+    let Some((_, record)) = records.iter().rev().find(|(_, record)| record.backfill.id == *id) else {
         return Ok(None);
     };
-    let (found, wanted, own) = (record.backfill.declaration, declaration.digest, build());
-    if found != wanted {
-        return Err(BackfillError::OtherDeclaration { id: id.clone(), found, wanted });
+    let (found, expected, own) = (record.backfill.declaration, declaration.digest, build());
+    if found != expected {
+        return Err(BackfillError::OtherDeclaration { id: id.clone(), found, expected });
     }
     if record.completion.is_none() && record.backfill.code != own {
         return Err(BackfillError::OtherBuild { id: id.clone(), found: record.backfill.code.clone(), own });
@@ -197,7 +199,8 @@ fn build() -> String {
     format!("{version} ({commit})")
 }
 
-/// What is declared, with its range: to the end of the basis, if there is one, and else to that of the log.
+/// What is declared, with its range: to the end of the basis, if there is one, and else to that of
+/// the log.
 fn in_range(
     declaration: &BackfillDeclaration,
     data: &Path,
@@ -207,9 +210,10 @@ fn in_range(
     let (end, what) = match declaration.basis {
         None => (upper, "the log"),
         Some(commit) => {
-            let place = live.list.iter().position(|known| Digest::of(known.text().as_bytes()) == commit);
-            let place = place.ok_or_else(|| BackfillError::NoBasis { data: data.to_owned(), commit })?;
-            (live.list[place].upper, "the basis")
+            let index =
+                live.list.iter().position(|commit_of| Digest::of(commit_of.text().as_bytes()) == commit);
+            let index = index.ok_or_else(|| BackfillError::NoBasis { data: data.to_owned(), commit })?;
+            (live.list[index].upper, "the basis")
         }
     };
     let (from, to) = (declaration.from.unwrap_or(Tick::ZERO), declaration.to.unwrap_or(end));

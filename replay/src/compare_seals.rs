@@ -1,9 +1,9 @@
 //! Compares every seal of a run with what the log, the code and the policies give today.
 //!
-//! The graph runs over the log with a [`Comparison`] where the store would be: nothing is written. Each
-//! interval of each sealed table leads to a seal and a root; they must be those of the manifest. Where they
-//! are not, the stored rows are read, and the first record that differs is shown beside the one that was
-//! computed.
+//! The graph runs over the log with a [`CompareTarget`] in place of the store, so nothing is
+//! written. Each interval of each sealed table leads to a seal and a root; they must be those of
+//! the manifest. Where they are not, the stored rows are read, and the first record that differs is
+//! displayed beside the one that was computed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,18 +11,18 @@ use std::sync::{Arc, Mutex};
 
 use arrow::array::{AsArray, RecordBatch};
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::governance::effective_plan;
-use tidegate_dataflows::commit::{CommitContext, CommitTarget};
 use tidegate_dataflows::commit::TableFormat;
+use tidegate_dataflows::commit::{CommitContext, CommitTarget};
+use tidegate_dataflows::governance::effective_plan;
 use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_facts::{Tick, columns};
-use tidegate_operators::decision::seal::Episode;
 use tidegate_host::Host;
+use tidegate_operators::decision::seal::Episode;
+use tidegate_sinks::commits::{
+    Commit, CommitInterval, Commits, TableError, TableFile, TableSlice, read_rows, record_digests,
+};
 use tidegate_sinks::log::LogFolder;
 use tidegate_sinks::store::Store;
-use tidegate_sinks::commits::{
-    Commit, Commits, TableSlice, CommitInterval, TableError, TableFile, read_rows, record_digests,
-};
 
 use crate::verify::row_name;
 use crate::{ReplayError, run_log};
@@ -38,15 +38,15 @@ pub struct Compared {
     pub equal: u64,
     /// How many files of sealed tables lead to another seal.
     pub files: u64,
-    /// Commits of the log that the store has not: the run was stopped before it made them.
+    /// Intervals of the log without a commit in the store, because the run stopped before.
     pub uncommitted: u64,
     /// The first difference, by commit, table, partition and row.
-    pub first: Option<Difference>,
+    pub first: Option<SealDifference>,
 }
 
-/// A record that is not what it was, or a part of the log.
+/// A sealed record, or a part of the log, that differs from the replay.
 #[derive(Clone, Debug)]
-pub struct Difference {
+pub struct SealDifference {
     /// The commit.
     pub commit: u64,
     /// The file in the store, or `log`.
@@ -59,10 +59,11 @@ pub struct Difference {
     pub values: Vec<(String, String, String)>,
 }
 
-/// Replays the log in `data`, and compares the seals of the commits in `store` that lie in `from..to`.
+/// Replays the log in `data`, and compares the seals of the commits in `store` that lie in
+/// `from..to`.
 ///
 /// # Errors
-/// See [`ReplayError`]; a difference is no error but part of the answer.
+/// See [`ReplayError`]; a difference is not an error but part of the result.
 pub fn compare_seals(
     plan: &Arc<Plan>,
     data: &Path,
@@ -72,7 +73,7 @@ pub fn compare_seals(
     watch: &RunMetrics,
 ) -> Result<Compared, ReplayError> {
     let commits = Commits::read(store)?;
-    let comparison = Arc::new(Comparison {
+    let comparison = Arc::new(CompareTarget {
         store: store.clone(),
         commits: commits.list.iter().map(|commit| (commit.upper, Commit::clone(commit))).collect(),
         from,
@@ -86,8 +87,8 @@ pub fn compare_seals(
     Ok(Compared { facts, ..state.compared })
 }
 
-/// An outlet that holds what comes against the manifests.
-struct Comparison {
+/// A commit target that compares each interval with the manifests.
+struct CompareTarget {
     store: Store,
     /// By their upper end.
     commits: BTreeMap<Tick, Commit>,
@@ -103,28 +104,28 @@ struct State {
     seen: BTreeMap<Tick, BTreeSet<String>>,
 }
 
-impl Comparison {
-    fn is_asked(&self, lower: Tick, upper: Tick) -> bool {
+impl CompareTarget {
+    fn is_in_range(&self, lower: Tick, upper: Tick) -> bool {
         lower >= self.from && upper <= self.to
     }
 
-    fn differ(&self, difference: Difference) {
+    fn differ(&self, difference: SealDifference) {
         let mut state = self.state.lock().expect("no panic");
         state.compared.files += 1;
-        let order = |d: &Difference| (d.commit, d.file.clone(), d.tick);
+        let order = |d: &SealDifference| (d.commit, d.file.clone(), d.tick);
         if state.compared.first.as_ref().is_none_or(|first| order(&difference) < order(first)) {
             state.compared.first = Some(difference);
         }
     }
 }
 
-impl CommitTarget for Comparison {
+impl CommitTarget for CompareTarget {
     fn accepts(&self, format: TableFormat) -> bool {
         format == TableFormat::Sealed
     }
 
     fn write(&self, cut: &TableSlice) -> Result<Option<TableFile>, TableError> {
-        let Some(commit) = self.commits.get(&cut.upper).filter(|c| self.is_asked(c.lower, c.upper)) else {
+        let Some(commit) = self.commits.get(&cut.upper).filter(|c| self.is_in_range(c.lower, c.upper)) else {
             return Ok(None);
         };
         let stored = cut.file_in(&commit.files);
@@ -137,7 +138,7 @@ impl CommitTarget for Comparison {
         }
         drop(state);
         let difference = match stored {
-            None => Difference {
+            None => SealDifference {
                 commit: commit.number,
                 record: row_name(&cut.rows, 0),
                 tick: Some(tick_of(&cut.rows, 0)),
@@ -162,7 +163,7 @@ impl CommitTarget for Comparison {
             }
             return Ok(());
         };
-        if !self.is_asked(commit.lower, commit.upper) {
+        if !self.is_in_range(commit.lower, commit.upper) {
             return Ok(());
         }
         let mut state = self.state.lock().expect("no panic");
@@ -170,7 +171,7 @@ impl CommitTarget for Comparison {
         let seen = state.seen.remove(&interval.upper).unwrap_or_default();
         drop(state);
         for file in commit.files.iter().filter(|file| file.seal.is_some() && !seen.contains(&file.name)) {
-            self.differ(Difference {
+            self.differ(SealDifference {
                 commit: commit.number,
                 file: file.name.clone(),
                 record: "all rows".into(),
@@ -186,7 +187,7 @@ impl CommitTarget for Comparison {
             };
             let (sealed, found) = (heads(&commit.log), heads(&interval.log.0));
             let differing = sealed.iter().zip(&found).filter(|(a, b)| a != b);
-            self.differ(Difference {
+            self.differ(SealDifference {
                 commit: commit.number,
                 file: "log".into(),
                 record: format!("records between {} and {}", commit.lower, commit.upper),
@@ -204,7 +205,12 @@ fn tick_of(rows: &RecordBatch, row: usize) -> Tick {
 }
 
 /// The first record in which two cuts of one interval differ.
-fn first_difference(commit: u64, file: String, sealed: &RecordBatch, computed: &RecordBatch) -> Difference {
+fn first_difference(
+    commit: u64,
+    file: String,
+    sealed: &RecordBatch,
+    computed: &RecordBatch,
+) -> SealDifference {
     let (a, b) = (record_digests(sealed), record_digests(computed));
     let row = a.iter().zip(&b).position(|(a, b)| a != b).unwrap_or(a.len().min(b.len()));
     let longer = if row < a.len() { sealed } else { computed };
@@ -219,7 +225,7 @@ fn first_difference(commit: u64, file: String, sealed: &RecordBatch, computed: &
         };
         (row_name(longer, row), Some(tick_of(longer, row)), values)
     };
-    Difference { commit, file, record, tick, values }
+    SealDifference { commit, file, record, tick, values }
 }
 
 /// The values in which one row differs, by the names of the columns.
@@ -234,12 +240,12 @@ fn values_that_differ(
     };
     let (sealed, computed) = (values(sealed), values(computed));
     let names: BTreeSet<&String> = sealed.keys().chain(computed.keys()).collect();
-    let shown = |values: &BTreeMap<String, String>, name: &str| {
+    let displayed = |values: &BTreeMap<String, String>, name: &str| {
         values.get(name).cloned().unwrap_or_else(|| "-".to_owned())
     };
     names
         .into_iter()
         .filter(|name| sealed.get(*name) != computed.get(*name))
-        .map(|name| (name.clone(), shown(&sealed, name), shown(&computed, name)))
+        .map(|name| (name.clone(), displayed(&sealed, name), displayed(&computed, name)))
         .collect()
 }

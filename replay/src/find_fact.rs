@@ -50,8 +50,8 @@ pub fn row_at(log: &dyn LogReader, tick: Tick) -> Result<Option<LocatedFact>, Lo
     Ok(None)
 }
 
-/// The source and the position of the record that became the fact of a tick: those of its first receipt.
-/// Receipts of duplicates come later.
+/// The source and the position of the record that became the fact of a tick: those of its first
+/// receipt. Receipts of duplicates come later.
 fn received(group: &Group, tick: Tick) -> Option<(String, u64)> {
     let frames = group.frames.iter().filter(|f| f.topic == Topic::Audit && f.name == RECEIPTS);
     frames.into_iter().find_map(|frame| {

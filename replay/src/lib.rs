@@ -1,8 +1,9 @@
-//! Running a log again: the same graph between other ends.
+//! Replays: a log through the same graph, with another output.
 //!
-//! A replay reads the facts of a data folder's log and archive and nothing else, feeds them to the graph, and
-//! writes tables to a store of its own. It never judges, stamps or appends. Whatever the number of
-//! workers, it must give the files that the log's own run committed; [`compare`] says where it does not.
+//! A replay reads the facts of a data folder's log and archive, feeds them to the graph, and writes
+//! tables to a store of its own. It never validates, stamps or appends. With any number of workers
+//! it must give the files that the log's own run committed; [`compare`] finds the first that
+//! differs.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,27 +16,27 @@ pub mod shadow;
 pub mod verify;
 
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::ingest::log_feed::LogFeed;
-use tidegate_dataflows::governance::{GovernanceError, effective_plan};
-use tidegate_dataflows::entity_graphs::entity_graphs;
 use tidegate_dataflows::commit::CommitContext;
+use tidegate_dataflows::entity_graphs::entity_graphs;
+use tidegate_dataflows::governance::{GovernanceError, effective_plan};
+use tidegate_dataflows::ingest::log_feed::LogFeed;
 use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_dataflows::render::workers::Workers;
 use tidegate_facts::{Digest, Tick};
 use tidegate_host::Host;
-use tidegate_sinks::log::{LogFolder, LogReader};
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
-use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::commits::{Commits, TableError};
+use tidegate_sinks::log::{LogFolder, LogReader};
+use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::{graph_catalog, table_catalog};
 
 /// Why a replay stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// Log or archive refused.
+    /// The log or the archive cannot be read.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// The store refused.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A table could not be written or read.
@@ -47,7 +48,7 @@ pub enum ReplayError {
         /// The folder.
         path: PathBuf,
     },
-    /// What came into force after the beginning cannot be told.
+    /// The revisions in the log cannot be read.
     #[error(transparent)]
     Governance(#[from] GovernanceError),
     /// A worker stopped.
@@ -55,12 +56,11 @@ pub enum ReplayError {
     Worker(String),
 }
 
-/// Runs the log of the data folder `data`, and what its store's archive holds before, through `plan` again, and writes its tables to the folder `out`.
+/// Replays the log and the archive of the data folder `data` through `plan`, into the folder `out`.
 ///
-/// Each revision of a bundle applies from the tick of its activation on, as it did live; where the topology names
-/// another bundle than the log began with, that one decides throughout.
-///
-/// The number of groups that are taken is fixed when it begins, so the log may grow meanwhile.
+/// Each revision of a bundle applies from the tick of its activation on, as it did live. A topology
+/// that names another bundle than the log began with decides by that bundle throughout. The replay
+/// ends with the groups that the log has when it begins.
 ///
 /// # Errors
 /// See [`ReplayError`].
@@ -74,8 +74,7 @@ pub fn replay(
     Ok(replay_to(plan, data, out, Tick::MAX, workers, watch)?.1)
 }
 
-/// As [`replay`], for the facts before `to` (and those that were admitted together with them); returns how
-/// many these are, too.
+/// Replays the facts before `to`, and those of the same groups. Also returns their number.
 ///
 /// # Errors
 /// See [`ReplayError`].
@@ -94,12 +93,16 @@ pub fn replay_to(
     let output = CommitContext::to_store(store.clone(), plan.digest, None)?;
     let archive = Store::open(&data.join("store"))?;
     let plan = &effective_plan(plan, &LogFolder::of_data(&Host::real(), data), &archive)?;
-    let facts = run_log(plan, &LogFolder::of_data(&Host::real(), data), &archive, &output, to, workers, watch)?;
+    let facts =
+        run_log(plan, &LogFolder::of_data(&Host::real(), data), &archive, &output, to, workers, watch)?;
     Ok((facts, Commits::read(&store)?))
 }
 
-/// Runs the groups of a log that begin before `to` through `plan`, into `output`; returns the number of facts.
-/// What the log no longer holds is read from `archive`. What came into force by its steps is the caller's to plan.
+/// Feeds the groups of a log that begin before `to` to `plan`, into `output`. Returns the number of
+/// facts.
+///
+/// Groups that the log has pruned are read from `archive`. The caller plans the revisions of the
+/// log.
 ///
 /// # Errors
 /// See [`ReplayError`].
@@ -115,7 +118,7 @@ pub fn run_log(
     run_feed(LogFeed::new(plan, workers), plan, log, archive, output, to, watch)
 }
 
-/// As [`run_log`], by a feed that may stop short of the last group's end.
+/// Feeds the groups of a log with a feed that may end within the last group.
 fn run_feed(
     mut feed: LogFeed,
     plan: &Arc<Plan>,
@@ -125,7 +128,8 @@ fn run_feed(
     to: Tick,
     watch: &RunMetrics,
 ) -> Result<u64, ReplayError> {
-    let running = Workers::start(plan, feed.workers(), output, watch, &Host::real().tasks).map_err(ReplayError::Worker)?;
+    let running = Workers::start(plan, feed.workers(), output, watch, &Host::real().tasks)
+        .map_err(ReplayError::Worker)?;
     let mut facts = 0;
     let groups = read_range(log, Some(archive), Bound::Group(0), None, Preference::Log);
     let fed = groups.and_then(|groups| {

@@ -1,8 +1,8 @@
 //! The proof of one episode: what an auditor is given, and checks with nothing but the public key.
 //!
-//! A proof holds the episode in canonical form, the way from its digest to the root and to the seal that
-//! the manifest of its commit states, and that manifest. `docs/seal-format.md` describes the file, and
-//! `examples/verify_episode.py` checks it in another language.
+//! A proof holds the episode in canonical form, the way from its digest to the root and to the seal
+//! that the manifest of its commit states, and that manifest. `docs/seal-format.md` describes the
+//! file, and `examples/verify_episode.py` checks it in another language.
 
 use arrow::array::{Array, AsArray};
 use bytes::Bytes;
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use tidegate_facts::seal::{Chain, Proof, seal_after};
 use tidegate_facts::{Digest, Tick, columns};
 use tidegate_operators::decision::seal::Episode;
+use tidegate_sinks::commits::{Commit, Commits, TableError, TableFile, read_rows, record_digests};
 use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
-use tidegate_sinks::commits::{Commit, Commits, TableError, TableFile, read_rows, record_digests};
 
 /// What the form of a proof is called, inside it.
 pub const PROOF: &str = "tidegate.proof.v1";
@@ -31,7 +31,8 @@ pub struct EpisodeProof {
     pub file: String,
     /// The seal before the episode's.
     pub previous: Digest,
-    /// The digests of the records behind it in its interval, up to the seal that the manifest states.
+    /// The digests of the records behind it in its interval, up to the seal that the manifest
+    /// states.
     pub following: Vec<Digest>,
     /// The way to the root that the manifest states.
     pub inclusion: Proof,
@@ -95,7 +96,8 @@ pub fn prove(store: &Store, wanted: &str) -> Result<EpisodeProof, ProofError> {
     prove_at(store, &Commits::read(store)?, wanted, None)
 }
 
-/// As [`prove`], among commits that were read before; with the tick of its fact only one of them is looked at.
+/// As [`prove`], among commits that were read before; with the tick of its fact only one of them is
+/// looked at.
 ///
 /// # Errors
 /// See [`ProofError`].
@@ -230,8 +232,8 @@ impl EpisodeProof {
     }
 }
 
-/// A decision in words, from its columns and their values as JSON, sealed or not: what happened, what was seen, what was decided,
-/// and why.
+/// A decision in words, from its columns and their values as JSON, sealed or not: what happened,
+/// what was seen, what was decided, and why.
 pub fn story_of(values: &[(String, String)]) -> Vec<String> {
     let plain = |name: &str| -> Option<String> {
         let (_, text) = values.iter().find(|(key, text)| key == name && text != "null")?;
@@ -258,7 +260,7 @@ pub fn story_of(values: &[(String, String)]) -> Vec<String> {
             list(columns::BASIS).join(", ")
         ),
     ];
-    const TOLD: [&str; 22] = [
+    const PART_NAMES: [&str; 22] = [
         "_tick",
         "_offset",
         "event_id",
@@ -282,7 +284,7 @@ pub fn story_of(values: &[(String, String)]) -> Vec<String> {
         "graph_version",
         "posture",
     ];
-    let seen = values.iter().filter(|(name, text)| !TOLD.contains(&name.as_str()) && text != "null");
+    let seen = values.iter().filter(|(name, text)| !PART_NAMES.contains(&name.as_str()) && text != "null");
     story.push(format!("What was seen (snapshot {}):", of("snapshot_digest")));
     story.extend(seen.map(|(name, text)| format!("    {name} = {text}")));
     let rules: Vec<String> = list("rules_fired")

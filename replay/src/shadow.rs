@@ -1,29 +1,28 @@
 //! Shadow runs: what would have been decided, had another bundle been in force.
 //!
 //! The graph runs over the log with other settings. Each decision is held against the one that was
-//! sealed for the same fact; those with another action go, with both, to the table `changes` of a store
-//! of its own.
+//! sealed for the same fact; those with another action go, with both, to the table `changes` of a
+//! store of its own.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray,
-    new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray, new_null_array,
 };
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type};
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::governance::as_if_effective;
-use tidegate_dataflows::commit::{CommitContext, CommitTarget};
 use tidegate_dataflows::commit::TableFormat;
+use tidegate_dataflows::commit::{CommitContext, CommitTarget};
+use tidegate_dataflows::governance::as_if_effective;
 use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_facts::{Tick, columns};
 use tidegate_host::Host;
+use tidegate_sinks::commits::{CommitInterval, Commits, TableError, TableFile, TableSlice, read_rows};
 use tidegate_sinks::log::LogFolder;
 use tidegate_sinks::store::Store;
-use tidegate_sinks::commits::{Commits, TableSlice, CommitInterval, TableError, TableFile, read_rows};
 
 use crate::{ReplayError, run_log};
 
@@ -46,8 +45,9 @@ impl Shadow {
     }
 }
 
-/// Runs the log in `data` through `plan`, whose replaced bundles decide throughout, and holds its decisions against those in `sealed`; those with
-/// another action become the table [`CHANGES`] of the store `out`.
+/// Runs the log in `data` through `plan`, whose replaced bundles decide throughout, and holds its
+/// decisions against those in `sealed`; those with another action become the table [`CHANGES`] of
+/// the store `out`.
 ///
 /// # Errors
 /// See [`ReplayError`].
@@ -62,7 +62,7 @@ pub fn shadow(
 ) -> Result<Shadow, ReplayError> {
     let out = Store::open(out)?;
     let commits = Commits::read(sealed)?;
-    let against = Arc::new(Against {
+    let against = Arc::new(ShadowTarget {
         sealed: sealed.clone(),
         files: commits
             .list
@@ -86,7 +86,7 @@ pub fn shadow(
 }
 
 /// An outlet that holds decisions against those of an earlier run.
-struct Against {
+struct ShadowTarget {
     sealed: Store,
     /// By table, partition, and the interval of the commit.
     files: BTreeMap<(String, u16, Tick, Tick), TableFile>,
@@ -95,7 +95,7 @@ struct Against {
     shadow: Mutex<Shadow>,
 }
 
-impl CommitTarget for Against {
+impl CommitTarget for ShadowTarget {
     fn accepts(&self, format: TableFormat) -> bool {
         format == TableFormat::Sealed
     }
@@ -153,10 +153,10 @@ fn text(rows: &RecordBatch, name: &str) -> StringArray {
 fn changes(before: Option<&RecordBatch>, after: &RecordBatch) -> RecordBatch {
     let ticks = after.column_by_name(columns::TICK).expect("every table has _tick");
     let ticks = ticks.as_primitive::<columns::TickType>();
-    let known = before.map(|rows| rows.column_by_name(columns::TICK).expect("every table has _tick"));
-    let known: &[i64] = known.map_or(&[], |ticks| ticks.as_primitive::<columns::TickType>().values());
+    let existing = before.map(|rows| rows.column_by_name(columns::TICK).expect("every table has _tick"));
+    let existing: &[i64] = existing.map_or(&[], |ticks| ticks.as_primitive::<columns::TickType>().values());
     let place: Vec<Option<usize>> =
-        ticks.values().iter().map(|tick| known.binary_search(tick).ok()).collect();
+        ticks.values().iter().map(|tick| existing.binary_search(tick).ok()).collect();
     let was = |name: &str| -> ArrayRef {
         let texts = before.map(|rows| text(rows, name));
         let texts = place.iter().map(|place| {

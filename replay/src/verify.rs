@@ -1,12 +1,14 @@
-//! Verification: that a data folder holds what its manifests say, byte for byte, and who vouches for it.
+//! Verification: that a data folder holds what its manifests say, byte for byte, and who vouches
+//! for it.
 //!
-//! Nothing is taken on trust from what is checked: every commit, every file it names, every record of the
-//! sealed tables and every fact and receipt of the log is read, and its digest computed again. Whatever
-//! does not agree is a [`Finding`] with the file and, as far as it can be told, the record; the check goes on
-//! behind it, so that one damage does not hide another.
+//! Nothing is taken on trust from what is checked: every commit, every file it names, every record
+//! of the sealed tables and every fact and receipt of the log is read, and its digest computed
+//! again. Whatever does not agree is a [`Finding`] with the file and, as far as it can be told, the
+//! record; the check goes on behind it, so that one damage does not hide another.
 //!
-//! Only the public key comes from outside. Whoever can change every file and has no key can make a folder
-//! that agrees with itself, but not one that is signed; so a check without a key says that it is one.
+//! Only the public key comes from outside. Whoever can change every file and has no key can make a
+//! folder that agrees with itself, but not one that is signed; so a check without a key says that
+//! it is one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,11 +19,11 @@ use tidegate_facts::seal::{Chain, merkle_root};
 use tidegate_facts::{Digest, Tick, Topic, columns};
 use tidegate_operators::decision::seal::recompute_record_digests;
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
+use tidegate_sinks::commits::{Commit, MANIFEST, TableFile, interval_of, read_rows, record_digests};
 use tidegate_sinks::hash_chains::{LogChains, LogHead};
 use tidegate_sinks::log::{Frame, Group, LogError, LogReader, TornEnd};
 use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
-use tidegate_sinks::commits::{Commit, MANIFEST, TableFile, interval_of, read_rows, record_digests};
 use tidegate_sinks::{graph_catalog, table_catalog};
 
 /// One thing that is not as it must be.
@@ -177,7 +179,7 @@ impl Check {
         self.find(name, None, what);
     }
 
-    /// Names the first records of a file, and says how many more there are.
+    /// Names the first records of a file, and says the number of more there are.
     fn find_records(&mut self, file: &str, records: Vec<(String, String)>) {
         let more = records.len().saturating_sub(RECORDS_NAMED_MAX);
         for (record, what) in records.into_iter().take(RECORDS_NAMED_MAX) {
@@ -247,7 +249,9 @@ impl Check {
             self.find(name_in(log, &log.end_location()), None, what);
         }
         let sealed = commits.last().map_or(Tick::ZERO, |commit| commit.upper);
-        let behind = |facts: &Vec<(Tick, i64, u128)>| facts.len() - facts.partition_point(|(tick, _, _)| *tick < sealed);
+        let behind = |facts: &Vec<(Tick, i64, u128)>| {
+            facts.len() - facts.partition_point(|(tick, _, _)| *tick < sealed)
+        };
         self.verified.unsealed = self.facts.values().map(behind).sum::<usize>() as u64;
     }
 
@@ -313,16 +317,16 @@ impl Check {
             if stated == found {
                 continue;
             }
-            let said = |head: Option<&&LogHead>| {
+            let describe = |head: Option<&&LogHead>| {
                 head.map_or("nothing".to_owned(), |h| format!("{} records with seal {}", h.records, h.head))
             };
             let record =
                 format!("partition {partition} of {topic}, between {} and {}", commit.lower, commit.upper);
             let what = format!(
                 "holds {}, and commit {} says {}; a record was changed, lost or moved",
-                said(found),
+                describe(found),
                 commit.number,
-                said(stated)
+                describe(stated)
             );
             self.find("log", Some(record), what);
         }
@@ -512,12 +516,14 @@ fn payload_digests(frame: &Frame) -> Vec<Digest> {
     let fields = payload.and_then(|payload| payload.as_struct_opt());
     let names = fields.map(|f| f.column_names()).unwrap_or_default();
     let values = fields.map(|f| f.columns()).unwrap_or_default();
-    let form = ObjectWriter::new(names.into_iter().zip(values)).expect("the gate writes fields that have a form");
+    let form =
+        ObjectWriter::new(names.into_iter().zip(values)).expect("the gate writes fields that have a form");
     let mut text = Vec::new();
     (0..rows)
         .map(|row| {
             text.clear();
-            // A float that is no number cannot have passed the gate; its row has another digest then.
+            // A float that is no number cannot have passed the gate; its row has another digest
+            // then.
             let _ = form.push_row(row, &mut text);
             Digest::of(&text)
         })

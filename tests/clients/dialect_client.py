@@ -105,7 +105,7 @@ with psycopg.connect(**where) as connection:
         assert other.execute("SHOW statement_timeout").fetchone() == ("1500ms",)
     # What one connection sets, no other meets.
     refused(connection, "SET datafusion.execution.batch_size = 1", "cannot be set here")
-    refused(connection, "SET timezone = 'Asia/Tokyo'", "times are told in UTC")
+    refused(connection, "SET timezone = 'Asia/Tokyo'", "times are shown in UTC")
     connection.execute("SET timezone = 'UTC'")
     assert ask("SHOW timezone") == [("UTC",)]
 

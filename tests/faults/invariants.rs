@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use arrow::array::AsArray;
-use arrow::datatypes::UInt64Type;
 use arrow::row::{OwnedRow, RowConverter, SortField};
-use tidegate_facts::{Digest, columns};
+use tidegate_facts::{Digest, Tick, Verdict, columns};
+use tidegate_host::Host;
+use tidegate_sinks::log::LogFolder;
 use tidegate_sinks::store::Store;
-use tidegate_sinks::table::{Commits, read_rows};
+use tidegate_sinks::commits::{Commits, read_rows};
 
 use super::ledger::Ledger;
 
@@ -59,7 +59,8 @@ fn ledger(data: &Path, check: impl Fn(&Ledger) -> Vec<Broken>) -> Vec<Broken> {
 /// What `tidegate verify` says.
 fn everything_verifies(data: &Path) -> Vec<Broken> {
     let Some(store) = store(data) else { return Vec::new() };
-    let verified = tidegate_replay::verify::verify(&data.join("log"), &store, &[]).unwrap();
+    let log = LogFolder::of_data(&Host::real(), data);
+    let verified = tidegate_replay::verify::verify(&log, &store, &[]).unwrap();
     verified.findings.into_iter().map(|finding| broken(&finding.file, finding.what)).collect()
 }
 
@@ -78,7 +79,7 @@ fn every_receipt_has_its_fact(data: &Path) -> Vec<Broken> {
             *next = receipt.position + 1;
         }
         let mut admitted: Vec<_> =
-            ledger.receipts.iter().filter(|r| r.verdict == 0).filter_map(|r| r.tick).collect();
+            ledger.receipts.iter().filter(|r| r.verdict == Verdict::Admit).filter_map(|r| r.tick).collect();
         admitted.sort_unstable();
         if !ledger.facts.iter().map(|fact| fact.tick).eq(admitted) {
             found.push(broken("log", "facts and receipts of admitted records are not one to one"));
@@ -119,7 +120,7 @@ fn committed_files_are_what_was_committed(data: &Path) -> Vec<Broken> {
     let Some((store, commits)) = commits(data) else { return Vec::new() };
     let files = commits.list.iter().flat_map(|commit| &commit.files);
     files
-        .filter_map(|file| match store.read(&file.name) {
+        .filter_map(|file| match store.get(&file.name) {
             Ok(bytes) if Digest::of(&bytes) == file.digest => None,
             Ok(_) => Some(broken(&file.name, "has another digest than its commit says")),
             Err(error) => Some(broken(&file.name, error.to_string())),
@@ -157,12 +158,12 @@ fn rows_of(data: &Path, commits: &Commits, table: &str) -> Option<Vec<OwnedRow>>
 }
 
 /// The ticks of a table's rows, sorted; `None` when a file of it cannot be read.
-pub fn ticks_of(data: &Path, commits: &Commits, table: &str) -> Option<Vec<u64>> {
+pub fn ticks_of(data: &Path, commits: &Commits, table: &str) -> Option<Vec<Tick>> {
     let mut ticks = Vec::new();
     for file in commits.files_of(table) {
         let bytes = std::fs::read(data.join("store").join(&file.name)).ok()?;
         let rows = read_rows(bytes.into(), Some(&[columns::TICK])).ok()?;
-        ticks.extend(rows.column_by_name(columns::TICK)?.as_primitive::<UInt64Type>().values());
+        ticks.extend(columns::find_ticks(&rows)?.values().iter().map(|tick| Tick(*tick)));
     }
     ticks.sort_unstable();
     Some(ticks)

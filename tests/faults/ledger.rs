@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::{Int32Type, UInt8Type, UInt64Type};
-use tidegate_facts::{Topic, columns};
-use tidegate_sinks::log::{Frame, LogError, Start, Until, read_groups};
+use arrow::array::AsArray;
+use tidegate_facts::audit::{RECEIPTS, Receipts};
+use tidegate_facts::{Reason, Tick, Topic, Verdict, columns};
+use tidegate_host::Host;
+use tidegate_sinks::log::{Frame, LogError, LogFolder, LogReader, Start, Until};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
@@ -16,8 +17,8 @@ pub struct Ledger {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {
-    pub tick: u64,
-    pub offset: u64,
+    pub tick: Tick,
+    pub offset: i64,
     pub event_type: String,
     pub event_id: String,
     pub payload_hash: Vec<u8>,
@@ -27,26 +28,26 @@ pub struct Fact {
 pub struct Receipt {
     pub source: String,
     pub position: u64,
-    pub verdict: u8,
-    pub reason: Option<u8>,
+    pub verdict: Verdict,
+    pub reason: Option<Reason>,
     /// Of the fact; of the first one when a duplicate.
-    pub tick: Option<u64>,
+    pub tick: Option<Tick>,
 }
 
 impl Ledger {
     /// Everything in the complete groups of the log of `data`; nothing when there is no log yet.
     pub fn read(data: &Path) -> Result<Ledger, LogError> {
         let mut ledger = Ledger::default();
-        let log = data.join("log");
-        if !log.is_dir() {
+        let log = LogFolder::of_data(&Host::real(), data);
+        if !log.exists() {
             return Ok(ledger);
         }
-        for group in read_groups(&log, Start::Group(0), Until::Complete)? {
+        for group in log.read(Start::Group(0), Until::Complete)? {
             let mut facts = Vec::new();
             for frame in &group?.frames {
                 if frame.topic != Topic::Audit {
                     facts.extend(facts_of(frame));
-                } else if frame.name == "receipts" {
+                } else if frame.name == RECEIPTS {
                     ledger.receipts.extend(receipts_of(frame));
                 }
             }
@@ -73,7 +74,7 @@ impl Ledger {
     /// The same without what the wall clock decides.
     pub fn without_ticks(&self) -> Ledger {
         let mut ledger = self.clone();
-        ledger.facts.iter_mut().for_each(|fact| fact.tick = 0);
+        ledger.facts.iter_mut().for_each(|fact| fact.tick = Tick::ZERO);
         ledger.receipts.iter_mut().for_each(|receipt| receipt.tick = None);
         ledger
     }
@@ -81,12 +82,11 @@ impl Ledger {
 
 fn facts_of(frame: &Frame) -> Vec<Fact> {
     let column = |name: &str| frame.rows.column_by_name(name).expect("facts have it");
-    let ticks = column(columns::TICK).as_primitive::<UInt64Type>();
-    let offsets = column(columns::OFFSET).as_primitive::<UInt64Type>();
+    let (ticks, offsets) = (columns::ticks(&frame.rows), columns::offsets(&frame.rows));
     let ids = column(columns::EVENT_ID).as_string::<i32>();
     let hashes = column(columns::PAYLOAD_HASH).as_fixed_size_binary();
     let fact = |row| Fact {
-        tick: ticks.value(row),
+        tick: Tick(ticks.value(row)),
         offset: offsets.value(row),
         event_type: frame.name.clone(),
         event_id: ids.value(row).to_owned(),
@@ -96,19 +96,13 @@ fn facts_of(frame: &Frame) -> Vec<Fact> {
 }
 
 fn receipts_of(frame: &Frame) -> Vec<Receipt> {
-    let rows = columns::restore(&frame.rows, &columns::receipt_schema());
-    let sources = rows["source"].as_dictionary::<Int32Type>();
-    let names = sources.values().as_string::<i32>();
-    let positions = rows["position"].as_primitive::<UInt64Type>();
-    let verdicts = rows["verdict"].as_primitive::<UInt8Type>();
-    let reasons = rows["reason"].as_primitive::<UInt8Type>();
-    let ticks = rows["tick"].as_primitive::<UInt64Type>();
+    let receipts = Receipts::read(&frame.rows).expect("the gate wrote the frame");
     let receipt = |row| Receipt {
-        source: names.value(sources.keys().value(row) as usize).to_owned(),
-        position: positions.value(row),
-        verdict: verdicts.value(row),
-        reason: reasons.is_valid(row).then(|| reasons.value(row)),
-        tick: ticks.is_valid(row).then(|| ticks.value(row)),
+        source: receipts.source(row).to_owned(),
+        position: receipts.position(row),
+        verdict: receipts.verdict(row),
+        reason: receipts.reason(row),
+        tick: receipts.tick(row),
     };
-    (0..rows.num_rows()).map(receipt).collect()
+    (0..receipts.len()).map(receipt).collect()
 }

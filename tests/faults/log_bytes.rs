@@ -1,4 +1,4 @@
-//! Where the groups of a log stand in its files, by their headers alone (`sinks/src/log/format.rs`).
+//! Where in its files the groups of a log are, by their headers alone (`sinks/src/log/format.rs`).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -24,10 +24,10 @@ pub fn groups(folder: &Path) -> Vec<GroupBytes> {
     for segment in segments {
         // A log that runs may take the name away at any moment.
         let Ok(file) = File::open(&segment) else { continue };
-        let (mut at, mut header) = (0, [0; 64]);
+        let (mut at, mut header) = (0, [0; 128]);
         while file.read_exact_at(&mut header, at).is_ok() && header.starts_with(b"TIDELOG\n") {
             let body = u64::from_le_bytes(header[40..48].try_into().expect("eight bytes"));
-            let end = at + 64 + body;
+            let end = at + header.len() as u64 + body;
             groups.push(GroupBytes { segment: segment.clone(), at, end });
             at = end;
         }

@@ -46,9 +46,9 @@ fn drivers_of_other_languages_connect_list_tables_ask_fetch_and_cancel() {
         let head = format!("POST /v1/facts HTTP/1.1\r\ncontent-type: application/x-ndjson{authorization}");
         assert_eq!(service.ask(&head, lines.join("\n").as_bytes()).status, 200);
         let last = payment("p-1499", 1499, 1499 % 7, "3.00"); // Its decision comes after all others.
-        let head = format!("POST /v1/decide?within_ms=20000 HTTP/1.1{authorization}");
+        let head = format!("POST /v1/decide?timeout_ms=20000 HTTP/1.1{authorization}");
         let until = Instant::now() + Duration::from_secs(20);
-        while service.ask(&head, last.as_bytes()).json()["decision"].is_null() {
+        while service.ask(&head, last.as_bytes()).json()["decisions"][0].is_null() {
             assert!(Instant::now() < until);
         }
         run(

@@ -16,16 +16,5 @@ pub mod writer;
 pub use crate::commit::boundary::{BoundaryCutter, CommitBoundary, LogState};
 pub use crate::commit::intervals::{BoundaryStream, OutputStream, RowTap, write_state, write_table};
 pub use crate::commit::publish::publish;
-pub use crate::commit::target::{CommitContext, CommitTarget, IntervalOutput};
+pub use crate::commit::target::{CommitContext, CommitTarget, IntervalOutput, TableFormat};
 pub use crate::commit::writer::TableWriter;
-
-/// How a committed table is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TableFormat {
-    /// Parquet, compressed with zstd.
-    Parquet,
-    /// One JSON object in each line.
-    Jsonl,
-    /// Parquet whose rows are chained and sealed.
-    Sealed,
-}

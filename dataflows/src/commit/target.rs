@@ -15,10 +15,20 @@ use tidegate_sinks::hash_chains::LogHeads;
 use tidegate_sinks::signing::Signer;
 use tidegate_sinks::store::Store;
 
-use crate::commit::TableFormat;
 use crate::commit::boundary::{CommitBoundary, LogState};
 use crate::serve::ServeState;
 use crate::timeline_names::{Retention, is_snapshot_timeline, node_of_timeline};
+
+/// How a committed table is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableFormat {
+    /// Parquet, compressed with zstd.
+    Parquet,
+    /// One JSON object in each line.
+    Jsonl,
+    /// Parquet whose rows are chained and sealed.
+    Sealed,
+}
 
 /// A file that a graph wrote of one interval.
 #[derive(Clone, Debug, Serialize, Deserialize)]

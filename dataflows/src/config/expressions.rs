@@ -13,8 +13,8 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tidegate_facts::columns;
 use tidegate_facts::suggest::did_you_mean;
-use tidegate_operators::credibility::drift::BEYOND;
 use tidegate_operators::core::expr::Expr;
+use tidegate_operators::credibility::drift::BEYOND;
 
 /// Plans SQL expressions over one row. One planner serves a whole topology.
 pub struct Expressions {
@@ -39,9 +39,11 @@ impl Default for Expressions {
     }
 }
 
-/// The SQL function that converts a number to whole millionths, the form in which drift measures it.
+/// The SQL function that converts a number to whole millionths, the form in which drift measures
+/// it.
 ///
-/// It is a function because the equivalent `case` expression costs as much as the drift state itself.
+/// It is a function because the equivalent `case` expression costs as much as the drift state
+/// itself.
 pub const MILLIONTHS: &str = "millionths";
 
 /// The bound below which a number has millionths; a greater one becomes [`BEYOND`].
@@ -120,8 +122,8 @@ impl Expressions {
     }
 }
 
-/// Over a changelog, refuses an expression that reads `_tick` or `_diff`: its value would differ between
-/// a row and its retraction.
+/// Over a changelog, refuses an expression that reads `_tick` or `_diff`: its value would differ
+/// between a row and its retraction.
 fn refuse_tick_and_diff_of_a_changelog(text: &str, schema: &Schema, reads: &[String]) -> Result<(), String> {
     let own = [columns::TICK, columns::DIFF];
     let read = reads.iter().find(|name| own.contains(&name.as_str()));

@@ -1,8 +1,9 @@
 //! Reads settings from TOML so that every fault is found at once, each with its line.
 //!
 //! A [`Section`] is a TOML table that is read key by key. It refuses keys that nobody read, and it
-//! records each value in its resolved form: defaults filled in, lengths of time in their greatest whole
-//! unit, tables whose order matters as lists of pairs. That record is what the plan digest covers.
+//! records each value in its resolved form: defaults filled in, lengths of time in their greatest
+//! whole unit, tables whose order matters as lists of pairs. That record is what the plan digest
+//! covers.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,12 +221,14 @@ impl<'t> Section<'t> {
 
     /// Every value that was read so far, in its resolved form, as a JSON object.
     ///
-    /// A table whose order matters is a list of `[name, value]`; [`toml_of`] turns the form back into TOML.
+    /// A table whose order matters is a list of `[name, value]`; [`toml_of`] turns the form back
+    /// into TOML.
     pub fn resolved(&self) -> Value {
         self.resolved.to_json()
     }
 
-    /// Records what the value of `key` means where that follows from other settings, such as a default.
+    /// Records what the value of `key` means where that follows from other settings, such as a
+    /// default.
     pub fn resolve(&self, key: &'static str, value: impl Into<Value>) {
         self.resolved.insert(key, ResolvedValue::Value(value.into()));
     }
@@ -347,12 +350,7 @@ impl<'t> Section<'t> {
         pairs
     }
 
-    fn resolve_pairs<T>(
-        &self,
-        key: &'static str,
-        pairs: &[(Spanned, T)],
-        to_json: impl Fn(&T) -> Value,
-    ) {
+    fn resolve_pairs<T>(&self, key: &'static str, pairs: &[(Spanned, T)], to_json: impl Fn(&T) -> Value) {
         if !pairs.is_empty() {
             let pairs = pairs.iter().map(|(name, value)| json!([name.value, to_json(value)]));
             self.resolve(key, pairs.collect::<Value>());
@@ -488,10 +486,14 @@ impl<'t> Section<'t> {
     /// A list of lengths of time, each with its text.
     pub fn spans(&self, key: &'static str) -> Vec<(Spanned, Span)> {
         let texts = self.texts(key).into_iter().filter(|text| !text.is_absent());
-        let spans: Vec<_> = texts.filter_map(|text| Some((text.clone(), self.span_of(&text, key)?))).collect();
+        let spans: Vec<_> =
+            texts.filter_map(|text| Some((text.clone(), self.span_of(&text, key)?))).collect();
         if !spans.is_empty() {
             // Column names carry a width as it is written, so the digest covers the text.
-            self.resolve(key, spans.iter().map(|(text, _)| Value::from(text.value.as_str())).collect::<Value>());
+            self.resolve(
+                key,
+                spans.iter().map(|(text, _)| Value::from(text.value.as_str())).collect::<Value>(),
+            );
         }
         spans
     }
@@ -521,7 +523,8 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// A table inside this one whose faults go to `diagnostics`, and that [`Self::resolved`] leaves out.
+    /// A table inside this one whose faults go to `diagnostics`, and that [`Self::resolved`] leaves
+    /// out.
     ///
     /// Another section shares its values, and its faults are found where this section is read.
     pub fn section_with(&self, key: &str, diagnostics: &Rc<Diagnostics>) -> Option<Section<'t>> {
@@ -714,14 +717,11 @@ mod tests {
         let first = resolved(text, read);
         assert!(first.contains(r#""columns":[["b","x \"y\""],["a","2"]]"#), "the order is kept: {first}");
         let again = toml_of(&serde_json::from_str(&first).unwrap());
-        let again = again.trim_start_matches('{').trim_end_matches('}').to_owned();
-        // The keys of an inline table become the keys of a file, one to a line.
-        let DeValue::Table(table) = DeTable::parse(&format!("v = {{ {again} }}")).unwrap().into_inner()["v"].get_ref().clone()
-        else {
-            panic!("a table")
-        };
+        let text = format!("v = {again}");
+        let parsed = DeTable::parse(&text).unwrap().into_inner();
+        let table = parsed["v"].get_ref().as_table().expect("a table");
         let diagnostics = Diagnostics::new(Path::new("t.toml"), "");
-        let section = Section::new(&table, 0, "the test", &diagnostics);
+        let section = Section::new(table, 0, "the test", &diagnostics);
         read(&section);
         assert_eq!(section.resolved().to_string(), first);
     }

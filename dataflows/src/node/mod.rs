@@ -1,9 +1,10 @@
 //! What a kind of node is, before any topology names one.
 //!
-//! A kind is a value: [`NodeKind`] names its settings and reads them into a [`NodeSpec`], the node as
-//! a topology writes it. [`NodeSpec::plan`] checks it against the schemas of its inputs and gives a
-//! [`PlannedNode`], which renders itself into a timely graph. Nothing outside `nodes/` matches on
-//! kinds: metrics, status, account, console, governance, diagrams and documentation ask these traits.
+//! A kind is a value: [`NodeKind`] names its settings and reads them into a [`NodeSpec`], the node
+//! as a topology writes it. [`NodeSpec::plan`] checks it against the schemas of its inputs and
+//! gives a [`PlannedNode`], which renders itself into a timely graph. Nothing outside `nodes/`
+//! matches on kinds: metrics, status, account, console, governance, diagrams and documentation ask
+//! these traits.
 
 pub mod plan_context;
 pub mod render_context;
@@ -76,8 +77,8 @@ pub struct ReadContext<'s, 't> {
 }
 
 impl ReadContext<'_, '_> {
-    /// Where a path of the settings leads: one of the topology file is relative to its folder, one of the
-    /// command line to the working directory.
+    /// Where a path of the settings leads: one of the topology file is relative to its folder, one
+    /// of the command line to the working directory.
     pub fn path_of(&self, path: &Spanned) -> PathBuf {
         path_from(self.file, path)
     }
@@ -139,7 +140,8 @@ pub trait NodeKind: Sync {
     /// A node of this kind, as a topology writes it: the example of the reference page.
     fn example(&self) -> &'static str;
 
-    /// Reads a node's settings. Faults go to the section; what they leave is read as far as possible.
+    /// Reads a node's settings. Faults go to the section; what they leave is read as far as
+    /// possible.
     fn read(&self, section: &Section<'_>, cx: &ReadContext<'_, '_>) -> Box<dyn NodeSpec>;
 }
 
@@ -212,7 +214,8 @@ pub trait NodeSpec: Any + Send + Sync {
         None
     }
 
-    /// Checks the node against its inputs. `None` after a fault was added, or when an input has one.
+    /// Checks the node against its inputs. `None` after a fault was added, or when an input has
+    /// one.
     fn plan(&self, cx: &mut PlanContext<'_>) -> Option<Box<dyn PlannedNode>>;
 }
 
@@ -366,7 +369,8 @@ pub trait PlannedNode: Any + Send + Sync {
         Vec::new()
     }
 
-    /// Whether some of its rows follow from time alone, so that time must pass in the log where no facts come.
+    /// Whether some of its rows follow from time alone, so that time must pass in the log where no
+    /// facts come.
     fn awaits_time(&self) -> bool {
         false
     }
@@ -396,7 +400,8 @@ pub trait PlannedNode: Any + Send + Sync {
         None
     }
 
-    /// The input columns that the rules of an effective revision read, by rule reason code; for accounts of decisions.
+    /// The input columns that the rules of an effective revision read, by rule reason code; for
+    /// accounts of decisions.
     fn columns_of_reasons(&self) -> BTreeMap<String, Vec<String>> {
         BTreeMap::new()
     }

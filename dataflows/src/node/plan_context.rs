@@ -1,8 +1,9 @@
-//! What a node is planned with: the schemas of its inputs, expressions, files, and the rules of every input.
+//! What a node is planned with: the schemas of its inputs, expressions, files, and the rules of
+//! every input.
 //!
-//! Rules that hold for all kinds are here and in the planner, never in a kind: whether an input gives
-//! facts or a changelog, whether two key columns have one type, and that no output has two columns of
-//! one name.
+//! Rules that hold for all kinds are here and in the planner, never in a kind: whether an input
+//! gives facts or a changelog, whether two key columns have one type, and that no output has two
+//! columns of one name.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use tidegate_facts::suggest::did_you_mean;
 use tidegate_facts::payload_schema::timestamp;
+use tidegate_facts::suggest::did_you_mean;
 use tidegate_facts::{Tick, columns};
 use tidegate_operators::core::effective::Effective;
 use tidegate_operators::core::expr::{Expr, ProjectedColumn, Projection};
@@ -31,8 +32,8 @@ pub struct RevisionText {
     pub text: Arc<str>,
 }
 
-/// The texts that became effective after the topology's own files, by node, each with its first tick;
-/// `None` for the topology's own file.
+/// The texts that became effective after the topology's own files, by node, each with its first
+/// tick; `None` for the topology's own file.
 pub type Revisions = BTreeMap<String, Vec<(Tick, Option<RevisionText>)>>;
 
 /// The texts of the files that a topology names, read once.
@@ -83,8 +84,8 @@ impl<'t> TopologyFiles<'t> {
 /// What is known of the nodes before one, and of who reads it.
 #[derive(Default)]
 pub struct GraphSoFar {
-    /// The columns of each node and port that could be planned. One that is missing has a fault, or reads
-    /// a node that has one.
+    /// The columns of each node and port that could be planned. One that is missing has a fault, or
+    /// reads a node that has one.
     pub schemas: BTreeMap<String, SchemaRef>,
     /// What the rows of each node carry.
     pub capabilities: BTreeMap<String, Vec<Capability>>,
@@ -316,21 +317,33 @@ impl<'p> PlanContext<'p> {
         every_revision(self.revisions.get(self.name).map_or(&[][..], Vec::as_slice), file, plan)
     }
 
-    /// The rows of `from` as `fields`: their tick, and one expression of `texts` for each of the others.
+    /// The rows of `from` as `fields`: their tick, and for each other field the expression with its
+    /// name.
+    ///
+    /// # Panics
+    /// If a field has no expression.
     pub fn computed(
         &self,
         from: &str,
         fields: Vec<Field>,
-        texts: &[Spanned],
+        texts: &[(&str, Spanned)],
     ) -> Option<Arc<Projection>> {
         let schema = self.schema(from)?;
-        assert_eq!(texts.len() + 1, fields.len(), "an expression for each column behind the tick");
-        let mut fields = fields.into_iter();
-        let mut computed: Vec<(ProjectedColumn, Field)> =
-            fields.next().map(|field| (ProjectedColumn::Input(tick_index(schema)), field)).into_iter().collect();
+        let count = fields.len();
         let diff = schema.index_of(columns::DIFF).ok();
-        for (text, field) in texts.iter().zip(fields).filter(|(text, _)| !text.is_absent()) {
-            // A node that reads a changelog reads its differences as they are; nothing may be computed from them.
+        let mut computed: Vec<(ProjectedColumn, Field)> = Vec::new();
+        for field in fields {
+            if field.name() == columns::TICK {
+                computed.push((ProjectedColumn::Input(tick_index(schema)), field));
+                continue;
+            }
+            let text = texts.iter().find(|(name, _)| name == field.name());
+            let (_, text) = text.expect("an expression for each field but the tick");
+            if text.is_absent() {
+                continue;
+            }
+            // A node that reads a changelog reads its differences as they are; nothing may be
+            // computed from them.
             let is_diff = text.value == columns::DIFF && *field.data_type() == DataType::Int64;
             if let Some(diff) = diff.filter(|_| is_diff) {
                 computed.push((ProjectedColumn::Input(diff), field));
@@ -339,7 +352,7 @@ impl<'p> PlanContext<'p> {
             let planned = self.expression(text, schema, Some(field.data_type()));
             computed.extend(planned.map(|planned| (ProjectedColumn::Computed(planned.expr), field)));
         }
-        let is_complete = computed.len() == texts.len() + 1;
+        let is_complete = computed.len() == count;
         is_complete.then(|| Arc::new(Projection::new(self.name, computed)))
     }
 }
@@ -370,7 +383,8 @@ pub fn called(what: &str, name: &str) -> String {
     if name.is_empty() { format!("a {what}") } else { format!("{what} `{name}`") }
 }
 
-/// The node that an input names: itself, or the one before the point when it names a port (`NODE.PORT`).
+/// The node that an input names: itself, or the one before the point when it names a port
+/// (`NODE.PORT`).
 pub fn node_of_input(input: &str) -> &str {
     input.split_once('.').map_or(input, |(node, _)| node)
 }
@@ -385,7 +399,8 @@ pub fn is_same_key_type(one: &DataType, other: &DataType) -> bool {
     decoded_type(one) == decoded_type(other) || one.is_integer() && other.is_integer()
 }
 
-/// Whether rows of `schema` may come from an input that `accepts` them; else what is wrong and how to mend it.
+/// Whether rows of `schema` may come from an input that `accepts` them; else what is wrong and how
+/// to mend it.
 ///
 /// # Errors
 /// A sentence that begins with the name of the reading node.

@@ -1,4 +1,5 @@
-//! What a planned node renders itself with: the streams of its inputs, and everything that a graph shares.
+//! What a planned node renders itself with: the streams of its inputs, and everything that a graph
+//! shares.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -109,7 +110,8 @@ impl<'scope> RenderContext<'_, 'scope> {
         self.context().plan
     }
 
-    /// The state is restored up to here: the rows before this tick come from [`Self::restored_rows`].
+    /// The state is restored up to here: the rows before this tick come from
+    /// [`Self::restored_rows`].
     pub fn restored_before(&self) -> Tick {
         self.context().restored
     }
@@ -130,7 +132,8 @@ impl<'scope> RenderContext<'_, 'scope> {
         passed
     }
 
-    /// Maps each batch of `rows` by a function that fails on no row. `what` is part of the operator's name.
+    /// Maps each batch of `rows` by a function that fails on no row. `what` is part of the
+    /// operator's name.
     pub fn map_every_row(
         &self,
         rows: RowStream<'scope>,
@@ -156,8 +159,8 @@ impl<'scope> RenderContext<'_, 'scope> {
         self.graph.files.extend(write_state(rows, self.boundaries, schema, self.writer, timeline));
     }
 
-    /// The rows of a timeline: its restored rows, then those of `rows` for which `condition` holds, both
-    /// with only the columns of `projection`. Checkpoints retain them.
+    /// The rows of a timeline: its restored rows, then those of `rows` for which `condition` holds,
+    /// both with only the columns of `projection`. Checkpoints retain them.
     pub fn timeline_input(
         &mut self,
         timeline: &str,

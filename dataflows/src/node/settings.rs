@@ -5,8 +5,8 @@
 pub enum Effect {
     /// It decides rows or their order, so the plan digest covers it.
     Answer,
-    /// It says where records come from and where results go, or how large something is. The same facts
-    /// give the same rows whatever its value, so the plan digest leaves it out.
+    /// It says where records come from and where results go, or how large something is. The same
+    /// facts give the same rows whatever its value, so the plan digest leaves it out.
     Wiring,
 }
 
@@ -99,9 +99,8 @@ fn without(value: serde_json::Value, wiring: &[&Setting], path: &mut Vec<String>
                     let value = pair.pop().expect("it has two");
                     let name = pair.pop().expect("it has two");
                     path.push(name.as_str().unwrap_or_default().to_owned());
-                    let kept = (!is_wiring(path)).then(|| {
-                        Value::Array(vec![name, without(value, wiring, path)])
-                    });
+                    let kept =
+                        (!is_wiring(path)).then(|| Value::Array(vec![name, without(value, wiring, path)]));
                     path.pop();
                     kept
                 }

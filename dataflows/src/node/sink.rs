@@ -6,9 +6,7 @@ use tidegate_operators::core::rows::RowStream;
 
 use super::plan_context::PlanContext;
 use super::settings::{Default, Setting};
-use super::{
-    ColumnSet, InputSchemas, NodeSpec, OutputSpec, PlannedNode, RenderContext, TablePlan,
-};
+use super::{ColumnSet, InputSchemas, NodeSpec, OutputSpec, PlannedNode, RenderContext, TablePlan};
 use crate::commit::TableFormat;
 use crate::config::{Section, Spanned};
 

@@ -30,7 +30,8 @@ pub trait Connector: Send + Sync {
     /// When the records cannot be read.
     fn schema(&self, options: OpenOptions) -> Result<Option<SchemaRef>, SourceError>;
 
-    /// Opens the records from a position on, with only the columns in `columns` when those are given.
+    /// Opens the records from a position on, with only the columns in `columns` when those are
+    /// given.
     ///
     /// # Errors
     /// When the records cannot be read.
@@ -50,13 +51,15 @@ pub trait Connector: Send + Sync {
 /// A source as a topology writes it.
 #[derive(Clone)]
 pub struct SourceSpec {
-    /// Where its records are; `None` when the plan was read from a data folder, which does not record that.
+    /// Where its records are; `None` when the plan was read from a data folder, which does not
+    /// record that.
     pub connector: Option<Arc<dyn Connector>>,
     /// How rows become events; `None` when the records are envelopes already.
     pub event: Option<EventMapping>,
     /// Event times outside of these two are quarantined.
     pub time_between: Option<(Spanned, Spanned)>,
-    /// How far a record's event time may lie behind the greatest one before it, for the gate to wait for it.
+    /// How far a record's event time may lie behind the greatest one before it, for the gate to
+    /// wait for it.
     pub out_of_order_max: Option<Span>,
 }
 

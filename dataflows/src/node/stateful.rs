@@ -57,7 +57,8 @@ pub enum InputFrom {
 pub struct StateInput {
     /// Where the rows come from.
     pub from: InputFrom,
-    /// The rows as tick, key, event time, and what else the state reads. A checkpoint keeps them so.
+    /// The rows as tick, key, event time, and what else the state reads. A checkpoint keeps them
+    /// so.
     pub projection: Arc<Projection>,
     /// To which workers they go.
     pub exchange: Exchange,
@@ -93,7 +94,8 @@ impl StateInput {
 pub struct StatePlan {
     /// What it reads.
     pub inputs: Vec<StateInput>,
-    /// The columns that it gives, the node's own rows first, and the columns that order rows of one tick.
+    /// The columns that it gives, the node's own rows first, and the columns that order rows of one
+    /// tick.
     pub outputs: Vec<(SchemaRef, Vec<usize>)>,
     /// Makes it.
     pub factory: StateFactory,
@@ -135,8 +137,8 @@ impl StatePlan {
             inputs.push(OperatorInput { rows, schema, exchange: input.exchange });
         }
         let outputs = self.outputs.iter();
-        let outputs =
-            outputs.map(|(schema, order)| OperatorOutput { schema: Arc::clone(schema), order: order.clone() });
+        let outputs = outputs
+            .map(|(schema, order)| OperatorOutput { schema: Arc::clone(schema), order: order.clone() });
         let mut outputs: Vec<_> = outputs.collect();
         match &self.factory {
             StateFactory::Snapshotted(make, snapshot) if cx.keeps_checkpoints() => {
@@ -156,7 +158,9 @@ impl StatePlan {
                 cx.retain(&timeline, &snapshots, &snapshot.schema);
                 streams
             }
-            StateFactory::Snapshotted(make, _) => run_in_tick_order(inputs, outputs, restored, make(), cx.node()),
+            StateFactory::Snapshotted(make, _) => {
+                run_in_tick_order(inputs, outputs, restored, make(), cx.node())
+            }
             StateFactory::Replayed(make) => run_in_tick_order(inputs, outputs, restored, make(), cx.node()),
         }
     }
@@ -217,7 +221,12 @@ pub struct InputProjection<'s> {
 
 impl<'s> InputProjection<'s> {
     /// Tick, key and event time; rows without an event time get null.
-    pub fn new(cx: &PlanContext<'_>, schema: &'s Schema, key: usize, time: Option<usize>) -> InputProjection<'s> {
+    pub fn new(
+        cx: &PlanContext<'_>,
+        schema: &'s Schema,
+        key: usize,
+        time: Option<usize>,
+    ) -> InputProjection<'s> {
         let mut projection = InputProjection { node: cx.name.to_owned(), schema, columns: Vec::new() };
         projection.keep(tick_index(schema));
         projection.keep(key);

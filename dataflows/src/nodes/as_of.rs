@@ -138,8 +138,9 @@ impl NodeSpec for Spec {
             [(tick, "_tick"), (timeline_key, "key"), (effective, "effective"), (observed, "observed")];
         let projected = columns.iter().zip(&values).map(|(index, (name, _))| (*index, name.as_str()));
         let projected = heads.into_iter().chain(projected);
-        let projected = projected
-            .map(|(index, name)| (ProjectedColumn::Input(index), timeline.field(index).clone().with_name(name)));
+        let projected = projected.map(|(index, name)| {
+            (ProjectedColumn::Input(index), timeline.field(index).clone().with_name(name))
+        });
         let projection = Arc::new(Projection::new(cx.name, projected.collect()));
         let (status, tick) = (format!("{}_status", cx.name), format!("{}_tick", cx.name));
         let mut fields: Vec<Field> = input.fields().iter().map(|f| f.as_ref().clone()).collect();

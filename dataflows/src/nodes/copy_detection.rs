@@ -1,4 +1,5 @@
-//! `copy_detection`: streams that share wrong values, and so copy from each other or from one source.
+//! `copy_detection`: streams that share wrong values, and so copy from each other or from one
+//! source.
 
 use std::sync::Arc;
 
@@ -21,11 +22,41 @@ const PORTS: &[Port] = &[Port {
 }];
 
 const SETTINGS: &[Setting] = &[
-    Setting::answer("claim", "column", Default::Required, "The column that names the claim.", ["\"item\"", "\"claim_id\""]),
-    Setting::answer("stream", "column", Default::Required, "The column that names the stream that makes the claim.", ["\"source\"", "\"source_id\""]),
-    Setting::answer("value", "column", Default::Required, "The column with the claimed value.", ["\"said\"", "\"value\""]),
-    Setting::answer("time", "column", Default::Value("\"ts_utc\""), "The event-time column.", ["\"event_time\"", "\"booked_at\""]),
-    Setting::answer("period", "length of time", Default::Required, "The event time that one round of detection covers.", ["\"1d\"", "\"1h\""]),
+    Setting::answer(
+        "claim",
+        "column",
+        Default::Required,
+        "The column that names the claim.",
+        ["\"item\"", "\"claim_id\""],
+    ),
+    Setting::answer(
+        "stream",
+        "column",
+        Default::Required,
+        "The column that names the stream that makes the claim.",
+        ["\"source\"", "\"source_id\""],
+    ),
+    Setting::answer(
+        "value",
+        "column",
+        Default::Required,
+        "The column with the claimed value.",
+        ["\"said\"", "\"value\""],
+    ),
+    Setting::answer(
+        "time",
+        "column",
+        Default::Value("\"ts_utc\""),
+        "The event-time column.",
+        ["\"event_time\"", "\"booked_at\""],
+    ),
+    Setting::answer(
+        "period",
+        "length of time",
+        Default::Required,
+        "The event time that one round of detection covers.",
+        ["\"1d\"", "\"1h\""],
+    ),
     Setting::answer(
         "similarity_min",
         "share from 0.5 to below 1",
@@ -128,20 +159,21 @@ impl NodeSpec for Spec {
         let value = cx.retained_column(&self.value, input, of);
         let time = cx.time_column(&self.time, input, of);
         let mut projection = InputProjection::new(cx, input, claim?, Some(time?));
-        let columns =
-            CopyDetectionColumns { claim: 1, time: 2, stream: projection.keep(stream?), value: projection.keep(value?) };
+        let columns = CopyDetectionColumns {
+            claim: 1,
+            time: 2,
+            stream: projection.keep(stream?),
+            value: projection.keep(value?),
+        };
         // Pairs are counted over all claims, so one worker receives all rows.
         let mut rows = projection.input(of, Exchange::Single);
         rows.retention = Retention::SinceSnapshot;
         let schema = Arc::clone(rows.projection.schema());
-        let schemas = CopyDetection::schemas(schema.field(columns.stream).data_type());
-        let outputs = schemas.into_iter().zip(CopyDetection::orders()).collect();
+        let outputs = CopyDetection::outputs(&schema, columns);
+        let outputs = outputs.into_iter().map(|output| (output.schema, output.order)).collect();
         let config = self.config;
-        let snapshot = SnapshotSpec {
-            schema: CopyDetection::snapshot_schema(&schema, columns),
-            exchange: Exchange::Single,
-            order: vec![1, 2, 3, 4],
-        };
+        let (output, exchange) = CopyDetection::snapshot_output(&schema, columns);
+        let snapshot = SnapshotSpec { schema: output.schema, exchange, order: output.order };
         let make = Arc::new(move || Box::new(CopyDetection::new(&schema, columns, config)) as Box<_>);
         let factory = StateFactory::Snapshotted(make, snapshot);
         Some(stateful(cx, PORTS, None, StatePlan { inputs: vec![rows], outputs, factory }))

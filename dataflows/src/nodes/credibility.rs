@@ -6,17 +6,15 @@ use tidegate_facts::suggest::did_you_mean;
 use tidegate_facts::{Span, columns};
 use tidegate_operators::core::tick_ordered::Exchange;
 use tidegate_operators::credibility::index::CredibilityConfig;
-use tidegate_operators::credibility::index::operator::{
-    Credibility, CredibilityInput, history_schema, snapshot_schema, schema,
-};
+use tidegate_operators::credibility::index::operator::{Credibility, CredibilityInput};
 
 use super::drift::{PERIODS, millionths};
 use crate::config::{Section, Spanned};
 use crate::node::settings::Default;
 use crate::node::stateful::{InputFrom, SnapshotSpec, StateFactory, StateInput, StatePlan, stateful};
 use crate::node::{
-    Accepts, Capability, FurtherInput, NodeKind, NodeSpec, PlanContext, PlannedNode, Port, ReadContext, Setting,
-    Summary,
+    Accepts, Capability, FurtherInput, NodeKind, NodeSpec, PlanContext, PlannedNode, Port, ReadContext,
+    Setting, Summary,
 };
 use crate::timeline_names::Retention;
 
@@ -28,16 +26,85 @@ const HISTORY: &str = "history";
 const PORTS: &[Port] = &[Port { name: HISTORY, about: "Every change of the index, as facts." }];
 
 const SETTINGS: &[Setting] = &[
-    Setting::answer("events_max", "whole number", Default::Value("500"), "How many of the newest drift events count at most.", ["400", "300"]),
-    Setting::answer("events_span", "length of time", Default::Absent("for ever"), "How long a drift event counts.", ["\"1h\"", "\"2h\""]),
-    Setting::answer("expiring_within", "length of time", Default::Value("\"30m\""), "Evidence whose life ends within this span runs short.", ["\"10m\"", "\"20m\""]),
-    Setting::answer("correlation", "measure", Default::Absent("groups do not count"), "The measure of the drift node that says how groups fail together.", ["\"correlation\"", "\"together\""]),
-    Setting::answer("claims", "table", Default::Absent("claims do not count"), "Changes of claims: `from`, a node that gives a changelog; `unknown` and `fragile`, SQL.", ["{ from = \"claims\", unknown = \"a\", fragile = \"b\" }", "{ from = \"claims\", unknown = \"b\", fragile = \"b\" }"]),
-    Setting::answer("evidence", "table", Default::Absent("evidence does not count"), "What evidence is alive: `from`, the changelog of an `expire`; `claim` and `expires`, SQL.", ["{ from = \"live\", claim = \"c\", expires = \"e\" }", "{ from = \"live\", claim = \"d\", expires = \"e\" }"]),
-    Setting::answer("claims.from", "node", Default::Required, "The node that gives the claims.", ["\"claims\"", "\"areas\""]),
-    Setting::answer("evidence.from", "node", Default::Required, "The node that gives the evidence that is alive.", ["\"live\"", "\"alive\""]),
-    Setting::answer("regions.from", "node", Default::Required, "The node that gives the regions.", ["\"beacons\"", "\"clocks\""]),
-    Setting::answer("regions", "table", Default::Absent("regions do not count"), "Regions: `from`, a node that gives facts; `region` and `state`, SQL of 'OK', 'WARN' or 'CRITICAL'.", ["{ from = \"beacons\", region = \"r\", state = \"s\" }", "{ from = \"beacons\", region = \"r\", state = \"t\" }"]),
+    Setting::answer(
+        "events_max",
+        "whole number",
+        Default::Value("500"),
+        "How many of the newest drift events count at most.",
+        ["400", "300"],
+    ),
+    Setting::answer(
+        "events_span",
+        "length of time",
+        Default::Absent("for ever"),
+        "How long a drift event counts.",
+        ["\"1h\"", "\"2h\""],
+    ),
+    Setting::answer(
+        "expiring_within",
+        "length of time",
+        Default::Value("\"30m\""),
+        "Evidence whose life ends within this span runs short.",
+        ["\"10m\"", "\"20m\""],
+    ),
+    Setting::answer(
+        "correlation",
+        "measure",
+        Default::Absent("groups do not count"),
+        "The measure of the drift node that says how groups fail together.",
+        ["\"correlation\"", "\"together\""],
+    ),
+    Setting::answer(
+        "claims",
+        "table",
+        Default::Absent("claims do not count"),
+        "Changes of claims: `from`, a node that gives a changelog; `unknown` and `fragile`, SQL.",
+        [
+            "{ from = \"claims\", unknown = \"a\", fragile = \"b\" }",
+            "{ from = \"claims\", unknown = \"b\", fragile = \"b\" }",
+        ],
+    ),
+    Setting::answer(
+        "evidence",
+        "table",
+        Default::Absent("evidence does not count"),
+        "What evidence is alive: `from`, the changelog of an `expire`; `claim` and `expires`, SQL.",
+        [
+            "{ from = \"live\", claim = \"c\", expires = \"e\" }",
+            "{ from = \"live\", claim = \"d\", expires = \"e\" }",
+        ],
+    ),
+    Setting::answer(
+        "claims.from",
+        "node",
+        Default::Required,
+        "The node that gives the claims.",
+        ["\"claims\"", "\"areas\""],
+    ),
+    Setting::answer(
+        "evidence.from",
+        "node",
+        Default::Required,
+        "The node that gives the evidence that is alive.",
+        ["\"live\"", "\"alive\""],
+    ),
+    Setting::answer(
+        "regions.from",
+        "node",
+        Default::Required,
+        "The node that gives the regions.",
+        ["\"beacons\"", "\"clocks\""],
+    ),
+    Setting::answer(
+        "regions",
+        "table",
+        Default::Absent("regions do not count"),
+        "Regions: `from`, a node that gives facts; `region` and `state`, SQL of 'OK', 'WARN' or 'CRITICAL'.",
+        [
+            "{ from = \"beacons\", region = \"r\", state = \"s\" }",
+            "{ from = \"beacons\", region = \"r\", state = \"t\" }",
+        ],
+    ),
 ];
 
 impl NodeKind for CredibilityKind {
@@ -77,7 +144,10 @@ impl NodeKind for CredibilityKind {
             part.refuse_renamed(&[("over", "from")]);
             let read = Part {
                 from: part.required_text("from", "the node whose rows are read"),
-                columns: columns.iter().map(|(column, what)| part.required_text(column, what)).collect(),
+                columns: columns
+                    .iter()
+                    .map(|(column, what)| (*column, part.required_text(column, what)))
+                    .collect(),
             };
             part.finish();
             Some(read)
@@ -119,8 +189,8 @@ struct Spec {
 /// One of the node's further inputs.
 struct Part {
     from: Spanned,
-    /// SQL of its columns.
-    columns: Vec<Spanned>,
+    /// SQL of its columns, by name.
+    columns: Vec<(&'static str, Spanned)>,
 }
 
 impl NodeSpec for Spec {
@@ -142,7 +212,8 @@ impl NodeSpec for Spec {
             _ => None,
         });
         let Some(measures) = measures else {
-            let what = format!("{} reads `{drift}`, which is not a node of kind `drift`; name one", cx.called());
+            let what =
+                format!("{} reads `{drift}`, which is not a node of kind `drift`; name one", cx.called());
             cx.fault(cx.inputs[0].line, what);
             return None;
         };
@@ -151,7 +222,12 @@ impl NodeSpec for Spec {
         let at = own("null");
         // An event that was corrected away has no recurrence.
         let severity = own("case when recurrence_24h > 0 then severity end");
-        let events = vec![own("drift_id"), own("first_detected_at"), severity, own("supersedes")];
+        let events = vec![
+            ("id", own("drift_id")),
+            ("since", own("first_detected_at")),
+            ("severity", severity),
+            ("supersedes", own("supersedes")),
+        ];
         let mut parts = vec![(CredibilityInput::Drift, drift.to_owned(), events)];
         if let Some(measure) = &self.correlation {
             let existing: Vec<&str> = measures.iter().map(String::as_str).collect();
@@ -163,18 +239,22 @@ impl NodeSpec for Spec {
             // Rows of other measures have no group; the state ignores them.
             let name = measure.value.replace('\'', "''");
             let group = own(&format!("case when measure = '{name}' then key end"));
-            let columns = vec![group, own("period_to"), own(&millionths("value"))];
+            let columns =
+                vec![("group", group), ("to", own("period_to")), ("value", own(&millionths("value")))];
             parts.push((CredibilityInput::Correlations, format!("{drift}.{PERIODS}"), columns));
         }
-        let mut add = |reads, part: &Option<Part>, order: &dyn Fn(&[Spanned], Spanned) -> Vec<Spanned>| {
-            if let Some(Part { from, columns }) = part {
-                parts.push((reads, from.value.clone(), order(columns, at.clone())));
+        let further = [
+            (CredibilityInput::Claims, &self.claims),
+            (CredibilityInput::Evidence, &self.evidence),
+            (CredibilityInput::Regions, &self.regions),
+        ];
+        for (reads, part) in further {
+            if let Some(part) = part {
+                let mut texts = part.columns.clone();
+                texts.extend([("at", at.clone()), ("diff", own(columns::DIFF))]);
+                parts.push((reads, part.from.value.clone(), texts));
             }
-        };
-        let diff = || own(columns::DIFF);
-        add(CredibilityInput::Claims, &self.claims, &|of, at| vec![of[0].clone(), at, of[1].clone(), diff()]);
-        add(CredibilityInput::Evidence, &self.evidence, &|of, _| vec![of[0].clone(), of[1].clone(), diff()]);
-        add(CredibilityInput::Regions, &self.regions, &|of, at| vec![of[0].clone(), at, of[1].clone()]);
+        }
         let planned = parts.into_iter().map(|(reads, from, sqls)| {
             let projection = cx.computed(&from, reads.fields(), &sqls)?;
             let input = StateInput {
@@ -194,11 +274,11 @@ impl NodeSpec for Spec {
             events_span: self.events_span,
             expiring_within: self.expiring_within,
         };
-        // One tick has at most the old row and the new one, of one worker.
-        let outputs = vec![(schema(), Vec::new()), (history_schema(), Vec::new())];
+        let outputs =
+            Credibility::outputs().into_iter().map(|output| (output.schema, output.order)).collect();
         let make = Arc::new(move || Box::new(Credibility::new(settings, reads.clone())) as Box<_>);
-        let snapshot =
-            SnapshotSpec { schema: snapshot_schema(), exchange: Exchange::Single, order: Vec::new() };
+        let (output, exchange) = Credibility::snapshot_output();
+        let snapshot = SnapshotSpec { schema: output.schema, exchange, order: output.order };
         let summary = Summary::Table {
             title: "the index, by six hours",
             port: Some(HISTORY),

@@ -8,19 +8,19 @@ use tidegate_facts::{Span, columns};
 use tidegate_operators::core::tick_ordered::Exchange;
 use tidegate_operators::credibility::drift::distribution::Histogram;
 use tidegate_operators::credibility::drift::operator::{
-    Drift, KEY, events_schema, input_fields, orders, periods_schema, snapshot_schema,
+    Drift, input_exchange, input_fields, outputs, snapshot_output,
 };
 use tidegate_operators::credibility::drift::periods::PeriodConfig;
 use tidegate_operators::credibility::drift::severity::Bounds;
-use tidegate_operators::credibility::drift::{StatisticKind, MeasureConfig};
+use tidegate_operators::credibility::drift::{MeasureConfig, StatisticKind};
 
 use crate::config::expressions::{MEASURED_MAX, MILLIONTHS};
 use crate::config::{Section, Spanned};
 use crate::node::settings::Default;
 use crate::node::stateful::{InputFrom, SnapshotSpec, StateFactory, StateInput, StatePlan, stateful};
 use crate::node::{
-    Accepts, Capability, FurtherInput, NodeKind, NodeSpec, PlanContext, PlannedNode, Port, ReadContext, Setting,
-    Summary,
+    Accepts, Capability, FurtherInput, NodeKind, NodeSpec, PlanContext, PlannedNode, Port, ReadContext,
+    Setting, Summary,
 };
 use crate::timeline_names::Retention;
 
@@ -34,29 +34,167 @@ const PORTS: &[Port] =
     &[Port { name: PERIODS, about: "The value of each measure in each closed period, as facts." }];
 
 const SETTINGS: &[Setting] = &[
-    Setting::answer("key", "SQL, text", Default::Absent("all rows are one population"), "Which facts belong together; the default of every measure.", ["\"region\"", "\"domain\""]),
-    Setting::answer("time", "column", Default::Value("\"ts_utc\""), "The event-time column; the default of every measure.", ["\"event_time\"", "\"booked_at\""]),
-    Setting::answer("period", "length of time", Default::Absent("each measure has its own"), "How long a period is; the default of every measure.", ["\"1h\"", "\"2h\""]),
-    Setting::answer("slide", "length of time", Default::Absent("the period"), "How far the beginnings of periods lie apart; the default of every measure.", ["\"15m\"", "\"30m\""]),
-    Setting::answer("delay", "length of time", Default::Absent("none"), "How long after its end a period closes; the default of every measure.", ["\"1m\"", "\"2m\""]),
-    Setting::answer("lateness_max", "length of time", Default::Absent("none"), "How long a closed period is corrected by late facts; the default of every measure.", ["\"1h\"", "\"2h\""]),
-    Setting::answer("rows_min", "whole number", Default::Value("1"), "How many facts make a period; the default of every measure.", ["10", "20"]),
-    Setting::answer("measures", "table of measures", Default::Required, "The measures; the name of a measure is its statistic unless it says another.", ["{ psi = { value = \"score\" } }", "{ ks = { value = \"score\" } }"]),
-    Setting::answer("measures.*.statistic", "text", Default::Absent("the name of the measure"), "`timing_entropy`, `correlation_drift`, `confidence_volatility`, `ttl_compression`, `external_mismatch`, `psi` or `ks`.", ["\"psi\"", "\"ks\""]),
-    Setting::answer("measures.*.from", "node", Default::Absent("the input"), "The node whose rows are measured.", ["\"beacons\"", "\"evidence\""]),
-    Setting::answer("measures.*.key", "SQL, text", Default::Absent("the node's `key`"), "Which facts belong together.", ["\"region\"", "\"domain\""]),
-    Setting::answer("measures.*.member", "SQL, text", Default::Absent("needed by `correlation_drift` and `ttl_compression` alone"), "Which member of the key a row belongs to.", ["\"stream_id\"", "\"item\""]),
-    Setting::answer("measures.*.value", "SQL, number", Default::Absent("of `timing_entropy`: how long a fact took to come in"), "What is measured.", ["\"score\"", "\"amount\""]),
-    Setting::answer("measures.*.time", "column", Default::Absent("the node's `time`"), "The event-time column.", ["\"event_time\"", "\"booked_at\""]),
-    Setting::answer("measures.*.period", "length of time", Default::Absent("the node's `period`"), "How long a period is.", ["\"1h\"", "\"2h\""]),
-    Setting::answer("measures.*.slide", "length of time", Default::Absent("the node's `slide`"), "How far the beginnings of periods lie apart; a period is 1 to 1000 slides.", ["\"15m\"", "\"30m\""]),
-    Setting::answer("measures.*.delay", "length of time", Default::Absent("the node's `delay`"), "How long after its end a period closes.", ["\"1m\"", "\"2m\""]),
-    Setting::answer("measures.*.lateness_max", "length of time", Default::Absent("the node's `lateness_max`"), "How long a closed period is corrected by late facts.", ["\"1h\"", "\"2h\""]),
-    Setting::answer("measures.*.rows_min", "whole number", Default::Absent("the node's `rows_min`"), "How many facts make a period.", ["10", "20"]),
-    Setting::answer("measures.*.warm_up", "length of time", Default::Absent("none"), "How long after its first row a key's reference period begins.", ["\"37d\"", "\"38d\""]),
-    Setting::answer("measures.*.yellow", "number", Default::Absent("the bound of the statistic"), "Beyond this value the measure is yellow.", ["0.2", "0.3"]),
-    Setting::answer("measures.*.red", "number", Default::Absent("the bound of the statistic"), "Beyond this value the measure is red.", ["0.5", "0.6"]),
-    Setting::answer("measures.*.reference", "table", Default::Absent("a key's first period"), "A declared reference of `psi` and `ks`: `edges`, ascending, and `counts`, one more.", ["{ edges = [1, 2], counts = [1, 2, 3] }", "{ edges = [1, 3], counts = [1, 2, 3] }"]),
+    Setting::answer(
+        "key",
+        "SQL, text",
+        Default::Absent("all rows are one population"),
+        "Which facts belong together; the default of every measure.",
+        ["\"region\"", "\"domain\""],
+    ),
+    Setting::answer(
+        "time",
+        "column",
+        Default::Value("\"ts_utc\""),
+        "The event-time column; the default of every measure.",
+        ["\"event_time\"", "\"booked_at\""],
+    ),
+    Setting::answer(
+        "period",
+        "length of time",
+        Default::Absent("each measure has its own"),
+        "How long a period is; the default of every measure.",
+        ["\"1h\"", "\"2h\""],
+    ),
+    Setting::answer(
+        "slide",
+        "length of time",
+        Default::Absent("the period"),
+        "How far the beginnings of periods lie apart; the default of every measure.",
+        ["\"15m\"", "\"30m\""],
+    ),
+    Setting::answer(
+        "delay",
+        "length of time",
+        Default::Absent("none"),
+        "How long after its end a period closes; the default of every measure.",
+        ["\"1m\"", "\"2m\""],
+    ),
+    Setting::answer(
+        "lateness_max",
+        "length of time",
+        Default::Absent("none"),
+        "How long a closed period is corrected by late facts; the default of every measure.",
+        ["\"1h\"", "\"2h\""],
+    ),
+    Setting::answer(
+        "rows_min",
+        "whole number",
+        Default::Value("1"),
+        "How many facts make a period; the default of every measure.",
+        ["10", "20"],
+    ),
+    Setting::answer(
+        "measures",
+        "table of measures",
+        Default::Required,
+        "The measures; the name of a measure is its statistic unless it says another.",
+        ["{ psi = { value = \"score\" } }", "{ ks = { value = \"score\" } }"],
+    ),
+    Setting::answer(
+        "measures.*.statistic",
+        "text",
+        Default::Absent("the name of the measure"),
+        "`timing_entropy`, `correlation_drift`, `confidence_volatility`, `ttl_compression`, `external_mismatch`, `psi` or `ks`.",
+        ["\"psi\"", "\"ks\""],
+    ),
+    Setting::answer(
+        "measures.*.from",
+        "node",
+        Default::Absent("the input"),
+        "The node whose rows are measured.",
+        ["\"beacons\"", "\"evidence\""],
+    ),
+    Setting::answer(
+        "measures.*.key",
+        "SQL, text",
+        Default::Absent("the node's `key`"),
+        "Which facts belong together.",
+        ["\"region\"", "\"domain\""],
+    ),
+    Setting::answer(
+        "measures.*.member",
+        "SQL, text",
+        Default::Absent("needed by `correlation_drift` and `ttl_compression` alone"),
+        "Which member of the key a row belongs to.",
+        ["\"stream_id\"", "\"item\""],
+    ),
+    Setting::answer(
+        "measures.*.value",
+        "SQL, number",
+        Default::Absent("of `timing_entropy`: how long a fact took to come in"),
+        "What is measured.",
+        ["\"score\"", "\"amount\""],
+    ),
+    Setting::answer(
+        "measures.*.time",
+        "column",
+        Default::Absent("the node's `time`"),
+        "The event-time column.",
+        ["\"event_time\"", "\"booked_at\""],
+    ),
+    Setting::answer(
+        "measures.*.period",
+        "length of time",
+        Default::Absent("the node's `period`"),
+        "How long a period is.",
+        ["\"1h\"", "\"2h\""],
+    ),
+    Setting::answer(
+        "measures.*.slide",
+        "length of time",
+        Default::Absent("the node's `slide`"),
+        "How far the beginnings of periods lie apart; a period is 1 to 1000 slides.",
+        ["\"15m\"", "\"30m\""],
+    ),
+    Setting::answer(
+        "measures.*.delay",
+        "length of time",
+        Default::Absent("the node's `delay`"),
+        "How long after its end a period closes.",
+        ["\"1m\"", "\"2m\""],
+    ),
+    Setting::answer(
+        "measures.*.lateness_max",
+        "length of time",
+        Default::Absent("the node's `lateness_max`"),
+        "How long a closed period is corrected by late facts.",
+        ["\"1h\"", "\"2h\""],
+    ),
+    Setting::answer(
+        "measures.*.rows_min",
+        "whole number",
+        Default::Absent("the node's `rows_min`"),
+        "How many facts make a period.",
+        ["10", "20"],
+    ),
+    Setting::answer(
+        "measures.*.warm_up",
+        "length of time",
+        Default::Absent("none"),
+        "How long after its first row a key's reference period begins.",
+        ["\"37d\"", "\"38d\""],
+    ),
+    Setting::answer(
+        "measures.*.yellow",
+        "number",
+        Default::Absent("the bound of the statistic"),
+        "Beyond this value the measure is yellow.",
+        ["0.2", "0.3"],
+    ),
+    Setting::answer(
+        "measures.*.red",
+        "number",
+        Default::Absent("the bound of the statistic"),
+        "Beyond this value the measure is red.",
+        ["0.5", "0.6"],
+    ),
+    Setting::answer(
+        "measures.*.reference",
+        "table",
+        Default::Absent("a key's first period"),
+        "A declared reference of `psi` and `ks`: `edges`, ascending, and `counts`, one more.",
+        ["{ edges = [1, 2], counts = [1, 2, 3] }", "{ edges = [1, 3], counts = [1, 2, 3] }"],
+    ),
 ];
 
 impl NodeKind for DriftKind {
@@ -241,11 +379,11 @@ impl NodeSpec for Spec {
         let measures: Vec<Option<_>> = self.measures.iter().map(|measure| measure.plan(cx)).collect();
         let (settings, inputs): (Vec<MeasureConfig>, Vec<StateInput>) =
             measures.into_iter().collect::<Option<Vec<_>>>()?.into_iter().unzip();
-        let outputs = [events_schema(), periods_schema()].into_iter().zip(orders()).collect();
+        let outputs = outputs().into_iter().map(|output| (output.schema, output.order)).collect();
         let learns = settings.iter().any(|of| of.kind.learns_reference());
         let factory = if learns {
-            let snapshot =
-                SnapshotSpec { schema: snapshot_schema(), exchange: Exchange::Key(1), order: vec![1, 2] };
+            let (output, exchange) = snapshot_output();
+            let snapshot = SnapshotSpec { schema: output.schema, exchange, order: output.order };
             StateFactory::Snapshotted(Arc::new(move || Box::new(Drift::new(settings.clone()))), snapshot)
         } else {
             StateFactory::Replayed(Arc::new(move || Box::new(Drift::new(settings.clone()))))
@@ -294,13 +432,14 @@ impl Measure {
         let periods = self.periods(cx)?;
         let bounds = self.bounds(cx, &kind);
         let key = self.key.clone().unwrap_or_else(|| Spanned::new("'all'", self.name.line));
-        let texts = vec![key, Spanned::new(time, self.name.line), value, member];
+        let time = Spanned::new(time, self.name.line);
+        let texts = [("key", key), ("time", time), ("value", value), ("member", member)];
         let projection = cx.computed(from, input_fields(), &texts)?;
         let retention = if kind.learns_reference() { Retention::SpanBeforeSnapshot } else { Retention::Span };
         let input = StateInput {
             from: InputFrom::Node(from.to_owned()),
             projection,
-            exchange: Exchange::Key(KEY),
+            exchange: input_exchange(),
             retention: retention(periods.retention()),
             is_passed_on: false,
         };
@@ -352,7 +491,9 @@ impl Measure {
         if width.micros() % slide.micros() != 0 || width.micros() / slide.micros() > 1000 {
             self.fault(
                 cx,
-                format!("has periods of {width} that begin every {slide}; a period must be 1 to 1000 slides long"),
+                format!(
+                    "has periods of {width} that begin every {slide}; a period must be 1 to 1000 slides long"
+                ),
             );
             return None;
         }

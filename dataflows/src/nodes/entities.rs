@@ -12,8 +12,9 @@ use tidegate_operators::core::join_answers::join_answers;
 use tidegate_operators::core::rows::RowStream;
 use tidegate_operators::core::tick_ordered::Exchange;
 use tidegate_operators::identity::entities::{
-    EntitiesConfig, EntityGraphConfig, EntityKind, IdentifierColumns, PORTS as GRAPH_PORTS, RequestedChanges,
-    RowIdentifiers, graph_versions, port_schemas,
+    EntitiesConfig, EntityGraphConfig, EntityKind, IS_POSITIVE_COLUMN, IdentifierColumns,
+    PORTS as GRAPH_PORTS, RequestedChanges, RowIdentifiers, SUBJECT_COLUMN, UNLINK_COLUMN, graph_versions,
+    identifier_column, port_schemas,
 };
 
 use crate::commit::boundary_rows::boundary_schema;
@@ -31,22 +32,85 @@ use crate::timeline_names::Retention;
 pub struct EntitiesKind;
 
 const PORTS: &[Port] = &[
-    Port { name: "entities", about: "Each identifier, when it was first seen, and its component, as a changelog." },
+    Port {
+        name: "entities",
+        about: "Each identifier, when it was first seen, and its component, as a changelog.",
+    },
     Port { name: "links", about: "Each link between two identifiers, as a changelog." },
     Port { name: "components", about: "Each component and its size, as a changelog." },
     Port { name: "sightings", about: "The first sighting of each identifier on each day, as facts." },
 ];
 
 const SETTINGS: &[Setting] = &[
-    Setting::answer("identifiers", "table of columns", Default::Required, "Kinds of identifiers, and the column or columns that name one of them.", ["{ customer = \"customer_id\" }", "{ customer = \"card_id\" }"]),
-    Setting::answer("unlink", "column", Default::Absent("no row removes a link"), "A boolean column: the row removes the links between the identifiers that it names.", ["\"ended\"", "\"closed\""]),
-    Setting::answer("links", "table of kinds", Default::Absent("any kind is linked with any"), "Which kinds are linked with which others.", ["{ customer = [\"terminal\"] }", "{ customer = [\"device\"] }"]),
-    Setting::answer("ttl", "length of time", Default::Absent("for ever"), "How long after it was last seen an identifier or a link is retained.", ["\"30d\"", "\"31d\""]),
-    Setting::answer("degree_max", "table of whole numbers", Default::Absent("any number"), "Kinds, and how many links one identifier may have and still connect a component.", ["{ terminal = 1000 }", "{ terminal = 2000 }"]),
-    Setting::answer("positives", "table", Default::Absent("no positives are counted"), "Rows that say which identifiers had a positive outcome: `from`, a node; `where`, SQL that is true of positives; `kind` and `identifier`; `subject`, the column by which a later row corrects an earlier one.", ["{ from = \"labels\", where = \"fraud\", kind = \"customer\", identifier = \"customer_id\", subject = \"tx\" }", "{ from = \"labels\", where = \"not fraud\", kind = \"customer\", identifier = \"customer_id\", subject = \"tx\" }"]),
-    Setting::answer("positives.from", "node", Default::Required, "The node whose rows say so.", ["\"labels\"", "\"outcomes\""]),
-    Setting::answer("edges.*.from", "node", Default::Required, "A node whose rows link.", ["\"devices\"", "\"phones\""]),
-    Setting::answer("edges", "table of tables", Default::Absent("only the input links"), "Further nodes whose rows link identifiers: `from`, `identifiers`, `unlink`.", ["{ a = { from = \"x\", identifiers = { customer = \"c\" } } }", "{ a = { from = \"y\", identifiers = { customer = \"c\" } } }"]),
+    Setting::answer(
+        "identifiers",
+        "table of columns",
+        Default::Required,
+        "Kinds of identifiers, and the column or columns that name one of them.",
+        ["{ customer = \"customer_id\" }", "{ customer = \"card_id\" }"],
+    ),
+    Setting::answer(
+        "unlink",
+        "column",
+        Default::Absent("no row removes a link"),
+        "A boolean column: the row removes the links between the identifiers that it names.",
+        ["\"ended\"", "\"closed\""],
+    ),
+    Setting::answer(
+        "links",
+        "table of kinds",
+        Default::Absent("any kind is linked with any"),
+        "Which kinds are linked with which others.",
+        ["{ customer = [\"terminal\"] }", "{ customer = [\"device\"] }"],
+    ),
+    Setting::answer(
+        "ttl",
+        "length of time",
+        Default::Absent("for ever"),
+        "How long after it was last seen an identifier or a link is retained.",
+        ["\"30d\"", "\"31d\""],
+    ),
+    Setting::answer(
+        "degree_max",
+        "table of whole numbers",
+        Default::Absent("any number"),
+        "Kinds, and how many links one identifier may have and still connect a component.",
+        ["{ terminal = 1000 }", "{ terminal = 2000 }"],
+    ),
+    Setting::answer(
+        "positives",
+        "table",
+        Default::Absent("no positives are counted"),
+        "Rows that say which identifiers had a positive outcome: `from`, a node; `where`, SQL that is true of positives; `kind` and `identifier`; `subject`, the column by which a later row corrects an earlier one.",
+        [
+            "{ from = \"labels\", where = \"fraud\", kind = \"customer\", identifier = \"customer_id\", subject = \"tx\" }",
+            "{ from = \"labels\", where = \"not fraud\", kind = \"customer\", identifier = \"customer_id\", subject = \"tx\" }",
+        ],
+    ),
+    Setting::answer(
+        "positives.from",
+        "node",
+        Default::Required,
+        "The node whose rows say so.",
+        ["\"labels\"", "\"outcomes\""],
+    ),
+    Setting::answer(
+        "edges.*.from",
+        "node",
+        Default::Required,
+        "A node whose rows link.",
+        ["\"devices\"", "\"phones\""],
+    ),
+    Setting::answer(
+        "edges",
+        "table of tables",
+        Default::Absent("only the input links"),
+        "Further nodes whose rows link identifiers: `from`, `identifiers`, `unlink`.",
+        [
+            "{ a = { from = \"x\", identifiers = { customer = \"c\" } } }",
+            "{ a = { from = \"y\", identifiers = { customer = \"c\" } } }",
+        ],
+    ),
 ];
 
 impl NodeKind for EntitiesKind {
@@ -311,10 +375,10 @@ impl NameColumns {
         }
         let mut projection = InputProjection::new(cx, schema, named[0].1, Some(time));
         for (number, (_, index)) in named.iter().enumerate().skip(1) {
-            projection.keep_as(*index, &format!("identifier_{number}"));
+            projection.keep_as(*index, &identifier_column(number));
         }
         if let Some(index) = unlink.flatten() {
-            projection.keep_as(index, "unlink");
+            projection.keep_as(index, UNLINK_COLUMN);
         }
         let kinds = named.into_iter().map(|(kind, _)| kind).collect();
         let input = projection.input(of, Exchange::Single);
@@ -337,14 +401,14 @@ impl Positives {
             return None;
         }
         let mut projection = InputProjection::new(cx, schema, identifier, Some(time));
-        projection.keep_as(subject, "subject");
-        projection.compute("is_positive", condition);
+        projection.keep_as(subject, SUBJECT_COLUMN);
+        projection.compute(IS_POSITIVE_COLUMN, condition);
         Some(projection.input(of, Exchange::Single))
     }
 }
 
-/// Whether a column can name identifiers of a kind; all columns of a kind have one type, so that equal
-/// identifiers are found equal.
+/// Whether a column can name identifiers of a kind; all columns of a kind have one type, so that
+/// equal identifiers are found equal.
 fn is_type_of_kind(
     cx: &PlanContext<'_>,
     column: &Spanned,

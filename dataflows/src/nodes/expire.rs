@@ -179,7 +179,8 @@ impl Ttl {
     }
 }
 
-/// SQL that converts seconds to microseconds. A product that would overflow stays at the greatest or least value.
+/// SQL that converts seconds to microseconds. A product that would overflow stays at the greatest
+/// or least value.
 fn micros_of_seconds(sql: &str) -> String {
     const MOST: i64 = i64::MAX / 1_000_000;
     let whole = format!("cast(({sql}) as bigint)");

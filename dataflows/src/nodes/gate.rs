@@ -2,9 +2,7 @@
 
 use crate::config::{Section, Spanned};
 use crate::node::settings::Default;
-use crate::node::{
-    NodeKind, NodeSpec, PlanContext, PlannedNode, ReadContext, Revisable, Role, Setting,
-};
+use crate::node::{NodeKind, NodeSpec, PlanContext, PlannedNode, ReadContext, Revisable, Role, Setting};
 
 /// The kind `gate`.
 pub struct Gate;

@@ -6,7 +6,9 @@ use arrow::datatypes::{DataType, SchemaRef};
 use tidegate_facts::suggest::did_you_mean;
 use tidegate_operators::core::keys::is_key;
 use tidegate_operators::core::tick_ordered::Exchange;
-use tidegate_operators::identity::linkage::{SIMILARITY_MAX, Comparator, Comparison, LinkageConfig, MatchRules, weights};
+use tidegate_operators::identity::linkage::{
+    Comparator, Comparison, LinkageConfig, MatchRules, SIMILARITY_MAX, block_column, compared_column, weights,
+};
 
 use crate::config::{Section, Spanned};
 use crate::node::settings::Default;
@@ -22,17 +24,86 @@ const PORTS: &[Port] = &[Port {
 }];
 
 const SETTINGS: &[Setting] = &[
-    Setting::answer("id", "column", Default::Required, "The column that names the record.", ["\"record_id\"", "\"id\""]),
-    Setting::answer("blocks", "list of SQL", Default::Required, "Blocking keys. Records that agree in one of them are compared.", ["[\"date_of_birth\"]", "[\"postcode\"]"]),
-    Setting::answer("block_max", "whole number", Default::Value("500"), "How many records a block holds at most.", ["100", "200"]),
-    Setting::answer("threshold", "number", Default::Required, "How many bits of evidence make a link.", ["10", "11"]),
-    Setting::answer("compare", "table of comparisons", Default::Required, "The columns that are compared, and how.", ["{ surname = { by = \"exact\", m = 0.9, u = 0.01 } }", "{ surname = { by = \"exact\", m = 0.8, u = 0.01 } }"]),
-    Setting::answer("compare.*.comparator", "text", Default::Absent("`within` compares whole numbers"), "`exact`, `jaro_winkler`, `levenshtein` or `words`.", ["\"levenshtein\"", "\"words\""]),
-    Setting::answer("compare.*.within", "whole number", Default::Absent("`comparator` compares"), "Whole numbers agree when they differ by no more.", ["1", "2"]),
-    Setting::answer("compare.*.agree_at", "share", Default::Value("1.0"), "The similarity from which on values agree.", ["0.9", "0.95"]),
-    Setting::answer("compare.*.disagree_at", "share", Default::Value("0.0"), "The similarity up to which values disagree.", ["0.5", "0.6"]),
-    Setting::answer("compare.*.m", "share", Default::Required, "How often two records of one thing agree.", ["0.9", "0.95"]),
-    Setting::answer("compare.*.u", "share", Default::Required, "How often records of two things agree.", ["0.01", "0.02"]),
+    Setting::answer(
+        "id",
+        "column",
+        Default::Required,
+        "The column that names the record.",
+        ["\"record_id\"", "\"id\""],
+    ),
+    Setting::answer(
+        "blocks",
+        "list of SQL",
+        Default::Required,
+        "Blocking keys. Records that agree in one of them are compared.",
+        ["[\"date_of_birth\"]", "[\"postcode\"]"],
+    ),
+    Setting::answer(
+        "block_max",
+        "whole number",
+        Default::Value("500"),
+        "How many records a block holds at most.",
+        ["100", "200"],
+    ),
+    Setting::answer(
+        "threshold",
+        "number",
+        Default::Required,
+        "How many bits of evidence make a link.",
+        ["10", "11"],
+    ),
+    Setting::answer(
+        "compare",
+        "table of comparisons",
+        Default::Required,
+        "The columns that are compared, and how.",
+        [
+            "{ surname = { by = \"exact\", m = 0.9, u = 0.01 } }",
+            "{ surname = { by = \"exact\", m = 0.8, u = 0.01 } }",
+        ],
+    ),
+    Setting::answer(
+        "compare.*.comparator",
+        "text",
+        Default::Absent("`within` compares whole numbers"),
+        "`exact`, `jaro_winkler`, `levenshtein` or `words`.",
+        ["\"levenshtein\"", "\"words\""],
+    ),
+    Setting::answer(
+        "compare.*.within",
+        "whole number",
+        Default::Absent("`comparator` compares"),
+        "Whole numbers agree when they differ by no more.",
+        ["1", "2"],
+    ),
+    Setting::answer(
+        "compare.*.agree_at",
+        "share",
+        Default::Value("1.0"),
+        "The similarity from which on values agree.",
+        ["0.9", "0.95"],
+    ),
+    Setting::answer(
+        "compare.*.disagree_at",
+        "share",
+        Default::Value("0.0"),
+        "The similarity up to which values disagree.",
+        ["0.5", "0.6"],
+    ),
+    Setting::answer(
+        "compare.*.m",
+        "share",
+        Default::Required,
+        "How often two records of one thing agree.",
+        ["0.9", "0.95"],
+    ),
+    Setting::answer(
+        "compare.*.u",
+        "share",
+        Default::Required,
+        "How often records of two things agree.",
+        ["0.01", "0.02"],
+    ),
 ];
 
 impl NodeKind for LinkageKind {
@@ -187,7 +258,7 @@ impl NodeSpec for Spec {
         let id = cx.key_column(&self.id, input, of);
         let time = cx.ts_utc_column(input, of);
         let compared: Vec<Option<usize>> =
-            self.compare.iter().map(|compare| compared_column(cx, compare, input)).collect();
+            self.compare.iter().map(|compare| comparable_column(cx, compare, input)).collect();
         let blocks = self.blocks.iter().map(|text| {
             let planned = cx.expression(text, input, None)?;
             let data_type = &planned.expr.data_type;
@@ -207,11 +278,11 @@ impl NodeSpec for Spec {
         let blocks: Vec<_> = blocks.into_iter().collect::<Option<_>>()?;
         let mut projection = InputProjection::new(cx, input, id, Some(time));
         for (number, index) in compared.iter().enumerate() {
-            projection.keep_as(*index, &format!("compared_{number}"));
+            projection.keep_as(*index, &compared_column(number));
         }
         let count = blocks.len();
         for (number, expr) in blocks.into_iter().enumerate() {
-            projection.compute(&format!("block_{number}"), expr);
+            projection.compute(&block_column(number), expr);
         }
         let comparisons = self.compare.iter().map(|compare| {
             let (agree, disagree) = weights(compare.m, compare.u);
@@ -237,13 +308,12 @@ impl NodeSpec for Spec {
     }
 }
 
-fn compared_column(cx: &PlanContext<'_>, compare: &Compare, input: &SchemaRef) -> Option<usize> {
+fn comparable_column(cx: &PlanContext<'_>, compare: &Compare, input: &SchemaRef) -> Option<usize> {
     let index = cx.column(&compare.column, input, cx.input_name())?;
     let data_type = input.field(index).data_type();
     let fits = data_type.is_integer() || *data_type == DataType::Utf8;
     if !fits {
-        let expected =
-            if matches!(compare.by, Comparator::Within(_)) { "a whole number" } else { "a text" };
+        let expected = if matches!(compare.by, Comparator::Within(_)) { "a whole number" } else { "a text" };
         let what = format!(
             "column `{}` is {data_type}, and {expected} can be compared: cast it in a `project` before",
             compare.column.value

@@ -84,7 +84,9 @@ impl Spec {
         for name in &self.passthrough {
             if name.value == "*" {
                 let all = input.fields().iter().enumerate().filter(|(_, f)| f.name() != columns::TICK);
-                columns.extend(all.map(|(index, field)| (ProjectedColumn::Input(index), field.as_ref().clone())));
+                columns.extend(
+                    all.map(|(index, field)| (ProjectedColumn::Input(index), field.as_ref().clone())),
+                );
                 continue;
             }
             match cx.column(name, input, cx.input_name()) {

@@ -6,7 +6,9 @@ use arrow::datatypes::{DataType, Field};
 use tidegate_facts::columns;
 use tidegate_operators::core::expr::Expr;
 use tidegate_operators::core::tick_ordered::Exchange;
-use tidegate_operators::credibility::quorum::{DeclarationColumns, EvidenceColumns, FamilyColumns, Requirement, Quorum, QuorumConfig};
+use tidegate_operators::credibility::quorum::{
+    DeclarationColumns, EvidenceColumns, FamilyColumns, Quorum, QuorumConfig, Requirement,
+};
 use tidegate_operators::temporal::expire::EXPIRES_AT;
 
 use crate::config::{Section, Spanned};
@@ -15,7 +17,8 @@ use crate::node::stateful::{
     InputProjection, SnapshotSpec, StateFactory, StateInput, StatePlan, optional, retained_type, stateful,
 };
 use crate::node::{
-    Accepts, Capability, FurtherInput, NodeKind, NodeSpec, PlanContext, PlannedNode, Port, ReadContext, Setting,
+    Accepts, Capability, FurtherInput, NodeKind, NodeSpec, PlanContext, PlannedNode, Port, ReadContext,
+    Setting,
 };
 use crate::timeline_names::Retention;
 
@@ -30,27 +33,147 @@ const PORTS: &[Port] = &[
 ];
 
 const SETTINGS: &[Setting] = &[
-    Setting::answer("claim", "column", Default::Required, "The column that names the claim.", ["\"claim_id\"", "\"item\""]),
-    Setting::answer("stream", "column", Default::Required, "The column that names the voting stream.", ["\"source_id\"", "\"source\""]),
-    Setting::answer("value", "column", Default::Required, "The column with the value it votes for.", ["\"value\"", "\"said\""]),
-    Setting::answer("time", "column", Default::Value("\"ts_utc\""), "The event-time column. A changelog needs none.", ["\"event_time\"", "\"booked_at\""]),
-    Setting::answer("group", "column", Default::Absent("each stream is a group of its own"), "The column with the stream's declared correlation group.", ["\"correlation_group\"", "\"operator\""]),
-    Setting::answer("out_of_band", "SQL, boolean", Default::Absent("no stream is"), "Whether the stream is out of band.", ["\"tier = 0\"", "\"tier = 1\""]),
-    Setting::answer("eligible", "SQL, boolean", Default::Absent("all evidence may vote"), "Whether a row of evidence may vote.", ["\"status = 'OK'\"", "\"status <> 'BAD'\""]),
-    Setting::answer("passthrough", "list of columns", Default::Absent("none"), "Columns that a claim retains, of its declaration or of its first row.", ["[\"tier\"]", "[\"region\"]"]),
-    Setting::answer("require", "table", Default::Absent("`require_from` says it for each claim"), "What every claim requires that no declaration names: n, k, groups, out_of_band.", ["{ n = 3, k = 2 }", "{ n = 4, k = 2 }"]),
-    Setting::answer("require.n", "whole number", Default::Value("1"), "How many streams should vote.", ["3", "4"]),
+    Setting::answer(
+        "claim",
+        "column",
+        Default::Required,
+        "The column that names the claim.",
+        ["\"claim_id\"", "\"item\""],
+    ),
+    Setting::answer(
+        "stream",
+        "column",
+        Default::Required,
+        "The column that names the voting stream.",
+        ["\"source_id\"", "\"source\""],
+    ),
+    Setting::answer(
+        "value",
+        "column",
+        Default::Required,
+        "The column with the value it votes for.",
+        ["\"value\"", "\"said\""],
+    ),
+    Setting::answer(
+        "time",
+        "column",
+        Default::Value("\"ts_utc\""),
+        "The event-time column. A changelog needs none.",
+        ["\"event_time\"", "\"booked_at\""],
+    ),
+    Setting::answer(
+        "group",
+        "column",
+        Default::Absent("each stream is a group of its own"),
+        "The column with the stream's declared correlation group.",
+        ["\"correlation_group\"", "\"operator\""],
+    ),
+    Setting::answer(
+        "out_of_band",
+        "SQL, boolean",
+        Default::Absent("no stream is"),
+        "Whether the stream is out of band.",
+        ["\"tier = 0\"", "\"tier = 1\""],
+    ),
+    Setting::answer(
+        "eligible",
+        "SQL, boolean",
+        Default::Absent("all evidence may vote"),
+        "Whether a row of evidence may vote.",
+        ["\"status = 'OK'\"", "\"status <> 'BAD'\""],
+    ),
+    Setting::answer(
+        "passthrough",
+        "list of columns",
+        Default::Absent("none"),
+        "Columns that a claim retains, of its declaration or of its first row.",
+        ["[\"tier\"]", "[\"region\"]"],
+    ),
+    Setting::answer(
+        "require",
+        "table",
+        Default::Absent("`require_from` says it for each claim"),
+        "What every claim requires that no declaration names: n, k, groups, out_of_band.",
+        ["{ n = 3, k = 2 }", "{ n = 4, k = 2 }"],
+    ),
+    Setting::answer(
+        "require.n",
+        "whole number",
+        Default::Value("1"),
+        "How many streams should vote.",
+        ["3", "4"],
+    ),
     Setting::answer("require.k", "whole number", Default::Value("1"), "How many must agree.", ["2", "3"]),
-    Setting::answer("require.groups", "whole number", Default::Value("1"), "Of how many correlation groups they must be.", ["2", "3"]),
-    Setting::answer("require.out_of_band", "true or false", Default::Value("false"), "Whether one of them must be out of band.", ["true", "false"]),
-    Setting::answer("require_from", "table", Default::Absent("`require` holds for every claim"), "The node whose rows declare what each claim requires.", ["{ from = \"declared\", n = \"n\" }", "{ from = \"declared\", n = \"k\" }"]),
-    Setting::answer("require_from.from", "node", Default::Required, "The node whose rows declare claims.", ["\"declared\"", "\"claims\""]),
-    Setting::answer("require_from.claim", "column", Default::Absent("the column that `claim` names"), "Its claim column.", ["\"id\"", "\"name\""]),
-    Setting::answer("require_from.n", "SQL, whole number", Default::Absent("1"), "How many streams should vote.", ["\"n\"", "\"m\""]),
-    Setting::answer("require_from.k", "SQL, whole number", Default::Absent("1"), "How many must agree.", ["\"k\"", "\"j\""]),
-    Setting::answer("require_from.groups", "SQL, whole number", Default::Absent("1"), "Of how many correlation groups they must be.", ["\"g\"", "\"h\""]),
-    Setting::answer("require_from.out_of_band", "SQL, boolean", Default::Absent("false"), "Whether one of them must be out of band.", ["\"o\"", "\"p\""]),
-    Setting::answer("families", "node", Default::Absent("no stream copies"), "A node of kind `copy_detection`: its families vote once.", ["\"families\"", "\"other_families\""]),
+    Setting::answer(
+        "require.groups",
+        "whole number",
+        Default::Value("1"),
+        "Of how many correlation groups they must be.",
+        ["2", "3"],
+    ),
+    Setting::answer(
+        "require.out_of_band",
+        "true or false",
+        Default::Value("false"),
+        "Whether one of them must be out of band.",
+        ["true", "false"],
+    ),
+    Setting::answer(
+        "require_from",
+        "table",
+        Default::Absent("`require` holds for every claim"),
+        "The node whose rows declare what each claim requires.",
+        ["{ from = \"declared\", n = \"n\" }", "{ from = \"declared\", n = \"k\" }"],
+    ),
+    Setting::answer(
+        "require_from.from",
+        "node",
+        Default::Required,
+        "The node whose rows declare claims.",
+        ["\"declared\"", "\"claims\""],
+    ),
+    Setting::answer(
+        "require_from.claim",
+        "column",
+        Default::Absent("the column that `claim` names"),
+        "Its claim column.",
+        ["\"id\"", "\"name\""],
+    ),
+    Setting::answer(
+        "require_from.n",
+        "SQL, whole number",
+        Default::Absent("1"),
+        "How many streams should vote.",
+        ["\"n\"", "\"m\""],
+    ),
+    Setting::answer(
+        "require_from.k",
+        "SQL, whole number",
+        Default::Absent("1"),
+        "How many must agree.",
+        ["\"k\"", "\"j\""],
+    ),
+    Setting::answer(
+        "require_from.groups",
+        "SQL, whole number",
+        Default::Absent("1"),
+        "Of how many correlation groups they must be.",
+        ["\"g\"", "\"h\""],
+    ),
+    Setting::answer(
+        "require_from.out_of_band",
+        "SQL, boolean",
+        Default::Absent("false"),
+        "Whether one of them must be out of band.",
+        ["\"o\"", "\"p\""],
+    ),
+    Setting::answer(
+        "families",
+        "node",
+        Default::Absent("no stream copies"),
+        "A node of kind `copy_detection`: its families vote once.",
+        ["\"families\"", "\"other_families\""],
+    ),
 ];
 
 impl NodeKind for QuorumKind {
@@ -164,9 +287,9 @@ struct RequireFrom {
 
 impl NodeSpec for Spec {
     fn inputs(&self) -> Vec<FurtherInput<'_>> {
-        let declared = self.require_from.iter().map(|d| FurtherInput { node: &d.from, accepts: Accepts::Either });
-        let families =
-            self.families.iter().map(|node| FurtherInput { node, accepts: Accepts::Changelog });
+        let declared =
+            self.require_from.iter().map(|d| FurtherInput { node: &d.from, accepts: Accepts::Either });
+        let families = self.families.iter().map(|node| FurtherInput { node, accepts: Accepts::Changelog });
         declared.chain(families).collect()
     }
 
@@ -233,14 +356,14 @@ impl NodeSpec for Spec {
             claim_fields: fields,
             types: [retained_type(input, value), retained_type(input, stream), group_type],
         };
-        let outputs = config.schemas().into_iter().zip(config.orders()).collect();
+        let outputs = config.outputs().into_iter().map(|output| (output.schema, output.order)).collect();
         let mut inputs = vec![projection.input(of, Exchange::Key(1))];
         inputs.extend(declared_input);
         // Every worker receives all families, so no worker could snapshot them for the others.
         inputs.iter_mut().for_each(|input| input.retention = Retention::SinceSnapshot);
         inputs.extend(families.map(|(input, _)| input));
-        let (schema, order) = config.snapshot_schema();
-        let snapshot = SnapshotSpec { schema, exchange: Exchange::Key(1), order };
+        let (output, exchange) = config.snapshot_output();
+        let snapshot = SnapshotSpec { schema: output.schema, exchange, order: output.order };
         let factory =
             StateFactory::Snapshotted(Arc::new(move || Box::new(Quorum::new(config.clone()))), snapshot);
         Some(stateful(cx, PORTS, None, StatePlan { inputs, outputs, factory }))
@@ -248,7 +371,8 @@ impl NodeSpec for Spec {
 }
 
 impl Spec {
-    /// The input of declarations, where their columns are, and the columns that claims retain of them.
+    /// The input of declarations, where their columns are, and the columns that claims retain of
+    /// them.
     fn declarations(
         &self,
         cx: &PlanContext<'_>,
@@ -326,7 +450,8 @@ fn memberships(
     let of = families.value.as_str();
     let schema = cx.schema(of)?;
     if !cx.capabilities(of).contains(&Capability::StreamGroups) {
-        let what = format!("`{of}` is not a node of kind `copy_detection`; name one, or leave `families` out");
+        let what =
+            format!("`{of}` is not a node of kind `copy_detection`; name one, or leave `families` out");
         cx.fault(families.line, what);
         return None;
     }

@@ -55,7 +55,8 @@ struct Spec {
 }
 
 impl NodeSpec for Spec {
-    /// An episode must name its fact, the digest of the features that were looked up, and the decision.
+    /// An episode must name its fact, the digest of the features that were looked up, and the
+    /// decision.
     fn plan(&self, cx: &mut PlanContext<'_>) -> Option<Box<dyn PlannedNode>> {
         let input = cx.input()?;
         let columns = cx.chosen_columns(&self.columns, input)?;
@@ -63,10 +64,8 @@ impl NodeSpec for Spec {
         let snapshot = feature_digest_field();
         let has_features = cx.topology_has(&Capability::Features);
         let required = NEEDED.into_iter().chain(has_features.then_some(snapshot.name().as_str()));
-        let missing: Vec<String> = required
-            .filter(|name| chosen.index_of(name).is_err())
-            .map(|name| format!("`{name}`"))
-            .collect();
+        let missing: Vec<String> =
+            required.filter(|name| chosen.index_of(name).is_err()).map(|name| format!("`{name}`")).collect();
         if !missing.is_empty() {
             cx.fault(
                 cx.line,

@@ -8,7 +8,9 @@ use tidegate_sources::{ParquetSource, Source, SourceError};
 
 use crate::config::Section;
 use crate::node::settings::Default;
-use crate::node::source::{Connector, OpenOptions, RENAMED, Records, read_path, read_source, with_event_settings};
+use crate::node::source::{
+    Connector, OpenOptions, RENAMED, Records, read_path, read_source, with_event_settings,
+};
 use crate::node::{NodeKind, NodeSpec, ReadContext, Role, Setting};
 
 /// The kind `source.parquet`.

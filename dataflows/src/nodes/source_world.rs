@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use tidegate_sources::{CardWorldConfig, CardWorldSource, CardWorldStream};
-use tidegate_sources::{CredibilityWorldConfig, CredibilityWorldSource, CredibilityWorldStream, Source, SourceError};
+use tidegate_sources::{
+    CredibilityWorldConfig, CredibilityWorldSource, CredibilityWorldStream, Source, SourceError,
+};
 
 use crate::config::{Diagnostics, Section};
 use crate::node::settings::Default;
@@ -166,8 +168,7 @@ fn read_start(world: &Section<'_>) -> Option<i64> {
     let start = world.text("start").filter(|start| !start.is_absent())?;
     let micros = tidegate_facts::time::parse_rfc3339_micros(&start.value);
     if micros.is_none() {
-        let what =
-            format!("`start` of {} must be a time such as 2026-01-01T00:00:00.000000Z", world.name());
+        let what = format!("`start` of {} must be a time such as 2026-01-01T00:00:00.000000Z", world.name());
         world.diagnostics().add(start.line, what);
     }
     micros
@@ -189,7 +190,12 @@ impl Connector for CardRecords {
         from_position: u64,
         options: OpenOptions,
     ) -> Result<Box<dyn Source>, SourceError> {
-        Ok(Box::new(CardWorldSource::new(self.config.clone(), self.stream, from_position, options.batch_rows)?))
+        Ok(Box::new(CardWorldSource::new(
+            self.config.clone(),
+            self.stream,
+            from_position,
+            options.batch_rows,
+        )?))
     }
 }
 
@@ -209,6 +215,11 @@ impl Connector for CredibilityRecords {
         from_position: u64,
         options: OpenOptions,
     ) -> Result<Box<dyn Source>, SourceError> {
-        Ok(Box::new(CredibilityWorldSource::new(self.config.clone(), self.stream, from_position, options.batch_rows)?))
+        Ok(Box::new(CredibilityWorldSource::new(
+            self.config.clone(),
+            self.stream,
+            from_position,
+            options.batch_rows,
+        )?))
     }
 }

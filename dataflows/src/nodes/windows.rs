@@ -316,7 +316,10 @@ fn aggregate(
         return None;
     };
     if !AGGREGATES.contains(&function) {
-        fault(format!("`{function}` is not an aggregate of windows; {}", did_you_mean(function, &AGGREGATES)));
+        fault(format!(
+            "`{function}` is not an aggregate of windows; {}",
+            did_you_mean(function, &AGGREGATES)
+        ));
         return None;
     }
     match (function, argument) {

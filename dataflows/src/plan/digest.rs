@@ -1,9 +1,9 @@
 //! The plan digest: BLAKE3 over canonical JSON of everything that decides answers.
 //!
-//! It covers the words of the topology and nothing of Rust's: each node's name, inputs, kind with its
-//! version and the settings that decide answers, in their resolved form; the versions of the recipes
-//! that all kinds share; bundles and policy by the digest of their content. Where records come from,
-//! where results go and how large something is, it leaves out.
+//! It covers the words of the topology and nothing of Rust's: each node's name, inputs, kind with
+//! its version and the settings that decide answers, in their resolved form; the versions of the
+//! recipes that all kinds share; bundles and policy by the digest of their content. Where records
+//! come from, where results go and how large something is, it leaves out.
 
 use serde_json::{Value, json};
 use tidegate_facts::Digest;

@@ -12,8 +12,8 @@ use tidegate_operators::gate::GatePolicy;
 
 use super::{RevisionText, Revisions};
 use crate::config::Diagnostics;
-use crate::node::plan_context::{TopologyFiles, every_revision};
 use crate::node::ColumnSet;
+use crate::node::plan_context::{TopologyFiles, every_revision};
 use crate::topology::Node;
 
 /// The topology's policy, and those that became effective later. `None` after a fault was added.
@@ -58,7 +58,8 @@ fn parse_policy(revision: &RevisionText, diagnostics: &Diagnostics) -> Option<Ar
     }
 }
 
-/// Checks that a later policy has the columns and classes of the first: the log and the graph hold those.
+/// Checks that a later policy has the columns and classes of the first: the log and the graph hold
+/// those.
 fn check_schema_compatible(
     revision: &RevisionText,
     policy: &GatePolicy,
@@ -98,7 +99,8 @@ fn check_schema_compatible(
     }
 }
 
-/// The gate's columns: the envelope, then the payload fields of all event types; only those in `read`.
+/// The gate's columns: the envelope, then the payload fields of all event types; only those in
+/// `read`.
 pub(super) fn gate_schema(
     gate: &Node,
     policy: &GatePolicy,
@@ -151,12 +153,14 @@ pub fn gate_fields() -> Vec<Field> {
     fields
 }
 
-/// The fields of a record's context that can be read as columns; its event type has a column of its own.
+/// The fields of a record's context that can be read as columns; its event type has a column of its
+/// own.
 pub fn context_columns() -> impl Iterator<Item = &'static str> {
     CONTEXT.into_iter().filter(|index| *index != EVENT_TYPE).map(|index| FIELDS[index])
 }
 
-/// The column of a payload field: its name, or `payload_` and its name where the envelope has one like it.
+/// The column of a payload field: its name, or `payload_` and its name where the envelope has one
+/// like it.
 pub fn payload_column(field: &str) -> String {
     let is_taken = gate_fields().iter().any(|f| f.name() == field);
     if is_taken { format!("payload_{field}") } else { field.to_owned() }

@@ -1,4 +1,5 @@
-//! A checked plan: every node with its schema, its compiled expressions, and nothing left to go wrong.
+//! A checked plan: every node with its schema, its compiled expressions, and nothing left to go
+//! wrong.
 //!
 //! Planning opens what the topology names (the policy, the bundles, the heads of the source files)
 //! and type-checks every expression against the schema of its input. It is done twice: once against
@@ -51,8 +52,8 @@ pub struct Plan {
     pub gate_schema: SchemaRef,
     /// The nodes behind the gate, each after its inputs.
     pub steps: Vec<Step>,
-    /// BLAKE3 over [`Self::preimage`]: the settings that decide answers, the topology's own policy and bundles.
-    /// Revisions that became effective later are facts, and do not change it.
+    /// BLAKE3 over [`Self::preimage`]: the settings that decide answers, the topology's own policy
+    /// and bundles. Revisions that became effective later are facts, and do not change it.
     pub digest: Digest,
     /// The preimage of the digest: canonical JSON of all that decides answers.
     pub preimage: String,
@@ -103,7 +104,8 @@ impl Plan {
         Plan::new(topology, &Revisions::new(), diagnostics)
     }
 
-    /// Plans a topology from its text. Paths in it are relative to the folder of `file`, which is not read.
+    /// Plans a topology from its text. Paths in it are relative to the folder of `file`, which is
+    /// not read.
     ///
     /// # Errors
     /// Every fault of the topology, its policy and its bundles.
@@ -135,12 +137,14 @@ impl Plan {
         self.policies.last()
     }
 
-    /// The timelines that the graph retains, and which of their rows. The snapshots of a state are one.
+    /// The timelines that the graph retains, and which of their rows. The snapshots of a state are
+    /// one.
     pub fn timelines(&self) -> BTreeMap<String, Retention> {
         self.steps.iter().flat_map(|step| step.node.timelines()).collect()
     }
 
-    /// Whether some rows follow from time alone, so that time must pass in the log where no facts come.
+    /// Whether some rows follow from time alone, so that time must pass in the log where no facts
+    /// come.
     pub fn awaits_time(&self) -> bool {
         self.steps.iter().any(|step| step.node.awaits_time())
     }

@@ -93,9 +93,8 @@ impl<'t> Planner<'t> {
         }
         self.check_table_names();
         let gate = gates.first().copied();
-        let policies = gate.and_then(|gate| {
-            plan_policies(gate, self.files, self.revisions, self.diagnostics)
-        });
+        let policies =
+            gate.and_then(|gate| plan_policies(gate, self.files, self.revisions, self.diagnostics));
         let mut graph = GraphSoFar::default();
         for node in nodes {
             graph.read.extend(node.all_inputs().into_iter().map(|input| input.value.clone()));
@@ -155,7 +154,8 @@ impl<'t> Planner<'t> {
         sources.filter(|source| source.connector.is_none()).count()
     }
 
-    /// The sources in the order in which the gate reads them; all sources are checked. `read` is what any gate reads.
+    /// The sources in the order in which the gate reads them; all sources are checked. `read` is
+    /// what any gate reads.
     fn sources<'n>(
         &self,
         gate: Option<&Node>,
@@ -180,8 +180,7 @@ impl<'t> Planner<'t> {
                 );
                 self.fault(node.line, what);
             }
-            let plan =
-                plan_source(node, self.topology, policy, &self.expressions, self.diagnostics);
+            let plan = plan_source(node, self.topology, policy, &self.expressions, self.diagnostics);
             planned.insert(&node.name, plan);
         }
         let inputs: &[Spanned] = gate.map_or(&[], |gate| &gate.inputs);
@@ -310,7 +309,8 @@ impl<'t> Planner<'t> {
             .flat_map(|step| step.outputs.iter().skip(1).map(|output| step.output_name(output)))
             .collect();
         let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
-        let mend = if ports.is_empty() { format!("read `{node}`") } else { did_you_mean(&input.value, &ports) };
+        let mend =
+            if ports.is_empty() { format!("read `{node}`") } else { did_you_mean(&input.value, &ports) };
         self.fault(input.line, format!("node `{node}` has no port `{}`; {mend}", input.value));
     }
 
@@ -363,7 +363,8 @@ fn gate_columns_read(draft: &Draft) -> ColumnSet {
         let wanted = read.remove(&step.name).unwrap_or_default();
         let inputs = InputSchemas { names: &step.inputs, schemas: &draft.graph.schemas };
         for (node, columns) in step.node.reads(&wanted, &inputs) {
-            // The columns of a port are the node's own; it reads none of its inputs' columns for them.
+            // The columns of a port are the node's own; it reads none of its inputs' columns for
+            // them.
             if node_of_input(&node) == node {
                 read.entry(node).or_default().extend(columns);
             }

@@ -1,8 +1,8 @@
 //! Plans in a store: what a replay reads in place of the topology file.
 //!
-//! `plans/<digest>.json` is exactly the preimage of a plan digest. `plans/<digest>` beside it are the
-//! texts of the policy and the bundles that the preimage names by the digest of their content. A plan
-//! read back has the same digest, or is refused.
+//! `plans/<digest>.json` is exactly the preimage of a plan digest. `plans/<digest>` beside it are
+//! the texts of the policy and the bundles that the preimage names by the digest of their content.
+//! A plan read back has the same digest, or is refused.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::config::settings::toml_of;
 use crate::config::{Diagnostic, Diagnostics};
 use crate::node::{NodeKind, Role};
 use crate::nodes::{KINDS, source_recorded::SourceRecorded};
-use crate::topology::{Kinds, Topology};
+use crate::topology::{Kinds, Override, Topology};
 
 /// Why a plan cannot be read from a store.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +83,8 @@ impl Plan {
         put_plan(&self.preimage, store).map(drop)
     }
 
-    /// The texts of the policy and the bundles that the plan began with, by the digest of their content.
+    /// The texts of the policy and the bundles that the plan began with, by the digest of their
+    /// content.
     fn recorded_texts(&self) -> Vec<(Digest, Arc<str>)> {
         let text_of = |node: &str| {
             let path = self.topology.node(node)?.revisable()?.path();
@@ -102,16 +103,26 @@ impl Plan {
     /// Reads a plan back from a store.
     ///
     /// Its sources have no transport: it can be replayed, verified and queried, and not run.
+    /// `overrides` replace settings, as in [`Plan::read`]; without any, the plan has the digest
+    /// that is asked for.
     ///
     /// # Errors
-    /// When the plan is missing, was changed, or needs a kind or version that this program does not have.
-    pub fn from_store(digest: &Digest, store: &Store) -> Result<Plan, RecordedPlanError> {
+    /// When the plan is missing, was changed, or needs a kind or version that this program does not
+    /// have.
+    pub fn from_store(
+        digest: &Digest,
+        store: &Store,
+        overrides: &[Override],
+    ) -> Result<Plan, RecordedPlanError> {
         let preimage = get_plan(digest, store)?;
         let other_version = |what: String| RecordedPlanError::OtherVersion { digest: *digest, what };
-        let recorded: Value =
-            serde_json::from_str(&preimage).map_err(|error| other_version(format!("is not JSON ({error})")))?;
+        let recorded: Value = serde_json::from_str(&preimage)
+            .map_err(|error| other_version(format!("is not JSON ({error})")))?;
         if recorded["recipe"] != RECIPE {
-            return Err(other_version(format!("has the recipe {}, and this program reads {RECIPE}", recorded["recipe"])));
+            return Err(other_version(format!(
+                "has the recipe {}, and this program reads {RECIPE}",
+                recorded["recipe"]
+            )));
         }
         let file = PathBuf::from(format!("plans/{digest}.json"));
         let (text, contents) = topology_of(&recorded).map_err(other_version)?;
@@ -123,10 +134,10 @@ impl Plan {
         let diagnostics = Diagnostics::new(&file, &text);
         let kinds = Kinds { all: &RECORDED_KINDS, renamed: &[] };
         let faults = |faults| RecordedPlanError::Faults { digest: *digest, faults };
-        let mut topology = Topology::parse(&file, text, &[], kinds, &diagnostics).map_err(faults)?;
+        let mut topology = Topology::parse(&file, text, overrides, kinds, &diagnostics).map_err(faults)?;
         topology.files = files;
         let plan = Plan::new(topology, &Revisions::new(), diagnostics).map_err(faults)?;
-        if plan.digest == *digest {
+        if plan.digest == *digest || !overrides.is_empty() {
             Ok(plan)
         } else {
             Err(other_version(format!("is planned as {} by this program", plan.digest)))
@@ -154,7 +165,8 @@ fn text_of(digest: &Digest, kind: &TextKind, store: &Store) -> Result<Arc<str>, 
     }
 }
 
-/// The topology that a preimage describes, as the text of a topology file, and the contents that it names.
+/// The topology that a preimage describes, as the text of a topology file, and the contents that it
+/// names.
 fn topology_of(recorded: &Value) -> Result<(String, Vec<(Digest, TextKind)>), String> {
     let mut out = String::new();
     let mut contents = Vec::new();

@@ -54,7 +54,8 @@ pub struct Mapping {
     pub context: Context,
 }
 
-/// Plans one source. `None` after a fault was added, or when the plan does not record its transport.
+/// Plans one source. `None` after a fault was added, or when the plan does not record its
+/// transport.
 pub(super) fn plan_source(
     node: &Node,
     topology: &Topology,
@@ -85,7 +86,8 @@ pub(super) fn plan_source(
         Err(error) => {
             let cause = std::error::Error::source(&error).map(|s| format!(" ({s})")).unwrap_or_default();
             let called = node.called("source");
-            diagnostics.add(node.line, format!("{called}: {error}{cause}; or set --set {}.path=..", node.name));
+            diagnostics
+                .add(node.line, format!("{called}: {error}{cause}; or set --set {}.path=..", node.name));
             return None;
         }
     };
@@ -253,7 +255,10 @@ impl MappingPlanner<'_> {
         if text.is_absent() {
             return None;
         }
-        self.expressions.plan(&text.value, schema, data_type).map_err(|what| self.diagnostics.add(text.line, what)).ok()
+        self.expressions
+            .plan(&text.value, schema, data_type)
+            .map_err(|what| self.diagnostics.add(text.line, what))
+            .ok()
     }
 
     fn time(&self, schema: &Schema) -> Option<PlannedExpr> {
@@ -315,7 +320,8 @@ impl SourcePlan {
         self.connector.path()
     }
 
-    /// Validates a chunk: the records that could be read and those that could not, in the order of the source.
+    /// Validates a chunk: the records that could be read and those that could not, in the order of
+    /// the source.
     pub fn validate(&self, validator: &mut Validator, chunk: &Chunk) -> Validated {
         let mut validated = match (&chunk.body, &self.mapping) {
             (Body::Lines(lines), _) => validator.validate_lines(lines.iter()),

@@ -18,7 +18,8 @@ use crate::plan::{ERRORS_TABLE, Plan};
 
 /// How far the graph of one worker has come.
 pub struct Probes {
-    /// How far rows have reached the sinks. The worker takes no more rows while this is too far behind.
+    /// How far rows have reached the sinks. The worker takes no more rows while this is too far
+    /// behind.
     pub computed: SinkProgress,
     /// How far commits are published.
     pub committed: probe::Handle<Tick>,
@@ -26,7 +27,8 @@ pub struct Probes {
 
 /// Renders the graph of `plan` behind its gate, whose rows are `facts`.
 ///
-/// `restored` has the retained rows of each timeline from before the start. Files are written by `writer`.
+/// `restored` has the retained rows of each timeline from before the start. Files are written by
+/// `writer`.
 pub fn render<'scope>(
     scope: Scope<'scope, Tick>,
     plan: &Plan,

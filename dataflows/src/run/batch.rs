@@ -11,7 +11,7 @@ use crate::ingest::audit_frames::ProgressRecord;
 use crate::ingest::log_feed::LogFeed;
 use crate::metrics::Stage;
 use crate::plan::SourcePlan;
-use crate::run::RunError;
+use crate::run::error::RunError;
 use crate::run::gate::Gate;
 use crate::run::recovery::LogSummary;
 

@@ -11,7 +11,7 @@ use tidegate_facts::audit::{PROGRESS, RUN, RunRecord, json_record};
 use tidegate_facts::control_fact::SOURCE;
 use tidegate_sinks::commits::TableError;
 use tidegate_sinks::graph_catalog;
-use tidegate_sinks::log::{EmbeddedLog, Group, LogWriter, Recovery};
+use tidegate_sinks::log::{EmbeddedLog, Group, LogWriter};
 use tidegate_sinks::sequencer::Sequencer;
 use tidegate_sinks::store::Store;
 
@@ -25,8 +25,9 @@ use crate::plan::{Plan, SourcePlan};
 use crate::render::workers::Workers;
 use crate::revision_step::GovernanceState;
 use crate::run::batch::{Fingerprints, SourceMessage};
-use crate::run::recovery::LogSummary;
-use crate::run::{GraphRun, Options, RestoredCheckpoint, RunError};
+use crate::run::error::RunError;
+use crate::run::options::Options;
+use crate::run::recovery::{LogSummary, RestoredCheckpoint};
 use crate::serve::{AppendTiming, INGRESS, Phase, ServeState};
 use crate::thread_priority;
 
@@ -55,6 +56,22 @@ pub(super) struct Gate<'r> {
     read_before: Vec<u64>,
 }
 
+/// Everything that the start of a graph has opened for its gate.
+pub(super) struct GateSetup<'r> {
+    pub plan: &'r Arc<Plan>,
+    pub options: &'r Options,
+    pub store: &'r Store,
+    pub metrics: &'r RunMetrics,
+    pub log: EmbeddedLog,
+    pub workers: &'r Workers,
+    /// The number of groups in the log.
+    pub recovered: u64,
+    pub checkpoint: Option<RestoredCheckpoint>,
+    pub serve: Option<&'r ServeState>,
+    pub failed: &'r Mutex<Option<TableError>>,
+    pub governance: GovernanceState,
+}
+
 /// What a gate has done.
 pub(super) struct GateOutcome {
     pub counts: AdmissionCounts,
@@ -69,34 +86,25 @@ fn records_read(metrics: &RunMetrics, number: usize, source: &SourcePlan) -> u64
 }
 
 impl<'r> Gate<'r> {
-    #[expect(clippy::too_many_arguments, reason = "it takes over what the start of the graph has opened")]
-    pub fn new(
-        run: &GraphRun<'r>,
-        plan: &'r Arc<Plan>,
-        log: EmbeddedLog,
-        recovery: &Recovery,
-        workers: &'r Workers,
-        failed: &'r Mutex<Option<TableError>>,
-        checkpoint: Option<RestoredCheckpoint>,
-        governance: &GovernanceState,
-    ) -> Gate<'r> {
-        let GraphRun { options, store, metrics, serve, .. } = *run;
+    /// The gate of a graph, before it has read or written anything.
+    pub fn new(setup: GateSetup<'r>) -> Gate<'r> {
+        let GateSetup { plan, metrics, .. } = setup;
         let sources = plan.sources.iter().enumerate();
         let read_before = sources.map(|(number, source)| records_read(metrics, number, source)).collect();
         Gate {
             plan,
-            options,
-            store,
+            options: setup.options,
+            store: setup.store,
             metrics,
-            log,
-            workers,
-            recovered: recovery.groups,
+            log: setup.log,
+            workers: setup.workers,
+            recovered: setup.recovered,
             summary: LogSummary::default(),
             summary_at_restart: LogSummary::default(),
-            checkpoint,
-            serve: serve.map(Arc::as_ref),
-            failed,
-            governance: governance.clone(),
+            checkpoint: setup.checkpoint,
+            serve: setup.serve,
+            failed: setup.failed,
+            governance: setup.governance,
             read_before,
         }
     }

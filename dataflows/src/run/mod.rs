@@ -17,82 +17,35 @@
 //! * `revision_steps`: steps that are taken while the run is served.
 
 mod batch;
+mod error;
 mod file_tail;
 mod gate;
+mod options;
 mod recovery;
 mod revision_steps;
 mod serve;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_dedupe::DedupeError;
-use tidegate_facts::Digest;
-use tidegate_facts::audit::AuditError;
-use tidegate_host::Host;
-use tidegate_sinks::archive::{self, ArchiveError, ArchiveReport};
-use tidegate_sinks::checkpoint::Checkpoint;
-use tidegate_sinks::commits::{Commits, TableError};
-use tidegate_sinks::hash_chains::LogHeads;
+use tidegate_sinks::archive::{self, ArchiveReport};
+use tidegate_sinks::commits::Commits;
 use tidegate_sinks::log::{EmbeddedLog, LogError, LogFolder, LogOptions, Recovery, Until};
-use tidegate_sinks::signing::Signer;
-use tidegate_sinks::store::{Store, StoreError, StoreUrl};
+use tidegate_sinks::store::Store;
 use tidegate_sinks::table_catalog;
-use tidegate_sources::SourceError;
+
+pub use crate::run::error::RunError;
+pub use crate::run::options::Options;
 
 use crate::commit::CommitContext;
-use crate::governance::{self, GovernanceError};
-use crate::ingest::admission::AdmissionError;
+use crate::governance;
 use crate::metrics::{AdmissionCounts, RunMetrics};
 use crate::plan::Plan;
 use crate::render::workers::Workers;
-use crate::run::gate::{Gate, GateOutcome};
+use crate::run::gate::{Gate, GateOutcome, GateSetup};
+use crate::run::recovery::RestoredCheckpoint;
 use crate::serve::{Phase, ServeState};
-
-/// How a plan is run. None of this changes an answer.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The data folder: log and indexes.
-    pub data: PathBuf,
-    /// The store of committed tables; `store` in the data folder when not given.
-    pub store: Option<StoreUrl>,
-    /// The number of timely workers.
-    pub workers: usize,
-    /// About how much memory the dedupe index may use.
-    pub dedupe_bytes: u64,
-    /// The length to which a segment of the log grows.
-    pub segment_bytes: u64,
-    /// Signs the commits; without it they are not signed.
-    pub signer: Option<Signer>,
-    /// How long a fact that comes while the run is served waits for its commit at most; then a mark
-    /// in the log cuts one.
-    pub commit_delay_max: Duration,
-    /// The machine that the run uses: its files, clocks and threads.
-    pub host: Host,
-}
-
-impl Options {
-    /// A run in `data` with one worker, on this machine.
-    pub fn new(data: &Path) -> Options {
-        Options {
-            data: data.to_owned(),
-            store: None,
-            workers: 1,
-            dedupe_bytes: 64 << 20,
-            segment_bytes: LogOptions::default().segment_bytes,
-            signer: None,
-            commit_delay_max: Duration::from_secs(60),
-            host: Host::real(),
-        }
-    }
-
-    /// The store of committed tables.
-    pub fn store_url(&self) -> StoreUrl {
-        self.store.clone().unwrap_or_else(|| StoreUrl::from(self.data.join("store")))
-    }
-}
 
 /// What a run did.
 #[derive(Debug)]
@@ -109,87 +62,6 @@ pub struct Report {
     pub archived: Option<ArchiveReport>,
     /// How long it took.
     pub elapsed: Duration,
-}
-
-/// Why a run stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The log cannot be opened, read or written.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The archive cannot be read or written, or a range is in neither log nor archive.
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    /// The dedupe index cannot be read or written.
-    #[error(transparent)]
-    Dedupe(#[from] DedupeError),
-    /// Admission stopped.
-    #[error(transparent)]
-    Admission(#[from] AdmissionError),
-    /// The store cannot be read or written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A table could not be written or read.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// A source could not be read.
-    #[error("source `{name}` cannot be read")]
-    Source {
-        /// The source.
-        name: String,
-        /// The cause.
-        source: SourceError,
-    },
-    /// The thread of a source ended without a result.
-    #[error(
-        "source `{name}`: its thread exited unexpectedly; this is a defect of Tidegate, please report it with the lines above"
-    )]
-    SourceThread {
-        /// The source.
-        name: String,
-    },
-    /// The folder holds the log of another plan.
-    #[error(
-        "`{data}` holds the log of plan {found} of topology `{topology}`, and this is plan {expected}: its nodes, rules or \
-         policy differ; run it with `--data` on a new folder, or with the files it was started with (rules and \
-         policies are revised by `tidegate policy propose`)"
-    )]
-    OtherPlan {
-        /// The data folder.
-        data: PathBuf,
-        /// The topology of the log.
-        topology: String,
-        /// The plan of the log.
-        found: Digest,
-        /// The plan of this run.
-        expected: Digest,
-    },
-    /// A record of the engine in the log, or in a checkpoint, cannot be read.
-    #[error(
-        "the log of `{data}` has no readable `{record}` record; it was not written by this program, or was changed: use a new data folder"
-    )]
-    Foreign {
-        /// The data folder.
-        data: PathBuf,
-        /// The record.
-        record: &'static str,
-    },
-    /// An audit frame of the log cannot be read.
-    #[error(
-        "the log of `{data}` {error}; it was not written by this program, or was changed: use a new data folder"
-    )]
-    Audit {
-        /// The data folder.
-        data: PathBuf,
-        /// What is wrong with it.
-        error: AuditError,
-    },
-    /// The revisions in the log cannot be applied.
-    #[error(transparent)]
-    Governance(#[from] GovernanceError),
-    /// A worker stopped.
-    #[error("a worker stopped: {0}; this is a defect of Tidegate, please report it with the lines above")]
-    Worker(String),
 }
 
 /// Runs a plan until its sources are idle.
@@ -259,9 +131,6 @@ struct GraphRun<'r> {
     serve: Option<&'r Arc<ServeState>>,
 }
 
-/// A checkpoint, and the heads of the log's hash chains there.
-type RestoredCheckpoint = (Checkpoint, LogHeads);
-
 impl GraphRun<'_> {
     fn run(&self, counts: AdmissionCounts) -> Result<GraphEnd, RunError> {
         let GraphRun { options, store, metrics, serve, .. } = *self;
@@ -271,19 +140,33 @@ impl GraphRun<'_> {
         let (log, recovery) = self.open_log(&mut context, &mut checkpoint)?;
         let (plan, governance) = &governance::effective_state(plan, log.folder(), store, &BTreeSet::new())?;
         self.check_run_record(plan, &log, &recovery)?; // Before anything is written to the store.
+        let commits = context.target.commits().unwrap_or_default();
         if let Some(serve) = serve {
             serve.begin(governance.clone());
             context.serve = Some(Arc::clone(serve));
-            serve.set_commits(Arc::new(context.target.commits().unwrap_or_default()));
+            serve.set_commits(Arc::new(commits.clone()));
         }
         store.probe()?;
+        commits.sweep(store, options.host.clock.wall_micros())?;
         table_catalog::declare(&plan.tables(), store)?;
         plan.record(store)?;
 
         let tasks = &options.host.tasks;
         let workers = Workers::start(plan, options.workers, &context, metrics, tasks);
         let workers = workers.map_err(RunError::Worker)?;
-        let gate = Gate::new(self, plan, log, &recovery, &workers, &context.failed, checkpoint, governance);
+        let gate = Gate::new(GateSetup {
+            plan,
+            options,
+            store,
+            metrics,
+            log,
+            workers: &workers,
+            recovered: recovery.groups,
+            checkpoint,
+            serve: serve.map(Arc::as_ref),
+            failed: &context.failed,
+            governance: governance.clone(),
+        });
         let gated = gate.run(counts);
         let stopped = workers.finish();
         if let Some(error) = context.failed.lock().take() {

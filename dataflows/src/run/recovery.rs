@@ -8,6 +8,8 @@ use tidegate_dedupe::DedupeIndex;
 use tidegate_facts::audit::{PROGRESS, RUN, RunRecord, read_json_record};
 use tidegate_facts::{Tick, Topic};
 use tidegate_sinks::archive::{Bound, Preference, read_range};
+use tidegate_sinks::checkpoint::Checkpoint;
+use tidegate_sinks::hash_chains::LogHeads;
 use tidegate_sinks::log::{Group, GroupLink};
 
 use crate::commit::LogState;
@@ -16,8 +18,11 @@ use crate::ingest::dedupe_recovery::DedupeRecovery;
 use crate::ingest::log_feed::{GroupInput, LogFeed};
 use crate::ingest::reorder::ResumePoint;
 use crate::plan::Plan;
-use crate::run::RunError;
+use crate::run::error::RunError;
 use crate::run::gate::Gate;
+
+/// A checkpoint from which a graph was restored, and the heads of the log's hash chains there.
+pub(super) type RestoredCheckpoint = (Checkpoint, LogHeads);
 
 /// What the gate learnt from the groups of its log, as a checkpoint stores it.
 #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]

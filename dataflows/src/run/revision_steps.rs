@@ -14,7 +14,7 @@ use crate::governance::ValidatedStep;
 use crate::ingest::admission::Admission;
 use crate::ingest::log_feed::LogFeed;
 use crate::revision_step::{GovernanceError, StepOutcome};
-use crate::run::RunError;
+use crate::run::error::RunError;
 use crate::run::gate::Gate;
 use crate::serve::{PendingStep, ServeState};
 

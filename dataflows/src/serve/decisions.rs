@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tidegate_facts::{Tick, columns};
 use tokio::sync::oneshot;
 
-use crate::serve::ingress::SubmissionOutcome;
+use crate::serve::submission_outcome::SubmissionOutcome;
 
 /// Rows that a `decide` node emitted together, and their texts, which are written once for all
 /// callers.
@@ -251,7 +251,7 @@ mod tests {
     use tidegate_facts::Verdict;
 
     use super::*;
-    use crate::serve::ingress::{AppendTiming, Receipt};
+    use crate::serve::submission_outcome::{AppendTiming, Receipt};
     use crate::serve::uncommitted::tests::rows;
 
     fn outcome() -> Result<SubmissionOutcome, String> {

@@ -14,6 +14,7 @@
 pub mod decisions;
 pub mod ingress;
 pub mod live_reads;
+pub mod submission_outcome;
 pub mod tables;
 pub mod timelines;
 pub mod uncommitted;
@@ -28,10 +29,10 @@ pub use crate::serve::decisions::{
     Decision, DecisionBatch, DecisionReply, DecisionWaiter, DecisionWaiters, PendingDecision,
 };
 pub use crate::serve::ingress::{
-    AppendTiming, INGRESS, Ingress, IngressLimits, PendingStep, Phase, Receipt, Submission,
-    SubmissionOutcome, SubmissionReply, Unavailable,
+    INGRESS, Ingress, IngressLimits, PendingStep, Phase, Submission, SubmissionReply, Unavailable,
 };
 pub use crate::serve::live_reads::{LiveReads, MemoryReads, TimelineSnapshot};
+pub use crate::serve::submission_outcome::{AppendTiming, Receipt, SubmissionOutcome};
 pub use crate::serve::tables::{LiveTables, OnCommit, OnRows};
 pub use crate::serve::timelines::LiveTimelines;
 

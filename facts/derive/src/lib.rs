@@ -1,9 +1,10 @@
-//! `#[derive(Row)]`: the Arrow schema, the builder and the reader of a row type, from one declaration.
+//! `#[derive(Row)]`: the Arrow schema, the builder and the reader of a row type, from one
+//! declaration.
 //!
 //! For a struct `Pair` it implements `tidegate_facts::row::Row` and makes `PairColumns<'_>`, a view
 //! with one typed array for each field, bound by name once for a batch. Each field's type must
-//! implement `tidegate_facts::row::Column`. `#[row(name = "_tick")]` gives a column another name than
-//! its field.
+//! implement `tidegate_facts::row::Column`. `#[row(name = "_tick")]` gives a column another name
+//! than its field.
 
 use proc_macro::TokenStream;
 use quote::{format_ident, quote};

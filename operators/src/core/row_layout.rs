@@ -13,6 +13,13 @@ use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use tidegate_facts::row::Row;
 
+/// The index of the key in the inputs of stateful operators, which begin with tick, key and event
+/// time.
+pub const INPUT_KEY: usize = 1;
+
+/// The index of the event time in the inputs of stateful operators.
+pub const INPUT_TIME: usize = 2;
+
 /// The layout of batches of `R`: prefix columns, then the columns of `R`, some of them with other
 /// types.
 pub struct RowLayout<R> {

@@ -4,8 +4,8 @@
 //! The index is `100 - drift - correlation - quorum - ttl - sync`. Each term is a whole number with
 //! a cap:
 //!
-//! * `drift`, at most 15: critical events count 6, high ones 2, medium ones 0.3, low ones 0. Their sum
-//!   is multiplied by the share of 50 events that are present.
+//! * `drift`, at most 15: critical events count 6, high ones 2, medium ones 0.3, low ones 0. Their
+//!   sum is multiplied by the share of 50 events that are present.
 //! * `correlation`, at most 12: groups above 0.7 in their newest period count 1, groups above 0.9
 //!   count 3 more; and five times what the greatest correlation has above 0.6.
 //! * `quorum`, at most 10: unknown claims count 2, claims with a margin of one count 1.
@@ -32,6 +32,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use tidegate_facts::row::Row;
 use tidegate_facts::{Span, Tick};
 
 use crate::credibility::drift::severity::Severity;
@@ -478,12 +479,34 @@ impl CredibilityIndex {
     }
 }
 
-/// A row of the index's snapshot. What its fields mean depends on its kind.
+/// A row of the index's snapshot, after the tick. What its fields mean depends on its kind.
+#[derive(Row)]
 struct SnapshotRow {
-    kind: &'static str,
-    key: Box<str>,
-    numbers: [i64; 3],
-    name: &'static str,
+    #[row(name = "_key")]
+    key: String,
+    #[row(name = "_kind")]
+    kind: String,
+    #[row(name = "_first")]
+    first: i64,
+    #[row(name = "_second")]
+    second: i64,
+    #[row(name = "_third")]
+    third: i64,
+    #[row(name = "_name")]
+    name: String,
+}
+
+impl SnapshotRow {
+    fn new(kind: &str, key: &str, [first, second, third]: [i64; 3], name: &str) -> SnapshotRow {
+        SnapshotRow {
+            key: key.to_owned(),
+            kind: kind.to_owned(),
+            first,
+            second,
+            third,
+            name: name.to_owned(),
+        }
+    }
 }
 
 impl CredibilityIndex {
@@ -493,7 +516,7 @@ impl CredibilityIndex {
         if self.tick == Tick::ZERO {
             return Vec::new(); // The index is on another worker.
         }
-        let row = |kind, key: &str, numbers, name| SnapshotRow { kind, key: key.into(), numbers, name };
+        let row = SnapshotRow::new;
         let number = |kind, number| row(kind, "", [number, 0, 0], "");
         let mut rows = vec![
             number("tick", self.tick.0),
@@ -518,27 +541,26 @@ impl CredibilityIndex {
     }
 
     /// Restores a snapshot row, as of `now`.
-    fn restore(&mut self, now: Tick, kind: &str, key: &str, numbers: [i64; 3], name: &str) {
-        let number = numbers[0];
-        match kind {
-            "tick" => self.tick = Tick(number),
-            "unknown" => self.unknown = number,
-            "fragile" => self.fragile = number,
+    fn restore(&mut self, now: Tick, row: &SnapshotRow) {
+        let SnapshotRow { key, kind, first, second, third, name } = row;
+        match kind.as_str() {
+            "tick" => self.tick = Tick(*first),
+            "unknown" => self.unknown = *first,
+            "fragile" => self.fragile = *first,
             "event" => {
                 let severity = Severity::of_name(name).expect("a snapshot's own severity");
-                self.events.push_back(DetectedEvent { since: number, id: key.into(), severity });
+                self.events.push_back(DetectedEvent { since: *first, id: key.as_str().into(), severity });
             }
             "correlation" => {
-                let [to, since, value] = numbers;
-                self.set_correlation(key, Correlation { to, since, value });
+                self.set_correlation(key, Correlation { to: *first, since: *second, value: *third });
             }
             "region" => {
                 let state = RegionState::of_name(name).expect("a snapshot's own state");
                 set(&mut self.regions, key, state);
             }
             "claim" => self.claims.add_evidence(now.micros(), key, None, 0),
-            "evidence" => self.claims.add_evidence(now.micros(), key, Some(number), numbers[1]),
-            "emitted" => self.emitted = Some((Tick(number), self.terms())),
+            "evidence" => self.claims.add_evidence(now.micros(), key, Some(*first), *second),
+            "emitted" => self.emitted = Some((Tick(*first), self.terms())),
             other => unreachable!("a snapshot has no rows of kind {other}"),
         }
     }

@@ -435,7 +435,7 @@ impl ClaimTable {
     ) {
         for number in std::mem::take(&mut self.changed) {
             let claim = &mut self.claims[number as usize];
-            let cause = CAUSES[claim.causes.trailing_zeros() as usize];
+            let cause = ChangeCause::ALL[claim.causes.trailing_zeros() as usize];
             let is_families_only = claim.causes == 1 << ChangeCause::Families as u8;
             claim.causes = 0;
             let newest = claim
@@ -485,9 +485,6 @@ impl ClaimTable {
         self.claims.is_empty()
     }
 }
-
-const CAUSES: [ChangeCause; 4] =
-    [ChangeCause::Evidence, ChangeCause::Expiry, ChangeCause::Declaration, ChangeCause::Families];
 
 impl Evidence {
     fn votes(&self) -> bool {
@@ -695,5 +692,109 @@ fn for_each_difference(before: &[StreamVote], after: &[StreamVote], mut emit: im
             old.iter().for_each(|vote| emit(**vote, false));
             new.iter().for_each(|vote| emit(**vote, true));
         }
+    }
+}
+
+named_column!(ClaimStatus);
+
+impl ClaimStatus {
+    const ALL: [ClaimStatus; 3] = [ClaimStatus::Verified, ClaimStatus::Degraded, ClaimStatus::Unknown];
+
+    /// The status as rows spell it, such as `VERIFIED`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ClaimStatus::Verified => "VERIFIED",
+            ClaimStatus::Degraded => "DEGRADED",
+            ClaimStatus::Unknown => "UNKNOWN",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<ClaimStatus> {
+        ClaimStatus::ALL.into_iter().find(|value| value.name() == name)
+    }
+}
+
+named_column!(StatusReason);
+
+impl StatusReason {
+    const ALL: [StatusReason; 8] = [
+        StatusReason::Undeclared,
+        StatusReason::NoEvidence,
+        StatusReason::Tied,
+        StatusReason::Votes,
+        StatusReason::Groups,
+        StatusReason::OutOfBand,
+        StatusReason::Streams,
+        StatusReason::FamiliesUnknown,
+    ];
+
+    /// The reason as rows spell it, such as `NO_EVIDENCE`.
+    pub fn name(self) -> &'static str {
+        match self {
+            StatusReason::Undeclared => "UNDECLARED",
+            StatusReason::NoEvidence => "NO_EVIDENCE",
+            StatusReason::Tied => "TIED",
+            StatusReason::Votes => "VOTES",
+            StatusReason::Groups => "GROUPS",
+            StatusReason::OutOfBand => "OUT_OF_BAND",
+            StatusReason::Streams => "STREAMS",
+            StatusReason::FamiliesUnknown => "FAMILIES_UNKNOWN",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<StatusReason> {
+        StatusReason::ALL.into_iter().find(|value| value.name() == name)
+    }
+}
+
+named_column!(ExclusionReason);
+
+impl ExclusionReason {
+    const ALL: [ExclusionReason; 7] = [
+        ExclusionReason::Disagrees,
+        ExclusionReason::Family,
+        ExclusionReason::Divided,
+        ExclusionReason::Status,
+        ExclusionReason::NoValue,
+        ExclusionReason::Expired,
+        ExclusionReason::Withdrawn,
+    ];
+
+    /// The reason as rows spell it, such as `DISAGREES`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ExclusionReason::Disagrees => "DISAGREES",
+            ExclusionReason::Family => "FAMILY",
+            ExclusionReason::Divided => "DIVIDED",
+            ExclusionReason::Status => "STATUS",
+            ExclusionReason::NoValue => "NO_VALUE",
+            ExclusionReason::Expired => "EXPIRED",
+            ExclusionReason::Withdrawn => "WITHDRAWN",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<ExclusionReason> {
+        ExclusionReason::ALL.into_iter().find(|value| value.name() == name)
+    }
+}
+
+named_column!(ChangeCause);
+
+impl ChangeCause {
+    const ALL: [ChangeCause; 4] =
+        [ChangeCause::Evidence, ChangeCause::Expiry, ChangeCause::Declaration, ChangeCause::Families];
+
+    /// The cause as rows spell it, such as `EXPIRY`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ChangeCause::Evidence => "EVIDENCE",
+            ChangeCause::Expiry => "EXPIRY",
+            ChangeCause::Declaration => "DECLARATION",
+            ChangeCause::Families => "FAMILIES",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<ChangeCause> {
+        ChangeCause::ALL.into_iter().find(|value| value.name() == name)
     }
 }

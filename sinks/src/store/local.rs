@@ -152,7 +152,8 @@ impl ObjectBackend for LocalBackend {
     }
 }
 
-/// Creates a folder if it is missing. An existing one costs no sync, so that opening a store is cheap.
+/// Creates a folder if it is missing. An existing one costs no sync, so that opening a store is
+/// cheap.
 fn create_missing(files: &dyn Files, folder: &Path) -> io::Result<()> {
     if files.is_folder(folder) { Ok(()) } else { files.create_folder(folder) }
 }

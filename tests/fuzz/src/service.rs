@@ -10,15 +10,18 @@ use std::task::{Context, Poll, Waker};
 
 use tempfile::TempDir;
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::graphs::graphs;
-use tidegate_dataflows::live::{INGRESS, Limits, Live};
-use tidegate_dataflows::timelines::TimelineTable;
-use tidegate_dataflows::watch::Watch;
+use tidegate_dataflows::entity_graphs::entity_graphs;
+use tidegate_dataflows::metrics::RunMetrics;
+use tidegate_dataflows::serve::{INGRESS, Ingress, IngressLimits, LiveReads, ServeState};
+use tidegate_dataflows::timeline_tables::TimelineTable;
+use tidegate_host::Host;
+use tidegate_postgres::Handlers;
 use tidegate_queries::Catalogue;
 use tidegate_queries::access::Keys;
 use tidegate_queries::http::{Calls, Service};
-use tidegate_queries::postgres::Handlers;
 use tidegate_queries::telemetry::Telemetry;
+use tidegate_sinks::log::{LogFolder, LogReader};
+use tidegate_sinks::store::Store;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::runtime::Runtime;
 
@@ -42,24 +45,29 @@ impl World {
         let plan = Arc::new(Plan::read(&file, &[]).unwrap_or_else(|faults| panic!("{faults:?}")));
         let (data, store) = (folder.path().join("data"), folder.path().join("store"));
         std::fs::create_dir_all(data.join("log")).expect("a folder");
-        let live = Arc::new(Live::new(Limits::default()));
+        let live = Arc::new(ServeState::new(Ingress::new(IngressLimits::default())));
         let timelines = TimelineTable::of_plan(&plan);
+        let log: Arc<dyn LogReader> = Arc::new(LogFolder::of_data(&Host::real(), &data));
+        let store = Store::open(store).expect("a folder can be a store");
+        let (tables, graphs) = (plan.tables(), entity_graphs(&plan));
+        let reads = Arc::clone(&live) as Arc<dyn LiveReads>;
         let catalogue =
-            Catalogue::live(&data, &store, &plan.tables(), timelines, graphs(&plan), &live, 64 << 20);
+            Catalogue::live(Arc::clone(&log), store.clone(), &tables, timelines, graphs, reads, 64 << 20);
         let catalogue = Arc::new(catalogue.unwrap_or_else(|error| panic!("{error}")));
         let sources: Vec<String> =
             plan.sources.iter().map(|s| s.name.clone()).chain([INGRESS.to_owned()]).collect();
         let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
         let telemetry = Arc::new(Telemetry::new(None));
         let handlers =
-            Handlers::new(&catalogue, Keys::default(), &telemetry).unwrap_or_else(|error| panic!("{error}"));
+            Handlers::new(&catalogue, Keys::default(), &telemetry);
         let calls = Calls::of(Arc::new(Service {
             plan,
             live,
-            watch: Watch::new(&sources, &nodes),
+            metrics: RunMetrics::new(&sources, &nodes),
             catalogue: Arc::clone(&catalogue),
             keys: Keys::default(),
             data,
+            log,
             store,
             workers: 1,
             telemetry,

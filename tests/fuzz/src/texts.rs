@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use tidegate_dataflows::plan::{RevisionText, Revisions};
+use tidegate_dataflows::plan::{REGISTRY, RevisionText, Revisions};
 use tidegate_dataflows::{Plan, Topology};
-use tidegate_facts::json::{canonical, for_each_field};
+use tidegate_facts::strict_json::{canonical, for_each_field};
 use tidegate_facts::time::{parse_rfc3339_micros, to_rfc3339};
 use tidegate_facts::{Digest, FieldType, Span, Tick};
-use tidegate_operators::decide::BundleText;
+use tidegate_operators::decision::decide::BundleText;
 use tidegate_operators::gate::GatePolicy;
 use tidegate_queries::access::{Keys, Role};
 
@@ -71,7 +71,7 @@ pub fn keys(bytes: &[u8]) {
     let digest = Digest::of(shown.as_bytes()).to_hex();
     match keys.caller(Some(shown)) {
         Ok(caller) => {
-            if caller.needs(Role::Reader).is_ok() && !keys.is_empty() {
+            if caller.require(Role::Reader).is_ok() && !keys.is_empty() {
                 assert_eq!(keys.digest_of(caller.id(), Role::Reader).map(Digest::to_hex), Some(digest));
             }
         }
@@ -92,7 +92,8 @@ pub fn revision(bytes: &[u8]) {
     assert_eq!(bundle.digest(), bundle.digest());
     let topology = TOPOLOGY.get_or_init(|| {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../dataflows/fraud.toml");
-        Topology::read(&file, &[]).unwrap_or_else(|faults| panic!("{faults:?}"))
+        let read = Topology::read(&file, &[], REGISTRY);
+        read.unwrap_or_else(|faults| panic!("{faults:?}")).0
     });
     let revised = RevisionText { file: "rules.toml".into(), text: text.into() };
     let revisions =

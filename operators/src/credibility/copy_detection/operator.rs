@@ -3,11 +3,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Int64Array, RecordBatch, StringArray,
-};
-use arrow::buffer::Buffer;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, TimestampMicrosecondType};
+use tidegate_facts::row::{Column, Row};
 use tidegate_facts::{KeyHash, Tick, columns};
 
 use super::{
@@ -18,9 +16,10 @@ use crate::core::blank_to_null::blank_to_null;
 use crate::core::interner::Interner;
 use crate::core::keys::{NULL_KEY, keys_of};
 use crate::core::row_encoding::decoded_type;
+use crate::core::row_layout::RowLayout;
 use crate::core::rows::ticks_of;
 use crate::core::snapshotting::SnapshotOperator;
-use crate::core::tick_ordered::TickOperator;
+use crate::core::tick_ordered::{Exchange, OperatorOutput, TickOperator};
 
 /// The columns of copy detection's evidence input, by index. The first column is the tick.
 #[derive(Clone, Copy, Debug)]
@@ -35,64 +34,123 @@ pub struct CopyDetectionColumns {
     pub time: usize,
 }
 
-/// A row of an output changelog: its tick, its key, its value, and the diff.
-type ChangelogRow<K, V> = (Tick, K, V, i64);
+/// A row of the findings changelog. Streams are interned.
+#[derive(Row)]
+struct FindingRow {
+    #[row(name = "_tick")]
+    tick: Tick,
+    stream: u32,
+    family: u32,
+    size: i64,
+    suspected_group: u32,
+    nearest_stream: u32,
+    shared_wrong: Option<i64>,
+    differing: Option<i64>,
+    surprise_bits: Option<i64>,
+    values_right: Option<i64>,
+    values_count: Option<i64>,
+    weight: i64,
+    #[row(name = "_diff")]
+    diff: i64,
+}
+
+/// A row of the port `pairs`. Streams are interned.
+#[derive(Row)]
+struct PairRow {
+    #[row(name = "_tick")]
+    tick: Tick,
+    stream: u32,
+    other: u32,
+    shared_wrong: i64,
+    differing: i64,
+    surprise_bits: i64,
+    contested_same: i64,
+    contested_differing: i64,
+    is_family: bool,
+    #[row(name = "_diff")]
+    diff: i64,
+}
 
 /// The copy-detection operator: emits the findings about streams, and the suspected pairs.
 pub struct CopyDetection {
     columns: CopyDetectionColumns,
-    schemas: [SchemaRef; 2],
+    layouts: CopyDetectionLayouts,
     detector: CopyDetector,
     streams: Interner,
     values: Interner,
 }
 
-impl CopyDetection {
-    /// The schemas of the findings and of the port `pairs`, for streams of the type `stream`.
-    pub fn schemas(stream: &DataType) -> [SchemaRef; 2] {
-        let stream = |name: &str, nullable| Field::new(name, decoded_type(stream), nullable);
-        let number = |name: &str, nullable| Field::new(name, DataType::Int64, nullable);
-        let tick = columns::tick_field(columns::TICK);
-        let findings = vec![
-            tick.clone(),
-            stream("stream", false),
-            stream("family", true),
-            number("size", false),
-            stream("suspected_group", true),
-            stream("nearest_stream", true),
-            number("shared_wrong", true),
-            number("differing", true),
-            number("surprise_bits", true),
-            number("values_right", true),
-            number("values_count", true),
-            number("weight", false),
-            number(columns::DIFF, false),
-        ];
-        let pairs = vec![
-            tick,
-            stream("stream", false),
-            stream("other", false),
-            number("shared_wrong", false),
-            number("differing", false),
-            number("surprise_bits", false),
-            number("contested_same", false),
-            number("contested_differing", false),
-            Field::new("is_family", DataType::Boolean, false),
-            number(columns::DIFF, false),
-        ];
-        [findings, pairs].map(|fields| Arc::new(Schema::new(fields)))
+/// The layouts of the outputs and of the snapshot.
+struct CopyDetectionLayouts {
+    findings: RowLayout<FindingRow>,
+    pairs: RowLayout<PairRow>,
+    snapshot: RowLayout<SnapshotRow>,
+}
+
+impl CopyDetectionLayouts {
+    /// The layouts for streams and values of these types.
+    fn new(stream: &DataType, value: &DataType) -> CopyDetectionLayouts {
+        let field = |name: &str, data_type, nullable| Field::new(name, decoded_type(data_type), nullable);
+        CopyDetectionLayouts {
+            findings: RowLayout::new(
+                Vec::new(),
+                vec![
+                    field("stream", stream, false),
+                    field("family", stream, true),
+                    field("suspected_group", stream, true),
+                    field("nearest_stream", stream, true),
+                ],
+            ),
+            pairs: RowLayout::new(
+                Vec::new(),
+                vec![field("stream", stream, false), field("other", stream, false)],
+            ),
+            snapshot: RowLayout::new(
+                vec![columns::tick_field(columns::TICK)],
+                vec![
+                    field("_stream", stream, true),
+                    field("_other", stream, true),
+                    field("_value", value, true),
+                ],
+            ),
+        }
     }
 
-    /// The columns by which rows of one tick are sorted, for each of [`CopyDetection::schemas`].
-    pub fn orders() -> [Vec<usize>; 2] {
-        [vec![1], vec![1, 2]]
+    fn of(input: &Schema, columns: CopyDetectionColumns) -> CopyDetectionLayouts {
+        let data_type = |index: usize| input.field(index).data_type();
+        CopyDetectionLayouts::new(data_type(columns.stream), data_type(columns.value))
+    }
+}
+
+impl CopyDetection {
+    /// The outputs, for evidence of the schema `input`: the findings and the port `pairs`.
+    pub fn outputs(input: &Schema, columns: CopyDetectionColumns) -> [OperatorOutput; 2] {
+        let CopyDetectionLayouts { findings, pairs, .. } = CopyDetectionLayouts::of(input, columns);
+        [
+            OperatorOutput {
+                schema: Arc::clone(findings.schema()),
+                order: vec![findings.index_of("stream")],
+            },
+            OperatorOutput {
+                schema: Arc::clone(pairs.schema()),
+                order: ["stream", "other"].map(|name| pairs.index_of(name)).into(),
+            },
+        ]
+    }
+
+    /// The snapshot's columns and the order of its rows, and to which workers a restart sends them.
+    pub fn snapshot_output(input: &Schema, columns: CopyDetectionColumns) -> (OperatorOutput, Exchange) {
+        let layout = CopyDetectionLayouts::of(input, columns).snapshot;
+        let order = ["_kind", "_claim", "_stream", "_other"].map(|name| layout.index_of(name));
+        let output = OperatorOutput { schema: Arc::clone(layout.schema()), order: order.into() };
+        (output, Exchange::Single)
     }
 
     /// Returns an operator without reports; `input` is the schema of the evidence.
     pub fn new(input: &Schema, columns: CopyDetectionColumns, config: CopyConfig) -> CopyDetection {
         let data_type = |index: usize| input.field(index).data_type().clone();
         CopyDetection {
-            schemas: CopyDetection::schemas(&data_type(columns.stream)),
+            layouts: CopyDetectionLayouts::of(input, columns),
             detector: CopyDetector::new(config),
             streams: Interner::new(data_type(columns.stream)),
             values: Interner::new(data_type(columns.value)),
@@ -100,55 +158,21 @@ impl CopyDetection {
         }
     }
 
-    fn findings_batch(&self, rows: &[ChangelogRow<u32, StreamFinding>]) -> RecordBatch {
-        let findings = || rows.iter().map(|(_, _, finding, _)| finding);
-        let nearest = |of: fn(&ErrorOverlap) -> u64| {
-            numbers(findings().map(|finding| finding.nearest_stream.map(|(_, overlap)| of(&overlap))))
-        };
-        let streams = |of: fn(&StreamFinding) -> Option<u32>| {
-            self.streams.column(findings().map(|finding| of(finding).unwrap_or(Interner::NULL)))
-        };
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(columns::tick_array(rows.iter().map(|(tick, ..)| *tick))),
-            self.streams.column(rows.iter().map(|(_, stream, ..)| *stream)),
-            streams(|finding| finding.family),
-            numbers(findings().map(|finding| Some(u64::from(finding.family_size)))),
-            streams(|finding| finding.suspected_group),
-            streams(|finding| finding.nearest_stream.map(|(other, _)| other)),
-            nearest(|overlap| overlap.shared),
-            nearest(|overlap| overlap.differing),
-            nearest(|overlap| overlap.surprise / BIT),
-            numbers(findings().map(|finding| finding.accepted.map(|(right, _)| right))),
-            numbers(findings().map(|finding| finding.accepted.map(|(_, all)| all))),
-            numbers(findings().map(|finding| Some(u64::from(finding.weight)))),
-            Arc::new(Int64Array::from_iter_values(rows.iter().map(|(.., diff)| *diff))),
+    fn findings_batch(&self, rows: &[FindingRow]) -> RecordBatch {
+        let streams = |of: fn(&FindingRow) -> u32| self.streams.column(rows.iter().map(of));
+        let planned = vec![
+            streams(|row| row.stream),
+            streams(|row| row.family),
+            streams(|row| row.suspected_group),
+            streams(|row| row.nearest_stream),
         ];
-        RecordBatch::try_new(Arc::clone(&self.schemas[0]), columns).expect("the columns are the schema's")
+        self.layouts.findings.batch(Vec::new(), rows, planned)
     }
 
-    fn pairs_batch(&self, rows: &[ChangelogRow<StreamPair, Similarity>]) -> RecordBatch {
-        let pairs: Vec<StreamPair> = rows.iter().map(|(_, pair, ..)| self.by_name(*pair)).collect();
-        let similarities = || rows.iter().map(|(_, _, similarity, _)| similarity);
-        let errors = |of: fn(&ErrorOverlap) -> u64| {
-            numbers(similarities().map(|similarity| Some(of(&similarity.errors))))
-        };
-        let contested = |of: fn(&ContestedOverlap) -> u64| {
-            numbers(similarities().map(|similarity| Some(of(&similarity.contested))))
-        };
-        let is_family = similarities().map(|similarity| Some(similarity.relation == Relation::Family));
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(columns::tick_array(rows.iter().map(|(tick, ..)| *tick))),
-            self.streams.column(pairs.iter().map(|(stream, _)| *stream)),
-            self.streams.column(pairs.iter().map(|(_, other)| *other)),
-            errors(|overlap| overlap.shared),
-            errors(|overlap| overlap.differing),
-            errors(|overlap| overlap.surprise / BIT),
-            contested(|overlap| overlap.same),
-            contested(|overlap| overlap.differing),
-            Arc::new(is_family.collect::<BooleanArray>()),
-            Arc::new(Int64Array::from_iter_values(rows.iter().map(|(.., diff)| *diff))),
-        ];
-        RecordBatch::try_new(Arc::clone(&self.schemas[1]), columns).expect("the columns are the schema's")
+    fn pairs_batch(&self, rows: &[PairRow]) -> RecordBatch {
+        let streams = |of: fn(&PairRow) -> u32| self.streams.column(rows.iter().map(of));
+        let planned = vec![streams(|row| row.stream), streams(|row| row.other)];
+        self.layouts.pairs.batch(Vec::new(), rows, planned)
     }
 
     /// A pair with the lesser name first. Numbers depend on the order of arrival; names do not.
@@ -157,9 +181,49 @@ impl CopyDetection {
     }
 }
 
-fn numbers(numbers: impl Iterator<Item = Option<u64>>) -> ArrayRef {
-    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    Arc::new(numbers.map(|number| number.map(signed)).collect::<Int64Array>())
+impl FindingRow {
+    fn new(tick: Tick, stream: u32, finding: &StreamFinding, diff: i64) -> FindingRow {
+        let nearest =
+            |of: fn(&ErrorOverlap) -> u64| finding.nearest_stream.map(|(_, overlap)| saturated(of(&overlap)));
+        FindingRow {
+            tick,
+            stream,
+            family: finding.family.unwrap_or(Interner::NULL),
+            size: finding.family_size.into(),
+            suspected_group: finding.suspected_group.unwrap_or(Interner::NULL),
+            nearest_stream: finding.nearest_stream.map_or(Interner::NULL, |(other, _)| other),
+            shared_wrong: nearest(|overlap| overlap.shared),
+            differing: nearest(|overlap| overlap.differing),
+            surprise_bits: nearest(|overlap| overlap.surprise / BIT),
+            values_right: finding.accepted.map(|(right, _)| saturated(right)),
+            values_count: finding.accepted.map(|(_, all)| saturated(all)),
+            weight: finding.weight.into(),
+            diff,
+        }
+    }
+}
+
+impl PairRow {
+    fn new(tick: Tick, (stream, other): StreamPair, similarity: &Similarity, diff: i64) -> PairRow {
+        let Similarity { errors, contested, relation } = similarity;
+        PairRow {
+            tick,
+            stream,
+            other,
+            shared_wrong: saturated(errors.shared),
+            differing: saturated(errors.differing),
+            surprise_bits: saturated(errors.surprise / BIT),
+            contested_same: saturated(contested.same),
+            contested_differing: saturated(contested.differing),
+            is_family: *relation == Relation::Family,
+            diff,
+        }
+    }
+}
+
+/// A count as an `i64`, the greatest one if it is greater.
+fn saturated(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 impl TickOperator for CopyDetection {
@@ -178,12 +242,13 @@ impl TickOperator for CopyDetection {
             if self.detector.ends_round(time) {
                 let changes = self.detector.end_round(&self.streams, &self.values);
                 for (stream, before, after) in changes.streams {
-                    findings.extend(before.map(|finding| (tick, stream, finding, -1)));
-                    findings.extend(after.map(|finding| (tick, stream, finding, 1)));
+                    findings.extend(before.map(|finding| FindingRow::new(tick, stream, &finding, -1)));
+                    findings.extend(after.map(|finding| FindingRow::new(tick, stream, &finding, 1)));
                 }
                 for (pair, before, after) in changes.pairs {
-                    pairs.extend(before.map(|similarity| (tick, pair, similarity, -1)));
-                    pairs.extend(after.map(|similarity| (tick, pair, similarity, 1)));
+                    let pair = self.by_name(pair);
+                    pairs.extend(before.map(|similarity| PairRow::new(tick, pair, &similarity, -1)));
+                    pairs.extend(after.map(|similarity| PairRow::new(tick, pair, &similarity, 1)));
                 }
             }
             self.detector.add_report(keys[row], streams[row], time, values[row]);
@@ -192,114 +257,164 @@ impl TickOperator for CopyDetection {
     }
 }
 
-/// The rows of a snapshot. There are five kinds of rows, each of which uses some of the columns.
-#[derive(Default)]
-struct SnapshotRows {
-    kinds: Vec<&'static str>,
-    claims: Vec<KeyHash>,
-    streams: [Vec<u32>; 2],
-    values: Vec<u32>,
-    numbers: [Vec<i64>; 3],
+/// A row of the snapshot, after the tick. Streams and values are interned. What the numbers mean
+/// depends on the kind.
+#[derive(Row)]
+struct SnapshotRow {
+    #[row(name = "_kind")]
+    kind: SnapshotKind,
+    #[row(name = "_claim")]
+    claim: ClaimKey,
+    #[row(name = "_stream")]
+    stream: u32,
+    #[row(name = "_other")]
+    other: u32,
+    #[row(name = "_value")]
+    value: u32,
+    #[row(name = "_first")]
+    first: i64,
+    #[row(name = "_second")]
+    second: i64,
+    #[row(name = "_third")]
+    third: i64,
 }
 
-impl SnapshotRows {
-    fn push(&mut self, kind: &'static str, claim: KeyHash, streams: [u32; 2], value: u32, numbers: [i64; 3]) {
-        self.kinds.push(kind);
-        self.claims.push(claim);
-        self.values.push(value);
-        self.streams.iter_mut().zip(streams).for_each(|(all, stream)| all.push(stream));
-        self.numbers.iter_mut().zip(numbers).for_each(|(all, number)| all.push(number));
+/// What a row of the snapshot is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SnapshotKind {
+    /// The number of the round.
+    Round,
+    /// A stream's report on a claim in this round, and its event time.
+    Report,
+    /// The [`ErrorOverlap`] of a pair.
+    Errors,
+    /// The [`ContestedOverlap`] of a pair.
+    Contested,
+    /// How many values of a stream were accepted, and out of how many.
+    Record,
+}
+
+named_column!(SnapshotKind);
+
+impl SnapshotKind {
+    const ALL: [SnapshotKind; 5] = [
+        SnapshotKind::Round,
+        SnapshotKind::Report,
+        SnapshotKind::Errors,
+        SnapshotKind::Contested,
+        SnapshotKind::Record,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            SnapshotKind::Round => "round",
+            SnapshotKind::Report => "report",
+            SnapshotKind::Errors => "errors",
+            SnapshotKind::Contested => "contested",
+            SnapshotKind::Record => "record",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<SnapshotKind> {
+        SnapshotKind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
-impl CopyDetection {
-    /// The schema of the snapshot, for evidence of the schema `input`.
-    pub fn snapshot_schema(input: &Schema, columns: CopyDetectionColumns) -> SchemaRef {
-        let field =
-            |name: &str, index: usize| Field::new(name, decoded_type(input.field(index).data_type()), true);
-        let number = |name: &str| Field::new(name, DataType::Int64, false);
-        Arc::new(Schema::new(vec![
-            columns::tick_field(columns::TICK),
-            Field::new("_kind", DataType::Utf8, false),
-            Field::new("_claim", DataType::FixedSizeBinary(16), false),
-            field("_stream", columns.stream),
-            field("_other", columns.stream),
-            field("_value", columns.value),
-            number("_first"),
-            number("_second"),
-            number("_third"),
-        ]))
+/// The key of a claim as a column of sixteen bytes.
+#[derive(Clone, Copy)]
+struct ClaimKey(KeyHash);
+
+impl Column for ClaimKey {
+    type Array = FixedSizeBinaryArray;
+
+    fn data_type() -> DataType {
+        DataType::FixedSizeBinary(16)
+    }
+
+    fn array<'v>(values: impl ExactSizeIterator<Item = &'v Self>) -> ArrayRef {
+        let bytes: Vec<u8> = values.flat_map(|key| key.0.to_le_bytes()).collect();
+        Arc::new(FixedSizeBinaryArray::new(16, bytes.into(), None))
+    }
+
+    fn array_of_options<'v>(values: impl ExactSizeIterator<Item = Option<&'v Self>>) -> ArrayRef {
+        let values = values.map(|key| key.map(|key| key.0.to_le_bytes()));
+        Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(values, 16).expect("16 bytes each"))
+    }
+
+    fn get(array: &FixedSizeBinaryArray, row: usize) -> Self {
+        ClaimKey(KeyHash::from_le_bytes(array.value(row).try_into().expect("16 bytes")))
+    }
+}
+
+impl SnapshotRow {
+    fn new(kind: SnapshotKind, streams: [u32; 2], numbers: [i64; 3]) -> SnapshotRow {
+        let ([stream, other], [first, second, third]) = (streams, numbers);
+        SnapshotRow { kind, claim: ClaimKey(0), stream, other, value: Interner::NULL, first, second, third }
     }
 }
 
 impl SnapshotOperator for CopyDetection {
     fn snapshot(&self) -> Vec<ArrayRef> {
-        let mut rows = SnapshotRows::default();
-        const NULL: u32 = Interner::NULL;
-        let detector = &self.detector;
+        const NONE: u32 = Interner::NULL;
         let signed = u64::cast_signed;
-        detector.round.iter().for_each(|round| rows.push("round", 0, [NULL; 2], NULL, [*round, 0, 0]));
+        let detector = &self.detector;
+        let mut rows = Vec::new();
+        rows.extend(
+            detector.round.map(|round| SnapshotRow::new(SnapshotKind::Round, [NONE; 2], [round, 0, 0])),
+        );
         for (claim, reports) in &detector.reports {
-            for (stream, time, value) in reports {
-                rows.push("report", *claim, [*stream, NULL], *value, [*time, 0, 0]);
-            }
+            rows.extend(reports.iter().map(|(stream, time, value)| SnapshotRow {
+                claim: ClaimKey(*claim),
+                value: *value,
+                ..SnapshotRow::new(SnapshotKind::Report, [*stream, NONE], [*time, 0, 0])
+            }));
         }
         for (pair, overlap) in &detector.errors {
             let ErrorOverlap { shared, differing, surprise } = *overlap;
             let numbers = [shared, differing, surprise].map(signed);
-            rows.push("errors", 0, self.by_name(*pair).into(), NULL, numbers);
+            rows.push(SnapshotRow::new(SnapshotKind::Errors, self.by_name(*pair).into(), numbers));
         }
         for (pair, overlap) in &detector.contested {
             let ContestedOverlap { same, differing } = *overlap;
             let numbers = [same, differing, 0].map(signed);
-            rows.push("contested", 0, self.by_name(*pair).into(), NULL, numbers);
+            rows.push(SnapshotRow::new(SnapshotKind::Contested, self.by_name(*pair).into(), numbers));
         }
         for (stream, (right, all)) in &detector.records {
-            rows.push("record", 0, [*stream, NULL], NULL, [*right, *all, 0].map(signed));
+            let numbers = [*right, *all, 0].map(signed);
+            rows.push(SnapshotRow::new(SnapshotKind::Record, [*stream, NONE], numbers));
         }
-        let claims = rows.claims.iter().map(|claim| claim.to_le_bytes()).collect::<Vec<_>>().concat();
-        let [streams, others] = rows.streams.map(|streams| self.streams.column(streams));
-        let numbers = rows.numbers.map(|numbers| Arc::new(Int64Array::from(numbers)) as ArrayRef);
-        let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(rows.kinds)),
-            Arc::new(FixedSizeBinaryArray::new(16, Buffer::from_vec(claims), None)),
-            streams,
-            others,
-            self.values.column(rows.values),
+        let planned = vec![
+            self.streams.column(rows.iter().map(|row| row.stream)),
+            self.streams.column(rows.iter().map(|row| row.other)),
+            self.values.column(rows.iter().map(|row| row.value)),
         ];
-        columns.extend(numbers);
-        columns
+        self.layouts.snapshot.columns(&rows, planned)
     }
 
     fn restore(&mut self, rows: &RecordBatch) {
-        let kinds = rows.column(1).as_string::<i32>();
-        let claims = rows.column(2).as_fixed_size_binary();
-        let [streams, others] = [3, 4].map(|index| self.streams.intern(rows, index));
-        let values = self.values.intern(rows, 5);
-        let numbers = [6, 7, 8].map(|index| rows.column(index).as_primitive::<Int64Type>());
+        let layout = &self.layouts.snapshot;
+        let streams = self.streams.intern(rows, layout.index_of("_stream"));
+        let others = self.streams.intern(rows, layout.index_of("_other"));
+        let values = self.values.intern(rows, layout.index_of("_value"));
         let detector = &mut self.detector;
-        for row in 0..rows.num_rows() {
-            let signed = numbers.map(|numbers| numbers.value(row));
-            let [first, second, third] = signed.map(i64::cast_unsigned);
-            let (stream, other) = (streams[row], others[row]);
-            let pair = (stream.min(other), stream.max(other));
-            match kinds.value(row) {
-                "round" => detector.round = Some(signed[0]),
-                "report" => {
-                    let claim = claims.value(row).try_into().expect("sixteen bytes");
-                    let reports = detector.reports.entry(KeyHash::from_le_bytes(claim)).or_default();
-                    reports.push((stream, signed[0], values[row]));
+        for row in layout.read(rows, vec![streams, others, values]) {
+            let [first, second, third] = [row.first, row.second, row.third].map(i64::cast_unsigned);
+            let pair = (row.stream.min(row.other), row.stream.max(row.other));
+            match row.kind {
+                SnapshotKind::Round => detector.round = Some(row.first),
+                SnapshotKind::Report => {
+                    let reports = detector.reports.entry(row.claim.0).or_default();
+                    reports.push((row.stream, row.first, row.value));
                 }
-                "errors" => {
+                SnapshotKind::Errors => {
                     let overlap = ErrorOverlap { shared: first, differing: second, surprise: third };
                     detector.errors.insert(pair, overlap);
                 }
-                "contested" => {
+                SnapshotKind::Contested => {
                     let overlap = ContestedOverlap { same: first, differing: second };
                     detector.contested.insert(pair, overlap);
                 }
-                "record" => drop(detector.records.insert(stream, (first, second))),
-                kind => unreachable!("a snapshot has no rows of kind {kind}"),
+                SnapshotKind::Record => drop(detector.records.insert(row.stream, (first, second))),
             }
         }
         // These findings were emitted before the snapshot.

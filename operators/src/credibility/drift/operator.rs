@@ -1,22 +1,18 @@
 //! The drift operator: reads the rows of each measure, and emits drift events and the rows of
 //! closed periods.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
-    UInt64Array,
-};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
-use tidegate_facts::payload_schema::timestamp;
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use tidegate_facts::row::{Micros, Row};
 use tidegate_facts::{Tick, columns};
 
-use super::severity::DriftLevel;
+use super::severity::{DriftEvent, DriftLevel, Severity};
 use super::{BEYOND, ClosedPeriod, DriftMeasure, MeasureConfig, Observation, StatisticKind};
 use crate::core::keys::{NULL_KEY, keys_of};
-use crate::core::rows::ticks_of;
 use crate::core::snapshotting::SnapshotOperator;
-use crate::core::tick_ordered::TickOperator;
+use crate::core::tick_ordered::{Exchange, OperatorOutput, TickOperator};
 
 /// The version of how fingerprints are made.
 const FINGERPRINT_VERSION: &str = "1";
@@ -35,97 +31,110 @@ impl Drift {
     }
 }
 
-/// The fields of a measure's input.
+/// A row of a measure's input: tick, key and event time, which checkpoints read, then the others.
+#[derive(Row)]
+struct InputRow {
+    #[row(name = "_tick")]
+    tick: Tick,
+    key: Option<String>,
+    time: Option<Micros>,
+    value: Option<i64>,
+    member: Option<String>,
+}
+
+/// A drift event.
+#[derive(Row)]
+struct EventRow {
+    #[row(name = "_tick")]
+    tick: Tick,
+    drift_id: String,
+    episode_id: String,
+    drift_type: String,
+    runtime_type: String,
+    severity: Severity,
+    light: DriftLevel,
+    score: f64,
+    detected_at: Micros,
+    first_detected_at: Micros,
+    measure: String,
+    key: String,
+    period_from: Micros,
+    period_to: Micros,
+    value: f64,
+    base: f64,
+    evidence_count: u64,
+    evidence_first: Tick,
+    evidence_last: Tick,
+    recommended_patch_type: String,
+    fingerprint_key: String,
+    fingerprint_version: String,
+    recurrence_24h: u32,
+    recurrence_multiplier: f64,
+    supersedes: Option<String>,
+    notes: String,
+}
+
+/// A closed period, or a revision of it.
+#[derive(Row)]
+struct PeriodRow {
+    #[row(name = "_tick")]
+    tick: Tick,
+    period_id: String,
+    measure: String,
+    statistic: String,
+    key: String,
+    period_from: Micros,
+    period_to: Micros,
+    #[row(name = "rows")]
+    row_count: u64,
+    value: f64,
+    base: f64,
+    level: DriftLevel,
+    revision: u32,
+    supersedes: Option<String>,
+}
+
+/// A row of the snapshot, after the tick: the reference that a measure learned of a key.
+#[derive(Row)]
+struct SnapshotRow {
+    key: String,
+    #[row(name = "_measure")]
+    measure: String,
+    #[row(name = "_learned")]
+    learned: String,
+}
+
+/// The fields of a measure's input: tick, key and event time, then the others.
 pub fn input_fields() -> Vec<Field> {
-    vec![
-        columns::tick_field(columns::TICK),
-        Field::new("key", DataType::Utf8, true),
-        Field::new("time", timestamp(), true),
-        Field::new("value", DataType::Int64, true),
-        Field::new("member", DataType::Utf8, true),
-    ]
+    InputRow::fields()
 }
 
-/// The index of the key column in a measure's input.
-pub const KEY: usize = 1;
-
-/// The schema of drift events.
-pub fn events_schema() -> SchemaRef {
-    let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
-    let time = |name: &str| Field::new(name, timestamp(), false);
-    let number = |name: &str, data_type| Field::new(name, data_type, false);
-    Arc::new(Schema::new(vec![
-        columns::tick_field(columns::TICK),
-        text("drift_id", false),
-        text("episode_id", false),
-        text("drift_type", false),
-        text("runtime_type", false),
-        text("severity", false),
-        text("light", false),
-        number("score", DataType::Float64),
-        time("detected_at"),
-        time("first_detected_at"),
-        text("measure", false),
-        text("key", false),
-        time("period_from"),
-        time("period_to"),
-        number("value", DataType::Float64),
-        number("base", DataType::Float64),
-        number("evidence_count", DataType::UInt64),
-        columns::tick_field("evidence_first"),
-        columns::tick_field("evidence_last"),
-        text("recommended_patch_type", false),
-        text("fingerprint_key", false),
-        text("fingerprint_version", false),
-        number("recurrence_24h", DataType::UInt32),
-        number("recurrence_multiplier", DataType::Float64),
-        text("supersedes", true),
-        text("notes", false),
-    ]))
+/// To which workers the rows of a measure's input go: to those that own their keys.
+pub fn input_exchange() -> Exchange {
+    Exchange::Key(index_of(&InputRow::schema(), "key"))
 }
 
-/// The schema of the rows of closed periods.
-pub fn periods_schema() -> SchemaRef {
-    let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
-    let time = |name: &str| Field::new(name, timestamp(), false);
-    let number = |name: &str, data_type| Field::new(name, data_type, false);
-    Arc::new(Schema::new(vec![
-        columns::tick_field(columns::TICK),
-        text("period_id", false),
-        text("measure", false),
-        text("statistic", false),
-        text("key", false),
-        time("period_from"),
-        time("period_to"),
-        number("rows", DataType::UInt64),
-        number("value", DataType::Float64),
-        number("base", DataType::Float64),
-        text("level", false),
-        number("revision", DataType::UInt32),
-        text("supersedes", true),
-    ]))
+/// The outputs: drift events, and the rows of closed periods.
+pub fn outputs() -> [OperatorOutput; 2] {
+    [EventRow::schema(), PeriodRow::schema()].map(|schema| {
+        let order = ["measure", "key", "period_to"].map(|name| index_of(&schema, name)).to_vec();
+        OperatorOutput { schema, order }
+    })
 }
 
-/// The columns by which rows of one tick are sorted: of the events, and of the periods.
-pub fn orders() -> [Vec<usize>; 2] {
-    let order = |schema: SchemaRef| {
-        ["measure", "key", "period_to"].map(|name| schema.index_of(name).expect("its own column")).to_vec()
-    };
-    [order(events_schema()), order(periods_schema())]
+/// The snapshot's columns and the order of its rows, and to which workers a restart sends them.
+pub fn snapshot_output() -> (OperatorOutput, Exchange) {
+    let tick = columns::tick_field(columns::TICK);
+    let fields: Vec<Field> = [tick].into_iter().chain(SnapshotRow::fields()).collect();
+    let schema = SchemaRef::new(Schema::new(fields));
+    let key = index_of(&schema, "key");
+    let order = vec![key, index_of(&schema, "_measure")];
+    (OperatorOutput { schema, order }, Exchange::Key(key))
 }
 
-/// The schema of the snapshot, the learned references of keys; the key is the second column.
-pub fn snapshot_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        columns::tick_field(columns::TICK),
-        Field::new("key", DataType::Utf8, false),
-        Field::new("_measure", DataType::Utf8, false),
-        Field::new("_learned", DataType::Utf8, false),
-    ]))
+fn index_of(schema: &Schema, name: &str) -> usize {
+    schema.index_of(name).expect("its own column")
 }
-
-/// A key, a measure, and the reference that the measure learned of the key.
-type SnapshotRow = (Arc<str>, Arc<str>, String);
 
 /// A snapshot holds the learned references. The facts of periods that can still change are most of
 /// the state; they arrive again after a restart.
@@ -133,28 +142,28 @@ impl SnapshotOperator for Drift {
     fn snapshot(&self) -> Vec<ArrayRef> {
         let learning = self.configs.iter().zip(&self.measures).filter(|(of, _)| of.kind.learns_reference());
         let rows = learning.flat_map(|(config, measure)| {
-            measure.references().into_iter().map(|(key, text)| (key, Arc::clone(&config.name), text))
+            let references = measure.references().into_iter();
+            references.map(|(key, learned)| SnapshotRow {
+                key: key.to_string(),
+                measure: config.name.to_string(),
+                learned,
+            })
         });
-        let rows: Vec<SnapshotRow> = rows.collect();
-        let texts = |text: fn(&SnapshotRow) -> &str| -> ArrayRef {
-            Arc::new(StringArray::from_iter_values(rows.iter().map(text)))
-        };
-        vec![texts(|(key, ..)| key), texts(|(_, measure, _)| measure), texts(|(.., learned)| learned)]
+        SnapshotRow::columns(&rows.collect::<Vec<_>>())
     }
 
     fn restore(&mut self, rows: &RecordBatch) {
-        let [keys, measures, learned] = [1, 2, 3].map(|index| rows.column(index).as_string::<i32>());
-        for row in 0..rows.num_rows() {
-            let measure = self.configs.iter().position(|of| *of.name == *measures.value(row));
+        for row in SnapshotRow::read(rows).expect("the snapshot's own rows") {
+            let measure = self.configs.iter().position(|of| *of.name == *row.measure);
             let measure = measure.expect("a snapshot of the same plan has the same measures");
-            self.measures[measure].set_reference(keys.value(row), learned.value(row));
+            self.measures[measure].set_reference(&row.key, &row.learned);
         }
     }
 }
 
 /// The output at most ticks, since periods are long.
 static EMPTY_OUTPUT: LazyLock<[RecordBatch; 2]> =
-    LazyLock::new(|| [events_schema(), periods_schema()].map(RecordBatch::new_empty));
+    LazyLock::new(|| [EventRow::schema(), PeriodRow::schema()].map(RecordBatch::new_empty));
 
 impl TickOperator for Drift {
     fn advance(&mut self, inputs: &[RecordBatch], upper: Tick) -> Vec<RecordBatch> {
@@ -169,9 +178,10 @@ impl TickOperator for Drift {
             return EMPTY_OUTPUT.to_vec();
         }
         all.sort_by_key(|(tick, index, _)| (*tick, *index));
-        let rows: Vec<(&MeasureConfig, &ClosedPeriod)> =
-            all.iter().map(|(_, index, closed)| (&self.configs[*index], closed)).collect();
-        vec![events_batch(&rows), periods_batch(&rows)]
+        let rows = || all.iter().map(|(_, index, closed)| (&self.configs[*index], closed));
+        let events: Vec<EventRow> = rows().filter_map(|(of, closed)| EventRow::new(of, closed)).collect();
+        let periods: Vec<PeriodRow> = rows().map(|(of, closed)| PeriodRow::new(of, closed)).collect();
+        vec![EventRow::to_batch(&events), PeriodRow::to_batch(&periods)]
     }
 }
 
@@ -182,104 +192,79 @@ fn add_rows(
     reads_members: bool,
     closed: &mut Vec<ClosedPeriod>,
 ) {
-    let ticks = ticks_of(rows).values();
-    let keys = rows.column(KEY).as_string::<i32>();
-    let times = rows.column(2).as_primitive::<TimestampMicrosecondType>();
-    let values = rows.column(3).as_primitive::<Int64Type>();
-    let members = if reads_members { keys_of(rows.column(4)) } else { Vec::new() };
-    for row in 0..rows.num_rows() {
-        if keys.is_null(row) || times.is_null(row) {
+    let input = InputRowColumns::bind(rows).expect("the plan gives each measure these fields");
+    let members = rows.column_by_name("member").filter(|_| reads_members).map(keys_of);
+    for row in 0..input.len() {
+        if input.key.is_null(row) || input.time.is_null(row) {
             continue;
         }
-        let tick = Tick(ticks[row]);
+        let tick = Tick(input.tick.value(row));
         measure.close_before(tick.next(), closed);
-        let value = values.is_valid(row).then(|| values.value(row));
-        let member = members.get(row).copied().unwrap_or(NULL_KEY);
-        measure.add(keys.value(row), &Observation { tick, time: times.value(row), value, member });
+        let value = input.value.is_valid(row).then(|| input.value.value(row));
+        let member = members.as_ref().map_or(NULL_KEY, |members| members[row]);
+        let time = input.time.value(row);
+        measure.add(input.key.value(row), &Observation { tick, time, value, member });
     }
 }
 
-/// The rows that are drift events.
-fn events_batch(rows: &[(&MeasureConfig, &ClosedPeriod)]) -> RecordBatch {
-    let rows: Vec<_> =
-        rows.iter().filter_map(|(of, closed)| Some((*of, *closed, closed.event.as_ref()?))).collect();
-    let texts = |text: &dyn Fn(usize) -> String| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values((0..rows.len()).map(text)))
-    };
-    let floats = |of: &dyn Fn(usize) -> f64| -> ArrayRef {
-        Arc::new(Float64Array::from_iter_values((0..rows.len()).map(of)))
-    };
-    let ticks =
-        |of: &dyn Fn(usize) -> Tick| -> ArrayRef { Arc::new(columns::tick_array((0..rows.len()).map(of))) };
-    let superseded: ArrayRef = Arc::new(
-        rows.iter().map(|(_, _, event)| event.supersedes.map(|id| id.to_hex())).collect::<StringArray>(),
-    );
-    let columns: Vec<ArrayRef> = vec![
-        ticks(&|row| rows[row].1.tick),
-        texts(&|row| rows[row].1.id.to_hex()),
-        texts(&|row| rows[row].2.episode.to_hex()),
-        texts(&|row| rows[row].0.kind.name().to_owned()),
-        texts(&|row| rows[row].0.kind.runtime_type().to_owned()),
-        texts(&|row| rows[row].2.severity.name().to_owned()),
-        texts(&|row| rows[row].2.light.name().to_owned()),
-        floats(&|row| f64::from(rows[row].2.score) / 1000.0),
-        times(rows.iter().map(|(_, closed, _)| closed.tick.micros())),
-        times(rows.iter().map(|(_, _, event)| event.since.micros())),
-        texts(&|row| rows[row].0.name.to_string()),
-        texts(&|row| rows[row].1.key.to_string()),
-        times(rows.iter().map(|(_, closed, _)| closed.from)),
-        times(rows.iter().map(|(_, closed, _)| closed.to)),
-        floats(&|row| millionths(rows[row].1.measurement.value)),
-        floats(&|row| millionths(rows[row].1.measurement.base)),
-        Arc::new(UInt64Array::from_iter_values(rows.iter().map(|(_, closed, _)| closed.rows))),
-        ticks(&|row| rows[row].1.first),
-        ticks(&|row| rows[row].1.last),
-        texts(&|row| rows[row].0.kind.patch().to_owned()),
-        texts(&|row| format!("{}:{}", rows[row].0.name, rows[row].1.key)),
-        texts(&|_| FINGERPRINT_VERSION.to_owned()),
-        Arc::new(UInt32Array::from_iter_values(rows.iter().map(|(_, _, event)| event.recurrence))),
-        floats(&|row| f64::from(rows[row].2.multiplier) / 10.0),
-        superseded,
-        texts(&|row| notes(rows[row].0, rows[row].1)),
-    ];
-    RecordBatch::try_new(events_schema(), columns).expect("the columns are the schema's")
+impl EventRow {
+    /// The drift event of a closed period; `None` if the period is none and retracts none.
+    fn new(config: &MeasureConfig, closed: &ClosedPeriod) -> Option<EventRow> {
+        let event: &DriftEvent = closed.event.as_ref()?;
+        Some(EventRow {
+            tick: closed.tick,
+            drift_id: closed.id.to_hex(),
+            episode_id: event.episode.to_hex(),
+            drift_type: config.kind.name().to_owned(),
+            runtime_type: config.kind.runtime_type().to_owned(),
+            severity: event.severity,
+            light: event.light,
+            score: f64::from(event.score) / 1000.0,
+            detected_at: Micros(closed.tick.micros()),
+            first_detected_at: Micros(event.since.micros()),
+            measure: config.name.to_string(),
+            key: closed.key.to_string(),
+            period_from: Micros(closed.from),
+            period_to: Micros(closed.to),
+            value: millionths(closed.measurement.value),
+            base: millionths(closed.measurement.base),
+            evidence_count: closed.rows,
+            evidence_first: closed.first,
+            evidence_last: closed.last,
+            recommended_patch_type: config.kind.patch().to_owned(),
+            fingerprint_key: format!("{}:{}", config.name, closed.key),
+            fingerprint_version: FINGERPRINT_VERSION.to_owned(),
+            recurrence_24h: event.recurrence,
+            recurrence_multiplier: f64::from(event.multiplier) / 10.0,
+            supersedes: event.supersedes.map(|id| id.to_hex()),
+            notes: notes(config, closed),
+        })
+    }
 }
 
-/// The rows of all closed periods.
-fn periods_batch(rows: &[(&MeasureConfig, &ClosedPeriod)]) -> RecordBatch {
-    let texts = |text: &dyn Fn(&MeasureConfig, &ClosedPeriod) -> String| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(rows.iter().map(|(of, closed)| text(of, closed))))
-    };
-    let superseded: ArrayRef = Arc::new(
-        rows.iter().map(|(_, closed)| closed.supersedes.map(|id| id.to_hex())).collect::<StringArray>(),
-    );
-    let values = rows.iter().map(|(_, closed)| millionths(closed.measurement.value));
-    let bases = rows.iter().map(|(_, closed)| millionths(closed.measurement.base));
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(columns::tick_array(rows.iter().map(|(_, closed)| closed.tick))),
-        texts(&|_, closed| closed.id.to_hex()),
-        texts(&|of, _| of.name.to_string()),
-        texts(&|of, _| of.kind.name().to_owned()),
-        texts(&|_, closed| closed.key.to_string()),
-        times(rows.iter().map(|(_, closed)| closed.from)),
-        times(rows.iter().map(|(_, closed)| closed.to)),
-        Arc::new(UInt64Array::from_iter_values(rows.iter().map(|(_, closed)| closed.rows))),
-        Arc::new(Float64Array::from_iter_values(values)),
-        Arc::new(Float64Array::from_iter_values(bases)),
-        texts(&|_, closed| closed.level.name().to_owned()),
-        Arc::new(UInt32Array::from_iter_values(rows.iter().map(|(_, closed)| closed.revision))),
-        superseded,
-    ];
-    RecordBatch::try_new(periods_schema(), columns).expect("the columns are the schema's")
+impl PeriodRow {
+    fn new(config: &MeasureConfig, closed: &ClosedPeriod) -> PeriodRow {
+        PeriodRow {
+            tick: closed.tick,
+            period_id: closed.id.to_hex(),
+            measure: config.name.to_string(),
+            statistic: config.kind.name().to_owned(),
+            key: closed.key.to_string(),
+            period_from: Micros(closed.from),
+            period_to: Micros(closed.to),
+            row_count: closed.rows,
+            value: millionths(closed.measurement.value),
+            base: millionths(closed.measurement.base),
+            level: closed.level,
+            revision: closed.revision,
+            supersedes: closed.supersedes.map(|id| id.to_hex()),
+        }
+    }
 }
 
 /// A whole number of millionths as a float: the last step, and the only one with floats.
 fn millionths(value: i64) -> f64 {
     value as f64 / 1e6
-}
-
-fn times(micros: impl Iterator<Item = i64>) -> ArrayRef {
-    Arc::new(TimestampMicrosecondArray::from_iter_values(micros).with_timezone("UTC"))
 }
 
 /// A sentence about a drift event, for people.

@@ -84,6 +84,9 @@ pub struct Recurrence {
 /// How long an event counts, in microseconds.
 pub const RECURRENCE: i64 = 86_400_000_000;
 
+named_column!(DriftLevel);
+named_column!(Severity);
+
 impl DriftLevel {
     /// The level as rows spell it, such as `green`.
     pub fn name(self) -> &'static str {
@@ -92,6 +95,12 @@ impl DriftLevel {
             DriftLevel::Yellow => "yellow",
             DriftLevel::Red => "red",
         }
+    }
+
+    fn of_name(name: &str) -> Option<DriftLevel> {
+        [DriftLevel::Green, DriftLevel::Yellow, DriftLevel::Red]
+            .into_iter()
+            .find(|level| level.name() == name)
     }
 
     fn share(self) -> u32 {

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMicrosecondArray, new_null_array,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use tidegate_facts::row::Row;
 use tidegate_facts::{Tick, columns};
 
 use super::{
@@ -19,9 +19,54 @@ use crate::core::blank_to_null::blank_to_null;
 use crate::core::interner::Interner;
 use crate::core::keys::{NULL_KEY, keys_of};
 use crate::core::row_encoding::{RowCodec, decoded_field, decoded_type};
+use crate::core::row_layout::RowLayout;
 use crate::core::rows::ticks_of;
-use crate::core::tick_ordered::TickOperator;
+use crate::core::tick_ordered::{OperatorOutput, TickOperator};
 use crate::credibility::tally::Membership;
+
+/// A row of the claims changelog, after the tick and the claim's own columns. Values are interned.
+#[derive(Row)]
+pub(super) struct ClaimRow {
+    value: u32,
+    status: ClaimStatus,
+    reason: Option<StatusReason>,
+    margin: i32,
+    streams: i32,
+    votes: i32,
+    agreeing: i32,
+    groups: i32,
+    families: i32,
+    value_at_last_evidence: u32,
+    status_at_last_evidence: ClaimStatus,
+    #[row(name = "_diff")]
+    diff: i64,
+}
+
+/// A row of the port `flips`, after the tick and the claim's own columns. Values are interned.
+#[derive(Row)]
+pub(super) struct FlipRow {
+    value_before: u32,
+    status_before: ClaimStatus,
+    value: u32,
+    status: ClaimStatus,
+    reason: Option<StatusReason>,
+    margin: i32,
+    cause: ChangeCause,
+}
+
+/// A row of the port `votes`, after the tick and the claim's own columns. Streams, values and
+/// groups are interned.
+#[derive(Row)]
+pub(super) struct VoteRow {
+    stream: u32,
+    vote: u32,
+    vote_group: u32,
+    family: u32,
+    suspected_group: u32,
+    exclusion_reason: Option<ExclusionReason>,
+    #[row(name = "_diff")]
+    diff: i64,
+}
 
 /// The columns of a quorum's evidence input, by index.
 #[derive(Clone, Debug)]
@@ -100,62 +145,64 @@ pub struct QuorumConfig {
 }
 
 impl QuorumConfig {
-    /// The schemas of the claims, of the port `flips` and of the port `votes`.
-    pub fn schemas(&self) -> [SchemaRef; 3] {
-        let [value, stream, group] = self.types.each_ref().map(decoded_type);
-        let text = |name: &str, nullable: bool| Field::new(name, DataType::Utf8, nullable);
-        let number = |name: &str| Field::new(name, DataType::Int32, false);
-        let tick = columns::tick_field(columns::TICK);
-        let diff = Field::new(columns::DIFF, DataType::Int64, false);
-        let schema = |fields: Vec<Field>| {
-            let claim = self.claim_fields.iter().map(|field| decoded_field(field).with_nullable(true));
-            Arc::new(Schema::new([tick.clone()].into_iter().chain(claim).chain(fields).collect::<Vec<_>>()))
+    /// The outputs: the claims, the port `flips` and the port `votes`.
+    pub fn outputs(&self) -> [OperatorOutput; 3] {
+        let QuorumLayouts { claims, flips, votes } = self.layouts();
+        let by_claim = |schema: &SchemaRef| OperatorOutput { schema: Arc::clone(schema), order: vec![CLAIM] };
+        let of_votes = OperatorOutput {
+            schema: Arc::clone(votes.schema()),
+            order: vec![CLAIM, votes.index_of("stream")],
         };
-        let claims = schema(vec![
-            Field::new("value", value.clone(), true),
-            text("status", false),
-            text("reason", true),
-            number("margin"),
-            number("streams"),
-            number("votes"),
-            number("agreeing"),
-            number("groups"),
-            number("families"),
-            Field::new("value_at_last_evidence", value.clone(), true),
-            text("status_at_last_evidence", false),
-            diff.clone(),
-        ]);
-        let flips = schema(vec![
-            Field::new("value_before", value.clone(), true),
-            text("status_before", false),
-            Field::new("value", value.clone(), true),
-            text("status", false),
-            text("reason", true),
-            number("margin"),
-            text("cause", false),
-        ]);
-        let votes = schema(vec![
-            Field::new("stream", stream.clone(), true),
-            Field::new("vote", value, true),
-            Field::new("vote_group", group, true),
-            Field::new("family", stream.clone(), true),
-            Field::new("suspected_group", stream, true),
-            text("exclusion_reason", true),
-            diff,
-        ]);
-        [claims, flips, votes]
+        [by_claim(claims.schema()), by_claim(flips.schema()), of_votes]
     }
 
-    /// The columns by which rows of one tick are sorted, for each of [`QuorumConfig::schemas`].
-    pub fn orders(&self) -> [Vec<usize>; 3] {
-        [vec![1], vec![1], vec![1, 1 + self.claim_fields.len()]]
+    fn layouts(&self) -> QuorumLayouts {
+        let [value, stream, group] = self.types.each_ref().map(decoded_type);
+        let field = |name: &str, data_type: &DataType| Field::new(name, data_type.clone(), true);
+        QuorumLayouts {
+            claims: RowLayout::new(
+                self.claim_prefix(),
+                vec![field("value", &value), field("value_at_last_evidence", &value)],
+            ),
+            flips: RowLayout::new(
+                self.claim_prefix(),
+                vec![field("value_before", &value), field("value", &value)],
+            ),
+            votes: RowLayout::new(
+                self.claim_prefix(),
+                vec![
+                    field("stream", &stream),
+                    field("vote", &value),
+                    field("vote_group", &group),
+                    field("family", &stream),
+                    field("suspected_group", &stream),
+                ],
+            ),
+        }
     }
+
+    /// The first fields of all outputs and of the snapshot: the tick, the claim and its passthrough
+    /// columns.
+    pub(super) fn claim_prefix(&self) -> Vec<Field> {
+        let claim = self.claim_fields.iter().map(|field| decoded_field(field).with_nullable(true));
+        [columns::tick_field(columns::TICK)].into_iter().chain(claim).collect()
+    }
+}
+
+/// The index of the claim in all outputs and in the snapshot: it follows the tick.
+pub(super) const CLAIM: usize = 1;
+
+/// The layouts of the outputs.
+struct QuorumLayouts {
+    claims: RowLayout<ClaimRow>,
+    flips: RowLayout<FlipRow>,
+    votes: RowLayout<VoteRow>,
 }
 
 /// The quorum operator: emits claims, flips and votes, the first and the last as changelogs.
 pub struct Quorum {
     pub(super) config: QuorumConfig,
-    schemas: [SchemaRef; 3],
+    layouts: QuorumLayouts,
     pub(super) claims: ClaimTable,
     pub(super) codec: RowCodec,
     pub(super) streams: Interner,
@@ -175,7 +222,7 @@ impl Quorum {
                 config.families.is_some(),
             ),
             codec: RowCodec::new(config.claim_fields.iter().map(|field| field.data_type().clone())),
-            schemas: config.schemas(),
+            layouts: config.layouts(),
             streams,
             groups,
             values,
@@ -248,8 +295,7 @@ impl Quorum {
 
 impl TickOperator for Quorum {
     fn advance(&mut self, inputs: &[RecordBatch], _: Tick) -> Vec<RecordBatch> {
-        let Quorum { config, schemas, .. } = &*self;
-        let (config, schemas) = (config.clone(), schemas.clone());
+        let config = self.config.clone();
         let mut others = inputs[1..].iter();
         let mut input_of = || others.next().expect("one input for each configured one");
         let declarations = config.declaration.as_ref().map(|columns| (columns, input_of()));
@@ -294,11 +340,7 @@ impl TickOperator for Quorum {
             );
         }
         let flips = output.changes.iter().filter(|(_, change)| change.is_flip()).copied().collect::<Vec<_>>();
-        vec![
-            self.claims_batch(&schemas[0], &output.changes),
-            self.flips_batch(&schemas[1], &flips),
-            self.votes_batch(&schemas[2], &output.votes),
-        ]
+        vec![self.claims_batch(&output.changes), self.flips_batch(&flips), self.votes_batch(&output.votes)]
     }
 }
 
@@ -378,9 +420,8 @@ fn is_added(rows: &RecordBatch, diff: Option<usize>, row: usize) -> bool {
 
 /// The claim column of some rows, followed by its passthrough columns, which are null.
 fn with_nulls(rows: &RecordBatch, claim: usize, fields: &[Field]) -> RecordBatch {
-    let nulls = fields[1..]
-        .iter()
-        .map(|field| arrow::array::new_null_array(&decoded_type(field.data_type()), rows.num_rows()));
+    let nulls =
+        fields[1..].iter().map(|field| new_null_array(&decoded_type(field.data_type()), rows.num_rows()));
     let columns: Vec<ArrayRef> = [Arc::clone(rows.column(claim))].into_iter().chain(nulls).collect();
     let first = Field::new(fields[0].name(), columns[0].data_type().clone(), true);
     let rest = fields[1..].iter().map(|field| decoded_field(field).with_nullable(true));
@@ -396,62 +437,44 @@ struct QuorumOutput {
 }
 
 impl Quorum {
-    fn claims_batch(&self, schema: &SchemaRef, changes: &[(Tick, ClaimChange)]) -> RecordBatch {
-        let rows: Vec<(Tick, ClaimState, i64)> = changes
+    fn claims_batch(&self, changes: &[(Tick, ClaimChange)]) -> RecordBatch {
+        let states: Vec<(Tick, ClaimState, i64)> = changes
             .iter()
             .flat_map(|(tick, change)| {
                 let before = change.before.map(|before| (*tick, before, -1));
                 before.into_iter().chain([(*tick, change.after, 1)])
             })
             .collect();
-        let states = || rows.iter().map(|(_, state, _)| state);
-        let mut columns = self.claim_columns(rows.iter().map(|(tick, state, _)| (*tick, state.row)));
-        columns.push(self.values.column(states().map(|of| of.value)));
-        columns.push(texts(states().map(|of| Some(of.status.name()))));
-        columns.push(texts(states().map(|of| of.reason.map(StatusReason::name))));
-        columns.push(numbers(states().map(|of| of.margin)));
-        columns.push(numbers(states().map(|of| of.streams)));
-        columns.push(numbers(states().map(|of| of.votes)));
-        columns.push(numbers(states().map(|of| of.agreeing)));
-        columns.push(numbers(states().map(|of| of.groups)));
-        columns.push(numbers(states().map(|of| of.families)));
-        columns.push(self.values.column(states().map(|of| of.at_last_evidence.0)));
-        columns.push(texts(states().map(|of| Some(of.at_last_evidence.1.name()))));
-        columns.push(Arc::new(Int64Array::from_iter_values(rows.iter().map(|(.., diff)| *diff))));
-        RecordBatch::try_new(Arc::clone(schema), columns).expect("the columns are the schema's")
+        let rows: Vec<ClaimRow> = states.iter().map(|(_, state, diff)| ClaimRow::new(state, *diff)).collect();
+        let prefix = self.claim_columns(states.iter().map(|(tick, state, _)| (*tick, state.row)));
+        let values = |of: fn(&ClaimRow) -> u32| self.values.column(rows.iter().map(of));
+        let planned = vec![values(|row| row.value), values(|row| row.value_at_last_evidence)];
+        self.layouts.claims.batch(prefix, &rows, planned)
     }
 
-    fn flips_batch(&self, schema: &SchemaRef, flips: &[(Tick, ClaimChange)]) -> RecordBatch {
-        let changes = || flips.iter().map(|(_, change)| change);
-        let mut columns = self.claim_columns(flips.iter().map(|(tick, change)| (*tick, change.after.row)));
-        let before = |change: &ClaimChange| change.before.map_or(Interner::NULL, |before| before.value);
-        columns.push(self.values.column(changes().map(before)));
-        let before =
-            |change: &ClaimChange| change.before.map_or(ClaimStatus::Unknown, |before| before.status);
-        columns.push(texts(changes().map(|change| Some(before(change).name()))));
-        columns.push(self.values.column(changes().map(|change| change.after.value)));
-        columns.push(texts(changes().map(|change| Some(change.after.status.name()))));
-        columns.push(texts(changes().map(|change| change.after.reason.map(StatusReason::name))));
-        columns.push(numbers(changes().map(|change| change.after.margin)));
-        columns.push(texts(changes().map(|change| Some(change.cause.name()))));
-        RecordBatch::try_new(Arc::clone(schema), columns).expect("the columns are the schema's")
+    fn flips_batch(&self, flips: &[(Tick, ClaimChange)]) -> RecordBatch {
+        let rows: Vec<FlipRow> = flips.iter().map(|(_, change)| FlipRow::new(change)).collect();
+        let prefix = self.claim_columns(flips.iter().map(|(tick, change)| (*tick, change.after.row)));
+        let values = |of: fn(&FlipRow) -> u32| self.values.column(rows.iter().map(of));
+        let planned = vec![values(|row| row.value_before), values(|row| row.value)];
+        self.layouts.flips.batch(prefix, &rows, planned)
     }
 
-    fn votes_batch(&self, schema: &SchemaRef, changes: &[(Tick, VoteChange)]) -> RecordBatch {
-        let votes = || changes.iter().map(|(_, change)| &change.vote);
-        let mut columns = self.claim_columns(changes.iter().map(|(tick, change)| (*tick, change.vote.row)));
-        columns.push(self.streams.column(votes().map(|vote| vote.stream)));
-        columns.push(self.values.column(votes().map(|vote| vote.value)));
-        columns.push(self.groups.column(votes().map(|vote| vote.group)));
-        columns.push(self.streams.column(votes().map(|vote| vote.family.unwrap_or(Interner::NULL))));
-        columns.push(self.streams.column(votes().map(|vote| vote.suspected_group.unwrap_or(Interner::NULL))));
-        columns.push(texts(votes().map(|vote| vote.exclusion.map(ExclusionReason::name))));
-        let diffs = changes.iter().map(|(_, change)| if change.is_added { 1 } else { -1 });
-        columns.push(Arc::new(Int64Array::from_iter_values(diffs)));
-        RecordBatch::try_new(Arc::clone(schema), columns).expect("the columns are the schema's")
+    fn votes_batch(&self, changes: &[(Tick, VoteChange)]) -> RecordBatch {
+        let rows: Vec<VoteRow> = changes.iter().map(|(_, change)| VoteRow::new(change)).collect();
+        let prefix = self.claim_columns(changes.iter().map(|(tick, change)| (*tick, change.vote.row)));
+        let of = |interner: &Interner, of: fn(&VoteRow) -> u32| interner.column(rows.iter().map(of));
+        let planned = vec![
+            of(&self.streams, |row| row.stream),
+            of(&self.values, |row| row.vote),
+            of(&self.groups, |row| row.vote_group),
+            of(&self.streams, |row| row.family),
+            of(&self.streams, |row| row.suspected_group),
+        ];
+        self.layouts.votes.batch(prefix, &rows, planned)
     }
 
-    /// The first columns of every output: the tick, the claim and its passthrough columns.
+    /// The columns of [`QuorumConfig::claim_prefix`], for ticks and passthrough rows.
     fn claim_columns(&self, rows: impl Iterator<Item = (Tick, u32)> + Clone) -> Vec<ArrayRef> {
         let ticks: ArrayRef = Arc::new(columns::tick_array(rows.clone().map(|(tick, _)| tick)));
         let claims = self.codec.decode(rows.map(|(_, row)| self.claims.row(row)));
@@ -459,64 +482,56 @@ impl Quorum {
     }
 }
 
-fn texts(texts: impl Iterator<Item = Option<&'static str>>) -> ArrayRef {
-    Arc::new(texts.collect::<StringArray>())
-}
-
-fn numbers(numbers: impl Iterator<Item = u32>) -> ArrayRef {
-    Arc::new(Int32Array::from_iter_values(numbers.map(|number| i32::try_from(number).unwrap_or(i32::MAX))))
-}
-
-impl ClaimStatus {
-    /// The status as rows spell it, such as `VERIFIED`.
-    pub fn name(self) -> &'static str {
-        match self {
-            ClaimStatus::Verified => "VERIFIED",
-            ClaimStatus::Degraded => "DEGRADED",
-            ClaimStatus::Unknown => "UNKNOWN",
+impl ClaimRow {
+    fn new(state: &ClaimState, diff: i64) -> ClaimRow {
+        ClaimRow {
+            value: state.value,
+            status: state.status,
+            reason: state.reason,
+            margin: saturated(state.margin),
+            streams: saturated(state.streams),
+            votes: saturated(state.votes),
+            agreeing: saturated(state.agreeing),
+            groups: saturated(state.groups),
+            families: saturated(state.families),
+            value_at_last_evidence: state.at_last_evidence.0,
+            status_at_last_evidence: state.at_last_evidence.1,
+            diff,
         }
     }
 }
 
-impl StatusReason {
-    /// The reason as rows spell it, such as `NO_EVIDENCE`.
-    pub fn name(self) -> &'static str {
-        match self {
-            StatusReason::Undeclared => "UNDECLARED",
-            StatusReason::NoEvidence => "NO_EVIDENCE",
-            StatusReason::Tied => "TIED",
-            StatusReason::Votes => "VOTES",
-            StatusReason::Groups => "GROUPS",
-            StatusReason::OutOfBand => "OUT_OF_BAND",
-            StatusReason::Streams => "STREAMS",
-            StatusReason::FamiliesUnknown => "FAMILIES_UNKNOWN",
+impl FlipRow {
+    fn new(change: &ClaimChange) -> FlipRow {
+        let ClaimChange { before, after, cause, .. } = change;
+        FlipRow {
+            value_before: before.map_or(Interner::NULL, |before| before.value),
+            status_before: before.map_or(ClaimStatus::Unknown, |before| before.status),
+            value: after.value,
+            status: after.status,
+            reason: after.reason,
+            margin: saturated(after.margin),
+            cause: *cause,
         }
     }
 }
 
-impl ExclusionReason {
-    /// The reason as rows spell it, such as `DISAGREES`.
-    pub fn name(self) -> &'static str {
-        match self {
-            ExclusionReason::Disagrees => "DISAGREES",
-            ExclusionReason::Family => "FAMILY",
-            ExclusionReason::Divided => "DIVIDED",
-            ExclusionReason::Status => "STATUS",
-            ExclusionReason::NoValue => "NO_VALUE",
-            ExclusionReason::Expired => "EXPIRED",
-            ExclusionReason::Withdrawn => "WITHDRAWN",
+impl VoteRow {
+    fn new(change: &VoteChange) -> VoteRow {
+        let vote = &change.vote;
+        VoteRow {
+            stream: vote.stream,
+            vote: vote.value,
+            vote_group: vote.group,
+            family: vote.family.unwrap_or(Interner::NULL),
+            suspected_group: vote.suspected_group.unwrap_or(Interner::NULL),
+            exclusion_reason: vote.exclusion,
+            diff: if change.is_added { 1 } else { -1 },
         }
     }
 }
 
-impl ChangeCause {
-    /// The cause as rows spell it, such as `EXPIRY`.
-    pub fn name(self) -> &'static str {
-        match self {
-            ChangeCause::Evidence => "EVIDENCE",
-            ChangeCause::Expiry => "EXPIRY",
-            ChangeCause::Declaration => "DECLARATION",
-            ChangeCause::Families => "FAMILIES",
-        }
-    }
+/// A count as an `i32`, the greatest one if it is greater.
+fn saturated(count: u32) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
 }

@@ -7,178 +7,211 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
-};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType, UInt32Type};
-use tidegate_facts::columns;
-use tidegate_facts::payload_schema::timestamp;
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::Field;
+use tidegate_facts::row::{Micros, Row};
 
-use super::operator::{Quorum, QuorumConfig};
+use super::operator::{CLAIM, Quorum, QuorumConfig};
 use super::{
     ChangeCause, ClaimState, ClaimStatus, ClaimTable, Evidence, ExclusionReason, Requirement, StatusReason,
 };
 use crate::core::interner::Interner;
 use crate::core::keys::keys_of;
-use crate::core::row_encoding::{decoded_field, decoded_type};
+use crate::core::row_encoding::decoded_type;
+use crate::core::row_layout::RowLayout;
 use crate::core::snapshotting::SnapshotOperator;
+use crate::core::tick_ordered::{Exchange, OperatorOutput};
 
-/// The kinds of snapshot rows.
-const KINDS: [&str; 3] = ["claim", "evidence", "ended"];
+/// A row of the snapshot, after the claim's own columns. Streams, values and groups are interned. A
+/// kind of row leaves the columns of the others null.
+#[derive(Row)]
+struct SnapshotRow {
+    #[row(name = "_kind")]
+    kind: SnapshotKind,
+    #[row(name = "_stream")]
+    stream: u32,
+    #[row(name = "_time")]
+    time: Option<Micros>,
+    /// The value of the evidence, or of the claim at the last evidence.
+    #[row(name = "_value")]
+    value: u32,
+    /// The claim's status at the last evidence.
+    #[row(name = "_status")]
+    status: Option<ClaimStatus>,
+    /// Why the stream's evidence ended.
+    #[row(name = "_ended")]
+    ended: Option<ExclusionReason>,
+    #[row(name = "_group")]
+    group: u32,
+    #[row(name = "_out_of_band")]
+    out_of_band: Option<bool>,
+    #[row(name = "_is_eligible")]
+    is_eligible: Option<bool>,
+    #[row(name = "_n")]
+    n: Option<u32>,
+    #[row(name = "_k")]
+    k: Option<u32>,
+    #[row(name = "_groups")]
+    groups: Option<u32>,
+    #[row(name = "_reported_time")]
+    reported_time: Option<Micros>,
+}
 
-impl QuorumConfig {
-    /// The schema of the snapshot, whose second column is the claim, and the columns by which its
-    /// rows are sorted.
-    pub fn snapshot_schema(&self) -> (SchemaRef, Vec<usize>) {
-        let [value, stream, group] = self.types.each_ref().map(decoded_type);
-        let field = |name: &str, data_type: &DataType| Field::new(name, data_type.clone(), true);
-        let mut fields = vec![columns::tick_field(columns::TICK)];
-        fields.extend(self.claim_fields.iter().map(|field| decoded_field(field).with_nullable(true)));
-        let first = fields.len();
-        fields.extend([
-            field("_kind", &DataType::Utf8),
-            field("_stream", &stream),
-            field("_time", &timestamp()),
-            field("_value", &value),
-            field("_status", &DataType::Utf8),
-            field("_group", &group),
-            field("_out_of_band", &DataType::Boolean),
-            field("_is_eligible", &DataType::Boolean),
-            field("_n", &DataType::UInt32),
-            field("_k", &DataType::UInt32),
-            field("_groups", &DataType::UInt32),
-            field("_reported_time", &timestamp()),
-        ]);
-        (Arc::new(Schema::new(fields)), vec![1, first, first + 1, first + 2])
+/// What a row of the snapshot is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SnapshotKind {
+    /// A claim: its own requirement, and its value and status at the last evidence.
+    Claim,
+    /// A piece of valid evidence.
+    Evidence,
+    /// A stream whose evidence ended.
+    Ended,
+}
+
+named_column!(SnapshotKind);
+
+impl SnapshotKind {
+    const ALL: [SnapshotKind; 3] = [SnapshotKind::Claim, SnapshotKind::Evidence, SnapshotKind::Ended];
+
+    fn name(self) -> &'static str {
+        match self {
+            SnapshotKind::Claim => "claim",
+            SnapshotKind::Evidence => "evidence",
+            SnapshotKind::Ended => "ended",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<SnapshotKind> {
+        SnapshotKind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
-/// One row of the snapshot. A kind of row leaves the fields of the others empty.
-struct SnapshotRow {
-    /// The claim's passthrough row.
-    claim: u32,
-    kind: &'static str,
-    evidence: Option<Evidence>,
-    /// The stream whose evidence ended.
-    ended: u32,
-    /// The value at the last evidence.
-    value: u32,
-    /// The status at the last evidence, or why the stream's evidence ended.
-    status: Option<&'static str>,
-    declaration: Option<Requirement>,
+impl SnapshotRow {
+    fn new(kind: SnapshotKind) -> SnapshotRow {
+        SnapshotRow {
+            kind,
+            stream: Interner::NULL,
+            time: None,
+            value: Interner::NULL,
+            status: None,
+            ended: None,
+            group: Interner::NULL,
+            out_of_band: None,
+            is_eligible: None,
+            n: None,
+            k: None,
+            groups: None,
+            reported_time: None,
+        }
+    }
+
+    fn of_claim((value, status): (u32, ClaimStatus), declaration: Option<Requirement>) -> SnapshotRow {
+        SnapshotRow {
+            value,
+            status: Some(status),
+            out_of_band: declaration.map(|of| of.out_of_band),
+            n: declaration.map(|of| of.n),
+            k: declaration.map(|of| of.k),
+            groups: declaration.map(|of| of.groups),
+            ..SnapshotRow::new(SnapshotKind::Claim)
+        }
+    }
+
+    fn of_evidence(evidence: &Evidence) -> SnapshotRow {
+        SnapshotRow {
+            stream: evidence.stream,
+            time: Some(Micros(evidence.time)),
+            value: evidence.value,
+            group: evidence.group,
+            out_of_band: Some(evidence.out_of_band),
+            is_eligible: Some(evidence.is_eligible),
+            reported_time: Some(Micros(evidence.reported_time)),
+            ..SnapshotRow::new(SnapshotKind::Evidence)
+        }
+    }
+
+    fn of_ended(stream: u32, reason: ExclusionReason) -> SnapshotRow {
+        SnapshotRow { stream, ended: Some(reason), ..SnapshotRow::new(SnapshotKind::Ended) }
+    }
+
+    /// The claim's own requirement; `None` if it has none.
+    fn declaration(&self) -> Option<Requirement> {
+        let (n, k, groups) = (self.n?, self.k?, self.groups?);
+        Some(Requirement { n, k, groups, out_of_band: self.out_of_band? })
+    }
+
+    fn evidence(&self) -> Evidence {
+        let micros = |time: Option<Micros>| time.expect("evidence has times").0;
+        Evidence {
+            time: micros(self.time),
+            reported_time: micros(self.reported_time),
+            stream: self.stream,
+            value: self.value,
+            group: self.group,
+            out_of_band: self.out_of_band == Some(true),
+            is_eligible: self.is_eligible == Some(true),
+        }
+    }
 }
 
-impl Quorum {
-    fn snapshot_rows(&self) -> Vec<SnapshotRow> {
-        let mut rows = Vec::new();
-        for claim in self.claims.numbers.values().map(|number| &self.claims.claims[*number as usize]) {
-            let Some(state) = claim.state else { continue }; // The claim was never emitted.
-            let row = |kind| SnapshotRow {
-                claim: claim.row,
-                kind,
-                evidence: None,
-                ended: Interner::NULL,
-                value: Interner::NULL,
-                status: None,
-                declaration: None,
-            };
-            let (value, status) = state.at_last_evidence;
-            rows.push(SnapshotRow {
-                value,
-                status: Some(status.name()),
-                declaration: claim.declaration,
-                ..row(KINDS[0])
-            });
-            rows.extend(claim.evidence.iter().map(|of| SnapshotRow { evidence: Some(*of), ..row(KINDS[1]) }));
-            rows.extend(claim.ended.iter().map(|(stream, reason)| SnapshotRow {
-                ended: *stream,
-                status: Some(reason.name()),
-                ..row(KINDS[2])
-            }));
-        }
-        rows
+impl QuorumConfig {
+    /// The snapshot's columns and the order of its rows, and to which workers a restart sends them.
+    pub fn snapshot_output(&self) -> (OperatorOutput, Exchange) {
+        let layout = self.snapshot_layout();
+        let order = ["_kind", "_stream", "_time"].map(|name| layout.index_of(name));
+        let order = [CLAIM].into_iter().chain(order).collect();
+        let output = OperatorOutput { schema: Arc::clone(layout.schema()), order };
+        (output, Exchange::Key(CLAIM))
+    }
+
+    fn snapshot_layout(&self) -> RowLayout<SnapshotRow> {
+        let [value, stream, group] = self.types.each_ref().map(decoded_type);
+        let planned = [("_stream", stream), ("_value", value), ("_group", group)];
+        let planned = planned.map(|(name, data_type)| Field::new(name, data_type, true));
+        RowLayout::new(self.claim_prefix(), planned.into())
     }
 }
 
 impl SnapshotOperator for Quorum {
     fn snapshot(&self) -> Vec<ArrayRef> {
-        let rows = self.snapshot_rows();
-        let numbers = |of_evidence: fn(&Evidence) -> u32, otherwise: fn(&SnapshotRow) -> u32| {
-            let rows = rows.iter();
-            rows.map(move |row| row.evidence.as_ref().map_or_else(|| otherwise(row), of_evidence))
-        };
-        let flags = |flag: fn(&Evidence) -> bool| -> ArrayRef {
-            Arc::new(rows.iter().map(|row| row.evidence.as_ref().map(flag)).collect::<BooleanArray>())
-        };
-        let out_of_band = rows.iter().map(|row| match (&row.declaration, &row.evidence) {
-            (Some(requirement), _) => Some(requirement.out_of_band),
-            (None, evidence) => evidence.as_ref().map(|evidence| evidence.out_of_band),
-        });
-        let counts = |count: fn(&Requirement) -> u32| -> ArrayRef {
-            Arc::new(rows.iter().map(|row| row.declaration.as_ref().map(count)).collect::<UInt32Array>())
-        };
-        let times = |of: fn(&Evidence) -> i64| -> ArrayRef {
-            let times = rows.iter().map(|row| row.evidence.as_ref().map(of));
-            Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
-        };
-        let mut columns = self.codec.decode(rows.iter().map(|row| self.claims.row(row.claim)));
-        columns.extend([
-            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.kind))) as ArrayRef,
-            self.streams.column(numbers(|evidence| evidence.stream, |row| row.ended)),
-            times(|evidence| evidence.time),
-            self.values.column(numbers(|evidence| evidence.value, |row| row.value)),
-            Arc::new(rows.iter().map(|row| row.status).collect::<StringArray>()),
-            self.groups.column(numbers(|evidence| evidence.group, |_| Interner::NULL)),
-            Arc::new(out_of_band.collect::<BooleanArray>()),
-            flags(|evidence| evidence.is_eligible),
-            counts(|requirement| requirement.n),
-            counts(|requirement| requirement.k),
-            counts(|requirement| requirement.groups),
-            times(|evidence| evidence.reported_time),
-        ]);
+        let (mut claims, mut rows): (Vec<u32>, Vec<SnapshotRow>) = (Vec::new(), Vec::new());
+        for claim in self.claims.numbers.values().map(|number| &self.claims.claims[*number as usize]) {
+            let Some(state) = claim.state else { continue }; // The claim was never emitted.
+            rows.push(SnapshotRow::of_claim(state.at_last_evidence, claim.declaration));
+            rows.extend(claim.evidence.iter().map(SnapshotRow::of_evidence));
+            rows.extend(claim.ended.iter().map(|(stream, reason)| SnapshotRow::of_ended(*stream, *reason)));
+            claims.resize(rows.len(), claim.row);
+        }
+        let mut columns = self.codec.decode(claims.iter().map(|row| self.claims.row(*row)));
+        let planned = vec![
+            self.streams.column(rows.iter().map(|row| row.stream)),
+            self.values.column(rows.iter().map(|row| row.value)),
+            self.groups.column(rows.iter().map(|row| row.group)),
+        ];
+        columns.extend(self.config.snapshot_layout().columns(&rows, planned));
         columns
     }
 
     fn restore(&mut self, rows: &RecordBatch) {
-        let first = 1 + self.config.claim_fields.len();
-        let keys = keys_of(rows.column(1));
-        let passthrough = self.codec.encode(rows, &(1..first).collect::<Vec<_>>());
-        let [kinds, statuses] = [first, first + 4].map(|index| rows.column(index).as_string::<i32>());
-        let [out_of_band, is_eligible] = [first + 6, first + 7].map(|index| rows.column(index).as_boolean());
-        let counts = [8, 9, 10].map(|index| rows.column(first + index).as_primitive::<UInt32Type>());
-        let [times, reported_times] =
-            [2, 11].map(|index| rows.column(first + index).as_primitive::<TimestampMicrosecondType>());
-        let streams = self.streams.intern(rows, first + 1);
-        let values = self.values.intern(rows, first + 3);
-        let groups = self.groups.intern(rows, first + 5);
-        for (row, key) in keys.into_iter().enumerate() {
-            let claim = self.claims.number_of(key, || passthrough.row(row).data().into());
-            let status = |row: usize| statuses.is_valid(row).then(|| statuses.value(row));
-            match kinds.value(row) {
-                kind if kind == KINDS[0] => {
-                    let status = status(row).and_then(ClaimStatus::of_name).expect("a snapshot's own status");
-                    let declaration = counts[0].is_valid(row).then(|| {
-                        let [n, k, groups] = counts.map(|counts| counts.value(row));
-                        Requirement { n, k, groups, out_of_band: out_of_band.value(row) }
-                    });
-                    self.claims.restore_claim(claim, declaration, (values[row], status));
+        let layout = self.config.snapshot_layout();
+        let keys = keys_of(rows.column(CLAIM));
+        let passthrough: Vec<usize> = (CLAIM..).take(self.config.claim_fields.len()).collect();
+        let passthrough = self.codec.encode(rows, &passthrough);
+        let streams = self.streams.intern(rows, layout.index_of("_stream"));
+        let values = self.values.intern(rows, layout.index_of("_value"));
+        let groups = self.groups.intern(rows, layout.index_of("_group"));
+        let restored = layout.read(rows, vec![streams, values, groups]);
+        for (index, (key, row)) in keys.into_iter().zip(restored).enumerate() {
+            let claim = self.claims.number_of(key, || passthrough.row(index).data().into());
+            match row.kind {
+                SnapshotKind::Claim => {
+                    let status = row.status.expect("a claim has a status");
+                    self.claims.restore_claim(claim, row.declaration(), (row.value, status));
                 }
-                kind if kind == KINDS[1] => {
-                    let evidence = Evidence {
-                        time: times.value(row),
-                        reported_time: reported_times.value(row),
-                        stream: streams[row],
-                        value: values[row],
-                        group: groups[row],
-                        out_of_band: out_of_band.value(row),
-                        is_eligible: is_eligible.value(row),
-                    };
-                    self.claims.add_evidence(claim, evidence);
-                }
-                _ => {
-                    let reason = status(row).and_then(ExclusionReason::of_name);
-                    let reason = reason.expect("a snapshot's own reason");
-                    self.claims.restore_ended(claim, streams[row], reason);
+                SnapshotKind::Evidence => self.claims.add_evidence(claim, row.evidence()),
+                SnapshotKind::Ended => {
+                    let reason = row.ended.expect("ended evidence has a reason");
+                    self.claims.restore_ended(claim, row.stream, reason);
                 }
             }
         }
@@ -218,29 +251,5 @@ impl ClaimTable {
     fn restore_ended(&mut self, claim: u32, stream: u32, reason: ExclusionReason) {
         self.claims[claim as usize].ended.push((stream, reason));
         self.register_stream(stream, claim);
-    }
-}
-
-impl ClaimStatus {
-    fn of_name(name: &str) -> Option<ClaimStatus> {
-        [ClaimStatus::Verified, ClaimStatus::Degraded, ClaimStatus::Unknown]
-            .into_iter()
-            .find(|status| status.name() == name)
-    }
-}
-
-impl ExclusionReason {
-    fn of_name(name: &str) -> Option<ExclusionReason> {
-        [
-            ExclusionReason::Disagrees,
-            ExclusionReason::Family,
-            ExclusionReason::Divided,
-            ExclusionReason::Status,
-            ExclusionReason::NoValue,
-            ExclusionReason::Expired,
-            ExclusionReason::Withdrawn,
-        ]
-        .into_iter()
-        .find(|reason| reason.name() == name)
     }
 }

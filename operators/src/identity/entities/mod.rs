@@ -16,5 +16,8 @@ pub use graph::{
     EntityKind, EntityName, GraphChanges, IdentifierColumns, LinkChange, LinkCounts, RequestedChanges,
     Sighting,
 };
-pub use operator::{EntitiesConfig, EntitiesOperator, PORTS, RowIdentifiers, port_schemas};
+pub use operator::{
+    EntitiesConfig, EntitiesOperator, IS_POSITIVE_COLUMN, PORTS, RowIdentifiers, SUBJECT_COLUMN,
+    UNLINK_COLUMN, identifier_column, port_schemas,
+};
 pub use version::{graph_version, graph_versions};

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use tidegate_facts::row::Row;
 use tidegate_facts::{KeyHash, Tick, columns};
 
 use super::graph::{
@@ -14,6 +15,7 @@ use super::graph::{
 };
 use crate::core::blank_to_null::blank_column_to_null;
 use crate::core::keys::keys_of;
+use crate::core::row_layout::{INPUT_KEY, INPUT_TIME};
 use crate::core::rows::{micros_of, ticks_of};
 use crate::core::tick_ordered::{OperatorOutput, TickOperator};
 
@@ -27,22 +29,84 @@ pub struct EntitiesConfig {
     pub graph: EntityGraphConfig,
     /// The identifiers of the rows to answer.
     pub answered: RowIdentifiers,
-    /// The kind at whose identifiers positives count, as an index into the graph's kinds. The
-    /// columns of the confirmations are tick, identifier, event time, subject, and whether it was
-    /// positive.
+    /// The kind at whose identifiers positives count, as an index into the graph's kinds. The key
+    /// of the confirmations is the identifier; [`SUBJECT_COLUMN`] and [`IS_POSITIVE_COLUMN`]
+    /// follow.
     pub positives: Option<usize>,
     /// The identifiers of the rows of each edge stream.
     pub edges: Vec<RowIdentifiers>,
 }
 
-/// The identifiers that rows name. Their columns are tick, the first identifier, event time, the
-/// other identifiers, and, if some rows unlink, a boolean.
+/// The identifiers that rows name. The first one is the rows' key, the others are in the columns of
+/// [`identifier_column`].
 #[derive(Clone, Debug)]
 pub struct RowIdentifiers {
     /// The kinds of the identifier columns, and their links.
     pub columns: IdentifierColumns,
-    /// Whether the last column states of each row that it ends the links it names.
+    /// Whether the rows have [`UNLINK_COLUMN`], which states of each row that it ends its links.
     pub has_unlink: bool,
+}
+
+/// The name of the column with an identifier of a row, for all but the first.
+pub fn identifier_column(number: usize) -> String {
+    format!("identifier_{number}")
+}
+
+/// The name of the column that states whether a row ends the links that it names.
+pub const UNLINK_COLUMN: &str = "unlink";
+
+/// The name of the column with the subject of a confirmation.
+pub const SUBJECT_COLUMN: &str = "subject";
+
+/// The name of the column that states whether a confirmation is positive.
+pub const IS_POSITIVE_COLUMN: &str = "is_positive";
+
+/// A row of the port `entities`.
+#[derive(Row)]
+struct EntityRow {
+    #[row(name = "_tick")]
+    tick: Tick,
+    kind: String,
+    identifier: String,
+    component: String,
+    first_tick: Tick,
+    #[row(name = "_diff")]
+    diff: i64,
+}
+
+/// A row of the port `links`.
+#[derive(Row)]
+struct LinkRow {
+    #[row(name = "_tick")]
+    tick: Tick,
+    from_kind: String,
+    from_identifier: String,
+    to_kind: String,
+    to_identifier: String,
+    first_tick: Tick,
+    #[row(name = "_diff")]
+    diff: i64,
+}
+
+/// A row of the port `components`.
+#[derive(Row)]
+struct ComponentRow {
+    #[row(name = "_tick")]
+    tick: Tick,
+    component: String,
+    size: i64,
+    frauds: i64,
+    #[row(name = "_diff")]
+    diff: i64,
+}
+
+/// A row of the port `sightings`, which is never retracted.
+#[derive(Row)]
+struct SightingRow {
+    #[row(name = "_tick")]
+    tick: Tick,
+    kind: String,
+    identifier: String,
 }
 
 /// One answer column: what it states about a row. Its name is appended to that of the node.
@@ -109,6 +173,12 @@ impl EntitiesConfig {
         others
     }
 
+    /// The greatest number of identifier columns of any input.
+    fn identifier_columns_max(&self) -> usize {
+        let inputs = self.edges.iter().chain([&self.answered]);
+        inputs.map(|rows| rows.columns.kinds.len()).max().unwrap_or(0)
+    }
+
     /// The outputs of the operator: the answers by tick, then the ports.
     pub fn outputs(&self, node: &str) -> Vec<OperatorOutput> {
         let answers = [columns::tick_field(columns::TICK)].into_iter().chain(self.answer_fields(node));
@@ -125,6 +195,7 @@ impl EntitiesConfig {
             positives: self.positives,
             edges: self.edges.clone(),
             answers: self.answers().into_iter().map(|(_, answer)| answer).collect(),
+            identifier_columns: (0..self.identifier_columns_max()).map(identifier_column).collect(),
             schema: Arc::clone(&self.outputs(node)[0].schema),
         }
     }
@@ -132,25 +203,7 @@ impl EntitiesConfig {
 
 /// The schema of each of [`PORTS`].
 pub fn port_schemas() -> [SchemaRef; 4] {
-    let text = |name: &str| Field::new(name, DataType::Utf8, false);
-    let tick = columns::tick_field;
-    let number = |name: &str| Field::new(name, DataType::Int64, false);
-    let entities = vec![text("kind"), text("identifier"), text("component"), tick("first_tick")];
-    let links = vec![
-        text("from_kind"),
-        text("from_identifier"),
-        text("to_kind"),
-        text("to_identifier"),
-        tick("first_tick"),
-    ];
-    let components = vec![text("component"), number("size"), number("frauds")];
-    let sightings = vec![text("kind"), text("identifier")];
-    let diff = || vec![number(columns::DIFF)];
-    // Sightings are never retracted.
-    [(entities, diff()), (links, diff()), (components, diff()), (sightings, Vec::new())].map(|(own, diff)| {
-        let fields = [vec![tick(columns::TICK)], own, diff].concat();
-        Arc::new(Schema::new(fields))
-    })
+    [EntityRow::schema(), LinkRow::schema(), ComponentRow::schema(), SightingRow::schema()]
 }
 
 /// The ports' output at most ticks.
@@ -163,6 +216,8 @@ pub struct EntitiesOperator {
     positives: Option<usize>,
     edges: Vec<RowIdentifiers>,
     answers: Vec<Answer>,
+    /// The names of [`identifier_column`].
+    identifier_columns: Vec<String>,
     /// The schema of the answers.
     schema: SchemaRef,
 }
@@ -170,12 +225,13 @@ pub struct EntitiesOperator {
 impl TickOperator for EntitiesOperator {
     fn advance(&mut self, inputs: &[RecordBatch], upper: Tick) -> Vec<RecordBatch> {
         let (first, rest) = inputs.split_at(2);
-        let mut answered = IdentifierRows::of(&self.answered, &first[0]);
+        let names = &self.identifier_columns;
+        let mut answered = IdentifierRows::of(&self.answered, names, &first[0]);
         let mut boundaries = TickCursor::of(&first[1]);
         let (confirmations, edges) = rest.split_at(usize::from(self.positives.is_some()));
         let mut confirmations = confirmations.first().map(ConfirmationRows::of);
         let mut edges: Vec<IdentifierRows> =
-            self.edges.iter().zip(edges).map(|(of, rows)| IdentifierRows::of(of, rows)).collect();
+            self.edges.iter().zip(edges).map(|(of, rows)| IdentifierRows::of(of, names, rows)).collect();
         let mut answers = AnswerColumns::new(&self.answers, first[0].num_rows());
         loop {
             let others = edges.iter().map(|rows| rows.ticks.next()).chain([answered.ticks.next()]);
@@ -243,17 +299,16 @@ struct IdentifierRows<'a> {
 }
 
 impl<'a> IdentifierRows<'a> {
-    fn of(config: &RowIdentifiers, rows: &'a RecordBatch) -> IdentifierRows<'a> {
-        let count = config.columns.kinds.len();
-        // The event time follows the first identifier.
-        let columns = (0..count).map(|column| if column == 0 { 1 } else { column + 2 });
-        let identifiers: Vec<ArrayRef> = columns.map(|column| without_blanks(rows.column(column))).collect();
+    fn of(config: &RowIdentifiers, names: &[String], rows: &'a RecordBatch) -> IdentifierRows<'a> {
+        let others = names.iter().take(config.columns.kinds.len()).skip(1);
+        let columns = [rows.column(INPUT_KEY)].into_iter().chain(others.map(|name| column_of(rows, name)));
+        let identifiers: Vec<ArrayRef> = columns.map(without_blanks).collect();
         let by_column: Vec<Vec<KeyHash>> = identifiers.iter().map(keys_of).collect();
         let keys = (0..rows.num_rows()).flat_map(|row| by_column.iter().map(move |keys| keys[row])).collect();
-        let unlinks = config.has_unlink.then(|| rows.column(count + 2).as_boolean());
+        let unlinks = config.has_unlink.then(|| column_of(rows, UNLINK_COLUMN).as_boolean());
         IdentifierRows {
             ticks: TickCursor::of(rows),
-            times: micros_of(rows.column(2)),
+            times: micros_of(rows.column(INPUT_TIME)),
             keys,
             identifiers,
             unlinks,
@@ -284,14 +339,14 @@ struct ConfirmationRows<'a> {
 
 impl<'a> ConfirmationRows<'a> {
     fn of(rows: &'a RecordBatch) -> ConfirmationRows<'a> {
-        let identifiers = without_blanks(rows.column(1));
+        let identifiers = without_blanks(rows.column(INPUT_KEY));
         ConfirmationRows {
             ticks: TickCursor::of(rows),
-            times: micros_of(rows.column(2)),
+            times: micros_of(rows.column(INPUT_TIME)),
             keys: keys_of(&identifiers),
             identifiers,
-            subjects: keys_of(rows.column(3)),
-            is_positive: rows.column(4).as_boolean(),
+            subjects: keys_of(column_of(rows, SUBJECT_COLUMN)),
+            is_positive: column_of(rows, IS_POSITIVE_COLUMN).as_boolean(),
         }
     }
 
@@ -304,6 +359,10 @@ impl<'a> ConfirmationRows<'a> {
         graph.apply_confirmation(confirmation, || text_of(&self.identifiers, row));
         true
     }
+}
+
+fn column_of<'a>(rows: &'a RecordBatch, name: &str) -> &'a ArrayRef {
+    rows.column_by_name(name).expect("the plan gives each input its columns")
 }
 
 /// A column of identifiers in which blank texts are null.
@@ -363,52 +422,50 @@ impl AnswerColumns {
 
 /// The changes of the graph as one batch per port.
 fn port_batches(changes: GraphChanges, graph: &EntityGraph) -> [RecordBatch; 4] {
-    let GraphChanges { entities, links, components, sightings } = changes;
     let kinds = graph.kinds();
-    let ticks = |ticks: &mut dyn Iterator<Item = Tick>| -> ArrayRef { Arc::new(columns::tick_array(ticks)) };
-    let texts = |texts: &mut dyn Iterator<Item = &str>| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(texts))
+    let named = |name: &EntityName| {
+        let kind = &kinds[name.kind].name;
+        (kind.clone(), name.label[kind.len() + 1..].to_owned())
     };
-    let numbers = |numbers: &mut dyn Iterator<Item = i64>| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(numbers))
-    };
-    let kind = |name: &EntityName| kinds[name.kind].name.as_str();
-    fn identifier<'a>(name: &'a EntityName, kind: &str) -> &'a str {
-        &name.label[kind.len() + 1..]
-    }
-    let entities = vec![
-        ticks(&mut entities.iter().map(|change| change.tick)),
-        texts(&mut entities.iter().map(|change| kind(&change.entity))),
-        texts(&mut entities.iter().map(|change| identifier(&change.entity, kind(&change.entity)))),
-        texts(&mut entities.iter().map(|change| change.component.as_ref())),
-        ticks(&mut entities.iter().map(|change| change.first)),
-        numbers(&mut entities.iter().map(|change| change.diff)),
-    ];
-    let end = |side: usize| links.iter().map(move |change| &change.ends[side]);
-    let links = vec![
-        ticks(&mut links.iter().map(|change| change.tick)),
-        texts(&mut end(0).map(kind)),
-        texts(&mut end(0).map(|name| identifier(name, kind(name)))),
-        texts(&mut end(1).map(kind)),
-        texts(&mut end(1).map(|name| identifier(name, kind(name)))),
-        ticks(&mut links.iter().map(|change| change.first)),
-        numbers(&mut links.iter().map(|change| change.diff)),
-    ];
-    let components = vec![
-        ticks(&mut components.iter().map(|change| change.tick)),
-        texts(&mut components.iter().map(|change| change.component.as_ref())),
-        numbers(&mut components.iter().map(|change| change.size as i64)),
-        numbers(&mut components.iter().map(|change| change.positives as i64)),
-        numbers(&mut components.iter().map(|change| change.diff)),
-    ];
-    let sightings = vec![
-        ticks(&mut sightings.iter().map(|of| of.tick)),
-        texts(&mut sightings.iter().map(|of| kind(&of.entity))),
-        texts(&mut sightings.iter().map(|of| identifier(&of.entity, kind(&of.entity)))),
-    ];
-    let mut schemas = port_schemas().into_iter();
-    [entities, links, components, sightings].map(|columns| {
-        let schema = schemas.next().expect("a schema for each port");
-        RecordBatch::try_new(schema, columns).expect("the columns are the schema's")
-    })
+    let entities = changes.entities.into_iter().map(|change| {
+        let (kind, identifier) = named(&change.entity);
+        let component = change.component.to_string();
+        EntityRow {
+            tick: change.tick,
+            kind,
+            identifier,
+            component,
+            first_tick: change.first,
+            diff: change.diff,
+        }
+    });
+    let links = changes.links.into_iter().map(|change| {
+        let [(from_kind, from_identifier), (to_kind, to_identifier)] = change.ends.each_ref().map(named);
+        LinkRow {
+            tick: change.tick,
+            from_kind,
+            from_identifier,
+            to_kind,
+            to_identifier,
+            first_tick: change.first,
+            diff: change.diff,
+        }
+    });
+    let components = changes.components.into_iter().map(|change| ComponentRow {
+        tick: change.tick,
+        component: change.component.to_string(),
+        size: change.size as i64,
+        frauds: change.positives as i64,
+        diff: change.diff,
+    });
+    let sightings = changes.sightings.into_iter().map(|sighting| {
+        let (kind, identifier) = named(&sighting.entity);
+        SightingRow { tick: sighting.tick, kind, identifier }
+    });
+    [
+        EntityRow::to_batch(&entities.collect::<Vec<_>>()),
+        LinkRow::to_batch(&links.collect::<Vec<_>>()),
+        ComponentRow::to_batch(&components.collect::<Vec<_>>()),
+        SightingRow::to_batch(&sightings.collect::<Vec<_>>()),
+    ]
 }

@@ -10,4 +10,4 @@ mod operator;
 pub use compare::{Comparator, Comparison, FieldValue, SIMILARITY_MAX, similarity, weights};
 pub use matcher::{MatchRules, RecordMatch, RecordMatcher};
 pub use normalize::normalize;
-pub use operator::{LinkageConfig, LinkageOperator, PORTS, full_schema};
+pub use operator::{LinkageConfig, LinkageOperator, PORTS, block_column, compared_column};

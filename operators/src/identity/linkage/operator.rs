@@ -2,22 +2,21 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{cast, take};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
-use tidegate_facts::payload_schema::timestamp;
-use tidegate_facts::{KeyHash, Tick, columns};
+use arrow::datatypes::{DataType, Field, Int64Type};
+use tidegate_facts::row::{Micros, Row};
+use tidegate_facts::{KeyHash, Tick};
 
 use super::compare::{Comparator, FieldValue};
 use super::matcher::{MatchRules, RecordMatcher};
 use crate::core::keys::{column_of_keys, identifiers_of, keys_of};
+use crate::core::row_layout::{INPUT_KEY, INPUT_TIME, RowLayout};
 use crate::core::rows::{micros_of, ticks_of};
 use crate::core::tick_ordered::{OperatorOutput, TickOperator};
 
-/// The configuration of a `linkage` node. The columns of its input are tick, id, event time, the
-/// compared fields, and the block keys.
+/// The configuration of a `linkage` node. The key of its input is the record's id; the columns of
+/// [`compared_column`] and [`block_column`] follow.
 #[derive(Clone, Debug)]
 pub struct LinkageConfig {
     /// The rules of the matcher.
@@ -29,33 +28,50 @@ pub struct LinkageConfig {
 /// The port of the node: the blocks that are full.
 pub const PORTS: [&str; 1] = ["full"];
 
-/// The schema of the port: tick, index of the block key, and the key that the block's records
+/// The name of the column with a compared field of a record.
+pub fn compared_column(number: usize) -> String {
+    format!("compared_{number}")
+}
+
+/// The name of the column with a block key of a record.
+pub fn block_column(number: usize) -> String {
+    format!("block_{number}")
+}
+
+/// A link: tick and event time of the later record, both records, and the weight. Records are
+/// numbers.
+#[derive(Row)]
+struct LinkRow {
+    #[row(name = "_tick")]
+    tick: Tick,
+    ts_utc: Micros,
+    earlier: u32,
+    later: u32,
+    weight_millibits: i64,
+}
+
+/// A row of the port `full`: the index of the block key, and the key that the block's records
 /// share.
-pub fn full_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        columns::tick_field(columns::TICK),
-        Field::new("block", DataType::Int64, false),
-        Field::new("key", DataType::Utf8, false),
-    ]))
+#[derive(Row)]
+struct FullBlockRow {
+    #[row(name = "_tick")]
+    tick: Tick,
+    block: i64,
+    key: String,
 }
 
 impl LinkageConfig {
-    /// The schema of links: tick and event time of the later record, the ids of the earlier and of
-    /// the later record, and the weight in thousandths of a bit.
-    pub fn schema(&self) -> SchemaRef {
-        Arc::new(Schema::new(vec![
-            columns::tick_field(columns::TICK),
-            Field::new(columns::TS_UTC, timestamp(), false),
-            Field::new("earlier", self.id.clone(), false),
-            Field::new("later", self.id.clone(), false),
-            Field::new("weight_millibits", DataType::Int64, false),
-        ]))
+    fn link_layout(&self) -> RowLayout<LinkRow> {
+        let ids = ["earlier", "later"].map(|name| Field::new(name, self.id.clone(), false));
+        RowLayout::new(Vec::new(), ids.into())
     }
 
     /// The outputs of the operator: the links, then the port.
     pub fn outputs(&self) -> Vec<OperatorOutput> {
         // One worker has all blocks, so rows of one tick keep its order.
-        [self.schema(), full_schema()].map(|schema| OperatorOutput { schema, order: Vec::new() }).into()
+        [Arc::clone(self.link_layout().schema()), FullBlockRow::schema()]
+            .map(|schema| OperatorOutput { schema, order: Vec::new() })
+            .into()
     }
 
     /// Returns an operator without records.
@@ -63,6 +79,9 @@ impl LinkageConfig {
         LinkageOperator {
             config: self.clone(),
             matcher: RecordMatcher::new(self.rules.clone()),
+            links: self.link_layout(),
+            compared_columns: (0..self.rules.comparisons.len()).map(compared_column).collect(),
+            block_columns: (0..self.rules.blocks).map(block_column).collect(),
             ids: Vec::new(),
             texts: Vec::new(),
         }
@@ -73,6 +92,9 @@ impl LinkageConfig {
 pub struct LinkageOperator {
     config: LinkageConfig,
     matcher: RecordMatcher,
+    links: RowLayout<LinkRow>,
+    compared_columns: Vec<String>,
+    block_columns: Vec<String>,
     /// The key of each record's id, by number.
     ids: Vec<KeyHash>,
     /// The hashed text of each id, by number; empty if ids are not hashed.
@@ -82,22 +104,19 @@ pub struct LinkageOperator {
 impl TickOperator for LinkageOperator {
     fn advance(&mut self, inputs: &[RecordBatch], _: Tick) -> Vec<RecordBatch> {
         let rows = &inputs[0];
-        let (ticks, times) = (ticks_of(rows), micros_of(rows.column(2)));
-        let (ids, texts) = (keys_of(rows.column(1)), identifiers_of(rows.column(1)));
-        let comparisons = &self.config.rules.comparisons;
-        let values: Vec<Vec<FieldValue>> = comparisons
-            .iter()
-            .enumerate()
-            .map(|(index, comparison)| values_of(rows.column(3 + index), comparison.comparator))
-            .collect();
-        let blocks: Vec<&ArrayRef> = rows.columns()[3 + comparisons.len()..].iter().collect();
+        let column = |name: &String| rows.column_by_name(name).expect("the plan gives these columns");
+        let (ticks, times) = (ticks_of(rows), micros_of(rows.column(INPUT_TIME)));
+        let id_column = rows.column(INPUT_KEY);
+        let (ids, texts) = (keys_of(id_column), identifiers_of(id_column));
+        let comparisons = self.config.rules.comparisons.iter().zip(&self.compared_columns);
+        let values = comparisons.map(|(of, name)| values_of(column(name), of.comparator).into_iter());
+        let mut values: Vec<_> = values.collect();
+        let blocks: Vec<&ArrayRef> = self.block_columns.iter().map(column).collect();
         let keys: Vec<Vec<KeyHash>> = blocks.iter().map(|column| keys_of(column)).collect();
-        let mut values: Vec<_> = values.into_iter().map(Vec::into_iter).collect();
-        let mut links: Vec<(usize, u32, u32, i64)> = Vec::new();
-        let mut full: Vec<(usize, usize)> = Vec::new();
+        let (mut links, mut full) = (Vec::new(), Vec::new());
         for row in 0..rows.num_rows() {
             let own = values.iter_mut().map(|column| column.next().expect("a value for each row")).collect();
-            if rows.column(1).is_null(row) {
+            if id_column.is_null(row) {
                 continue; // The row does not name its record.
             }
             let own_keys: Vec<KeyHash> = keys.iter().map(|keys| keys[row]).collect();
@@ -106,39 +125,42 @@ impl TickOperator for LinkageOperator {
                 self.ids.push(ids[row]);
                 self.texts.extend(texts.get(row).cloned());
             }
-            links.extend(self.matcher.matches().iter().map(|found| (row, found.with, number, found.weight)));
-            full.extend(self.matcher.full_blocks().iter().map(|block| (row, *block)));
+            let tick = Tick(ticks.value(row));
+            links.extend(self.matcher.matches().iter().map(|found| LinkRow {
+                tick,
+                ts_utc: Micros(times[row]),
+                earlier: found.with,
+                later: number,
+                weight_millibits: found.weight,
+            }));
+            full.extend(self.matcher.full_blocks().iter().map(|block| FullBlockRow {
+                tick,
+                block: *block as i64,
+                key: key_text(blocks[*block], row),
+            }));
         }
-        let tick_of = |row: usize| Tick(ticks.value(row));
-        let id_of = |numbers: &mut dyn Iterator<Item = u32>| {
-            let numbers: Vec<usize> = numbers.map(|number| number as usize).collect();
-            let keys: Vec<KeyHash> = numbers.iter().map(|number| self.ids[*number]).collect();
-            let texts: Vec<Arc<[u8]>> =
-                numbers.iter().filter_map(|number| self.texts.get(*number).cloned()).collect();
-            column_of_keys(&self.config.id, &keys, &texts)
-        };
-        let times = TimestampMicrosecondArray::from_iter_values(links.iter().map(|link| times[link.0]));
-        let links: Vec<ArrayRef> = vec![
-            Arc::new(columns::tick_array(links.iter().map(|link| tick_of(link.0)))),
-            Arc::new(times.with_timezone("UTC")),
-            id_of(&mut links.iter().map(|link| link.1)),
-            id_of(&mut links.iter().map(|link| link.2)),
-            Arc::new(Int64Array::from_iter_values(links.iter().map(|link| link.3))),
-        ];
-        let key_text = |(row, block): &(usize, usize)| {
-            let one = take(blocks[*block], &UInt32Array::from(vec![*row as u32]), None).expect("it is a row");
-            let text = cast(&one, &DataType::Utf8).expect("keys have a text");
-            text.as_string::<i32>().value(0).to_owned()
-        };
-        let full: Vec<ArrayRef> = vec![
-            Arc::new(columns::tick_array(full.iter().map(|full| tick_of(full.0)))),
-            Arc::new(Int64Array::from_iter_values(full.iter().map(|full| full.1 as i64))),
-            Arc::new(StringArray::from_iter_values(full.iter().map(key_text))),
-        ];
-        let batch =
-            |schema, columns| RecordBatch::try_new(schema, columns).expect("the columns are the schema's");
-        vec![batch(self.config.schema(), links), batch(full_schema(), full)]
+        let ids = |of: fn(&LinkRow) -> u32| self.id_column(links.iter().map(of));
+        let planned = vec![ids(|link| link.earlier), ids(|link| link.later)];
+        vec![self.links.batch(Vec::new(), &links, planned), FullBlockRow::to_batch(&full)]
     }
+}
+
+impl LinkageOperator {
+    /// The ids of records, by number.
+    fn id_column(&self, numbers: impl Iterator<Item = u32>) -> ArrayRef {
+        let numbers: Vec<usize> = numbers.map(|number| number as usize).collect();
+        let keys: Vec<KeyHash> = numbers.iter().map(|number| self.ids[*number]).collect();
+        let texts: Vec<Arc<[u8]>> =
+            numbers.iter().filter_map(|number| self.texts.get(*number).cloned()).collect();
+        column_of_keys(&self.config.id, &keys, &texts)
+    }
+}
+
+/// The text of a block key.
+fn key_text(column: &ArrayRef, row: usize) -> String {
+    let key = take(column, &UInt32Array::from(vec![row as u32]), None).expect("a row of the column");
+    let text = cast(&key, &DataType::Utf8).expect("keys have a text");
+    text.as_string::<i32>().value(0).to_owned()
 }
 
 /// The values of a column, normalized for a comparator.
