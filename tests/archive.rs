@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use tidegate_replay::{compare, replay};
 use tidegate_host::Host;
+use tidegate_replay::{compare, replay};
 use tidegate_sinks::log::{Group, LogFolder, LogReader, Start, Until};
 
 use crate::harness;

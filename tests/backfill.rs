@@ -15,8 +15,8 @@ use tidegate_replay::backfill::{BackfillError, Options, Outcome, backfill, store
 use tidegate_replay::compare;
 use tidegate_replay::compare_seals::compare_seals;
 use tidegate_replay::verify::verify;
-use tidegate_sinks::store::Store;
 use tidegate_sinks::commits::Commits;
+use tidegate_sinks::store::Store;
 
 use crate::harness;
 
@@ -85,7 +85,8 @@ impl World {
     }
 
     fn backfill(&self, declaration: &Path, data: &str, workers: usize) -> Result<Outcome, BackfillError> {
-        let declaration = BackfillDeclaration::read(declaration).unwrap_or_else(|faults| panic!("{faults:#?}"));
+        let declaration =
+            BackfillDeclaration::read(declaration).unwrap_or_else(|faults| panic!("{faults:#?}"));
         let data = self.path(data);
         let live = data.join("store");
         let options = Options { data, live, workers, dedupe_bytes: 1 << 20, signer: None };

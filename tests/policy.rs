@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::governance::{
-    DataFolder, GovernanceError, StepAction, StepOutcome, StepRequest,
-};
+use tidegate_dataflows::governance::{DataFolder, GovernanceError, StepAction, StepOutcome, StepRequest};
 use tidegate_dataflows::run::{Options, Report, run};
 use tidegate_facts::governance::RevisionStep;
 use tidegate_facts::{Digest, Tick, Topic};
@@ -209,7 +207,8 @@ fn each_revision_decides_from_its_tick_on_and_a_roll_back_returns() {
     let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&before), names(&after), "a run over the same input adds nothing");
     assert!(before == after, "and changes nothing");
-    let options = Options { store: Some(world.path("store-again").into()), workers: 2, ..Options::new(&data) };
+    let options =
+        Options { store: Some(world.path("store-again").into()), workers: 2, ..Options::new(&data) };
     let plan = world.plan(&[]);
     let again = run(&plan, &options, &harness::watch(&plan)).unwrap();
     assert_eq!(compare(&live.commits, &again.commits), None, "a restart that makes all tables anew");
@@ -396,7 +395,11 @@ fn every_step_is_a_fact_with_a_receipt_and_a_row() {
     assert!(!again.repeated && repeated.repeated);
     assert_eq!((again.tick, &again.record), (repeated.tick, &repeated.record));
     world
-        .take("ann", "not needed", StepAction::Follow(RevisionStep::Withdrawn, again.record.proposal_id.to_hex()))
+        .take(
+            "ann",
+            "not needed",
+            StepAction::Follow(RevisionStep::Withdrawn, again.record.proposal_id.to_hex()),
+        )
         .unwrap();
     let data = world.path("data");
     let steps = "SELECT taken_at_utc, kind, node, scope, step, family, actor, reason, left(before_digest, 6) AS before, \
@@ -458,7 +461,8 @@ fn steps_against_the_rules_are_refused() {
     let world = World::new(&[]);
     world.run(50, 1);
     let files = harness::files(&world.path("data/log"));
-    let follow = |actor: &str, step, id: &str| world.take(actor, "why", StepAction::Follow(step, id.to_owned()));
+    let follow =
+        |actor: &str, step, id: &str| world.take(actor, "why", StepAction::Follow(step, id.to_owned()));
     check(
         &[
             world.propose("ann", "features", STRICT),
@@ -614,8 +618,9 @@ fn a_folder_that_cannot_take_a_step_says_why() {
     assert_eq!(report.counts.admitted, 0);
     let action = StepAction::RollBack("admitted".to_owned());
     let request = StepRequest { actor: "ann".to_owned(), reason: "why".to_owned(), action };
-    let refused =
-        DataFolder::new(envelopes.path(), envelopes.path().join("store")).take_step(&plan, &request).unwrap_err();
+    let refused = DataFolder::new(envelopes.path(), envelopes.path().join("store"))
+        .take_step(&plan, &request)
+        .unwrap_err();
     expect!["[run] of the topology lacks platform_run_id, scenario_run_id, manifest_fingerprint, run_id, which every control fact carries; only a topology that began with them can be revised"].assert_eq(&refused.to_string());
 }
 

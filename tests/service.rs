@@ -188,7 +188,8 @@ fn a_fact_is_decided_in_the_call_that_brings_it_and_again_when_it_is_sent_again(
         "{why}"
     );
     assert_eq!(why["received"], json!({"source": "http", "position": "0"}), "{why}");
-    let told: Vec<&str> = why["reason"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    let told: Vec<&str> =
+        why["reason"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
     assert!(told[0].starts_with("Event p-1 happened at"), "it is told before it is sealed: {told:?}");
     assert_eq!(service.get("/v1/decisions/p-9").status, 404);
     service.stop();

@@ -515,7 +515,8 @@ fn every_metric_that_an_alert_or_a_panel_names_is_served() {
     let rules = std::fs::read_to_string(harness::file("deploy/prometheus/rules.yml")).unwrap();
     // What an alert says to people may name a histogram as a whole.
     let families = named(&metrics.lines().filter(|line| line.starts_with("# TYPE")).collect::<String>());
-    let documented = documented(&std::fs::read_to_string(harness::file("docs/guides/serve-a-topology.md")).unwrap());
+    let documented =
+        documented(&std::fs::read_to_string(harness::file("docs/guides/serve-a-topology.md")).unwrap());
     let told: BTreeSet<String> =
         families.iter().filter(|name| name.starts_with("tidegate_")).cloned().collect();
     let untold: Vec<&String> = told.difference(&documented).collect();
@@ -523,7 +524,10 @@ fn every_metric_that_an_alert_or_a_panel_names_is_served() {
     // Without a collector there are no spans to count.
     let unserved = documented.difference(&told).filter(|name| !name.starts_with("tidegate_trace_"));
     let unserved: Vec<&String> = unserved.collect();
-    assert!(unserved.is_empty(), "docs/guides/serve-a-topology.md tells of {unserved:?}, which are not served");
+    assert!(
+        unserved.is_empty(),
+        "docs/guides/serve-a-topology.md tells of {unserved:?}, which are not served"
+    );
     let is_prose = |line: &&str| line.contains("description:") || line.contains("summary:");
     let (prose, rules): (Vec<&str>, Vec<&str>) = rules.lines().partition(is_prose);
     let missing: Vec<String> = named(&prose.join("\n")).difference(&families).cloned().collect();

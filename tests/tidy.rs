@@ -16,7 +16,20 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("replay", &["facts", "operators", "sinks", "sinks/host", "sources", "dataflows"]),
     ("queries", &["facts", "sinks", "sinks/host", "dataflows", "replay"]),
     ("queries/postgres", &["facts", "queries"]),
-    ("benches", &["facts", "operators", "sinks", "sinks/dedupe", "sinks/host", "sources", "dataflows", "queries", "replay"]),
+    (
+        "benches",
+        &[
+            "facts",
+            "operators",
+            "sinks",
+            "sinks/dedupe",
+            "sinks/host",
+            "sources",
+            "dataflows",
+            "queries",
+            "replay",
+        ],
+    ),
 ];
 
 fn root() -> &'static Path {
@@ -59,8 +72,7 @@ fn the_arrows_only_point_down() {
         let manifest = manifest.split("[dev-dependencies]").next().unwrap();
         for (other, _) in MAY_USE {
             let package = package_of(other);
-            let used =
-                manifest.contains(&format!("{package}.")) || manifest.contains(&format!("{package} "));
+            let used = manifest.contains(&format!("{package}.")) || manifest.contains(&format!("{package} "));
             assert!(!used || allowed.contains(&other), "{name} must not depend on {other}");
         }
     }
@@ -146,7 +158,9 @@ fn code(lines: &[(usize, String)]) -> Vec<(usize, String)> {
                 }
                 _ if in_text => rest = &rest[c.len_utf8()..],
                 '/' if rest.starts_with("//") => break,
-                'r' if rest.starts_with("r\"") || rest.starts_with("r#") && rest.trim_start_matches(['r', '#']).starts_with('"') => {
+                'r' if rest.starts_with("r\"")
+                    || rest.starts_with("r#") && rest.trim_start_matches(['r', '#']).starts_with('"') =>
+                {
                     let hashes = rest[1..].chars().take_while(|c| *c == '#').count();
                     raw_end = Some(format!("\"{}", "#".repeat(hashes)));
                     out.push('"');
@@ -193,9 +207,8 @@ fn source_folders() -> Vec<String> {
 
 #[test]
 fn identifiers_use_the_words_of_the_field() {
-    const BANNED: [&str; 11] = [
-        "said", "heard", "told", "shelf", "crumbs", "beat", "door", "standing", "kin", "twins", "asks",
-    ];
+    const BANNED: [&str; 11] =
+        ["said", "heard", "told", "shelf", "crumbs", "beat", "door", "standing", "kin", "twins", "asks"];
     let mut found = Vec::new();
     for folder in source_folders() {
         for (path, lines) in sources(&folder) {
@@ -244,7 +257,8 @@ fn functions_fit_on_a_screen_or_two() {
             let mut open: Option<(usize, usize)> = None; // Where it begins, and how far it is indented.
             for (at, line) in code(&lines) {
                 let indent = line.len() - line.trim_start().len();
-                let is_function = identifiers(&line).any(|word| word == "fn") && !line.trim_end().ends_with(';');
+                let is_function =
+                    identifiers(&line).any(|word| word == "fn") && !line.trim_end().ends_with(';');
                 match open {
                     None if is_function => open = Some((at, indent)),
                     Some((from, depth)) if indent == depth && line.trim() == "}" => {
@@ -261,8 +275,11 @@ fn functions_fit_on_a_screen_or_two() {
         }
     }
     lengths.sort();
-    let long: Vec<String> =
-        lengths.iter().filter(|(lines, _)| *lines > LONGEST).map(|(lines, at)| format!("{at}: {lines} lines")).collect();
+    let long: Vec<String> = lengths
+        .iter()
+        .filter(|(lines, _)| *lines > LONGEST)
+        .map(|(lines, at)| format!("{at}: {lines} lines"))
+        .collect();
     assert!(long.is_empty(), "functions of more than {LONGEST} lines:\n{}", long.join("\n"));
     let p99 = lengths[lengths.len() * 99 / 100].0;
     assert!(p99 <= LONG, "one function in a hundred has {p99} lines or more; at most {LONG}");
@@ -303,7 +320,8 @@ fn uses(module: &[String], code: &[(usize, String)], modules: &[Vec<String>]) ->
             if text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
                 continue;
             }
-            let path = text[at + marker.len()..].chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c));
+            let path =
+                text[at + marker.len()..].chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c));
             let path: String = path.collect();
             let mut names: Vec<String> = path.split("::").map(str::to_owned).collect();
             if names.last().is_some_and(String::is_empty) {

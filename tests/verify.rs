@@ -11,9 +11,9 @@ use tidegate_replay::compare_seals::compare_seals;
 use tidegate_replay::proof::{EpisodeProof, prove};
 use tidegate_replay::shadow::shadow;
 use tidegate_replay::verify::{Verified, verify};
+use tidegate_sinks::commits::Commit;
 use tidegate_sinks::signing::{PublicKey, Signer};
 use tidegate_sinks::store::Store;
-use tidegate_sinks::commits::Commit;
 
 use crate::harness;
 

@@ -46,7 +46,9 @@ pub enum RowMismatch {
         name: &'static str,
     },
     /// A column has another type.
-    #[error("column `{name}` is {found} and must be {expected}; the file or frame was not written as these rows")]
+    #[error(
+        "column `{name}` is {found} and must be {expected}; the file or frame was not written as these rows"
+    )]
     Type {
         /// The column.
         name: &'static str,
@@ -56,7 +58,9 @@ pub enum RowMismatch {
         expected: DataType,
     },
     /// A column has nulls, and the row's field cannot be null.
-    #[error("column `{name}` has nulls, and its values are never null; the file or frame was not written as these rows")]
+    #[error(
+        "column `{name}` has nulls, and its values are never null; the file or frame was not written as these rows"
+    )]
     Null {
         /// The column.
         name: &'static str,
@@ -122,7 +126,10 @@ pub fn field<T: Column>(name: &str) -> Field {
 ///
 /// # Errors
 /// See [`RowMismatch`].
-pub fn column<'b, T: Column>(batch: &'b RecordBatch, name: &'static str) -> Result<&'b T::Array, RowMismatch> {
+pub fn column<'b, T: Column>(
+    batch: &'b RecordBatch,
+    name: &'static str,
+) -> Result<&'b T::Array, RowMismatch> {
     let column = batch.column_by_name(name).ok_or(RowMismatch::Missing { name })?;
     let expected = T::data_type();
     if *column.data_type() != expected {

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Decimal128Array, DictionaryArray, FixedSizeBinaryBuilder, Int32Array, Int64Array,
-    ListArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+    ArrayRef, Decimal128Array, DictionaryArray, FixedSizeBinaryBuilder, Int32Array, Int64Array, ListArray,
+    RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use expect_test::{Expect, expect};
@@ -18,13 +18,13 @@ use tidegate_facts::audit::{
 };
 use tidegate_facts::payload_schema::timestamp;
 use tidegate_facts::{Digest, PolicyRev, Reason, Tick, Topic, columns};
-use tidegate_queries::{Catalogue, Format, write};
-use tidegate_sinks::hash_chains::{LogHead, LogHeads};
 use tidegate_host::Host;
+use tidegate_queries::{Catalogue, Format, write};
+use tidegate_sinks::commits::{CommitInterval, Commits, TableBuffer, TableFile, TableFileFormat};
+use tidegate_sinks::hash_chains::{LogHead, LogHeads};
 use tidegate_sinks::log::{EmbeddedLog, Frame, Group, LogFolder, LogOptions, LogWriter};
-use tidegate_sinks::table_catalog;
 use tidegate_sinks::store::Store;
-use tidegate_sinks::commits::{Commits, TableFileFormat, CommitInterval, TableFile, TableBuffer};
+use tidegate_sinks::table_catalog;
 
 const START: i64 = 1_522_540_800_000_000;
 
@@ -149,11 +149,7 @@ fn write_log(data: &Path) {
             facts(Topic::Control, "policy", &[second], &[0], policy),
             receipts(
                 0,
-                &[
-                    Receipt::Admitted(first, 0),
-                    Receipt::Admitted(second, 0),
-                    Receipt::Admitted(third, 1),
-                ],
+                &[Receipt::Admitted(first, 0), Receipt::Admitted(second, 0), Receipt::Admitted(third, 1)],
             ),
         ],
         lower: Tick::ZERO,
@@ -208,7 +204,8 @@ fn write_store(store: &Path) -> Commits {
         ("row", Arc::new(Int32Array::from(vec![3]))),
     ])
     .unwrap();
-    let mut unsealed = TableBuffer::new("decisions", Arc::clone(&schema), TableFileFormat::Parquet, Tick::ZERO);
+    let mut unsealed =
+        TableBuffer::new("decisions", Arc::clone(&schema), TableFileFormat::Parquet, Tick::ZERO);
     let mut failed = TableBuffer::new("errors", errors.schema(), TableFileFormat::Jsonl, Tick::ZERO);
     unsealed.insert(&decisions(0..3));
     failed.insert(&errors);

@@ -6,9 +6,9 @@ use std::path::Path;
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use tidegate_facts::{Digest, Tick, Verdict, columns};
 use tidegate_host::Host;
+use tidegate_sinks::commits::{Commits, read_rows};
 use tidegate_sinks::log::LogFolder;
 use tidegate_sinks::store::Store;
-use tidegate_sinks::commits::{Commits, read_rows};
 
 use super::ledger::Ledger;
 

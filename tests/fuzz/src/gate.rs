@@ -69,7 +69,10 @@ pub fn envelope(bytes: &[u8]) {
 }
 
 fn same(one: &Validated, other: &Validated) {
-    assert_eq!((&one.positions, &one.times, &one.rejected), (&other.positions, &other.times, &other.rejected));
+    assert_eq!(
+        (&one.positions, &one.times, &one.rejected),
+        (&other.positions, &other.times, &other.rejected)
+    );
     assert_eq!(one.accepted.len(), other.accepted.len());
     for (one, other) in one.accepted.iter().zip(&other.accepted) {
         assert_eq!((&one.event_type, &one.records), (&other.event_type, &other.records));

@@ -58,8 +58,7 @@ impl World {
             plan.sources.iter().map(|s| s.name.clone()).chain([INGRESS.to_owned()]).collect();
         let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
         let telemetry = Arc::new(Telemetry::new(None));
-        let handlers =
-            Handlers::new(&catalogue, Keys::default(), &telemetry);
+        let handlers = Handlers::new(&catalogue, Keys::default(), &telemetry);
         let calls = Calls::of(Arc::new(Service {
             plan,
             live,
