@@ -1,7 +1,7 @@
-//! A folder as a run leaves it, and what may be asked of it.
+//! SQL over a data folder: what each table holds, and which statements are refused.
 //!
-//! Two groups of a payments log: in the first, two payments and a policy are admitted; in the second,
-//! one comes again, and one cannot be read. Beside it stand two committed tables.
+//! The folder has a log of payments with two groups. The first admits two payments and a policy; the second
+//! has a duplicate and an event that does not parse. The store has two committed tables.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ fn texts(texts: &[Option<&str>]) -> ArrayRef {
     Arc::new(texts.iter().copied().collect::<StringArray>())
 }
 
-/// Facts of one event type: tick, offset and payload; its id is `<event type>-<row>`.
+/// Facts of one event type. The id of a fact is `<event type>-<row>`.
 fn facts(topic: Topic, event_type: &str, ticks: &[Tick], offsets: &[i64], payload: ArrayRef) -> Frame {
     let ids: Vec<String> = (0..ticks.len()).map(|row| format!("{event_type}-{row}")).collect();
     let ids: Vec<Option<&str>> = ids.iter().map(|id| Some(id.as_str())).collect();
@@ -87,12 +87,12 @@ fn payments(amounts: &[i128]) -> ArrayRef {
     ]))
 }
 
-/// A receipt of the source `tills`.
+/// The receipt of an event from the source `tills`.
 enum Receipt {
     Admitted(Tick, u64),
     /// The first fact, and its event type and id.
     Duplicate(Tick, u64, &'static str, &'static str),
-    /// What is wrong, and the bytes.
+    /// Why the event is rejected, and its bytes.
     Quarantined(&'static str, &'static [u8]),
 }
 
@@ -252,7 +252,7 @@ fn check_as(format: Format, sql: &str, expect: Expect) {
 }
 
 #[test]
-fn facts_are_envelopes_and_the_canonical_text_of_their_payloads() {
+fn facts_have_an_envelope_and_the_canonical_text_of_the_payload() {
     check(
         "select _tick, partition, \"offset\", topic, event_type, event_id, ts_utc, admitted_at_utc from facts order by _tick",
         expect![[r#"
@@ -291,7 +291,7 @@ fn facts_are_envelopes_and_the_canonical_text_of_their_payloads() {
 }
 
 #[test]
-fn receipts_of_the_admitted_say_what_their_facts_say() {
+fn receipts_of_admitted_events_match_their_facts() {
     check(
         "select position, source, decision, reason_code, event_type, event_id, _tick, partition, \"offset\", topic from receipts order by position",
         expect![[r#"
@@ -347,7 +347,7 @@ fn a_receipt_id_can_be_recomputed() {
 }
 
 #[test]
-fn quarantine_keeps_the_bytes_of_the_refused() {
+fn quarantine_keeps_the_bytes_of_rejected_events() {
     check_as(
         Format::Json,
         "select * from quarantine",
@@ -417,7 +417,7 @@ fn committed_tables_hold_the_rows_of_all_commits() {
 }
 
 #[test]
-fn only_the_columns_and_rows_that_are_asked_for_are_read() {
+fn only_the_requested_columns_and_rows_are_read() {
     let plan = answer(
         Format::Csv,
         folder().path(),
@@ -573,7 +573,7 @@ fn csv_has_a_header_and_json_in_place_of_lists() {
 }
 
 #[test]
-fn json_has_an_object_a_line_and_every_digit() {
+fn json_has_one_object_per_line_and_every_digit() {
     check_as(
         Format::Json,
         "select _tick, TX_AMOUNT, action, decided_at_utc, basis, seal from decisions where transaction_id in (1, 2) order by 1",
@@ -592,7 +592,7 @@ fn json_has_an_object_a_line_and_every_digit() {
 }
 
 #[test]
-fn parquet_is_read_back_the_same() {
+fn parquet_reads_back_equal() {
     let bytes =
         answer_as(Format::Parquet, folder().path(), "select * from decisions order by _tick").unwrap();
     let data = tempfile::tempdir().unwrap();
@@ -606,7 +606,7 @@ fn parquet_is_read_back_the_same() {
 }
 
 #[test]
-fn what_would_change_something_is_refused() {
+fn statements_that_change_data_are_refused() {
     for sql in [
         "drop table facts",
         "create table t as select 1",
@@ -632,7 +632,7 @@ fn what_would_change_something_is_refused() {
 }
 
 #[test]
-fn a_wrong_question_is_told_what_is_wrong() {
+fn a_wrong_statement_gets_a_message_that_names_the_error() {
     check(
         "selec 1",
         expect![[r#"
@@ -728,7 +728,7 @@ fn a_folder_without_a_log_is_refused() {
 }
 
 #[test]
-fn a_file_that_a_commit_names_must_be_there_and_whole() {
+fn a_file_named_by_a_commit_must_exist_and_be_whole() {
     let data = tempfile::tempdir().unwrap();
     write_log(data.path());
     let commits = write_store(&data.path().join("store"));
@@ -776,11 +776,11 @@ fn a_flipped_byte_of_the_last_commit_is_refused_wherever_it_is() {
 }
 
 #[test]
-fn a_damaged_log_is_reported_as_such() {
+fn a_damaged_log_is_reported() {
     let data = folder();
     let segment = data.path().join("log").join(format!("{:020}.seg", 0));
     let mut bytes = std::fs::read(&segment).unwrap();
-    // A byte of the first group's payload: groups follow, so it is damage and no torn end.
+    // This byte is in the first group. Groups follow it, so this is damage and not a torn end.
     bytes[200] ^= 1;
     std::fs::write(&segment, bytes).unwrap();
     expect![[r#"
@@ -792,8 +792,8 @@ fn interval(upper: Tick, files: Vec<TableFile>) -> CommitInterval {
     CommitInterval { upper, plan: Digest::of(b"plan"), log: LogHeads::default(), files }
 }
 
-/// A folder with the graph `graph`: three cards, of which two were used at one device, until that link ended; and then a third
-/// device that the first and the last card share.
+/// A folder with the graph `graph`. Two of its three cards are used at one device, until one of those
+/// links ends. Later, the first and the last card share another device.
 fn graph_folder() -> TempDir {
     let data = tempfile::tempdir().unwrap();
     write_log(data.path());
@@ -809,7 +809,8 @@ fn graph_folder() -> TempDir {
     };
     let words = |words: &[&str]| -> ArrayRef { Arc::new(StringArray::from(words.to_vec())) };
     let numbers = |numbers: &[i64]| -> ArrayRef { Arc::new(Int64Array::from(numbers.to_vec())) };
-    // A tenth of a second each: at 1 card 1 and device 9; at 3 card 2 and device 9; at 12 the latter ends.
+    // In tenths of a second: card 1 is linked to device 9 at 1, and card 2 to device 9 at 3; at 12 the
+    // second link ends.
     let entities = rows(
         0,
         vec![
@@ -876,13 +877,13 @@ fn graph_folder() -> TempDir {
     data
 }
 
-fn ask_graph(sql: &str, expect: Expect) {
+fn check_graph(sql: &str, expect: Expect) {
     expect.assert_eq(&answer(Format::Table, graph_folder().path(), sql));
 }
 
 #[test]
 fn identifiers_are_resolved_to_components_and_a_conflict_is_flagged() {
-    ask_graph(
+    check_graph(
         "select hint, kind, identifier, component, size, frauds, first_seen, candidates, conflict from resolve('card', 1, 'card', '2', 'device', 'nothing') order by hint",
         expect![[r#"
             +------+--------+------------+-----------+------+--------+--------------------------+------------+----------+
@@ -894,7 +895,7 @@ fn identifiers_are_resolved_to_components_and_a_conflict_is_flagged() {
             +------+--------+------------+-----------+------+--------+--------------------------+------------+----------+
         "#]],
     );
-    ask_graph(
+    check_graph(
         "select hint, component, candidates, conflict, before_tick, basis from Resolve('card', '1', 'card', '2', as_of => '2018-04-01T00:00:01.100000Z') order by HINT",
         expect![[r#"
             +------+-----------+------------+----------+---------------------+--------+
@@ -905,7 +906,7 @@ fn identifiers_are_resolved_to_components_and_a_conflict_is_flagged() {
             +------+-----------+------------+----------+---------------------+--------+
         "#]],
     );
-    // The version is of the plan and the basis, and the basis counts the facts before the tick.
+    // The version is a digest of the plan and the basis; the basis counts the facts before the tick.
     let basis = |when: &str| {
         answer(
             Format::Csv,
@@ -917,15 +918,15 @@ fn identifiers_are_resolved_to_components_and_a_conflict_is_flagged() {
         Digest::of(format!(r#"["tidegate.graph.v1","{}",{basis}]"#, Digest::of(b"plan").to_hex()).as_bytes())
     };
     for (when, counts) in [("", ["1", "0"]), (", as_of => '2018-04-01T00:00:00.900000Z'", ["0", "0"])] {
-        let told = basis(when);
+        let answer = basis(when);
         let wanted = version(&format!(r#"["{}","{}"]"#, counts[0], counts[1])).to_hex();
-        assert!(told.contains(&wanted), "{told}");
+        assert!(answer.contains(&wanted), "{answer}");
     }
 }
 
 #[test]
-fn a_profile_tells_when_who_and_how_much() {
-    ask_graph(
+fn a_profile_has_times_members_and_sums() {
+    check_graph(
         "select kind, identifier, first_seen, last_seen, days_seen, degree, degree_card, degree_device, component, size, frauds from profile('card', '1')",
         expect![[r#"
             +------+------------+--------------------------+------------+-----------+--------+-------------+---------------+-----------+------+--------+
@@ -935,7 +936,7 @@ fn a_profile_tells_when_who_and_how_much() {
             +------+------------+--------------------------+------------+-----------+--------+-------------+---------------+-----------+------+--------+
         "#]],
     );
-    ask_graph(
+    check_graph(
         "select first_seen, last_seen, days_seen, degree_card, component, size, p.frauds from profile('device', '9', as_of => '2018-04-01T00:00:00.400000Z') p",
         expect![[r#"
             +--------------------------+-----------+-----------+-------------+-----------+------+--------+
@@ -945,7 +946,7 @@ fn a_profile_tells_when_who_and_how_much() {
             +--------------------------+-----------+-----------+-------------+-----------+------+--------+
         "#]],
     );
-    ask_graph(
+    check_graph(
         "select identifier, degree_card, size from profile('card', 'it''s')",
         expect![[r#"
         +------------+-------------+------+
@@ -955,7 +956,7 @@ fn a_profile_tells_when_who_and_how_much() {
         +------------+-------------+------+
     "#]],
     );
-    ask_graph(
+    check_graph(
         "select * from profile('card', 'unheard of')",
         expect![[r#"
             +------+------------+------------+------------+-----------+-----------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
@@ -967,8 +968,8 @@ fn a_profile_tells_when_who_and_how_much() {
 }
 
 #[test]
-fn neighbours_come_in_pages_directly_or_through_what_is_shared() {
-    ask_graph(
+fn neighbours_are_paged_direct_or_through_a_shared_node() {
+    check_graph(
         "select * exclude (since_tick) from neighbours('device', '9')",
         expect![[r#"
         +------+------------+--------+--------------------------+--------+
@@ -978,7 +979,7 @@ fn neighbours_come_in_pages_directly_or_through_what_is_shared() {
         +------+------------+--------+--------------------------+--------+
     "#]],
     );
-    ask_graph(
+    check_graph(
         "select kind, identifier, since, page from neighbours('device', '9', 1, as_of => '2018-04-01T00:00:00.500000Z')",
         expect![[r#"
             +------+------------+--------------------------+--------+
@@ -988,7 +989,7 @@ fn neighbours_come_in_pages_directly_or_through_what_is_shared() {
             +------+------------+--------------------------+--------+
         "#]],
     );
-    ask_graph(
+    check_graph(
         "select kind, identifier, since, page from neighbours('device', 9, limit => 1, after => 'card:1', as_of => '2018-04-01T00:00:00.500000Z')",
         expect![[r#"
             +------+------------+--------------------------+--------+
@@ -998,7 +999,7 @@ fn neighbours_come_in_pages_directly_or_through_what_is_shared() {
             +------+------------+--------------------------+--------+
         "#]],
     );
-    ask_graph(
+    check_graph(
         "select kind, identifier, shared, since, page from neighbours('card', '1', through => 'device', as_of => '2018-04-01T00:00:00.500000Z')",
         expect![[r#"
             +------+------------+----------+--------------------------+-------------------------+
@@ -1008,7 +1009,7 @@ fn neighbours_come_in_pages_directly_or_through_what_is_shared() {
             +------+------------+----------+--------------------------+-------------------------+
         "#]],
     );
-    ask_graph(
+    check_graph(
         "select count(*) from neighbours('card', '1', through => 'device')",
         expect![[r#"
         +----------+
@@ -1018,8 +1019,8 @@ fn neighbours_come_in_pages_directly_or_through_what_is_shared() {
         +----------+
     "#]],
     );
-    // Both ends of a link may be of one kind.
-    ask_graph(
+    // Both ends of a link may have the same kind.
+    check_graph(
         "select kind, identifier from neighbours('card', 'none')",
         expect![[r#"
         +------+------------+
@@ -1029,8 +1030,8 @@ fn neighbours_come_in_pages_directly_or_through_what_is_shared() {
         +------+------------+
     "#]],
     );
-    // What the statement around calls by the names of the tables is something else.
-    ask_graph(
+    // Names in the statement do not collide with the names that the function uses inside.
+    check_graph(
         "with links as (select 1 as kind), found as (select 2 as identifier) select n.identifier, links.kind from neighbours('card', '1') n, links, found",
         expect![[r#"
             +------------+------+
@@ -1043,8 +1044,8 @@ fn neighbours_come_in_pages_directly_or_through_what_is_shared() {
 }
 
 #[test]
-fn a_question_to_the_graph_that_makes_no_sense_is_told_what_does() {
-    for (sql, says) in [
+fn a_wrong_graph_call_gets_a_message_with_the_valid_choices() {
+    for (sql, message) in [
         ("select * from resolve('crad', '1')", "`crad` is no kind of graph `graph`; did you mean `card`?"),
         (
             "select * from neighbours('card', '1', through => 'person')",
@@ -1066,8 +1067,8 @@ fn a_question_to_the_graph_that_makes_no_sense_is_told_what_does() {
         ("select * from neighbours('card', '1', 5, limit => 5)", "has `limit` twice"),
         ("select * from graph_version('grph')", "there is no graph `grph`"),
     ] {
-        let said = answer(Format::Table, graph_folder().path(), sql);
-        assert!(said.starts_with("error: ") && said.contains(says), "{sql}: {said}");
+        let refusal = answer(Format::Table, graph_folder().path(), sql);
+        assert!(refusal.starts_with("error: ") && refusal.contains(message), "{sql}: {refusal}");
     }
     check(
         "select * from resolve('card', '1')",
@@ -1079,7 +1080,7 @@ fn a_question_to_the_graph_that_makes_no_sense_is_told_what_does() {
 
 #[test]
 fn the_files_of_other_kinds_are_not_read_for_a_key() {
-    // Links lead from cards to devices or other cards, and none leads from a device.
+    // Every link starts at a card and ends at a device or another card. No link starts at a device.
     let read = |sql: &str| {
         let plan = answer(Format::Csv, graph_folder().path(), &format!("explain analyze {sql}"));
         let scans = plan.lines().filter(|line| line.contains("DataSourceExec") && line.contains("/links/"));
