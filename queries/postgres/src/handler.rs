@@ -579,7 +579,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
         let plan = prepared.plan.as_ref().expect("a cursor's query was planned");
         let rows = running.part(self.planner.rows(plan, values, self.options())).await?;
-        let columns = statement::columns_of(plan, query, prepared.parameters.is_empty());
+        let columns = statement::columns_of(plan, query, prepared.parameters.is_empty())?;
         let reader = self.reader(&columns, rows);
         let open = OpenRows { reader, running: self.running(None), tag: "FETCH" };
         let portal = Portal {

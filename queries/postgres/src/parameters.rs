@@ -326,7 +326,7 @@ fn array_of_binary(bytes: &[u8]) -> Result<ScalarValue, Unreadable> {
     if dimensions == 0 {
         return list(Vec::new(), element).ok_or(Unreadable::Type);
     }
-    if dimensions != 1 {
+    if dimensions != 1 || types::by_oid(element).is_some_and(|it| it.is_array) {
         return Err(Unreadable::Type);
     }
     let (count, _) = (int()?, int()?);

@@ -77,7 +77,7 @@ impl RowReader {
         if let Some(rows) = &self.rows {
             let end = rows.count().min(first.saturating_add(most));
             while self.next < end {
-                rows.write(self.next, formats, out);
+                rows.write(self.next, formats, out)?;
                 self.next += 1;
                 if out.len() >= SEND_BYTES {
                     break;

@@ -12,15 +12,15 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Array, BinaryOperator, CastKind, DataType as SqlType, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Select, SelectItem,
-    Statement, TableAliasColumnDef, TableFactor, Value, VisitMut, VisitorMut, visit_expressions,
-    visit_relations,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem,
+    Statement, TableAliasColumnDef, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
+    visit_expressions, visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use tidegate_queries::statement_limits;
 
-use crate::catalogue::{ARRAY_SUBQUERY, Database, INFORMATION_SCHEMA, PG_CATALOG};
+use crate::catalogue::{ARRAY_SUBQUERY, COLLATIONS, Database, INFORMATION_SCHEMA, PG_CATALOG};
 use crate::column_names;
 use crate::error::SqlError;
 
@@ -47,8 +47,10 @@ pub(crate) fn parse(sql: &str, database: &Database) -> Result<Vec<Parsed>, SqlEr
         parsed.map_err(|error| SqlError::new("42601", format!("the query is not SQL: {error}")))?;
     let parsed = statements.into_iter().map(|written| {
         let mut planned = written.clone();
-        let mut notation =
-            Notation { database, reads_catalogue: reads_catalogue(&written, database), error: None };
+        let mut tables = SystemTables { database, common: BTreeSet::new() };
+        let _ = Visit::visit(&written, &mut tables);
+        let reads_catalogue = tables.are_read(&written);
+        let mut notation = Notation { tables, reads_catalogue, error: None };
         let _ = VisitMut::visit(&mut planned, &mut notation);
         match notation.error {
             Some(error) => Err(error),
@@ -63,35 +65,61 @@ pub(crate) fn shown_name(name: &str) -> &str {
     name.strip_prefix(DUPLICATE).and_then(|name| name.split_once(DUPLICATE)).map_or(name, |(_, name)| name)
 }
 
-/// Whether a statement reads a table of the catalogue.
-fn reads_catalogue(statement: &Statement, database: &Database) -> bool {
-    let reads = visit_relations(statement, |name| match system_table(name, database) {
-        Some(_) => ControlFlow::Break(()),
-        None => ControlFlow::Continue(()),
-    });
-    reads.is_break()
+/// The tables of the catalogue, as the names in one statement mean them.
+struct SystemTables<'d> {
+    database: &'d Database,
+    /// The names that the statement itself defines with `WITH`.
+    common: BTreeSet<String>,
 }
 
-/// The schema and the table of the catalogue that a name means. Clients often omit `pg_catalog`.
-fn system_table(name: &ObjectName, database: &Database) -> Option<(&'static str, String)> {
-    let parts: Vec<String> = name.0.iter().filter_map(lower).collect();
-    match parts.as_slice() {
-        [table] if database.has_table(PG_CATALOG.0, table) => Some((PG_CATALOG.0, table.clone())),
-        [.., schema, table] if schema == PG_CATALOG.0 => Some((PG_CATALOG.0, table.clone())),
-        [.., schema, table] if schema == INFORMATION_SCHEMA.0 => Some((INFORMATION_SCHEMA.0, table.clone())),
-        _ => None,
+impl SystemTables<'_> {
+    /// Whether the statement reads a table of the catalogue.
+    fn are_read(&self, statement: &Statement) -> bool {
+        let read = visit_relations(statement, |name| match self.find(name) {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
+        });
+        read.is_break()
+    }
+
+    /// The schema and the table of the catalogue that a name means. Clients often omit
+    /// `pg_catalog`.
+    fn find(&self, name: &ObjectName) -> Option<(&'static str, String)> {
+        let parts: Vec<String> = name.0.iter().filter_map(lower).collect();
+        match parts.as_slice() {
+            [table] if self.common.contains(table) => None,
+            [table] if self.database.has_table(PG_CATALOG.0, table) => Some((PG_CATALOG.0, table.clone())),
+            [.., schema, table] if schema == PG_CATALOG.0 => Some((PG_CATALOG.0, table.clone())),
+            [.., schema, table] if schema == INFORMATION_SCHEMA.0 => {
+                Some((INFORMATION_SCHEMA.0, table.clone()))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Visitor for SystemTables<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let tables = query.with.iter().flat_map(|with| &with.cte_tables);
+        self.common.extend(tables.map(|table| lower_ident(&table.alias.name)));
+        ControlFlow::Continue(())
     }
 }
 
 /// A part of a name in lower case, unless it is quoted.
 fn lower(part: &ObjectNamePart) -> Option<String> {
-    let ident = part.as_ident()?;
-    Some(if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() })
+    part.as_ident().map(lower_ident)
+}
+
+fn lower_ident(ident: &Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
 
 /// The visitor that translates a statement.
 struct Notation<'d> {
-    database: &'d Database,
+    tables: SystemTables<'d>,
     reads_catalogue: bool,
     error: Option<SqlError>,
 }
@@ -103,8 +131,8 @@ impl VisitorMut for Notation<'_> {
         if let TableFactor::Table { name, args, .. } = factor {
             if args.is_some() {
                 strip_schema(name);
-            } else if let Some((schema, table)) = system_table(name, self.database) {
-                if !self.database.has_table(schema, &table) {
+            } else if let Some((schema, table)) = self.tables.find(name) {
+                if !self.tables.database.has_table(schema, &table) {
                     let what = format!("relation \"{schema}.{table}\" does not exist");
                     self.error = Some(SqlError::new("42P01", what));
                     return ControlFlow::Break(());
@@ -127,7 +155,16 @@ impl VisitorMut for Notation<'_> {
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
-            Expr::Collate { expr: inner, .. } => *expr = take(inner),
+            Expr::Collate { expr: inner, collation } => {
+                // Texts are compared by their bytes under each of these.
+                let name = collation.0.last().and_then(lower).unwrap_or_default();
+                if !COLLATIONS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
+                    let what = format!("collation \"{name}\" does not exist; texts are compared by bytes");
+                    self.error = Some(SqlError::new("42704", what));
+                    return ControlFlow::Break(());
+                }
+                *expr = take(inner);
+            }
             Expr::BinaryOp { op, right, left } => {
                 if let Some(plain) = plain_operator(op) {
                     *op = plain;
@@ -430,11 +467,17 @@ mod tests {
             ("SELECT pg_catalog.version()", "SELECT version()"),
             ("SELECT current_user, current_schema", "SELECT current_user(), current_schema()"),
             ("SELECT a COLLATE pg_catalog.default FROM t", "SELECT a FROM t"),
+            ("SELECT a COLLATE \"C\" FROM t", "SELECT a FROM t"),
+            (
+                "SELECT a COLLATE \"de_DE\" FROM t",
+                "42704 collation \"de_DE\" does not exist; texts are compared by bytes",
+            ),
             ("SELECT a OPERATOR(pg_catalog.~) 'x' FROM t", "SELECT a ~ 'x' FROM t"),
             ("SELECT a = ANY('{r,\"b c\",NULL}') FROM t", "SELECT a = ANY(ARRAY['r', 'b c', NULL]) FROM t"),
             ("SELECT '{a}'::text[]", "SELECT ARRAY['a']::TEXT[]"),
             ("SELECT ARRAY(SELECT 1)", "SELECT array_subquery((SELECT 1))"),
             ("SELECT oid FROM pg_class", "SELECT oid FROM pg_catalog.pg_class"),
+            ("WITH pg_am AS (SELECT 1) SELECT * FROM pg_am", "WITH pg_am AS (SELECT 1) SELECT * FROM pg_am"),
             (
                 "SELECT s FROM pg_class c, pg_catalog.generate_series(0, c.relnatts) s",
                 "SELECT s FROM pg_catalog.pg_class c, UNNEST(generate_series(0, c.relnatts)) s (s)",

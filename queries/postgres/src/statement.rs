@@ -89,7 +89,9 @@ impl Planner {
         };
         match &written {
             Statement::Fetch { .. } => prepared.columns = open_cursor.unwrap_or_else(Columns::none),
-            Statement::ShowVariable { .. } => prepared.columns = Columns::new(&shown_schema(&written)?, true),
+            Statement::ShowVariable { .. } => {
+                prepared.columns = Columns::new(&shown_schema(&written)?, true)?
+            }
             statement if !reads(statement) => {}
             _ => {
                 let query = match planned {
@@ -101,7 +103,7 @@ impl Planner {
                 prepared.parameters = parameters::fields(&plan)?;
                 // `DECLARE` itself returns no rows.
                 if !matches!(written, Statement::Declare { .. }) {
-                    prepared.columns = columns_of(&plan, &written, prepared.parameters.is_empty());
+                    prepared.columns = columns_of(&plan, &written, prepared.parameters.is_empty())?;
                 }
                 prepared.plan = Some(plan);
             }
@@ -175,7 +177,14 @@ fn reads(statement: &Statement) -> bool {
 }
 
 /// The columns of a plan, under the names that Postgres gives them.
-pub(crate) fn columns_of(plan: &LogicalPlan, written: &Statement, has_modifiers: bool) -> Columns {
+///
+/// # Errors
+/// 54011 when there are too many.
+pub(crate) fn columns_of(
+    plan: &LogicalPlan,
+    written: &Statement,
+    has_modifiers: bool,
+) -> Result<Columns, SqlError> {
     let schema = plan.schema().as_arrow();
     let names = column_names::of(written).filter(|names| names.len() == schema.fields().len());
     let fields = schema.fields().iter().enumerate().map(|(index, field)| {

@@ -108,11 +108,13 @@ pub(super) fn pg_language(schema: &SchemaRef) -> Vec<RecordBatch> {
     batches(table)
 }
 
+/// The names of the collations. Each compares texts by their bytes.
+pub(crate) const COLLATIONS: [&str; 3] = ["default", "C", "POSIX"];
+
 pub(super) fn pg_collation(schema: &SchemaRef) -> Vec<RecordBatch> {
     let mut table = TableBuilder::new(schema);
-    let collations =
-        [(100, "default", 'd', None), (950, "C", 'c', Some("C")), (951, "POSIX", 'c', Some("POSIX"))];
-    for (oid, name, provider, locale) in collations {
+    let oids = [(100, 'd', None), (950, 'c', Some("C")), (951, 'c', Some("POSIX"))];
+    for (name, (oid, provider, locale)) in COLLATIONS.into_iter().zip(oids) {
         table.row(values! {
             oid: oid,
             collname: name,

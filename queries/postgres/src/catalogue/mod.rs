@@ -37,6 +37,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use tidegate_queries::CATALOGUE;
 
+pub(crate) use self::cluster::COLLATIONS;
 use self::columns::TableSpec;
 pub(crate) use self::correlated::ARRAY_SUBQUERY;
 use self::correlated::ArraySubquery;

@@ -22,6 +22,12 @@ use crate::types::{self, oid};
 /// The type byte of a `DataRow` message.
 const DATA_ROW: u8 = b'D';
 
+/// The most columns of a result: a message counts them in 16 bits.
+const COLUMNS_MAX: usize = i16::MAX as usize;
+
+/// The most bytes of a row.
+const ROW_BYTES_MAX: usize = 256 << 20;
+
 /// The columns of a result, as the server describes and sends them.
 #[derive(Clone, Debug)]
 pub(crate) struct Columns {
@@ -33,8 +39,16 @@ pub(crate) struct Columns {
 impl Columns {
     /// The columns of a schema. `has_modifiers` is false for a statement with parameters, whose
     /// values may change precision and scale.
-    pub(crate) fn new(schema: &Schema, has_modifiers: bool) -> Columns {
-        Columns { fields: schema.fields().iter().map(Arc::clone).collect(), has_modifiers }
+    ///
+    /// # Errors
+    /// 54011 when there are too many.
+    pub(crate) fn new(schema: &Schema, has_modifiers: bool) -> Result<Columns, SqlError> {
+        let count = schema.fields().len();
+        if count > COLUMNS_MAX {
+            let what = format!("the result has {count} columns, and at most {COLUMNS_MAX} can be sent");
+            return Err(SqlError::new("54011", what));
+        }
+        Ok(Columns { fields: schema.fields().iter().map(Arc::clone).collect(), has_modifiers })
     }
 
     /// No columns, for statements that return no rows.
@@ -99,16 +113,26 @@ impl Rows {
     }
 
     /// Writes a row as a `DataRow` message.
-    pub(crate) fn write(&self, row: usize, formats: &Formats, out: &mut BytesMut) {
+    ///
+    /// # Errors
+    /// 54000 when it is too long; then nothing is written.
+    pub(crate) fn write(&self, row: usize, formats: &Formats, out: &mut BytesMut) -> Result<(), SqlError> {
+        let before = out.len();
         out.put_u8(DATA_ROW);
         let at = out.len();
         out.put_i32(0);
         out.put_i16(self.cells.len() as i16);
         for (index, cells) in self.cells.iter().enumerate() {
             put_value(cells.as_ref(), row, formats.is_binary(index), out);
+            if out.len() - at > ROW_BYTES_MAX {
+                out.truncate(before);
+                let what = format!("a row has more than {ROW_BYTES_MAX} bytes; ask for fewer columns");
+                return Err(SqlError::new("54000", what));
+            }
         }
         let length = (out.len() - at) as i32;
         out[at..at + 4].copy_from_slice(&length.to_be_bytes());
+        Ok(())
     }
 }
 
@@ -175,10 +199,11 @@ mod tests {
         let arrays: Vec<ArrayRef> =
             vec![Arc::new(Int64Array::from(vec![7])), Arc::new(StringArray::from(vec![None::<&str>]))];
         let batch = RecordBatch::try_new(Arc::new(schema.clone()), arrays).expect("of the schema");
-        let rows = Columns::new(&schema, true).rows(&batch, &names()).expect("they can be sent");
+        let columns = Columns::new(&schema, true).expect("they are few");
+        let rows = columns.rows(&batch, &names()).expect("they can be sent");
         let written = |formats: &Formats| {
             let mut out = BytesMut::new();
-            rows.write(0, formats, &mut out);
+            rows.write(0, formats, &mut out).expect("it is short");
             out.to_vec()
         };
         let null = [0xff; 4];
