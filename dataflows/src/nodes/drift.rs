@@ -5,7 +5,6 @@ use std::sync::Arc;
 use tidegate_facts::suggest::did_you_mean;
 use tidegate_facts::tick::PARTITION_BITS;
 use tidegate_facts::{Span, columns};
-use tidegate_operators::core::tick_ordered::Exchange;
 use tidegate_operators::credibility::drift::distribution::Histogram;
 use tidegate_operators::credibility::drift::operator::{
     Drift, input_exchange, input_fields, outputs, snapshot_output,
