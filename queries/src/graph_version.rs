@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, FixedSizeBinaryArray, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, FixedSizeBinaryArray, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -80,8 +80,7 @@ impl LogSource {
         let (from_bound, to) = (Bound::Tick(from), Some(Bound::Tick(before)));
         for group in read_range(log, archive, from_bound, to, Preference::Log)? {
             for frame in group?.frames.iter().filter(|f| f.topic == Topic::Traffic && holds_facts(f)) {
-                let ticks = frame.rows.column_by_name(columns::TICK).expect("facts have ticks");
-                let ticks = ticks.as_primitive::<columns::TickType>().values().iter().map(|tick| Tick(*tick));
+                let ticks = columns::ticks(&frame.rows).values().iter().map(|tick| Tick(*tick));
                 for tick in ticks.filter(|tick| (from..before).contains(tick)) {
                     basis[usize::from(tick.partition())] += 1;
                 }

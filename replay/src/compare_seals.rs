@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::RecordBatch;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::commit::TableFormat;
 use tidegate_dataflows::commit::{CommitContext, CommitTarget};
@@ -200,8 +200,7 @@ impl CommitTarget for CompareTarget {
 }
 
 fn tick_of(rows: &RecordBatch, row: usize) -> Tick {
-    let ticks = rows.column_by_name(columns::TICK).expect("every table has _tick");
-    Tick(ticks.as_primitive::<columns::TickType>().value(row))
+    Tick(columns::ticks(rows).value(row))
 }
 
 /// The first record in which two cuts of one interval differ.

@@ -1,6 +1,6 @@
 //! Finds one fact of a log, and the record that it was.
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::RecordBatch;
 use tidegate_facts::audit::{RECEIPTS, Receipts};
 use tidegate_facts::{Tick, Topic, columns};
 use tidegate_sinks::log::{Group, LogError, LogReader, Start, Until};

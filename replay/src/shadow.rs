@@ -151,10 +151,8 @@ fn text(rows: &RecordBatch, name: &str) -> StringArray {
 
 /// Each decision with the one before it on the same fact.
 fn changes(before: Option<&RecordBatch>, after: &RecordBatch) -> RecordBatch {
-    let ticks = after.column_by_name(columns::TICK).expect("every table has _tick");
-    let ticks = ticks.as_primitive::<columns::TickType>();
-    let existing = before.map(|rows| rows.column_by_name(columns::TICK).expect("every table has _tick"));
-    let existing: &[i64] = existing.map_or(&[], |ticks| ticks.as_primitive::<columns::TickType>().values());
+    let ticks = columns::ticks(after);
+    let existing: &[i64] = before.map_or(&[], |rows| columns::ticks(rows).values());
     let place: Vec<Option<usize>> =
         ticks.values().iter().map(|tick| existing.binary_search(tick).ok()).collect();
     let was = |name: &str| -> ArrayRef {

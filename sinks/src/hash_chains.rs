@@ -340,8 +340,7 @@ impl Group {
     pub fn facts_in_order(&self) -> Vec<(Tick, u32, u32)> {
         let mut order = Vec::new();
         for (frame, facts) in self.frames.iter().enumerate().filter(|(_, f)| f.topic != Topic::Audit) {
-            let ticks = facts.rows.column_by_name(columns::TICK).expect("facts have ticks");
-            let ticks = ticks.as_primitive::<columns::TickType>().values().iter().enumerate();
+            let ticks = columns::ticks(&facts.rows).values().iter().enumerate();
             order.extend(ticks.map(|(row, tick)| (Tick(*tick), frame as u32, row as u32)));
         }
         order.sort_unstable();

@@ -44,12 +44,7 @@ impl Rows {
 /// # Panics
 /// When the batch has no such column; the plan gives one to every stream.
 pub fn ticks_of(batch: &RecordBatch) -> &columns::TickArray {
-    let first = batch.schema_ref().fields().first();
-    let ticks = match first.is_some_and(|field| field.name() == columns::TICK) {
-        true => batch.column(0), // The usual case: no other name is compared.
-        false => batch.column_by_name(columns::TICK).expect("every stream carries _tick"),
-    };
-    ticks.as_primitive::<columns::TickType>()
+    columns::ticks(batch)
 }
 
 /// The event times of a timestamp column, in microseconds.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::util::display::array_value_to_string;
 use axum::Json;
 use axum::extract::{Path, State};
@@ -163,7 +163,7 @@ impl FoundDecision {
         let column = |name: &str| row.column_by_name(name).expect("the table has the column");
         let text = |name: &str| array_value_to_string(column(name), 0).map_err(ApiError::internal);
         let (event_id, decision_id) = (text(columns::EVENT_ID)?, text(DECISION_ID)?);
-        let tick = Tick(column(columns::TICK).as_primitive::<columns::TickType>().value(0));
+        let tick = Tick(columns::ticks(&row).value(0));
         Ok(FoundDecision { node, tick, event_id, decision_id, row })
     }
 }

@@ -61,8 +61,7 @@ pub(super) fn batches(
     let mut batches = Vec::new();
     for frame in group.frames.iter().filter(|frame| holds_facts(frame)) {
         let contexts = contexts(frame)?;
-        let ticks = frame.rows.column_by_name(columns::TICK).expect("facts have ticks");
-        let ticks = ticks.as_primitive::<columns::TickType>().values();
+        let ticks = columns::ticks(&frame.rows).values();
         let visible = before.map_or(ticks.len(), |before| ticks.partition_point(|tick| Tick(*tick) < before));
         for rows in split_rows(&frame.rows.slice(0, visible), rows_max) {
             let rows = FactRows { frame, contexts: &contexts, rows: &rows };
