@@ -8,16 +8,16 @@
 //!
 //! 1. [`config`], [`metrics`], [`thread_priority`], [`timeline_names`]
 //! 2. [`revision_step`], then [`serve`]: what a running graph shares with the threads that answer
-//! calls
+//!    calls
 //! 3. [`commit`]: from the rows of a graph to published commits
 //! 4. [`node`]: what a kind of node is
 //! 5. [`topology`], [`diagram`], [`reference`]: a topology as its file writes it, and what is drawn
-//! and documented of it
+//!    and documented of it
 //! 6. [`nodes`]: every kind of node, one file each, and the registry
 //! 7. [`plan`]: the planner and the plan digest
 //! 8. [`ingest`]: from records to groups of the log, and from those to the rows of a graph; beside
-//! it what can be known of a plan: [`entity_graphs`], [`timeline_tables`], [`feature_lookup`],
-//! [`backfill_declaration`]
+//!    it what can be known of a plan: [`entity_graphs`], [`timeline_tables`], [`feature_lookup`],
+//!    [`backfill_declaration`]
 //! 9. [`render`]: the graph and the workers that run it
 //! 10. [`governance`]: revisions of rules and policies, read from the log and added to it
 //! 11. [`run`]

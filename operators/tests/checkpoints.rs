@@ -83,7 +83,7 @@ fn lines(rows: &RecordBatch, from: Tick) -> Vec<String> {
 }
 
 fn boundary_rows(boundaries: &[Tick]) -> RecordBatch {
-    let ticks: ArrayRef = Arc::new(columns::tick_array(boundaries.iter().map(|tick| *tick)));
+    let ticks: ArrayRef = Arc::new(columns::tick_array(boundaries.iter().copied()));
     RecordBatch::try_from_iter([(columns::TICK, ticks)]).expect("one column")
 }
 

@@ -31,7 +31,6 @@ struct Evidence {
 }
 
 /// Stream, family, suspected group, weight.
-
 type Family = (String, Option<String>, Option<String>, i64);
 
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@
 //! * Lost answers: after a create whose outcome is unknown it reads the object back and compares.
 //! * Conflicts: another object under the name is an error that gives both digests.
 //! * Checks of what a backend acknowledged, by [`Store::probe`] at start and [`Store::confirm`]
-//! later. A backend that breaks its contract is refused by name.
+//!   later. A backend that breaks its contract is refused by name.
 //!
 //! | backend | where the objects are |
 //! |---|---|

@@ -45,7 +45,7 @@ impl Sample {
     fn of(seed: u64, groups: usize, change: impl Fn(usize, &mut Group)) -> Sample {
         println!("seed {seed}");
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("store")).unwrap();
+        let store = Store::open(folder.path().join("store")).unwrap();
         let mut sample = Sample { folder, groups: Vec::new(), store };
         let (mut log, _) = sample.open();
         let mut chance = Chance(ChaCha8Rng::seed_from_u64(seed));
@@ -354,7 +354,7 @@ fn archiving_again_finds_everything_done_and_more_groups_continue_it() {
     assert_eq!((again.ranges, again.end), (0, 12));
     assert_eq!(sample.archive(), before);
     // The same log archived by another hand gives the same manifests.
-    let other = Store::open(&sample.folder.path().join("other")).unwrap();
+    let other = Store::open(sample.folder.path().join("other")).unwrap();
     write(&sample.log(), Until::Group(10), &other).unwrap();
     assert_eq!(Archive::open(&other).unwrap().ranges, before.ranges[..2]);
     write(&sample.log(), Until::Complete, &other).unwrap();

@@ -267,7 +267,7 @@ impl<'s> InputProjection<'s> {
     }
 
     /// The number of columns so far.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.columns.len()
     }
 

@@ -213,7 +213,7 @@ impl NodeSpec for Spec {
             }
             projection.keep(index);
         }
-        let output_count = projection.len();
+        let output_count = projection.count();
         let ttl = projection.compute("_ttl", ttl);
         let cancel = match cancel {
             Some(condition) => Some(projection.compute("_cancel", condition?)),

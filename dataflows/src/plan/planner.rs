@@ -119,7 +119,7 @@ impl<'t> Planner<'t> {
             if let Some(schema) = self.own_schema(node, step.as_ref(), &draft) {
                 draft.graph.schemas.insert(node.name.clone(), schema);
             }
-            for step in &step {
+            if let Some(step) = &step {
                 let ports = step.outputs.iter().filter(|output| output.port.is_some());
                 let ports = ports.map(|output| (step.output_name(output), Arc::clone(&output.schema)));
                 draft.graph.schemas.extend(ports);

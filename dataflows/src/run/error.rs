@@ -89,8 +89,14 @@ pub enum RunError {
     },
     /// The revisions in the log cannot be applied.
     #[error(transparent)]
-    Governance(#[from] GovernanceError),
+    Governance(#[from] Box<GovernanceError>),
     /// A worker stopped.
     #[error("a worker stopped: {0}; this is a defect of Tidegate, please report it with the lines above")]
     Worker(String),
+}
+
+impl From<GovernanceError> for RunError {
+    fn from(error: GovernanceError) -> RunError {
+        RunError::Governance(Box::new(error))
+    }
 }

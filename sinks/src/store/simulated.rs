@@ -70,7 +70,7 @@ impl FaultSchedule {
 
     /// The next creates meet these faults, one each. All other calls succeed.
     pub fn script(faults: &[StoreFault]) -> FaultSchedule {
-        FaultSchedule(Schedule::Script(faults.to_vec().into_iter()))
+        FaultSchedule(Schedule::Script(Vec::from(faults).into_iter()))
     }
 
     /// `percent` of all calls meet one of `faults`; a seed always gives the same ones.
