@@ -256,13 +256,13 @@ fn facts_have_an_envelope_and_the_canonical_text_of_the_payload() {
     check(
         "select _tick, partition, \"offset\", topic, event_type, event_id, ts_utc, admitted_at_utc from facts order by _tick",
         expect![[r#"
-            +---------------------+-----------+--------+---------+------------+-----------+-----------------------------+--------------------------+
-            | _tick               | partition | offset | topic   | event_type | event_id  | ts_utc                      | admitted_at_utc          |
-            +---------------------+-----------+--------+---------+------------+-----------+-----------------------------+--------------------------+
-            | 6236327120896000000 | 0         | 0      | traffic | payment    | payment-0 | 2018-04-01T00:00:00.999999Z | 2018-04-01T00:00:01Z     |
-            | 6236327120896000001 | 1         | 0      | control | policy     | policy-0  | 2018-04-01T00:00:00.999999Z | 2018-04-01T00:00:01Z     |
-            | 6236327127040000000 | 0         | 1      | traffic | payment    | payment-1 | 2018-04-01T00:00:02.499999Z | 2018-04-01T00:00:02.500Z |
-            +---------------------+-----------+--------+---------+------------+-----------+-----------------------------+--------------------------+
+            +--------------------+-----------+--------+---------+------------+-----------+-----------------------------+--------------------------+
+            | _tick              | partition | offset | topic   | event_type | event_id  | ts_utc                      | admitted_at_utc          |
+            +--------------------+-----------+--------+---------+------------+-----------+-----------------------------+--------------------------+
+            | 389770445056000000 | 0         | 0      | traffic | payment    | payment-0 | 2018-04-01T00:00:00.999999Z | 2018-04-01T00:00:01Z     |
+            | 389770445056000001 | 1         | 0      | control | policy     | policy-0  | 2018-04-01T00:00:00.999999Z | 2018-04-01T00:00:01Z     |
+            | 389770445440000000 | 0         | 1      | traffic | payment    | payment-1 | 2018-04-01T00:00:02.499999Z | 2018-04-01T00:00:02.500Z |
+            +--------------------+-----------+--------+---------+------------+-----------+-----------------------------+--------------------------+
         "#]],
     );
     check(
@@ -295,15 +295,15 @@ fn receipts_of_admitted_events_match_their_facts() {
     check(
         "select position, source, decision, reason_code, event_type, event_id, _tick, partition, \"offset\", topic from receipts order by position",
         expect![[r#"
-            +----------+--------+------------+------------------+------------+-----------+---------------------+-----------+--------+---------+
-            | position | source | decision   | reason_code      | event_type | event_id  | _tick               | partition | offset | topic   |
-            +----------+--------+------------+------------------+------------+-----------+---------------------+-----------+--------+---------+
-            | 0        | tills  | ADMIT      | NULL             | payment    | payment-0 | 6236327120896000000 | 0         | 0      | traffic |
-            | 1        | tills  | ADMIT      | NULL             | policy     | policy-0  | 6236327120896000001 | 1         | 0      | control |
-            | 2        | tills  | ADMIT      | NULL             | payment    | payment-1 | 6236327127040000000 | 0         | 1      | traffic |
-            | 3        | tills  | DUPLICATE  | DUPLICATE        | payment    | payment-0 | 6236327120896000000 | 0         | 0      | traffic |
-            | 4        | tills  | QUARANTINE | ENVELOPE_INVALID | NULL       | NULL      | NULL                | NULL      | NULL   | NULL    |
-            +----------+--------+------------+------------------+------------+-----------+---------------------+-----------+--------+---------+
+            +----------+--------+------------+------------------+------------+-----------+--------------------+-----------+--------+---------+
+            | position | source | decision   | reason_code      | event_type | event_id  | _tick              | partition | offset | topic   |
+            +----------+--------+------------+------------------+------------+-----------+--------------------+-----------+--------+---------+
+            | 0        | tills  | ADMIT      | NULL             | payment    | payment-0 | 389770445056000000 | 0         | 0      | traffic |
+            | 1        | tills  | ADMIT      | NULL             | policy     | policy-0  | 389770445056000001 | 1         | 0      | control |
+            | 2        | tills  | ADMIT      | NULL             | payment    | payment-1 | 389770445440000000 | 0         | 1      | traffic |
+            | 3        | tills  | DUPLICATE  | DUPLICATE        | payment    | payment-0 | 389770445056000000 | 0         | 0      | traffic |
+            | 4        | tills  | QUARANTINE | ENVELOPE_INVALID | NULL       | NULL      | NULL               | NULL      | NULL   | NULL    |
+            +----------+--------+------------+------------------+------------+-----------+--------------------+-----------+--------+---------+
         "#]],
     );
     check(
@@ -352,7 +352,7 @@ fn quarantine_keeps_the_bytes_of_rejected_events() {
         Format::Json,
         "select * from quarantine",
         expect![[r#"
-        {"receipt_id":"2918fa1e5b70ba154840434c3e631eb041df45c57287b8f45806714afb9a707b","decision":"QUARANTINE","reason_code":"ENVELOPE_INVALID","source":"tills","position":4,"event_type":null,"event_id":null,"payload_hash":null,"after_tick":6236327127040000000,"after_utc":"2018-04-01T00:00:02.500Z","detail":"it is not JSON","policy_id":"gate","policy_revision":"2","policy_digest":"ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c","bytes":"7bff","bytes_text":"{�"}
+        {"receipt_id":"2918fa1e5b70ba154840434c3e631eb041df45c57287b8f45806714afb9a707b","decision":"QUARANTINE","reason_code":"ENVELOPE_INVALID","source":"tills","position":4,"event_type":null,"event_id":null,"payload_hash":null,"after_tick":389770445440000000,"after_utc":"2018-04-01T00:00:02.500Z","detail":"it is not JSON","policy_id":"gate","policy_revision":"2","policy_digest":"ff096070fb25d5456f50000af78f1c92fda605bdb7bc3d1e7d1cc0091204e61c","bytes":"7bff","bytes_text":"{�"}
     "#]],
     );
     check(
@@ -372,15 +372,15 @@ fn committed_tables_hold_the_rows_of_all_commits() {
     check(
         "select * from decisions order by transaction_id",
         expect![[r#"
-        +---------------------+--------+----------------+-----------+--------+----------------------+------------------------------------------------------------------+
-        | _tick               | basis  | TRANSACTION_ID | TX_AMOUNT | action | decided_at_utc       | seal                                                             |
-        +---------------------+--------+----------------+-----------+--------+----------------------+------------------------------------------------------------------+
-        | 6236327116800000000 | [0, 1] | 0              | 0.00      | allow  | 2018-04-01T00:00:00Z | 4d067153ac729a4a7e8220c97935ffba67487860d58298ceeb23864369867d9f |
-        | 6236327120896000001 | [1, 1] | 1              | 10.50     | allow  | 2018-04-01T00:00:01Z | d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487 |
-        | 6236327124992000000 | [2, 1] | 2              | NULL      | allow  | 2018-04-01T00:00:02Z | 813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d |
-        | 6236327129088000001 | [3, 1] | 3              | 31.50     | block  | 2018-04-01T00:00:03Z | 58d6fd3dc609068615d66b6a2616cce521e6bd49bbcd7854e3f2573b142c6637 |
-        | 6236327133184000000 | [4, 1] | 4              | 42.00     | block  | 2018-04-01T00:00:04Z | e67a9c4536256f1ec7495a146b5442fa7c0ed99e258a08260a4a244fa31c7c61 |
-        +---------------------+--------+----------------+-----------+--------+----------------------+------------------------------------------------------------------+
+        +--------------------+--------+----------------+-----------+--------+----------------------+------------------------------------------------------------------+
+        | _tick              | basis  | TRANSACTION_ID | TX_AMOUNT | action | decided_at_utc       | seal                                                             |
+        +--------------------+--------+----------------+-----------+--------+----------------------+------------------------------------------------------------------+
+        | 389770444800000000 | [0, 1] | 0              | 0.00      | allow  | 2018-04-01T00:00:00Z | 4d067153ac729a4a7e8220c97935ffba67487860d58298ceeb23864369867d9f |
+        | 389770445056000001 | [1, 1] | 1              | 10.50     | allow  | 2018-04-01T00:00:01Z | d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487 |
+        | 389770445312000000 | [2, 1] | 2              | NULL      | allow  | 2018-04-01T00:00:02Z | 813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d |
+        | 389770445568000001 | [3, 1] | 3              | 31.50     | block  | 2018-04-01T00:00:03Z | 58d6fd3dc609068615d66b6a2616cce521e6bd49bbcd7854e3f2573b142c6637 |
+        | 389770445824000000 | [4, 1] | 4              | 42.00     | block  | 2018-04-01T00:00:04Z | e67a9c4536256f1ec7495a146b5442fa7c0ed99e258a08260a4a244fa31c7c61 |
+        +--------------------+--------+----------------+-----------+--------+----------------------+------------------------------------------------------------------+
     "#]],
     );
     check(
@@ -397,11 +397,11 @@ fn committed_tables_hold_the_rows_of_all_commits() {
     check(
         "select * from errors",
         expect![[r#"
-        +---------------------+------------------+-----+
-        | _tick               | cause            | row |
-        +---------------------+------------------+-----+
-        | 6236327120896000001 | division by zero | 3   |
-        +---------------------+------------------+-----+
+        +--------------------+------------------+-----+
+        | _tick              | cause            | row |
+        +--------------------+------------------+-----+
+        | 389770445056000001 | division by zero | 3   |
+        +--------------------+------------------+-----+
     "#]],
     );
     check(
@@ -578,8 +578,8 @@ fn json_has_one_object_per_line_and_every_digit() {
         Format::Json,
         "select _tick, TX_AMOUNT, action, decided_at_utc, basis, seal from decisions where transaction_id in (1, 2) order by 1",
         expect![[r#"
-            {"_tick":6236327120896000001,"TX_AMOUNT":10.50,"action":"allow","decided_at_utc":"2018-04-01T00:00:01Z","basis":[1,1],"seal":"d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487"}
-            {"_tick":6236327124992000000,"TX_AMOUNT":null,"action":"allow","decided_at_utc":"2018-04-01T00:00:02Z","basis":[2,1],"seal":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d"}
+            {"_tick":389770445056000001,"TX_AMOUNT":10.50,"action":"allow","decided_at_utc":"2018-04-01T00:00:01Z","basis":[1,1],"seal":"d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487"}
+            {"_tick":389770445312000000,"TX_AMOUNT":null,"action":"allow","decided_at_utc":"2018-04-01T00:00:02Z","basis":[2,1],"seal":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d"}
         "#]],
     );
     check_as(
@@ -703,7 +703,7 @@ fn an_empty_log_has_empty_tables() {
         +------------+
     "#]]
     .assert_eq(&answer(Format::Table, data.path(), "select bytes_text from quarantine"));
-    let store = Store::open(&data.path().join("store")).unwrap();
+    let store = Store::open(data.path().join("store")).unwrap();
     let fields = [("_tick", columns::tick_type()), ("cause", DataType::Utf8)];
     let fields = fields.map(|(name, data_type)| Field::new(name, data_type, false)).to_vec();
     table_catalog::declare(&[("errors".to_owned(), Arc::new(Schema::new(fields)))], &store).unwrap();
@@ -763,7 +763,7 @@ fn a_query_that_stops_over_a_damaged_file_names_it() {
 #[test]
 fn a_flipped_byte_of_the_last_commit_is_refused_wherever_it_is() {
     let data = folder();
-    let store = Store::open(&data.path().join("store")).unwrap();
+    let store = Store::open(data.path().join("store")).unwrap();
     let name = store.list("commits").unwrap().pop().unwrap();
     let whole = store.get(&name).unwrap();
     for at in 0..whole.len() {
@@ -797,7 +797,7 @@ fn interval(upper: Tick, files: Vec<TableFile>) -> CommitInterval {
 fn graph_folder() -> TempDir {
     let data = tempfile::tempdir().unwrap();
     write_log(data.path());
-    let store = Store::open(&data.path().join("store")).unwrap();
+    let store = Store::open(data.path().join("store")).unwrap();
     let ports = tidegate_dataflows::entity_graphs::port_schemas();
     let names = ["entities", "links", "components", "sightings"];
     let at = |second: i64| tick(second * 100_000, 0);
@@ -898,12 +898,12 @@ fn identifiers_are_resolved_to_components_and_a_conflict_is_flagged() {
     check_graph(
         "select hint, component, candidates, conflict, before_tick, basis from Resolve('card', '1', 'card', '2', as_of => '2018-04-01T00:00:01.100000Z') order by HINT",
         expect![[r#"
-            +------+-----------+------------+----------+---------------------+--------+
-            | hint | component | candidates | conflict | before_tick         | basis  |
-            +------+-----------+------------+----------+---------------------+--------+
-            | 1    | card:1    | 1          | false    | 6236327121305604096 | [1, 0] |
-            | 2    | card:1    | 1          | false    | 6236327121305604096 | [1, 0] |
-            +------+-----------+------------+----------+---------------------+--------+
+            +------+-----------+------------+----------+--------------------+--------+
+            | hint | component | candidates | conflict | before_tick        | basis  |
+            +------+-----------+------------+----------+--------------------+--------+
+            | 1    | card:1    | 1          | false    | 389770445081600256 | [1, 0] |
+            | 2    | card:1    | 1          | false    | 389770445081600256 | [1, 0] |
+            +------+-----------+------------+----------+--------------------+--------+
         "#]],
     );
     // The version is a digest of the plan and the basis; the basis counts the facts before the tick.

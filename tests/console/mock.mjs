@@ -70,7 +70,7 @@ function backfill() {
   const produced = ["decisions", "features"].map((table) => ({ table, files: 12, rows: 120331, digest: hex(table) }));
   return {
     backfill_id: "strict-january", state: "completed", purpose: "how many would have been blocked", actor: "ann", declared_at_utc: "2026-04-10T11:58:00.000000Z", completed_at_utc: "2026-04-10T11:59:00.000000Z",
-    from_tick: "7238556663808000000", from_utc: "2026-01-01T00:00:00.000000Z", to_tick: "7274000000000000000", to_utc: "2026-02-01T00:00:00.000000Z", partitions: [], outputs: ["decisions", "features"], declaration: hex("declaration"),
+    from_tick: "452409791488000000", from_utc: "2026-01-01T00:00:00.000000Z", to_tick: "454625000000000000", to_utc: "2026-02-01T00:00:00.000000Z", partitions: [], outputs: ["decisions", "features"], declaration: hex("declaration"),
     topology: "fraud", plan: hex("strict plan"), code: "0.1.0", facts: "391666", commits: "12", head: hex("head"), produced,
   };
 }
