@@ -117,7 +117,7 @@ fn refused(error: &BackfillError, format: Answer) -> ExitCode {
         | BackfillError::NoBasis { .. }
         | BackfillError::Range { .. } => true,
         BackfillError::Governance(error) => {
-            matches!(error, NothingRan { .. } | OtherGate { .. } | Pins { .. } | Running { .. })
+            matches!(**error, NothingRan { .. } | OtherGate { .. } | Pins { .. } | Running { .. })
         }
         _ => false,
     };
@@ -174,7 +174,7 @@ fn list(on: &On) -> ExitCode {
     if !log.exists() {
         return refused(&GovernanceError::NothingRan { data: on.data.clone() }.into(), on.format);
     }
-    let records = Store::open(&on.store())
+    let records = Store::open(on.store())
         .map_err(BackfillError::from)
         .and_then(|archive| Ok(backfills(&log, &archive)?));
     match records {

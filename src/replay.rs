@@ -94,7 +94,7 @@ pub fn run(arguments: &Replay) -> ExitCode {
 }
 
 fn recorded_plan(arguments: &Replay) -> Result<Plan, Box<dyn std::error::Error>> {
-    let store = Store::open(&arguments.store())?;
+    let store = Store::open(arguments.store())?;
     crate::plan_of_folder(&arguments.data, &store, &arguments.set)
 }
 
@@ -112,7 +112,7 @@ fn rate(facts: u64, watch: &RunMetrics) -> String {
 }
 
 fn verify(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome {
-    let store = Store::open(&arguments.store())?;
+    let store = Store::open(arguments.store())?;
     let range = (arguments.from.unwrap_or(Tick::ZERO), arguments.to.unwrap_or(Tick::MAX));
     let compared = compare_seals(plan, &arguments.data, &store, range, arguments.workers.into(), watch)?;
     let code = if compared.first.is_none() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) };
@@ -196,7 +196,7 @@ fn write(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome {
 }
 
 fn changes(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome {
-    let sealed = Store::open(&arguments.store())?;
+    let sealed = Store::open(arguments.store())?;
     let out = arguments.data.join("shadow").join(&plan.digest.to_hex()[..16]);
     let to = arguments.to.unwrap_or(Tick::MAX);
     let shadow = shadow(plan, &arguments.data, &sealed, &out, to, arguments.workers.into(), watch)?;

@@ -137,7 +137,7 @@ fn the_command_tells_what_is_whole_and_what_is_not() {
     assert_eq!(senseless.status.code(), Some(2));
     assert!(said(&senseless).contains("add `archive = true`"), "{}", said(&senseless));
 
-    let store = tidegate_sinks::store::Store::open(&data.join("store")).unwrap();
+    let store = tidegate_sinks::store::Store::open(data.join("store")).unwrap();
     let victim = tidegate_sinks::archive::Archive::open(&store).unwrap().ranges[0].files[0].name.clone();
     let path = PathBuf::from(store.location(&victim));
     let mut bytes = std::fs::read(&path).unwrap();

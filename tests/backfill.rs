@@ -108,7 +108,7 @@ fn commits(outcome: &Outcome) -> Commits {
 fn recorded(data: &Path) -> Vec<String> {
     let known = tidegate_dataflows::governance::backfills(
         &harness::log_of(data),
-        &Store::open(&data.join("store")).unwrap(),
+        &Store::open(data.join("store")).unwrap(),
     );
     known.unwrap().iter().map(|(_, record)| format!("{} {}", record.backfill.id, record.step())).collect()
 }
@@ -167,7 +167,7 @@ fn with_nothing_changed_its_files_are_those_of_the_live_run_which_goes_on_as_bef
         | 600       |
         +-----------+"#]]
     .assert_eq(&harness::table(&data, "SELECT count(*) AS decisions FROM decisions"));
-    let (plan, store) = (world.plan(&[]), Store::open(&data.join("store")).unwrap());
+    let (plan, store) = (world.plan(&[]), Store::open(data.join("store")).unwrap());
     let everything = (Tick::ZERO, Tick::MAX);
     let compared = compare_seals(&plan, &data, &store, everything, 2, &harness::watch(&plan)).unwrap();
     assert!(compared.first.is_none(), "{:#?}", compared.first);

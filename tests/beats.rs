@@ -70,7 +70,7 @@ fn evidence_expires_although_nothing_follows_it_and_a_replay_agrees() {
     wait_for(&again, "SELECT stream_id FROM alive", &json!([["s-2"]]));
     again.stop();
     let plan = harness::plan(&topology, &[]);
-    let store = tidegate_sinks::store::Store::open(&data.join("store")).unwrap();
+    let store = tidegate_sinks::store::Store::open(data.join("store")).unwrap();
     let commits = tidegate_sinks::commits::Commits::read(&store).unwrap();
     assert_ne!(commits.list.last().unwrap().check, Digest::default());
     let replayed = replay(&plan, &data, &scratch.path().join("replayed"), 2, &harness::watch(&plan)).unwrap();
@@ -94,7 +94,7 @@ fn a_claim_that_follows_from_claims_falls_with_one_of_them_also_on_disk() {
     assert!(said.contains("UNKNOWN") && said.contains("EXPIRY"), "{said}");
 
     let plan = harness::plan(&topology, &[]);
-    let store = tidegate_sinks::store::Store::open(&data.join("store")).unwrap();
+    let store = tidegate_sinks::store::Store::open(data.join("store")).unwrap();
     let commits = tidegate_sinks::commits::Commits::read(&store).unwrap();
     let replayed = replay(&plan, &data, &scratch.path().join("replayed"), 1, &harness::watch(&plan)).unwrap();
     assert_eq!(compare(&commits, &replayed), None);

@@ -478,7 +478,7 @@ impl Round {
                 assert_same(&found, &outputs(again.path()));
             }
         }
-        let commits = Commits::read(&Store::open(&self.data.join("store")).unwrap()).unwrap();
+        let commits = Commits::read(&Store::open(self.data.join("store")).unwrap()).unwrap();
         for (table, event_type) in one_row_a_fact {
             let facts = now.facts.iter().filter(|fact| fact.event_type == *event_type).map(|fact| fact.tick);
             let rows = ticks_of(&self.data, &commits, table).unwrap();

@@ -253,7 +253,7 @@ fn an_episode_names_what_was_in_force_and_every_replay_gives_its_seal_again() {
         | 1     | 2      | 200 | 400   |
         +-------+--------+-----+-------+"#]]
     .assert_eq(&under(&data));
-    let store = Store::open(&data.join("store")).unwrap();
+    let store = Store::open(data.join("store")).unwrap();
     let verified = verify(&harness::log_of(&data), &store, &[]).unwrap();
     assert_eq!((verified.findings, verified.records), (Vec::new(), PAYMENTS as u64));
     for workers in [1, 2, 4] {
@@ -276,7 +276,7 @@ fn an_episode_names_what_was_in_force_and_every_replay_gives_its_seal_again() {
 fn a_shadow_run_of_named_rules_has_them_decide_throughout_even_those_of_the_beginning() {
     let world = World::sealed(&[]).with_a_past();
     let data = world.path("data");
-    let sealed = Store::open(&data.join("store")).unwrap();
+    let sealed = Store::open(data.join("store")).unwrap();
     let strict = world.write("strict.toml", STRICT);
     let own = harness::file("tests/topologies/policies/payments-rules.toml");
     let action = |line: &str| line.split(' ').nth(5).map(str::to_owned);
@@ -300,7 +300,7 @@ fn steps_that_were_pruned_from_the_log_are_in_force_by_the_archive() {
     let whole = under(&data);
     let tables = harness::files(&data.join("store/tables"));
     harness::cut_small(&data, 4096);
-    let store = Store::open(&data.join("store")).unwrap();
+    let store = Store::open(data.join("store")).unwrap();
     let log = harness::log_of(&data).lock().unwrap();
     let pruned = prune(&log, &store, LogRetention { span: None, bytes: Some(1) }).unwrap();
     drop(log);

@@ -342,7 +342,7 @@ fn what_a_service_commits_in_many_small_groups_is_what_its_log_gives() {
     });
     service.stop();
     let plan = harness::plan(&harness::file("tests/topologies/live.toml"), &[]);
-    let store = tidegate_sinks::store::Store::open(&data.join("store")).unwrap();
+    let store = tidegate_sinks::store::Store::open(data.join("store")).unwrap();
     let commits = tidegate_sinks::commits::Commits::read(&store).unwrap();
     assert!(commits.list.len() >= 3, "{} commits", commits.list.len());
     let (out, watch) = (scratch.path().join("replayed"), harness::watch(&plan));

@@ -301,7 +301,13 @@ fn comments_have_at_most_a_hundred_columns() {
     assert!(found.is_empty(), "{} comment lines are too long:\n{}", found.len(), found.join("\n"));
 }
 
-/// The module of a file, as a path below its crate; the crate itself is empty.
+/// A module, as a path below its crate; the crate itself is empty.
+type Module = Vec<String>;
+
+/// Lines and their numbers.
+type Lines = Vec<(usize, String)>;
+
+/// The module of a file.
 fn module_of(folder: &Path, file: &Path) -> Vec<String> {
     let below = file.strip_prefix(folder).expect("it lies in the folder").with_extension("");
     let mut parts: Vec<String> = below.iter().map(|part| part.to_string_lossy().into_owned()).collect();
@@ -354,7 +360,7 @@ fn the_modules_of_a_crate_form_layers() {
     let mut found = Vec::new();
     for folder in source_folders() {
         let root = root().join(&folder);
-        let files: Vec<(Vec<String>, Vec<(usize, String)>)> = sources(&folder)
+        let files: Vec<(Module, Lines)> = sources(&folder)
             .into_iter()
             .map(|(path, lines)| (module_of(&root, &path), code(&lines)))
             .collect();

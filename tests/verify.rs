@@ -55,7 +55,7 @@ fn copy() -> tempfile::TempDir {
 }
 
 fn check(data: &Path, keys: &[PublicKey]) -> Verified {
-    verify(&harness::log_of(data), &Store::open(&data.join("store")).unwrap(), keys).unwrap()
+    verify(&harness::log_of(data), &Store::open(data.join("store")).unwrap(), keys).unwrap()
 }
 
 /// Names of the original's files that `is_meant`, sorted.
@@ -240,7 +240,7 @@ fn a_changed_decision_is_named_by_row_and_event() {
 fn a_replay_has_every_seal_on_any_number_of_workers_and_in_any_batches() {
     for (workers, batch_rows) in [(1, 37), (2, 1_000), (4, 100_000)] {
         let plan = world(&[format!("batch_rows={batch_rows}")]);
-        let store = Store::open(&original().join("store")).unwrap();
+        let store = Store::open(original().join("store")).unwrap();
         let watch = harness::watch(&plan);
         let compared = compare_seals(&plan, original(), &store, EVERYTHING, workers, &watch).unwrap();
         assert!(compared.first.is_none(), "{:#?}", compared.first);
@@ -263,7 +263,7 @@ fn stricter(scratch: &Path) -> PathBuf {
 fn a_replay_under_other_rules_shows_the_first_decision_that_differs() {
     let scratch = tempfile::tempdir().unwrap();
     let plan = world(&[format!("decisions.bundle={}", stricter(scratch.path()).display())]);
-    let store = Store::open(&original().join("store")).unwrap();
+    let store = Store::open(original().join("store")).unwrap();
     let compared = compare_seals(&plan, original(), &store, EVERYTHING, 2, &harness::watch(&plan)).unwrap();
     let first = compared.first.expect("other rules have another digest");
     assert_eq!((first.commit, compared.equal), (0, 0));
@@ -275,7 +275,7 @@ fn a_replay_under_other_rules_shows_the_first_decision_that_differs() {
 fn a_shadow_run_counts_what_would_change_and_lists_it() {
     let scratch = tempfile::tempdir().unwrap();
     let plan = world(&[format!("decisions.bundle={}", stricter(scratch.path()).display())]);
-    let store = Store::open(&original().join("store")).unwrap();
+    let store = Store::open(original().join("store")).unwrap();
     let out = scratch.path().join("out");
     let watch = harness::watch(&plan);
     let shadow = shadow(&plan, original(), &store, &out, Tick::MAX, 2, &watch).unwrap();
@@ -294,7 +294,7 @@ fn a_shadow_run_counts_what_would_change_and_lists_it() {
 
 #[test]
 fn one_decision_is_proven_with_the_public_key_alone_and_nothing_can_be_changed_in_the_proof() {
-    let store = Store::open(&original().join("store")).unwrap();
+    let store = Store::open(original().join("store")).unwrap();
     let keys = [signer().public()];
     for event in ["tx-0", "tx-777", "tx-2500"] {
         let proof = prove(&store, event).unwrap();
@@ -335,7 +335,7 @@ fn the_verifier_in_python_agrees() {
         assert!(std::env::var_os("CI_PYTHON").is_none(), "python3 with the package blake3 is missing");
         return;
     }
-    let store = Store::open(&original().join("store")).unwrap();
+    let store = Store::open(original().join("store")).unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let key = scratch.path().join("key");
     let public = signer().write(&key).unwrap();

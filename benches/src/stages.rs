@@ -539,13 +539,12 @@ fn run_job(topology: &Path, data: &Path, workers: usize) -> Result<(), String> {
 
 /// The hash of the committed features, read back.
 fn tables_hash(data: &Path) -> Result<u64, String> {
-    let store = Store::open(&data.join("store")).map_err(|e| e.to_string())?;
+    let store = Store::open(data.join("store")).map_err(|e| e.to_string())?;
     let commits = Commits::read(&store).map_err(|e| e.to_string())?;
     let mut hash = 0u64;
     for file in commits.files_of("features") {
         let bytes = store.get(&file.name).map_err(|e| e.to_string())?;
-        let reader =
-            parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes));
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes);
         for batch in reader
             .and_then(parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::build)
             .map_err(|e| e.to_string())?

@@ -109,7 +109,7 @@ pub enum BackfillError {
     },
     /// The log cannot be read, or refused the fact.
     #[error(transparent)]
-    Governance(#[from] GovernanceError),
+    Governance(#[from] Box<GovernanceError>),
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -118,7 +118,19 @@ pub enum BackfillError {
     Table(#[from] TableError),
     /// It stopped while it was computed.
     #[error(transparent)]
-    Replay(#[from] ReplayError),
+    Replay(#[from] Box<ReplayError>),
+}
+
+impl From<GovernanceError> for BackfillError {
+    fn from(error: GovernanceError) -> BackfillError {
+        BackfillError::Governance(Box::new(error))
+    }
+}
+
+impl From<ReplayError> for BackfillError {
+    fn from(error: ReplayError) -> BackfillError {
+        BackfillError::Replay(Box::new(error))
+    }
 }
 
 /// The folder of a backfill's tables.

@@ -147,8 +147,8 @@ impl CommitTarget for CompareTarget {
             },
             Some(file) => {
                 let rows = self.store.get(&file.name)?;
-                let rows = read_rows(rows.into(), None)
-                    .map_err(|what| TableError::Chain { name: name.clone(), what })?;
+                let rows =
+                    read_rows(rows, None).map_err(|what| TableError::Chain { name: name.clone(), what })?;
                 first_difference(commit.number, name, &rows, &cut.rows)
             }
         };

@@ -50,10 +50,16 @@ pub enum ReplayError {
     },
     /// The revisions in the log cannot be read.
     #[error(transparent)]
-    Governance(#[from] GovernanceError),
+    Governance(#[from] Box<GovernanceError>),
     /// A worker stopped.
     #[error("a worker stopped: {0}; this is a defect of Tidegate, please report it with the lines above")]
     Worker(String),
+}
+
+impl From<GovernanceError> for ReplayError {
+    fn from(error: GovernanceError) -> ReplayError {
+        ReplayError::Governance(Box::new(error))
+    }
 }
 
 /// Replays the log and the archive of the data folder `data` through `plan`, into the folder `out`.
@@ -91,7 +97,7 @@ pub fn replay_to(
     table_catalog::declare(&plan.tables(), &store)?;
     graph_catalog::declare(&entity_graphs(plan), &store)?;
     let output = CommitContext::to_store(store.clone(), plan.digest, None)?;
-    let archive = Store::open(&data.join("store"))?;
+    let archive = Store::open(data.join("store"))?;
     let plan = &effective_plan(plan, &LogFolder::of_data(&Host::real(), data), &archive)?;
     let facts =
         run_log(plan, &LogFolder::of_data(&Host::real(), data), &archive, &output, to, workers, watch)?;

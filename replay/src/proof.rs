@@ -111,7 +111,7 @@ pub fn prove_at(
     let sealed = commits.list.iter().map(AsRef::as_ref).filter(may_hold);
     let sealed = sealed.flat_map(|commit| commit.files.iter().map(move |file| (commit, file)));
     for (commit, file) in sealed.filter(|(_, file)| file.seal.is_some()) {
-        let bytes = Bytes::from(store.get(&file.name)?);
+        let bytes = store.get(&file.name)?;
         let unreadable = |what: String| ProofError::File { file: file.name.clone(), what };
         let Some(row) = find(bytes.clone(), wanted).map_err(unreadable)? else { continue };
         let rows = read_rows(bytes, None).map_err(unreadable)?;

@@ -109,7 +109,7 @@ impl CommitTarget for ShadowTarget {
             Some(file) => {
                 let bytes = self.sealed.get(&file.name)?;
                 Some(
-                    read_rows(bytes.into(), None)
+                    read_rows(bytes, None)
                         .map_err(|what| TableError::Chain { name: file.name.clone(), what })?,
                 )
             }

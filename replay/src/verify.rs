@@ -363,7 +363,7 @@ impl Check {
         if file.seal.is_none() && is_same {
             return;
         }
-        let rows = match read_rows(bytes.into(), None) {
+        let rows = match read_rows(bytes, None) {
             Ok(rows) => rows,
             Err(what) => return self.find(&file.name, None, format!("none of its rows can be read: {what}")),
         };

@@ -2,6 +2,7 @@
 //! seal.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -225,9 +226,9 @@ fn explain(service: &Service, id: &str, found: Vec<FoundDecision>) -> Result<Dec
 fn choose(service: &Service, id: &str, found: Vec<FoundDecision>) -> Result<DecidedFact, ApiError> {
     let mut by_tick: BTreeMap<Tick, DecidedFact> = BTreeMap::new();
     for decision in found {
-        if !by_tick.contains_key(&decision.tick) {
+        if let Entry::Vacant(entry) = by_tick.entry(decision.tick) {
             let fact = row_at(service.log.as_ref(), decision.tick).map_err(ApiError::internal)?;
-            by_tick.insert(decision.tick, DecidedFact { decision, fact });
+            entry.insert(DecidedFact { decision, fact });
         }
     }
     let facts = by_tick.into_values();
