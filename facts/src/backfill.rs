@@ -9,11 +9,11 @@ use std::fmt;
 use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-use crate::control_fact::{ControlRow, ControlRows};
+use crate::control_fact::{self, ControlRow, ControlRows};
 use crate::{Digest, Tick};
 
 /// The event type of both steps of a backfill.
-pub const EVENT_TYPE: &str = "governance.backfill.v1";
+pub const EVENT_TYPE: &str = control_fact::BACKFILL;
 /// The producer of both steps of a backfill.
 pub const PRODUCER: &str = "tidegate.backfill";
 

@@ -6,8 +6,12 @@
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 
-use crate::{Digest, PolicyRev, Tick, backfill, columns, governance};
+use crate::{Digest, PolicyRev, Tick, columns};
 
+/// The event type of governance steps.
+pub const STEP: &str = "governance.policy.v1";
+/// The event type of backfills.
+pub const BACKFILL: &str = "governance.backfill.v1";
 /// The source that the receipts of control facts name; no other source may have this name.
 pub const SOURCE: &str = "governance";
 /// The version of the payload schemas of control facts.
@@ -63,7 +67,7 @@ produced = "text?"
 
 /// Whether an event type is one of the engine's control facts, which are no input of the dataflow.
 pub fn is_control_fact(event_type: &str) -> bool {
-    event_type == governance::EVENT_TYPE || event_type == backfill::EVENT_TYPE
+    event_type == STEP || event_type == BACKFILL
 }
 
 /// The revision that receipts of control facts cite: that of [`POLICY`].

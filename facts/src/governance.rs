@@ -10,11 +10,11 @@ use std::fmt;
 use arrow::array::RecordBatch;
 use serde::Serialize;
 
-use crate::control_fact::{ControlRow, ControlRows};
+use crate::control_fact::{self, ControlRow, ControlRows};
 use crate::{Digest, Tick};
 
 /// The event type of governance steps.
-pub const EVENT_TYPE: &str = "governance.policy.v1";
+pub const EVENT_TYPE: &str = control_fact::STEP;
 /// The producer of governance steps.
 pub const PRODUCER: &str = "tidegate.policy";
 

@@ -65,8 +65,9 @@ impl Database {
             information_schema: Arc::new(information_schema(&objects)),
         };
         catalogs.register_catalog(CATALOGUE.to_owned(), Arc::new(schemas));
-        // DataFusion would look up its own `information_schema` first.
-        let config = base.config().clone().with_information_schema(false);
+        // DataFusion would look up its own `information_schema` first, and replace the catalogs.
+        let config = base.config().clone();
+        let config = config.with_information_schema(false).with_create_default_catalog_and_schema(false);
         let state = SessionStateBuilder::new_from_existing(base)
             .with_config(config)
             .with_catalog_list(catalogs)
@@ -85,6 +86,8 @@ impl Database {
     pub(crate) fn state(&self, options: SessionOptions) -> SessionState {
         let mut state = self.context.state();
         state.config_mut().options_mut().extensions.insert(options);
+        // Functions get the options as they are at this moment.
+        state.mark_start_execution();
         state
     }
 
@@ -229,6 +232,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::error::SqlError;
     use crate::rewrite;
+    use crate::session::Settings;
 
     /// The catalogue of a database with two tables.
     pub(crate) fn database() -> Database {
@@ -261,10 +265,15 @@ pub(crate) mod tests {
         }
     }
 
+    fn options() -> SessionOptions {
+        let settings = Settings::at_start("analyst", &BTreeMap::new());
+        SessionOptions { user: "analyst".to_owned(), settings, process: 1 }
+    }
+
     async fn rows(sql: &str) -> Result<Vec<RecordBatch>, SqlError> {
         let database = database();
         let statement = rewrite::parse(sql, &database)?.remove(0).planned;
-        let state = database.state(SessionOptions { user: "analyst".to_owned(), ..Default::default() });
+        let state = database.state(options());
         let statement = AnyStatement::Statement(Box::new(statement));
         let plan = state.statement_to_plan(statement).await.map_err(|error| SqlError::of_plan(&error))?;
         let shared = Arc::new(state.clone());
@@ -285,19 +294,42 @@ pub(crate) mod tests {
              FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relkind IN ('r', 'v', '') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
                AND pg_catalog.pg_table_is_visible(c.oid) ORDER BY 1, 2",
-            expect![],
+            expect![[r#"
+                +---------+-----------+---------+----------+
+                | nspname | relname   | relkind | owner    |
+                +---------+-----------+---------+----------+
+                | public  | Labels    | r       | tidegate |
+                | public  | decisions | r       | tidegate |
+                +---------+-----------+---------+----------+"#]],
         )
         .await;
         check(
             "SELECT a.attnum, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull
              FROM pg_attribute a WHERE a.attrelid = 'decisions'::regclass AND a.attnum > 0 ORDER BY a.attnum",
-            expect![],
+            expect![[r#"
+                +--------+----------+--------------------------+------------+
+                | attnum | attname  | type                     | attnotnull |
+                +--------+----------+--------------------------+------------+
+                | 1      | event_id | text                     | true       |
+                | 2      | ts_utc   | timestamp with time zone | true       |
+                | 3      | amount   | numeric(12,2)            | false      |
+                | 4      | tags     | text[]                   | false      |
+                +--------+----------+--------------------------+------------+"#]],
         )
         .await;
         check(
-            "SELECT column_name, data_type, is_nullable, numeric_precision, numeric_scale, udt_name
+            "SELECT column_name, data_type, is_nullable, numeric_precision AS digits,
+               numeric_scale AS scale, udt_name
              FROM information_schema.columns WHERE table_name = 'decisions' ORDER BY ordinal_position",
-            expect![],
+            expect![[r#"
+                +-------------+--------------------------+-------------+--------+-------+-------------+
+                | column_name | data_type                | is_nullable | digits | scale | udt_name    |
+                +-------------+--------------------------+-------------+--------+-------+-------------+
+                | event_id    | text                     | NO          |        |       | text        |
+                | ts_utc      | timestamp with time zone | NO          |        |       | timestamptz |
+                | amount      | numeric                  | YES         | 12     | 2     | numeric     |
+                | tags        | ARRAY                    | YES         |        |       | _text       |
+                +-------------+--------------------------+-------------+--------+-------+-------------+"#]],
         )
         .await;
     }
@@ -320,30 +352,83 @@ pub(crate) mod tests {
                t.typname, t.oid::regtype::text AS b, t.typinput::text AS c, 'now'::text AS d
              FROM pg_type t WHERE t.oid IN ('int4'::regtype, to_regtype('timestamp with time zone'))
              ORDER BY t.oid",
-            expect![],
+            expect![[r#"
+                +------+-------------+--------------------------+----------------+-----+
+                | a    | typname     | b                        | c              | d   |
+                +------+-------------+--------------------------+----------------+-----+
+                | true | int4        | integer                  | int4in         | now |
+                | true | timestamptz | timestamp with time zone | timestamptz_in | now |
+                +------+-------------+--------------------------+----------------+-----+"#]],
         )
         .await;
-        check("SELECT 'desicions'::regclass", expect![]).await;
-        check("SELECT to_regclass('desicions') IS NULL AS a", expect![]).await;
-        check("SELECT 1 FROM pg_catalog.pg_nonsense", expect![]).await;
-        check("SELECT pg_catalog.pg_nonsense(1)", expect![]).await;
+        check("SELECT 'desicions'::regclass", expect![[r#"42P01 relation "desicions" does not exist"#]])
+            .await;
+        check(
+            "SELECT to_regclass('desicions') IS NULL AS a",
+            expect![[r#"
+            +------+
+            | a    |
+            +------+
+            | true |
+            +------+"#]],
+        )
+        .await;
+        check(
+            "SELECT 1 FROM pg_catalog.pg_nonsense",
+            expect![[r#"42P01 relation "pg_catalog.pg_nonsense" does not exist"#]],
+        )
+        .await;
+        check(
+            "SELECT pg_catalog.pg_get_exprs(1)",
+            expect![[r#"42883 the query cannot be planned: Invalid function 'pg_get_exprs'. Did you mean 'pg_get_expr'?"#]],
+        )
+        .await;
     }
 
     #[tokio::test]
     async fn the_connection_is_asked_about_itself() {
         check(
-            "SELECT current_user, current_schema, current_database(), current_schemas(true) AS path,
+            "SELECT current_user AS a, current_schema AS b, current_database() AS c,
+               current_schemas(true) AS path,
                current_setting('search_path') AS setting,
                (SELECT setting FROM pg_settings WHERE name = 'TimeZone') AS zone",
+            expect![[r#"
+                +---------+--------+----------+----------------------+-----------------+------+
+                | a       | b      | c        | path                 | setting         | zone |
+                +---------+--------+----------+----------------------+-----------------+------+
+                | analyst | public | tidegate | [pg_catalog, public] | "$user", public | UTC  |
+                +---------+--------+----------+----------------------+-----------------+------+"#]],
+        )
+        .await;
+        check(
+            "SELECT name, current_setting(name) AS value FROM pg_settings WHERE name LIKE '%authorization'",
             expect![],
         )
         .await;
-        check("SELECT current_setting('nonsense')", expect![]).await;
-        check("SELECT current_setting('nonsense', true) IS NULL AS a", expect![]).await;
+        check(
+            "SELECT current_setting('nonsense')",
+            expect![[r#"42704 unrecognized configuration parameter "nonsense""#]],
+        )
+        .await;
+        check(
+            "SELECT current_setting('nonsense', true) IS NULL AS a",
+            expect![[r#"
+            +------+
+            | a    |
+            +------+
+            | true |
+            +------+"#]],
+        )
+        .await;
         check(
             "SELECT has_table_privilege('decisions', 'SELECT') AS a,
                has_table_privilege('decisions', 'INSERT') AS b",
-            expect![],
+            expect![[r#"
+                +------+-------+
+                | a    | b     |
+                +------+-------+
+                | true | false |
+                +------+-------+"#]],
         )
         .await;
     }
@@ -354,12 +439,23 @@ pub(crate) mod tests {
             "SELECT count(*) AS lost FROM pg_type t LEFT JOIN pg_namespace n ON n.oid = t.typnamespace
                LEFT JOIN pg_proc i ON i.oid = t.typinput LEFT JOIN pg_proc o ON o.oid = t.typoutput
              WHERE n.oid IS NULL OR i.oid IS NULL OR o.oid IS NULL",
-            expect![],
+            expect![[r#"
+                +------+
+                | lost |
+                +------+
+                | 0    |
+                +------+"#]],
         )
         .await;
         check(
             "SELECT word, catcode FROM pg_get_keywords() WHERE word IN ('select', 'year') ORDER BY 1",
-            expect![],
+            expect![[r#"
+                +--------+---------+
+                | word   | catcode |
+                +--------+---------+
+                | select | R       |
+                | year   | U       |
+                +--------+---------+"#]],
         )
         .await;
     }
