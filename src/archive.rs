@@ -13,7 +13,7 @@ use tidegate_sinks::archive::{self, ArchiveReport, Bound, LogRetention};
 use tidegate_sinks::log::{LogFolder, LogReader, Until};
 use tidegate_sinks::store::Store;
 
-use crate::report::thousands;
+use crate::text::thousands;
 use crate::{Answer, exit, fail, plan, refuse};
 
 #[derive(Subcommand)]

@@ -31,6 +31,7 @@ mod replay;
 mod report;
 mod serve;
 mod summaries;
+mod text;
 mod verify;
 
 /// Turns a stream of facts into decisions that can be proven.

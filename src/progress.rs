@@ -10,7 +10,7 @@ use tidegate_dataflows::metrics::{RunMetrics, StageReport};
 use tidegate_facts::Tick;
 use tidegate_facts::time::to_rfc3339;
 
-use crate::report::thousands;
+use crate::text::thousands;
 
 /// The stage that facts have passed when they are durable.
 const LOGGED: &str = "gate: log";

@@ -4,9 +4,7 @@ use std::error::Error;
 use std::io::Write;
 use std::path::Path;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::DataType;
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use serde_json::json;
 use tidegate_dataflows::Plan;
@@ -16,6 +14,7 @@ use tidegate_queries::{Catalogue, Format};
 use tidegate_sinks::store::StoreUrl;
 
 use crate::summaries::{self, DecisionTable};
+use crate::text::thousands;
 
 /// Answers one query on standard output.
 ///
@@ -146,30 +145,6 @@ fn head(plan: &Plan, options: &Options, report: &Report) -> String {
     out += &format!("  {:<24}{:>12}", "quarantined", thousands(quarantined));
     for (reason, count) in &counts.quarantined {
         out += &format!("\n    {:<22}{:>12}", reason.code(), thousands(*count));
-    }
-    out
-}
-
-/// A value as a person reads it.
-pub fn display(column: &ArrayRef, row: usize) -> String {
-    if let DataType::Float64 = column.data_type() {
-        let value = column.as_primitive::<arrow::datatypes::Float64Type>().value(row);
-        let text = format!("{value:.3}");
-        return text.trim_end_matches('0').trim_end_matches('.').to_owned();
-    }
-    let options = FormatOptions::default();
-    ArrayFormatter::try_new(column.as_ref(), &options).map(|f| f.value(row).to_string()).unwrap_or_default()
-}
-
-/// A number as a person reads it.
-pub fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
     }
     out
 }

@@ -8,7 +8,7 @@ use arrow::datatypes::Int64Type;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::node::Summary;
 
-use crate::report::{display, thousands};
+use crate::text::{display, thousands};
 
 /// Reads back the rows of a statement.
 type Ask<'a> = &'a dyn Fn(String) -> Result<Vec<RecordBatch>, Box<dyn Error>>;

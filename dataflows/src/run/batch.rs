@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use tidegate_operators::gate::{Validated, Validator};
-use tidegate_sources::{ReadFingerprint, SourceError};
+use tidegate_operators::gate::Validator;
+use tidegate_sources::SourceError;
 
 use crate::ingest::admission::Admission;
 use crate::ingest::audit_frames::ProgressRecord;
@@ -13,20 +13,8 @@ use crate::metrics::Stage;
 use crate::plan::SourcePlan;
 use crate::run::error::RunError;
 use crate::run::gate::Gate;
-use crate::run::recovery::LogSummary;
-
-/// A message from the thread of a source to the gate. An end or a failure is the last.
-pub(super) enum SourceMessage {
-    /// The next records.
-    Records(Validated),
-    /// The source was read to its end.
-    End(ReadFingerprint),
-    /// The source cannot be read.
-    Failed(SourceError),
-}
-
-/// For each source that was read to its end, by its number, a fingerprint of what was read.
-pub(super) type Fingerprints = BTreeMap<usize, ReadFingerprint>;
+use crate::run::log_summary::LogSummary;
+use crate::run::source_messages::{Fingerprints, SourceMessage};
 
 impl Gate<'_> {
     /// Starts the thread of a source, at the first record that has no receipt in `summary`.

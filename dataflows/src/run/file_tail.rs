@@ -9,8 +9,8 @@ use tidegate_host::{Files, OpenMode};
 use crate::ingest::admission::Admission;
 use crate::ingest::audit_frames::ProgressRecord;
 use crate::metrics::Stage;
-use crate::run::batch::{Fingerprints, SourceMessage};
 use crate::run::gate::Gate;
+use crate::run::source_messages::{Fingerprints, SourceMessage};
 
 /// How often the gate looks for changes of files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

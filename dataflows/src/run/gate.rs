@@ -24,10 +24,10 @@ use crate::metrics::{AdmissionCounts, RunMetrics, Stage};
 use crate::plan::{Plan, SourcePlan};
 use crate::render::workers::Workers;
 use crate::revision_step::GovernanceState;
-use crate::run::batch::{Fingerprints, SourceMessage};
 use crate::run::error::RunError;
+use crate::run::log_summary::{LogSummary, RestoredCheckpoint};
 use crate::run::options::Options;
-use crate::run::recovery::{LogSummary, RestoredCheckpoint};
+use crate::run::source_messages::{Fingerprints, SourceMessage};
 use crate::serve::{AppendTiming, INGRESS, Phase, ServeState};
 use crate::thread_priority;
 

@@ -20,10 +20,12 @@ mod batch;
 mod error;
 mod file_tail;
 mod gate;
+mod log_summary;
 mod options;
 mod recovery;
 mod revision_steps;
 mod serve;
+mod source_messages;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,7 +46,7 @@ use crate::metrics::{AdmissionCounts, RunMetrics};
 use crate::plan::Plan;
 use crate::render::workers::Workers;
 use crate::run::gate::{Gate, GateOutcome, GateSetup};
-use crate::run::recovery::RestoredCheckpoint;
+use crate::run::log_summary::RestoredCheckpoint;
 use crate::serve::{Phase, ServeState};
 
 /// What a run did.

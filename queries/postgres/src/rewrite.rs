@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     Array, BinaryOperator, CastKind, DataType as SqlType, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem,
-    Statement, TableAliasColumnDef, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
+    Statement, TableAliasColumnDef, TableFactor, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
     visit_expressions, visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
@@ -177,6 +177,9 @@ impl VisitorMut for Notation<'_> {
                     array_of_text(right, true);
                 }
             }
+            Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
+                escape_by_backslash(pattern, escape_char);
+            }
             Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } => array_of_text(right, false),
             Expr::Cast {
                 expr: inner,
@@ -288,6 +291,13 @@ fn plain_operator(op: &BinaryOperator) -> Option<BinaryOperator> {
         "||" => BinaryOperator::StringConcat,
         _ => return None,
     })
+}
+
+/// Writes a pattern with the only escape character that DataFusion has, the backslash.
+fn escape_by_backslash(pattern: &mut Expr, escape: &mut Option<ValueWithSpan>) {
+    if let Some(escape) = escape.take() {
+        *pattern = call("like_escape", vec![take(pattern), Expr::Value(escape)]);
+    }
 }
 
 /// Whether an expression is the column `polroles`, an array of roles.
@@ -476,6 +486,7 @@ mod tests {
             ("SELECT a = ANY('{r,\"b c\",NULL}') FROM t", "SELECT a = ANY(ARRAY['r', 'b c', NULL]) FROM t"),
             ("SELECT '{a}'::text[]", "SELECT ARRAY['a']::TEXT[]"),
             ("SELECT ARRAY(SELECT 1)", "SELECT array_subquery((SELECT 1))"),
+            ("SELECT a LIKE 'x/_%' ESCAPE '/' FROM t", "SELECT a LIKE like_escape('x/_%', '/') FROM t"),
             ("SELECT oid FROM pg_class", "SELECT oid FROM pg_catalog.pg_class"),
             ("WITH pg_am AS (SELECT 1) SELECT * FROM pg_am", "WITH pg_am AS (SELECT 1) SELECT * FROM pg_am"),
             (

@@ -14,7 +14,8 @@ use tidegate_facts::{Digest, Tick};
 use tidegate_host::{OpenFile, OpenMode};
 
 use super::base::Base;
-use super::format::{ALIGNMENT, Entry, HEADER_BYTES, Header, MAGIC, NoHeader};
+use super::entry::Entry;
+use super::format::{ALIGNMENT, HEADER_BYTES, Header, MAGIC, NoHeader};
 use super::raw_groups::Location;
 use super::reader::GroupSource;
 use super::{LogError, LogFolder, LogPosition, RawGroup, Start, TornEnd, Until};

@@ -54,6 +54,7 @@ use tidegate_facts::columns::{self, OffsetArray, TickArray};
 use tidegate_facts::tick::PARTITIONS_MAX;
 use tidegate_facts::{Digest, Tick, Topic};
 
+use super::entry::{Entry, Extent};
 use super::offsets::EndOffsets;
 use super::{EpochId, Frame, Group, GroupLink, LogError};
 
@@ -87,28 +88,6 @@ pub(super) struct Header {
     streams_crc: u32,
     pub(super) previous: Digest,
     pub(super) epoch: EpochId,
-}
-
-/// One frame in the directory of a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) topic: Topic,
-    pub(super) name: String,
-    pub(super) rows: u32,
-    pub(super) extents: Vec<Extent>,
-    stream_at: u64,
-    stream_bytes: u64,
-}
-
-/// The rows of one partition in a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub(super) partition: u16,
-    pub(super) rows: u32,
-    /// The offset of the first of them.
-    pub(super) first: u64,
-    /// The offset of the last of them, plus one.
-    pub(super) end: u64,
 }
 
 /// Why bytes are no header.

@@ -30,6 +30,7 @@ mod base;
 mod copy;
 mod cursor;
 mod embedded;
+mod entry;
 mod error;
 mod folder;
 mod format;

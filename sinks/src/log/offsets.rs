@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tidegate_facts::Topic;
 
 use super::LogPosition;
-use super::format::Entry;
+use super::entry::Entry;
 
 /// The next offset of every partition; 0 for one without records.
 #[derive(Debug, Default)]

@@ -8,7 +8,8 @@ use arrow::array::Array;
 use arrow::buffer::{Buffer, MutableBuffer};
 use tidegate_facts::{Digest, Tick, Topic, columns};
 
-use super::format::{Encoder, Entry, HEADER_BYTES, Header};
+use super::entry::Entry;
+use super::format::{Encoder, HEADER_BYTES, Header};
 use super::offsets::EndOffsets;
 use super::{EpochId, Frame, Group, GroupLink, LogError, LogPosition, LoggedGroup};
 

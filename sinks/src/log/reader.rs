@@ -12,7 +12,8 @@ use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
 use tidegate_facts::{Tick, Topic};
 
-use super::format::{Entry, facts};
+use super::entry::{Entry, Extent};
+use super::format::facts;
 use super::{EpochId, Frame, LogError, LogPosition, LoggedGroup, RawGroup};
 
 /// A log that is read. Each call finds what is durable at that moment.
@@ -275,8 +276,8 @@ impl Iterator for PartitionRows {
 }
 
 /// The extent of a partition in a frame of the topic, if it has rows from the offset on.
-fn extent_from(entry: &Entry, topic: Topic, partition: u16, offset: u64) -> Option<&super::format::Extent> {
-    let of_partition = |extent: &&super::format::Extent| extent.partition == partition && extent.end > offset;
+fn extent_from(entry: &Entry, topic: Topic, partition: u16, offset: u64) -> Option<&Extent> {
+    let of_partition = |extent: &&Extent| extent.partition == partition && extent.end > offset;
     if entry.topic == topic { entry.extents.iter().find(of_partition) } else { None }
 }
 

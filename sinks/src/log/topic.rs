@@ -8,7 +8,8 @@ use tidegate_host::{OpenFile, OpenMode};
 
 use super::base::Base;
 use super::cursor::{Found, read_directory, read_group, read_header};
-use super::format::{Entry, Header};
+use super::entry::Entry;
+use super::format::Header;
 use super::offsets::{Advance, EndOffsets};
 use super::raw_groups::Location;
 use super::reader::frames_of;

@@ -17,6 +17,9 @@ pub(super) fn all() -> Vec<Function> {
         Function::new("quote_literal", (1, 1), DataType::Utf8, |args, _| {
             Ok(ScalarValue::from(quote_literal(&written(&args[0]))))
         }),
+        Function::new("like_escape", (2, 2), DataType::Utf8, |args, _| {
+            Ok(ScalarValue::from(like_escape(text(&args[0])?, text(&args[1])?)?))
+        }),
         Function::new("format", (1, ARGUMENTS_MAX), DataType::Utf8, |args, _| {
             if args[0].is_null() {
                 return Ok(ScalarValue::Utf8(None));
@@ -59,6 +62,28 @@ fn quote_literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     // A literal with backslashes is written in the `E` notation.
     if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+/// A pattern of `LIKE` whose escape character becomes the backslash. The empty text means that no
+/// character escapes.
+fn like_escape(pattern: &str, escape: &str) -> Result<String, SqlError> {
+    let mut escape = escape.chars();
+    let (escape, None) = (escape.next(), escape.next()) else {
+        return Err(SqlError::new("22025", "the escape of LIKE is a single character, or empty"));
+    };
+    let mut out = String::new();
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        if Some(c) == escape {
+            let ends = || SqlError::new("22025", "a pattern of LIKE must not end with its escape character");
+            out.extend(['\\', chars.next().ok_or_else(ends)?]);
+        } else if c == '\\' {
+            out.push_str("\\\\");
+        } else {
+            out.push(c);
+        }
+    }
+    Ok(out)
 }
 
 /// Implements `format`: `%s` a text, `%I` a name, `%L` a literal, `%%` a percent sign.
@@ -147,6 +172,10 @@ mod tests {
         let args = [ScalarValue::from("Labels"), ScalarValue::from("it's"), ScalarValue::Utf8(None)];
         assert_eq!(format("%I: %L %s%%", &args).expect("three"), "\"Labels\": 'it''s' %");
         assert_eq!(format("%s", &[]).expect_err("none").state, "22023");
+        assert_eq!(like_escape(r"x/_\%//", "/").expect("a pattern"), r"x\_\\%\/");
+        assert_eq!(like_escape(r"x\_\%", "\\").expect("a pattern"), r"x\_\%");
+        assert_eq!(like_escape(r"x\_", "").expect("a pattern"), r"x\\_");
+        assert_eq!(like_escape("x/", "/").expect_err("it is cut").state, "22025");
         let args = ["a\"b", "x"].map(ScalarValue::from);
         assert_eq!(json_object(&args).expect("a pair"), r#"{"a\"b" : "x"}"#);
         for (bytes, pretty) in
