@@ -102,6 +102,13 @@ fn read_ttl(section: &Section<'_>) -> Ttl {
         let by = section.required_text("by", "the column that says which `ttl` a row has");
         return Ttl::By(by, section.span_table("ttl"));
     }
+    if let Some(by) = section.text("by") {
+        let name = section.name();
+        let what = format!(
+            "`by` of {name} selects from a table: write `ttl = {{ a_value = \"15m\" }}`, or leave `by` out"
+        );
+        section.diagnostics().add(by.line, what);
+    }
     let text = section.required_text("ttl", WHAT);
     match Span::parse(&text.value) {
         Ok(span) => {

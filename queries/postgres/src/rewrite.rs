@@ -209,11 +209,10 @@ fn take(expr: &mut Expr) -> Expr {
     mem::replace(expr, Expr::value(Value::Null))
 }
 
-/// Removes the schema `pg_catalog` from a function name, since functions of DataFusion have no
-/// schema.
+/// Removes the schema of a system function from its name, since functions of DataFusion have none.
 fn strip_schema(name: &mut ObjectName) {
     if let [schema, ObjectNamePart::Identifier(_)] = name.0.as_slice()
-        && lower(schema).as_deref() == Some(PG_CATALOG.0)
+        && lower(schema).is_some_and(|schema| [PG_CATALOG.0, INFORMATION_SCHEMA.0].contains(&schema.as_str()))
     {
         name.0.remove(0);
     }
@@ -377,7 +376,8 @@ fn of_elements(factor: &mut TableFactor) {
         let Some(arrays) = arrays else { return };
         let array_exprs = match name.as_str() {
             "unnest" => arrays,
-            "generate_series" if arrays.iter().any(has_column) => vec![call("generate_series", arrays)],
+            // As a table function it takes literals alone.
+            "generate_series" if !arrays.iter().all(is_literal) => vec![call("generate_series", arrays)],
             "generate_series" => {
                 name_column(alias);
                 return;
@@ -399,12 +399,11 @@ fn of_elements(factor: &mut TableFactor) {
     }
 }
 
-fn has_column(expr: &Expr) -> bool {
-    let found = visit_expressions(expr, |expr| match expr {
-        Expr::Identifier(_) | Expr::CompoundIdentifier(_) => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
-    });
-    found.is_break()
+fn is_literal(expr: &Expr) -> bool {
+    match expr {
+        Expr::UnaryOp { expr, .. } => is_literal(expr),
+        expr => matches!(expr, Expr::Value(_)),
+    }
 }
 
 /// Names the column of a function that returns single values after its table alias.

@@ -1,10 +1,12 @@
-//! Array functions that DataFusion does not have: `array_lower`, `array_upper` and subscripts.
+//! Array functions that DataFusion does not have: `array_lower`, `array_upper`, subscripts and
+//! `_pg_expandarray`.
 
 use arrow::array::Array;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::ScalarValue;
 
 use super::scalar::{Function, number};
+use crate::error::SqlError;
 
 pub(super) fn all() -> Vec<Function> {
     vec![
@@ -15,7 +17,18 @@ pub(super) fn all() -> Vec<Function> {
             let subscripts: Vec<ScalarValue> = (1..=count).map(ScalarValue::from).collect();
             Ok(ScalarValue::List(ScalarValue::new_list(&subscripts, &DataType::Int32, true)))
         }),
+        expand_array(),
     ]
+}
+
+/// The function that JDBC calls for each column of an index. It returns several rows in Postgres;
+/// there are no indexes, so here it is never called for a row.
+fn expand_array() -> Function {
+    let fields = [("x", DataType::Int16), ("n", DataType::Int32)];
+    let fields = fields.map(|(name, data_type)| Field::new(name, data_type, true));
+    Function::new("_pg_expandarray", (1, 1), DataType::Struct(fields.to_vec().into()), |_, _| {
+        Err(SqlError::new("0A000", "_pg_expandarray() is supported for columns of indexes only"))
+    })
 }
 
 /// A bound of the first dimension; null for an empty array and for other dimensions.
