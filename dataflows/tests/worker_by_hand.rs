@@ -20,7 +20,7 @@ use tidegate_sinks::store::Store;
 fn plan() -> Arc<Plan> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fraud.toml");
     let set = [
-        "transactions.world.days=3",
+        "transactions.world.days=20",
         "transactions.world.customers=100",
         "transactions.world.terminals=50",
         "commit_rows=200",

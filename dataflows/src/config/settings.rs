@@ -440,7 +440,7 @@ impl<'t> Section<'t> {
         let number = decimal(value);
         match number {
             Some(number) => self.resolve(key, number),
-            None => self.wrong(value, key, "a number"),
+            None => self.wrong(value, key, "a finite number"),
         }
         number
     }

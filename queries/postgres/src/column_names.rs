@@ -1,6 +1,6 @@
 //! The names that Postgres gives to unnamed columns. DataFusion would show their expressions.
 
-use datafusion::sql::sqlparser::ast::{Expr, SelectItem, SetExpr, Statement};
+use datafusion::sql::sqlparser::ast::{AccessExpr, Expr, SelectItem, SetExpr, Statement, TrimWhereField};
 
 /// The names of the columns of a statement; `None` for a column that keeps its own name. Returns
 /// `None` for a statement with wildcards, since the number of their columns is unknown.
@@ -37,6 +37,13 @@ pub(crate) fn name_of(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Identifier(column) => Some(column.value.clone()),
         Expr::CompoundIdentifier(parts) => parts.last().map(|column| column.value.clone()),
+        Expr::CompoundFieldAccess { root, access_chain } => {
+            let mut fields = access_chain.iter().rev().filter_map(|access| match access {
+                AccessExpr::Dot(field) => name_of(field),
+                AccessExpr::Subscript(_) => None,
+            });
+            fields.next().or_else(|| name_of(root))
+        }
         Expr::Function(function) => {
             let name = function.name.0.last()?.as_ident()?;
             Some(if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() })
@@ -44,14 +51,18 @@ pub(crate) fn name_of(expr: &Expr) -> Option<String> {
         Expr::Cast { expr, data_type, .. } => {
             name_of(expr).or_else(|| Some(type_name(&data_type.to_string())))
         }
-        Expr::Nested(expr) | Expr::Collate { expr, .. } | Expr::AtTimeZone { timestamp: expr, .. } => {
-            name_of(expr)
-        }
+        Expr::TypedString(text) => Some(type_name(&text.data_type.to_string())),
+        Expr::Interval(_) => Some("interval".to_owned()),
+        Expr::Nested(expr) | Expr::Collate { expr, .. } => name_of(expr),
+        Expr::AtTimeZone { .. } => Some("timezone".to_owned()),
         Expr::Case { else_result, .. } => {
             Some(else_result.as_deref().and_then(name_of).unwrap_or_else(|| "case".to_owned()))
         }
         Expr::Extract { .. } => Some("extract".to_owned()),
         Expr::Substring { .. } => Some("substring".to_owned()),
+        Expr::Overlay { .. } => Some("overlay".to_owned()),
+        Expr::Trim { trim_where: Some(TrimWhereField::Leading), .. } => Some("ltrim".to_owned()),
+        Expr::Trim { trim_where: Some(TrimWhereField::Trailing), .. } => Some("rtrim".to_owned()),
         Expr::Trim { .. } => Some("btrim".to_owned()),
         Expr::Position { .. } => Some("position".to_owned()),
         Expr::Ceil { .. } => Some("ceil".to_owned()),
@@ -85,6 +96,7 @@ fn type_name(written: &str) -> String {
         "decimal" | "dec" => "numeric",
         "boolean" => "bool",
         "character varying" => "varchar",
+        "char" | "character" => "bpchar",
         "timestamp with time zone" => "timestamptz",
         other => other,
     }
@@ -114,6 +126,10 @@ mod tests {
         assert_eq!(named("SELECT a::text, 1::bigint, CAST('1' AS numeric(3, 1))"), "a int8 numeric");
         assert_eq!(named("SELECT 'x'::pg_catalog.regclass"), "regclass");
         assert_eq!(named("SELECT CASE WHEN a THEN 1 END, (SELECT max(b) FROM t)"), "case max");
+        assert_eq!(
+            named("SELECT (t.a).b, c[1], a AT TIME ZONE 'UTC', date '2020-01-01', trim(leading 'x' from a)"),
+            "b c timezone date ltrim"
+        );
         assert_eq!(named("SELECT count(*) FROM t UNION ALL SELECT 2"), "count");
         assert!(of(&parsed("SELECT *, 1 FROM t")).is_none(), "nobody knows how many columns * is");
     }

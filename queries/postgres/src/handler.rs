@@ -31,7 +31,7 @@ use crate::portal::{OpenRows, Portal, PortalState, RowReader};
 use crate::rewrite::Parsed;
 use crate::session::Settings;
 use crate::startup::{Login, put_settings};
-use crate::statement::{self, Planner, Prepared};
+use crate::statement::{Planner, Prepared};
 use crate::transaction::Transaction;
 
 /// The most named prepared statements, and the most named portals, of a client.
@@ -316,6 +316,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 statement: None,
                 plan: None,
                 columns: Columns::none(),
+                cursor: Columns::none(),
                 parameters: Vec::new(),
                 hints: Vec::new(),
             },
@@ -579,7 +580,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
         let plan = prepared.plan.as_ref().expect("a cursor's query was planned");
         let rows = running.part(self.planner.rows(plan, values, self.options())).await?;
-        let columns = statement::columns_of(plan, query, prepared.parameters.is_empty())?;
+        let columns = prepared.cursor.clone();
         let reader = self.reader(&columns, rows);
         let open = OpenRows { reader, running: self.running(None), tag: "FETCH" };
         let portal = Portal {
@@ -588,6 +589,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 statement: Some(query.clone()),
                 plan: None,
                 columns: columns.clone(),
+                cursor: Columns::none(),
                 parameters: Vec::new(),
                 hints: Vec::new(),
             }),

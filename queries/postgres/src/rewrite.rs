@@ -11,16 +11,16 @@ use std::mem;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Array, BinaryOperator, CastKind, DataType as SqlType, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem,
-    Statement, TableAliasColumnDef, TableFactor, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
-    visit_expressions, visit_relations,
+    AccessExpr, Array, BinaryOperator, CastKind, DataType as SqlType, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query,
+    Select, SelectItem, Statement, TableAliasColumnDef, TableFactor, Value, ValueWithSpan, Visit, VisitMut,
+    Visitor, VisitorMut, visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use tidegate_queries::statement_limits;
 
-use crate::catalogue::{ARRAY_SUBQUERY, COLLATIONS, Database, INFORMATION_SCHEMA, PG_CATALOG};
+use crate::catalogue::{ARRAY_SUBQUERY, COLLATIONS, Database, INFORMATION_SCHEMA, PG_CATALOG, TIMEZONE};
 use crate::column_names;
 use crate::error::SqlError;
 
@@ -189,10 +189,16 @@ impl VisitorMut for Notation<'_> {
             } => {
                 array_of_text(inner, false);
             }
+            Expr::CompoundFieldAccess { root, access_chain } if matches!(**root, Expr::Nested(_)) => {
+                name_fields(access_chain);
+            }
             Expr::Identifier(name)
                 if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("current_schema") =>
             {
                 *expr = call("current_schema", Vec::new());
+            }
+            Expr::AtTimeZone { timestamp, time_zone } => {
+                *expr = call(TIMEZONE, vec![take(time_zone), take(timestamp)]);
             }
             Expr::Function(function) => {
                 if let Some(replaced) = function_call(function) {
@@ -225,6 +231,10 @@ fn function_call(function: &mut Function) -> Option<Expr> {
     let name = lower(name)?;
     match &mut function.args {
         // Special words such as `current_user`.
+        FunctionArguments::None if name == "localtimestamp" => {
+            let zone = Expr::value(Value::SingleQuotedString("UTC".to_owned()));
+            Some(call(TIMEZONE, vec![zone, call("now", Vec::new())]))
+        }
         FunctionArguments::None => Some(call(&name, Vec::new())),
         FunctionArguments::Subquery(subquery) if name == "array" => {
             Some(call(ARRAY_SUBQUERY, vec![Expr::Subquery(subquery.clone())]))
@@ -260,6 +270,17 @@ fn call(name: &str, args: Vec<Expr>) -> Expr {
         over: None,
         within_group: Vec::new(),
     })
+}
+
+/// Writes the field of a record, as in `(a).b`, as the text that DataFusion expects there.
+fn name_fields(chain: &mut [AccessExpr]) {
+    for access in chain {
+        if let AccessExpr::Dot(field) = access
+            && let Expr::Identifier(name) = field
+        {
+            *field = Expr::value(Value::SingleQuotedString(lower_ident(name)));
+        }
+    }
 }
 
 /// The plain form of an operator that is written with its schema, such as `OPERATOR(pg_catalog.~)`.
@@ -486,6 +507,8 @@ mod tests {
             ("SELECT '{a}'::text[]", "SELECT ARRAY['a']::TEXT[]"),
             ("SELECT ARRAY(SELECT 1)", "SELECT array_subquery((SELECT 1))"),
             ("SELECT a LIKE 'x/_%' ESCAPE '/' FROM t", "SELECT a LIKE like_escape('x/_%', '/') FROM t"),
+            ("SELECT a AT TIME ZONE 'UTC' FROM t", "SELECT timezone('UTC', a) FROM t"),
+            ("SELECT (t.a).b FROM t", "SELECT (t.a).'b' FROM t"),
             ("SELECT oid FROM pg_class", "SELECT oid FROM pg_catalog.pg_class"),
             ("WITH pg_am AS (SELECT 1) SELECT * FROM pg_am", "WITH pg_am AS (SELECT 1) SELECT * FROM pg_am"),
             (

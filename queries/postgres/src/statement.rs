@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
-use datafusion::common::ParamValues;
+use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::prelude::{DataFrame, lit};
@@ -27,7 +27,10 @@ pub(crate) struct Prepared {
     pub(crate) statement: Option<Statement>,
     /// Its plan; `None` for a statement that reads no table.
     pub(crate) plan: Option<LogicalPlan>,
+    /// The columns of the rows that it returns.
     pub(crate) columns: Columns,
+    /// The columns of the cursor that it declares.
+    pub(crate) cursor: Columns,
     /// The fields that the parameters are compared with, in the order of the parameters.
     pub(crate) parameters: Vec<FieldRef>,
     /// The oids of the types that the client names for the parameters.
@@ -84,6 +87,7 @@ impl Planner {
             statement: None,
             plan: None,
             columns: Columns::none(),
+            cursor: Columns::none(),
             parameters: Vec::new(),
             hints,
         };
@@ -94,16 +98,25 @@ impl Planner {
             }
             statement if !reads(statement) => {}
             _ => {
+                let is_cursor = matches!(written, Statement::Declare { .. });
                 let query = match planned {
                     Statement::Declare { ref stmts } => cursors::declared(stmts)?.1,
                     other => other,
                 };
-                let plan = self.plan(query, options).await?;
+                let names = match &written {
+                    Statement::Declare { stmts } => column_names::of(&cursors::declared(stmts)?.1),
+                    statement => column_names::of(statement),
+                };
+                let plan = self.plan(query, options.clone()).await?;
                 let plan = parameters::typed(plan, &prepared.hints)?;
                 prepared.parameters = parameters::fields(&plan)?;
+                let schema = self.result_schema(&plan, &prepared.parameters, options)?;
+                let columns =
+                    Columns::new(&renamed(&schema, names.as_deref()), prepared.parameters.is_empty())?;
                 // `DECLARE` itself returns no rows.
-                if !matches!(written, Statement::Declare { .. }) {
-                    prepared.columns = columns_of(&plan, &written, prepared.parameters.is_empty())?;
+                match is_cursor {
+                    true => prepared.cursor = columns,
+                    false => prepared.columns = columns,
                 }
                 prepared.plan = Some(plan);
             }
@@ -116,6 +129,29 @@ impl Planner {
         let state = self.database.state(options);
         let plan = self.catalogue.plan(&state, explain::planned(statement)?).await?;
         self.database.resolve(plan).map_err(|error| SqlError::of_plan(&error))
+    }
+
+    /// The schema of the rows of a plan, after the casts that DataFusion adds. Parameters count as
+    /// nulls of their types.
+    fn result_schema(
+        &self,
+        plan: &LogicalPlan,
+        parameters: &[FieldRef],
+        options: SessionOptions,
+    ) -> Result<Schema, SqlError> {
+        let analyzed = || {
+            let nulls = parameters.iter().map(|field| ScalarValue::try_from(field.data_type()));
+            let nulls = ParamValues::from(nulls.collect::<Result<Vec<_>, _>>()?);
+            let state = Arc::new(self.database.state(options));
+            let plan = self.database.ready(plan.clone().replace_params_with_values(&nulls)?, &state)?;
+            state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})
+        };
+        match analyzed() {
+            Ok(analyzed) => Ok(analyzed.schema().as_arrow().clone()),
+            // Values may be valid where nulls are not.
+            Err(_) if !parameters.is_empty() => Ok(plan.schema().as_arrow().clone()),
+            Err(error) => Err(SqlError::of_plan(&error)),
+        }
     }
 
     /// Runs a plan with values for its parameters.
@@ -176,23 +212,15 @@ fn reads(statement: &Statement) -> bool {
     )
 }
 
-/// The columns of a plan, under the names that Postgres gives them.
-///
-/// # Errors
-/// 54011 when there are too many.
-pub(crate) fn columns_of(
-    plan: &LogicalPlan,
-    written: &Statement,
-    has_modifiers: bool,
-) -> Result<Columns, SqlError> {
-    let schema = plan.schema().as_arrow();
-    let names = column_names::of(written).filter(|names| names.len() == schema.fields().len());
+/// The schema with the names that Postgres gives to columns.
+fn renamed(schema: &Schema, names: Option<&[Option<String>]>) -> Schema {
+    let names = names.filter(|names| names.len() == schema.fields().len());
     let fields = schema.fields().iter().enumerate().map(|(index, field)| {
         let own = || rewrite::shown_name(field.name()).to_owned();
-        let name = names.as_ref().and_then(|names| names[index].clone()).unwrap_or_else(own);
+        let name = names.and_then(|names| names[index].clone()).unwrap_or_else(own);
         field.as_ref().clone().with_name(name)
     });
-    Columns::new(&Schema::new(fields.collect::<Vec<_>>()), has_modifiers)
+    Schema::new(fields.collect::<Vec<_>>())
 }
 
 const SHOW_ALL: &str = "all";

@@ -8,31 +8,20 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::DFSchema;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{ExprSchemable, LogicalPlan, ScalarUDF};
 use datafusion::prelude::Expr;
 
 use super::functions::{cast_from_object, cast_to_object};
 use super::objects::Objects;
+use super::plan_expressions::replace_expressions;
 use crate::types;
 
 /// Replaces the casts to and from types such as `regclass` by function calls.
 pub(super) fn resolve(plan: LogicalPlan, objects: &Arc<Objects>) -> Result<LogicalPlan> {
-    let resolved = plan.transform_up_with_subqueries(|node| {
-        let schema = merge_schema(&node.inputs());
-        let names = NamePreserver::new(&node);
-        let node = node.map_expressions(|expr| {
-            let name = names.save(&expr);
-            let resolved = expr.transform_up(|expr| Ok(resolve_cast(expr, &schema, objects)))?;
-            Ok(if resolved.transformed { resolved.update_data(|expr| name.restore(expr)) } else { resolved })
-        })?;
-        if node.transformed { node.map_data(LogicalPlan::recompute_schema) } else { Ok(node) }
-    });
-    resolved.map(|plan| plan.data)
+    replace_expressions(plan, |expr, schema| Ok(resolve_cast(expr, schema, objects)))
 }
 
 fn resolve_cast(expr: Expr, schema: &DFSchema, objects: &Arc<Objects>) -> Transformed<Expr> {

@@ -498,7 +498,14 @@ mod tests {
         check(
             "SELECT n.nspname, ARRAY(SELECT 'x.' || word FROM unnest(string_to_array(n.nspname, '_')) word) AS words
              FROM pg_namespace n ORDER BY 1",
-            expect![],
+            expect![[r#"
+                +--------------------+---------------------------+
+                | nspname            | words                     |
+                +--------------------+---------------------------+
+                | information_schema | [x.information, x.schema] |
+                | pg_catalog         | [x.pg, x.catalog]         |
+                | public             | [x.public]                |
+                +--------------------+---------------------------+"#]],
         )
         .await;
         check(

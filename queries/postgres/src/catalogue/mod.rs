@@ -13,10 +13,12 @@ mod information;
 mod keywords;
 mod objects;
 mod oids;
+mod plan_expressions;
 mod relations;
 mod session_options;
 mod settings_table;
 mod table;
+mod time_zones;
 mod type_names;
 mod type_tables;
 
@@ -46,6 +48,8 @@ use self::objects::Objects;
 pub(crate) use self::objects::{INFORMATION_SCHEMA, PG_CATALOG};
 pub(crate) use self::session_options::SessionOptions;
 use self::settings_table::SettingsTable;
+pub(crate) use self::time_zones::TIMEZONE;
+use self::time_zones::Timezone;
 use self::type_names::TypeNames;
 
 /// The tables of a service together with their catalogue.
@@ -66,7 +70,8 @@ impl Database {
         };
         catalogs.register_catalog(CATALOGUE.to_owned(), Arc::new(schemas));
         // DataFusion would look up its own `information_schema` first, and replace the catalogs.
-        let config = base.config().clone();
+        let mut config = base.config().clone();
+        config.options_mut().execution.time_zone = Some("UTC".to_owned());
         let config = config.with_information_schema(false).with_create_default_catalog_and_schema(false);
         let state = SessionStateBuilder::new_from_existing(base)
             .with_config(config)
@@ -78,6 +83,7 @@ impl Database {
             context.register_udf(function);
         }
         context.register_udf(ArraySubquery::udf());
+        context.register_udf(Timezone::udf());
         context.register_udtf(keywords::NAME, Arc::new(Keywords));
         Database { context, objects }
     }
@@ -91,12 +97,13 @@ impl Database {
         state
     }
 
-    /// Gives casts in a plan their meaning in Postgres. Parameters may still be without values.
+    /// Gives casts and time zones in a plan their meaning in Postgres. Parameters may still be
+    /// without values.
     ///
     /// # Errors
-    /// When the resulting plan is inconsistent.
+    /// For an unknown time zone, or when the resulting plan is inconsistent.
     pub(crate) fn resolve(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
-        casts::resolve(plan, &self.objects)
+        time_zones::resolve(casts::resolve(plan, &self.objects)?)
     }
 
     /// Replaces subqueries that DataFusion would refuse. Parameters must have values.
@@ -402,7 +409,12 @@ pub(crate) mod tests {
         .await;
         check(
             "SELECT name, current_setting(name) AS value FROM pg_settings WHERE name LIKE '%authorization'",
-            expect![],
+            expect![[r#"
+                +-----------------------+---------+
+                | name                  | value   |
+                +-----------------------+---------+
+                | session_authorization | analyst |
+                +-----------------------+---------+"#]],
         )
         .await;
         check(

@@ -85,7 +85,7 @@ impl Columns {
 }
 
 /// The cells of an array in the described type. The value of a parameter may give the array another
-/// type.
+/// type; it is converted only if no value changes.
 fn as_described(field: &Field, array: &ArrayRef, names: &ObjectNames) -> Result<Box<dyn Cells>, SqlError> {
     let own = field.clone().with_data_type(array.data_type().clone());
     let described = types::oid_of(field);
@@ -96,8 +96,19 @@ fn as_described(field: &Field, array: &ArrayRef, names: &ObjectNames) -> Result<
         return cells::as_numeric(array);
     }
     let options = CastOptions { safe: false, ..CastOptions::default() };
-    let cast = cast_with_options(array, field.data_type(), &options).map_err(SqlError::of_arrow)?;
-    cells::of(field, &cast, names)
+    let cast = cast_with_options(array, field.data_type(), &options);
+    let back = cast.as_ref().ok().and_then(|cast| cast_with_options(cast, array.data_type(), &options).ok());
+    match cast {
+        Ok(cast) if back.is_some_and(|back| &back == array) => cells::of(field, &cast, names),
+        _ => {
+            let kind = types::by_oid(described).map_or("unknown", |it| it.name.as_str());
+            let what = format!(
+                "the values of column \"{}\" do not fit its type {kind}; cast the parameters of the statement",
+                field.name()
+            );
+            Err(SqlError::new("22000", what))
+        }
+    }
 }
 
 /// The rows of one batch.
@@ -220,6 +231,18 @@ mod tests {
         let mut out = BytesMut::new();
         cells.text(0, &mut out);
         assert_eq!(&out[..], b"3.125");
+    }
+
+    #[test]
+    fn values_in_the_place_of_others_are_the_same_or_an_error() {
+        let described = Field::new("a", DataType::Int64, true);
+        let same: ArrayRef = Arc::new(Float64Array::from(vec![Some(3.0), None]));
+        let cells = as_described(&described, &same, &names()).expect("they are whole");
+        let mut out = BytesMut::new();
+        cells.text(0, &mut out);
+        assert_eq!(&out[..], b"3");
+        let other: ArrayRef = Arc::new(Float64Array::from(vec![3.125]));
+        assert_eq!(as_described(&described, &other, &names()).err().expect("it is not").state, "22000");
     }
 
     #[test]
