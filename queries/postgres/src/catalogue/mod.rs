@@ -72,6 +72,8 @@ impl Database {
         // DataFusion would look up its own `information_schema` first, and replace the catalogs.
         let mut config = base.config().clone();
         config.options_mut().execution.time_zone = Some("UTC".to_owned());
+        // Values would keep their length.
+        config.options_mut().sql_parser.support_varchar_with_length = false;
         let config = config.with_information_schema(false).with_create_default_catalog_and_schema(false);
         let state = SessionStateBuilder::new_from_existing(base)
             .with_config(config)

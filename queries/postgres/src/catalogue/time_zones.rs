@@ -1,8 +1,8 @@
 //! `AT TIME ZONE`, which is a call of the function `timezone`.
 //!
 //! In Postgres it gives a moment as the local time of a zone, and a local time of a zone as a
-//! moment. DataFusion would give the same moment in both cases. Which case it is depends on the type
-//! of the argument, so the call is replaced once the statement is planned.
+//! moment. DataFusion would give the same moment in both cases. Which case it is depends on the
+//! type of the argument, so the call is replaced once the statement is planned.
 
 use std::sync::Arc;
 
