@@ -76,10 +76,14 @@ fn state_of_plan(what: &str) -> &'static str {
     match what {
         _ if begins("Invalid function") || what.contains("Table function") => "42883",
         _ if begins("table '") && what.ends_with("not found") => "42P01",
-        _ if begins("This feature is not implemented") => "0A000",
-        _ => "42601",
+        _ if begins("This feature is not implemented") || what.contains("does not support") => "0A000",
+        _ if begins("Cannot coerce") || begins("Cannot infer") => "42883",
+        // Constants are computed while the statement is planned.
+        _ => Some(state_of_run(what)).filter(|state| *state != DATA_EXCEPTION).unwrap_or("42601"),
     }
 }
+
+const DATA_EXCEPTION: &str = "22000";
 
 /// The SQLSTATE for a message of DataFusion about values.
 fn state_of_run(what: &str) -> &'static str {
@@ -89,7 +93,7 @@ fn state_of_run(what: &str) -> &'static str {
         what if what.contains("overflow") => "22003",
         what if what.contains("are allowed at once") => "54000",
         what if what.contains("cannot cast") || what.contains("can't cast") => "22P02",
-        _ => "22000",
+        _ => DATA_EXCEPTION,
     }
 }
 
@@ -134,6 +138,8 @@ mod tests {
         let plan = |what: &str| SqlError::of_plan(&DataFusionError::Plan(what.to_owned())).state;
         assert_eq!(plan("Invalid function 'no_such'.\nDid you mean 'now'?"), "42883");
         assert_eq!(plan("the sky is too high"), "42601");
+        assert_eq!(plan("Cannot coerce arithmetic expression Int64 + Utf8 to valid types"), "42883");
+        assert_eq!(plan("Cast error: Cannot cast string 'a' to value of Int64 type"), "22P02");
         let run = |what: &str| SqlError::of_run(&DataFusionError::Execution(what.to_owned())).state;
         assert_eq!(run("Divide by zero error"), "22012");
         assert_eq!(run("Cannot cast string 'a' to value of Int64 type"), "22P02");

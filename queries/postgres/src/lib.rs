@@ -19,6 +19,7 @@
 //!
 //! The crate `pgwire` defines the format of messages. Nothing in this crate writes to a table.
 
+mod bytea;
 mod cancellation;
 mod catalogue;
 mod column_names;
@@ -36,6 +37,7 @@ mod server;
 mod session;
 mod startup;
 mod statement;
+mod time_formats;
 mod transaction;
 mod types;
 

@@ -19,6 +19,7 @@ use datafusion::logical_expr::expr::{Cast, Placeholder};
 use datafusion::prelude::Expr;
 use tidegate_facts::payload_schema::timestamp;
 
+use crate::bytea;
 use crate::encoding::{EPOCH_DAYS, EPOCH_MICROS, Formats, Numeric, read_numeric};
 use crate::error::SqlError;
 use crate::rewrite::array_elements;
@@ -223,7 +224,7 @@ fn of_text(sent: u32, bytes: &[u8]) -> Result<ScalarValue, Unreadable> {
         oid::FLOAT4 => trimmed.parse::<f32>().map(ScalarValue::from).map_err(|_| no()),
         oid::FLOAT8 => trimmed.parse::<f64>().map(ScalarValue::from).map_err(|_| no()),
         oid::NUMERIC => number_of(text).ok_or_else(no),
-        oid::BYTEA => bytes_of(text).map(|bytes| ScalarValue::Binary(Some(bytes))).ok_or_else(no),
+        oid::BYTEA => bytea::of_hex(text).map(|bytes| ScalarValue::Binary(Some(bytes))).ok_or_else(no),
         oid::DATE => cast(&DataType::Date32),
         oid::TIME => cast(&DataType::Time64(TimeUnit::Microsecond)),
         oid::TIMESTAMP => cast(&DataType::Timestamp(TimeUnit::Microsecond, None)),
@@ -373,7 +374,7 @@ fn fitted(value: ScalarValue, wanted: &DataType) -> Result<ScalarValue, String> 
     let read = match wanted {
         _ if wanted.is_numeric() => number_of(text).map(|number| without_loss(number, wanted)),
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
-            bytes_of(text).map(|bytes| without_loss(ScalarValue::Binary(Some(bytes)), wanted))
+            bytea::of_hex(text).map(|bytes| without_loss(ScalarValue::Binary(Some(bytes)), wanted))
         }
         DataType::Boolean => bool_of(text.trim()).map(ScalarValue::from),
         _ if types::list_element(wanted).is_some() => array_elements(text).and_then(|elements| {
@@ -447,15 +448,6 @@ fn decimal(unscaled: &str, scale: usize) -> Option<ScalarValue> {
     }
     let number: f64 = format!("{unscaled}e-{scale}").parse().ok()?;
     Some(ScalarValue::Float64(Some(number)))
-}
-
-/// The bytes that a text spells: `\x` and two hexadecimal digits for each.
-fn bytes_of(text: &str) -> Option<Vec<u8>> {
-    let digits = text.strip_prefix("\\x")?;
-    if digits.len() % 2 != 0 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).ok()).collect()
 }
 
 #[cfg(test)]

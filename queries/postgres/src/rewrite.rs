@@ -2,9 +2,9 @@
 //! changing their meaning.
 //!
 //! The differences are operators and functions with the schema `pg_catalog`, functions without
-//! brackets, arrays written as text, and one expression twice in a `SELECT`. Some more are
-//! translated only in statements that read the catalogue. Other notation is left unchanged, so that
-//! the planner refuses it by name.
+//! brackets, arrays written as text, functions that return rows, and one expression twice in a
+//! `SELECT`. Other notation is left unchanged, so that the planner refuses it by name; what the
+//! planner would give another meaning is refused here.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -21,8 +21,8 @@ use datafusion::sql::sqlparser::parser::Parser;
 use tidegate_queries::statement_limits;
 
 use crate::catalogue::{ARRAY_SUBQUERY, COLLATIONS, Database, INFORMATION_SCHEMA, PG_CATALOG, TIMEZONE};
-use crate::column_names;
 use crate::error::SqlError;
+use crate::{column_names, time_formats};
 
 /// Marks the name of a column that another column of the `SELECT` has too. Clients never see the
 /// mark.
@@ -124,6 +124,13 @@ struct Notation<'d> {
     error: Option<SqlError>,
 }
 
+impl Notation<'_> {
+    fn refuse(&mut self, error: SqlError) -> ControlFlow<()> {
+        self.error = Some(error);
+        ControlFlow::Break(())
+    }
+}
+
 impl VisitorMut for Notation<'_> {
     type Break = ();
 
@@ -134,21 +141,19 @@ impl VisitorMut for Notation<'_> {
             } else if let Some((schema, table)) = self.tables.find(name) {
                 if !self.tables.database.has_table(schema, &table) {
                     let what = format!("relation \"{schema}.{table}\" does not exist");
-                    self.error = Some(SqlError::new("42P01", what));
-                    return ControlFlow::Break(());
+                    return self.refuse(SqlError::new("42P01", what));
                 }
                 if name.0.len() == 1 {
                     *name = ObjectName::from(vec![Ident::new(schema), Ident::new(table)]);
                 }
             }
         }
-        if self.reads_catalogue {
-            of_elements(factor);
-        }
+        of_elements(factor);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        select.projection.iter_mut().for_each(rows_of_series);
         tell_apart(select);
         ControlFlow::Continue(())
     }
@@ -160,8 +165,7 @@ impl VisitorMut for Notation<'_> {
                 let name = collation.0.last().and_then(lower).unwrap_or_default();
                 if !COLLATIONS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
                     let what = format!("collation \"{name}\" does not exist; texts are compared by bytes");
-                    self.error = Some(SqlError::new("42704", what));
-                    return ControlFlow::Break(());
+                    return self.refuse(SqlError::new("42704", what));
                 }
                 *expr = take(inner);
             }
@@ -200,11 +204,15 @@ impl VisitorMut for Notation<'_> {
             Expr::AtTimeZone { timestamp, time_zone } => {
                 *expr = call(TIMEZONE, vec![take(time_zone), take(timestamp)]);
             }
-            Expr::Function(function) => {
-                if let Some(replaced) = function_call(function) {
-                    *expr = replaced;
-                }
+            Expr::SimilarTo { .. } => {
+                let what = "SIMILAR TO is not supported; use LIKE or ~";
+                return self.refuse(SqlError::new("0A000", what));
             }
+            Expr::Function(function) => match function_call(function) {
+                Ok(Some(replaced)) => *expr = replaced,
+                Ok(None) => {}
+                Err(error) => return self.refuse(error),
+            },
             _ => {}
         }
         ControlFlow::Continue(())
@@ -225,11 +233,14 @@ fn strip_schema(name: &mut ObjectName) {
 }
 
 /// The call that replaces a function which DataFusion has under another name or notation.
-fn function_call(function: &mut Function) -> Option<Expr> {
+///
+/// # Errors
+/// 0A000 for a pattern of `to_char` that DataFusion does not have.
+fn function_call(function: &mut Function) -> Result<Option<Expr>, SqlError> {
     strip_schema(&mut function.name);
-    let [name] = function.name.0.as_slice() else { return None };
-    let name = lower(name)?;
-    match &mut function.args {
+    let [name] = function.name.0.as_slice() else { return Ok(None) };
+    let Some(name) = lower(name) else { return Ok(None) };
+    Ok(match &mut function.args {
         // Special words such as `current_user`.
         FunctionArguments::None if name == "localtimestamp" => {
             let zone = Expr::value(Value::SingleQuotedString("UTC".to_owned()));
@@ -240,11 +251,22 @@ fn function_call(function: &mut Function) -> Option<Expr> {
             Some(call(ARRAY_SUBQUERY, vec![Expr::Subquery(subquery.clone())]))
         }
         FunctionArguments::List(list) if name == "generate_subscripts" => {
-            let args: Option<Vec<Expr>> = mem::take(&mut list.args).into_iter().map(plain_argument).collect();
-            Some(call("unnest", vec![call("array_subscripts", args?)]))
+            let args: Option<Vec<Expr>> = list.args.iter().cloned().map(plain_argument).collect();
+            args.map(|args| call("unnest", vec![call("array_subscripts", args)]))
+        }
+        FunctionArguments::List(list) if name == "to_char" => {
+            let pattern = list.args.last_mut().and_then(|pattern| match pattern {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value))) => Some(&mut value.value),
+                _ => None,
+            });
+            let Some(Value::SingleQuotedString(pattern)) = pattern else {
+                return Err(SqlError::new("0A000", "the pattern of to_char is a text in quotes"));
+            };
+            *pattern = time_formats::translated(pattern)?;
+            None
         }
         _ => None,
-    }
+    })
 }
 
 fn plain_argument(arg: FunctionArg) -> Option<Expr> {
@@ -420,6 +442,19 @@ fn of_elements(factor: &mut TableFactor) {
     }
 }
 
+/// Writes `generate_series(..)` as a column so that it gives a row for each number. DataFusion
+/// would give one array.
+fn rows_of_series(item: &mut SelectItem) {
+    let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { return };
+    if let Expr::Function(function) = expr {
+        let name = function.name.0.last().and_then(lower);
+        if name.as_deref() == Some("generate_series") {
+            let series = take(expr);
+            *expr = call("unnest", vec![series]);
+        }
+    }
+}
+
 fn is_literal(expr: &Expr) -> bool {
     match expr {
         Expr::UnaryOp { expr, .. } => is_literal(expr),
@@ -483,7 +518,6 @@ mod tests {
         for sql in [
             "SELECT (SELECT count(*) FROM facts AS f WHERE f.t < d.t) FROM decisions AS d",
             "SELECT (SELECT count(*) FROM facts WHERE t < $1)",
-            "SELECT x FROM generate_series(1, 3) AS x",
             "SELECT * FROM facts WHERE kind = '{a}'",
             "SELECT * FROM profile('customer', $1)",
         ] {
@@ -507,6 +541,10 @@ mod tests {
             ("SELECT '{a}'::text[]", "SELECT ARRAY['a']::TEXT[]"),
             ("SELECT ARRAY(SELECT 1)", "SELECT array_subquery((SELECT 1))"),
             ("SELECT a LIKE 'x/_%' ESCAPE '/' FROM t", "SELECT a LIKE like_escape('x/_%', '/') FROM t"),
+            ("SELECT x FROM generate_series(1, 3) AS x", "SELECT x FROM generate_series(1, 3) AS x (x)"),
+            ("SELECT generate_series(1, 3)", "SELECT unnest(generate_series(1, 3))"),
+            ("SELECT to_char(a, 'YYYY') FROM t", "SELECT to_char(a, '%Y') FROM t"),
+            ("SELECT a SIMILAR TO 'b'", "0A000 SIMILAR TO is not supported; use LIKE or ~"),
             ("SELECT a AT TIME ZONE 'UTC' FROM t", "SELECT timezone('UTC', a) FROM t"),
             ("SELECT (t.a).b FROM t", "SELECT (t.a).'b' FROM t"),
             ("SELECT oid FROM pg_class", "SELECT oid FROM pg_catalog.pg_class"),

@@ -4,6 +4,7 @@
 //! [`Database`] builds it once from the tables of the service, and it never changes. Statements are
 //! planned in a session that has both the tables and the catalogue, see [`Database::state`].
 
+mod byte_literals;
 mod casts;
 mod cluster;
 mod columns;
@@ -99,13 +100,14 @@ impl Database {
         state
     }
 
-    /// Gives casts and time zones in a plan their meaning in Postgres. Parameters may still be
-    /// without values.
+    /// Gives casts, time zones and literals in a plan their meaning in Postgres. Parameters may still
+    /// be without values.
     ///
     /// # Errors
-    /// For an unknown time zone, or when the resulting plan is inconsistent.
+    /// For an unknown time zone or an invalid literal, or when the resulting plan is inconsistent.
     pub(crate) fn resolve(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
-        time_zones::resolve(casts::resolve(plan, &self.objects)?)
+        let plan = casts::resolve(plan, &self.objects)?;
+        byte_literals::resolve(time_zones::resolve(plan)?)
     }
 
     /// Replaces subqueries that DataFusion would refuse. Parameters must have values.
