@@ -30,6 +30,25 @@ public class JdbcClient {
             }
             check(tables.containsAll(List.of("decisions", "facts", "features")), tables);
 
+            DatabaseMetaData metadata = connection.getMetaData();
+            Map<String, String> kinds = new TreeMap<>();
+            try (ResultSet rows = metadata.getColumns(null, "public", "decisions", null)) {
+                while (rows.next()) kinds.put(rows.getString("COLUMN_NAME"), rows.getString("TYPE_NAME"));
+            }
+            check("text".equals(kinds.get("event_id")) && "numeric".equals(kinds.get("amount")), kinds);
+            try (ResultSet rows = metadata.getPrimaryKeys(null, "public", "decisions")) {
+                check(!rows.next(), "there are no keys");
+            }
+            try (ResultSet rows = metadata.getIndexInfo(null, "public", "decisions", false, false)) {
+                check(!rows.next(), "there are no indexes");
+            }
+            try (ResultSet rows = metadata.getImportedKeys(null, "public", "decisions")) {
+                check(!rows.next(), "there are no foreign keys");
+            }
+            try (ResultSet rows = metadata.getTypeInfo()) {
+                check(rows.next(), "there are types");
+            }
+
             Object[][] values = {
                 {"int", 7}, {"bigint", 1L << 40}, {"text", "ü'\"\\"}, {"double precision", 1.5}, {"boolean", true},
             };

@@ -80,6 +80,38 @@ with psycopg.connect(**where) as connection:
     counted = "SELECT d.event_id, (SELECT count(*) FROM facts f WHERE f.event_id = d.event_id) FROM decisions d WHERE event_id = 'p-1'"
     assert ask(counted) == [("p-1", 1)]
 
+    # The notation of Postgres.
+    local = "SELECT timestamptz '2026-01-01 00:00:00Z' AT TIME ZONE 'Asia/Tokyo'"
+    assert ask(local) == [(datetime.datetime(2026, 1, 1, 9),)]
+    assert ask("SELECT '\\x00ff'::bytea, 'a_c' LIKE 'a/_c' ESCAPE '/'") == [(b"\x00\xff", True)]
+    assert ask("SELECT to_char(date '2026-01-02', 'DD.MM.YYYY'), 2 = ANY('{1,2}'::int[])") == [("02.01.2026", True)]
+    assert ask("SELECT g FROM generate_series(1, 3) AS g") == [(1,), (2,), (3,)]
+    assert ask("SELECT 'decisions'::regclass::text, 'int4'::regtype::text") == [("decisions", "integer")]
+    hashed = "SELECT count(*) FROM decisions d JOIN decisions e USING (payload_hash) WHERE d.event_id = 'p-1'"
+    assert ask(hashed)[0][0] >= 1
+    refused(connection, "SELECT 'a' SIMILAR TO 'b'", "SIMILAR TO is not supported", None, "0A000")
+    refused(connection, "SELECT 'desicions'::regclass", "does not exist", None, "42P01")
+    refused(connection, "SELECT * FROM pg_catalog.pg_nonsense", "does not exist", None, "42P01")
+    refused(connection, "SELECT 'x'::int", "x", None, "22P02")
+
+    # A transaction that failed does nothing until it ends; a savepoint leads out of the failure.
+    with psycopg.connect(**{**where, "autocommit": False}) as other:
+        try:
+            other.execute("SELECT 1 / 0").fetchall()
+        except psycopg.errors.DivisionByZero:
+            pass
+        refused(other, "SELECT 1", "transaction is aborted", None, "25P02")
+        other.rollback()
+        other.execute("SAVEPOINT before")
+        refused(other, "SELECT no_such_column FROM decisions", "no_such_column", None, "42703")
+        other.execute("ROLLBACK TO SAVEPOINT before")
+        assert other.execute("SELECT 1").fetchone() == (1,)
+
+    # The same object has the same oid on every connection.
+    named = "SELECT oid FROM pg_class WHERE relname = 'decisions'"
+    with psycopg.connect(**where) as other:
+        assert other.execute(named).fetchone() == ask(named)[0]
+
     # How long a statement may take.
     endless = "SELECT count(*) FROM generate_series(1, 1000000000000)"
     shown = lambda: ask("SHOW statement_timeout")[0][0]

@@ -9,11 +9,20 @@ import sqlalchemy as sa
 host, port, user, password, decisions = sys.argv[1:6]
 url = sa.URL.create("postgresql+psycopg", user, password or None, host, int(port), "tidegate")
 engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-tables = sa.inspect(engine).get_table_names()
+inspector = sa.inspect(engine)
+tables = inspector.get_table_names()
 assert {"decisions", "facts", "features", "receipts"} <= set(tables), tables
-table = sa.Table("decisions", sa.MetaData(), sa.Column("event_id", sa.Text), sa.Column("action", sa.Text))
+assert "public" in inspector.get_schema_names()
+assert inspector.has_table("decisions") and not inspector.has_table("desicions")
+kinds = {column["name"]: column["type"] for column in inspector.get_columns("decisions")}
+assert isinstance(kinds["event_id"], sa.Text) and isinstance(kinds["amount"], sa.Numeric), kinds
+assert (kinds["amount"].precision, kinds["amount"].scale, kinds["ts_utc"].timezone) == (12, 2, True), kinds
+for listed in ("get_foreign_keys", "get_indexes", "get_unique_constraints", "get_check_constraints"):
+    assert getattr(inspector, listed)("decisions") == [], listed
+assert inspector.get_pk_constraint("decisions")["constrained_columns"] == []
+assert inspector.get_view_names() == [] and inspector.get_sequence_names() == []
+table = sa.Table("decisions", sa.MetaData(), autoload_with=engine)
 with engine.connect() as connection:
-    # Columns are named, not reflected: that asks for functions of Postgres that are not there.
     listed = "SELECT column_name FROM information_schema.columns WHERE table_name = :table"
     columns = set(connection.execute(sa.text(listed), {"table": "decisions"}).scalars())
     assert {"_tick", "event_id", "action", "score"} <= columns, columns

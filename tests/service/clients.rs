@@ -94,11 +94,14 @@ fn drivers_of_other_languages_connect_list_tables_ask_fetch_and_cancel() {
 }
 
 /// What people ask psql for, and a word of each answer.
-const PSQL: [(&str, &str); 16] = [
+const PSQL: [(&str, &str); 31] = [
     ("\\l", "UTF-8"),
     ("\\l+", "tidegate"),
     ("\\d", "decisions"),
     ("\\d decisions", "event_id"),
+    ("\\d+", "decisions"),
+    ("\\d+ decisions", "numeric(12,2)"),
+    ("\\d pg_catalog.pg_class", "relname"),
     ("\\dt", "decisions"),
     ("\\dt+", "decisions"),
     ("\\dv", ""),
@@ -106,6 +109,17 @@ const PSQL: [(&str, &str); 16] = [
     ("\\di", ""),
     ("\\ds", ""),
     ("\\dn", "public"),
+    ("\\dn+", "public"),
+    ("\\da", ""),
+    ("\\dp", "decisions"),
+    ("\\dT", ""),
+    ("\\dT+ timestamptz", "timestamp with time zone"),
+    ("\\db", "pg_default"),
+    ("\\dC", ""),
+    ("\\do", ""),
+    ("\\dD", ""),
+    ("\\dE", ""),
+    ("\\dO", ""),
     ("\\du", ""),
     ("\\df", ""),
     ("\\dx", ""),

@@ -100,8 +100,8 @@ impl Database {
         state
     }
 
-    /// Gives casts, time zones and literals in a plan their meaning in Postgres. Parameters may still
-    /// be without values.
+    /// Gives casts, time zones and literals in a plan their meaning in Postgres. Parameters may be
+    /// without values.
     ///
     /// # Errors
     /// For an unknown time zone or an invalid literal, or when the resulting plan is inconsistent.
