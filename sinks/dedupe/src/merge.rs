@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidegate_host::Files;
 
-use super::run::{self, Run, RunReader, RunWriter};
-use super::{FirstSeen, MadeRun};
+use crate::entry::FirstSeen;
+use crate::run::{self, MadeRun, Run, RunReader, RunWriter};
 
 /// How many entries are merged between two checks whether to stop.
 const STOP_ENTRIES: u64 = 1 << 14;

@@ -31,8 +31,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tidegate_facts::Tick;
 use tidegate_host::{Files, OpenFile, OpenMode};
 
-use super::filter::Filter;
-use super::{DedupeError, FirstSeen};
+use crate::entry::FirstSeen;
+use crate::error::DedupeError;
+use crate::filter::Filter;
 
 pub(super) const BLOCK_BYTES: usize = 4096;
 pub(super) const ENTRY_BYTES: usize = 48;
@@ -60,6 +61,9 @@ pub(super) struct Run {
     entries: u64,
     first_keys: Vec<u128>,
 }
+
+/// A run and its filter; `None` when the thread that makes them was stopped.
+pub(super) type MadeRun = Result<Option<(Run, Filter)>, DedupeError>;
 
 /// A file with the name of a run.
 pub(super) struct RunFile {

@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::{FileMetadata, Files, OpenFile, OpenMode};
+use crate::files::{FileMetadata, Files, OpenFile, OpenMode};
 
 /// The file system of the operating system.
 #[derive(Clone, Copy, Debug, Default)]

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::{Clock, FileMetadata, Files, ManualClock, OpenFile, OpenMode};
+use crate::clock::{Clock, ManualClock};
+use crate::files::{FileMetadata, Files, OpenFile, OpenMode};
 
 /// What a disk writes at once or not at all.
 const SECTOR_BYTES: u64 = 512;

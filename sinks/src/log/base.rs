@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_facts::Digest;
 use tidegate_host::{Files, OpenMode};
 
-use super::{EpochId, LogError, LogPosition};
+use super::error::LogError;
+use super::position::{EpochId, LogPosition};
 
 const NAME: &str = "BASE";
 const UNFINISHED: &str = "BASE.unfinished";

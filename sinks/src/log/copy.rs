@@ -9,7 +9,10 @@ use std::sync::Arc;
 use tidegate_host::{Files, Host, OpenFile, OpenMode};
 
 use super::base::{self, Base};
-use super::{EpochId, LogError, LogOptions, LogPosition, RawGroup, segment};
+use super::error::LogError;
+use super::position::{EpochId, LogPosition};
+use super::raw_groups::RawGroup;
+use super::segment::{self, LogOptions};
 
 /// How much is written to a segment at once.
 const BUFFER_BYTES: usize = 256 << 10;

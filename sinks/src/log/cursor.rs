@@ -15,10 +15,12 @@ use tidegate_host::{OpenFile, OpenMode};
 
 use super::base::Base;
 use super::entry::Entry;
+use super::error::LogError;
 use super::format::{ALIGNMENT, HEADER_BYTES, Header, MAGIC, NoHeader};
-use super::raw_groups::Location;
-use super::reader::GroupSource;
-use super::{LogError, LogFolder, LogPosition, RawGroup, Start, TornEnd, Until};
+use super::location::LogFolder;
+use super::position::LogPosition;
+use super::raw_groups::{Location, RawGroup};
+use super::reader::{GroupSource, Start, TornEnd, Until};
 
 /// How much of the end of a segment is searched at once.
 const SEARCH_BYTES: usize = 1 << 20;

@@ -13,13 +13,16 @@ use tidegate_host::{Files, Host, OpenFile, OpenMode};
 
 use super::base::{self, Base};
 use super::cursor::{Cursor, differs};
+use super::error::LogError;
 use super::format::{ALIGNMENT, Encoder};
+use super::group::Group;
+use super::location::LogFolder;
 use super::offsets::EndOffsets;
-use super::segment::{self, Preparation};
-use super::{
-    EpochId, Group, GroupLink, LogError, LogFolder, LogOptions, LogPosition, LogWriter, Pending, RawGroup,
-    Recovery, TornEnd,
-};
+use super::position::{EpochId, GroupLink, LogPosition};
+use super::raw_groups::RawGroup;
+use super::reader::TornEnd;
+use super::segment::{self, LogOptions, Preparation};
+use super::writer::{LogWriter, Pending};
 
 /// The file whose lock the writer of a log folder holds.
 const LOCK: &str = "LOCK";
@@ -46,6 +49,17 @@ pub struct EmbeddedLog {
     digest_epoch: EpochId,
     ends: EndOffsets,
     poisoned: bool,
+}
+
+/// What opening a log for appending found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// The number of groups.
+    pub groups: u64,
+    /// The tick at which the last of them ends.
+    pub upper: Tick,
+    /// The torn end that was cut off.
+    pub truncated: Option<TornEnd>,
 }
 
 /// The segment that is appended to, and the one that will follow it.

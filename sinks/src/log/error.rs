@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use arrow::error::ArrowError;
 use tidegate_facts::Tick;
 
-use super::{EpochId, LogPosition};
+use super::position::{EpochId, LogPosition};
 
 /// Why the log could not be opened, read or appended to.
 #[derive(Debug, thiserror::Error)]

@@ -1,90 +1,23 @@
-//! The embedded log of a data folder: where it is, how it is read, and how it is opened for
-//! appending.
+//! The embedded log of a data folder as readers and starts use it: read, opened for appending,
+//! locked and copied.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use tidegate_facts::{Tick, Topic};
-use tidegate_host::{Files, Host};
 
-use super::base::{self, Base};
+use super::copy::LogCopy;
 use super::cursor::{Cursor, FolderGroups};
-use super::{
-    EmbeddedLog, EpochId, Frame, Groups, LockedLog, LogCopy, LogError, LogPosition, LogReader, Start, Until,
-    segment, topic,
-};
-
-/// The name of the log's folder in a data folder.
-const NAME: &str = "log";
-
-/// The folder of an embedded log, on the machine that holds it. A clone is cheap.
-///
-/// It reads the log, as a [`LogReader`]; [`LogFolder::open`] opens the log for appending.
-#[derive(Clone, Debug)]
-pub struct LogFolder {
-    host: Host,
-    folder: Arc<Path>,
-}
-
-/// Sizes of the embedded log. They change no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogOptions {
-    /// The length to which a segment file grows. A greater group gets a segment of its own.
-    pub segment_bytes: u64,
-}
-
-impl Default for LogOptions {
-    /// Segments of 64 MiB.
-    fn default() -> LogOptions {
-        LogOptions { segment_bytes: 64 << 20 }
-    }
-}
-
-/// What opening a log for appending found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recovery {
-    /// The number of groups.
-    pub groups: u64,
-    /// The tick at which the last of them ends.
-    pub upper: Tick,
-    /// The torn end that was cut off.
-    pub truncated: Option<TornEnd>,
-}
-
-/// A group at the end of a log that was never acknowledged, because it is not whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TornEnd {
-    /// The segment file.
-    pub segment: PathBuf,
-    /// Where in it the group begins.
-    pub at: u64,
-    /// How far from there anything was written.
-    pub bytes: u64,
-    /// What is wrong with the group.
-    pub detail: String,
-}
+use super::embedded::{EmbeddedLog, Recovery};
+use super::error::LogError;
+use super::group::Frame;
+use super::location::LogFolder;
+use super::locked::LockedLog;
+use super::position::{EpochId, LogPosition};
+use super::reader::{Groups, LogReader, Start, TornEnd, Until};
+use super::segment::LogOptions;
+use super::topic;
 
 impl LogFolder {
-    /// The log of the data folder `data`. There need not be one yet.
-    pub fn of_data(host: &Host, data: &Path) -> LogFolder {
-        LogFolder::at(host, &data.join(NAME))
-    }
-
-    /// The log in `folder` itself, such as one that was hydrated from the archive.
-    pub fn at(host: &Host, folder: &Path) -> LogFolder {
-        LogFolder { host: host.clone(), folder: Arc::from(folder) }
-    }
-
-    /// The path of the folder.
-    pub fn path(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Whether the folder exists.
-    pub fn exists(&self) -> bool {
-        self.files().is_folder(&self.folder)
-    }
-
     /// Opens the log for appending, or begins one. Every byte from its start on is read and
     /// checked.
     ///
@@ -142,41 +75,11 @@ impl LogFolder {
     pub fn copy_from(&self, log: &dyn LogReader, options: LogOptions) -> Result<LogPosition, LogError> {
         let start = log.start()?.ok_or_else(|| LogError::NoLog { location: log.location() })?;
         let mut groups = log.read(Start::Group(start.group), Until::Complete)?;
-        let mut copy = LogCopy::new(&self.host, &self.folder, log.identity()?, start, options)?;
+        let mut copy = LogCopy::new(self.host(), self.path(), log.identity()?, start, options)?;
         while let Some(raw) = groups.next_raw() {
             copy.push(&raw?)?;
         }
         copy.finish()
-    }
-
-    pub(super) fn host(&self) -> &Host {
-        &self.host
-    }
-
-    pub(super) fn files(&self) -> &dyn Files {
-        &*self.host.files
-    }
-
-    /// The numbers of the first groups of all segments, ascending.
-    pub(super) fn segments(&self) -> Result<Vec<u64>, LogError> {
-        segment::list(self.files(), &self.folder)
-            .map_err(|source| LogError::Read { path: self.folder.to_path_buf(), source })
-    }
-
-    /// The path of the segment whose first group has this number.
-    pub(super) fn segment(&self, first: u64) -> PathBuf {
-        segment::path(&self.folder, first)
-    }
-
-    /// The identity and the start of the log; `None` when nothing was ever appended or opened
-    /// there.
-    pub(super) fn base(&self) -> Result<Option<Base>, LogError> {
-        // In this order: a writer creates `BASE` before its first segment.
-        let has_segments = !self.segments()?.is_empty();
-        match base::read(self.files(), &self.folder)? {
-            None if has_segments => Err(base::missing(&self.folder)),
-            base => Ok(base),
-        }
     }
 }
 
@@ -215,7 +118,7 @@ impl LogReader for LogFolder {
     }
 
     fn location(&self) -> PathBuf {
-        self.folder.to_path_buf()
+        self.path().to_path_buf()
     }
 
     /// The last segment; of a log without segments, the one that its first group would begin.

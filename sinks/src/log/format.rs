@@ -55,8 +55,10 @@ use tidegate_facts::tick::PARTITIONS_MAX;
 use tidegate_facts::{Digest, Tick, Topic};
 
 use super::entry::{Entry, Extent};
+use super::error::LogError;
+use super::group::{Frame, Group};
 use super::offsets::EndOffsets;
-use super::{EpochId, Frame, Group, GroupLink, LogError};
+use super::position::{EpochId, GroupLink};
 
 /// The first bytes of every group.
 pub(super) const MAGIC: [u8; 8] = *b"TIDELOG\n";

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use tidegate_host::{OpenFile, OpenMode};
 
 use super::base::Base;
-use super::{LogError, LogFolder, LogPosition, embedded, segment};
+use super::embedded;
+use super::error::LogError;
+use super::location::LogFolder;
+use super::position::LogPosition;
+use super::segment;
 
 /// An embedded log whose lock is held, and whose every whole group is durable.
 pub struct LockedLog {

@@ -16,14 +16,14 @@ use parking_lot::Mutex;
 use tidegate_facts::Tick;
 use tidegate_host::Random;
 
+use super::error::LogError;
 use super::format::Encoder;
+use super::group::Group;
 use super::offsets::EndOffsets;
-use super::reader::GroupSource;
-use super::writer::Slot;
-use super::{
-    EpochId, Group, GroupLink, Groups, LogError, LogPosition, LogReader, LogWriter, Pending, RawGroup, Start,
-    Until,
-};
+use super::position::{EpochId, GroupLink, LogPosition};
+use super::raw_groups::RawGroup;
+use super::reader::{GroupSource, Groups, LogReader, Start, Until};
+use super::writer::{LogWriter, Pending, Slot};
 
 /// What errors call the log.
 const LOCATION: &str = "log in memory";

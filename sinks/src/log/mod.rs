@@ -34,6 +34,8 @@ mod entry;
 mod error;
 mod folder;
 mod format;
+mod group;
+mod location;
 mod locked;
 mod memory;
 mod offsets;
@@ -44,47 +46,16 @@ mod segment;
 mod topic;
 mod writer;
 
-use arrow::array::RecordBatch;
-use tidegate_facts::{Tick, Topic};
-
 pub(crate) use copy::LogCopy;
-pub use embedded::EmbeddedLog;
+pub use embedded::{EmbeddedLog, Recovery};
 pub use error::LogError;
-pub use folder::{LogFolder, LogOptions, Recovery, TornEnd};
+pub use group::{Frame, Group, LoggedGroup};
+pub use location::LogFolder;
 pub use locked::{LockedLog, Segment};
 pub use memory::{MemoryLog, MemoryWriter};
-pub use position::{EpochId, GroupLink, LogPosition, LoggedGroup};
+pub use position::{EpochId, GroupLink, LogPosition};
 pub(crate) use raw_groups::RawEncoder;
 pub use raw_groups::RawGroup;
-pub use reader::{GroupSource, Groups, LogReader, PartitionRows, Start, Until, read_partition};
+pub use reader::{GroupSource, Groups, LogReader, PartitionRows, Start, TornEnd, Until, read_partition};
+pub use segment::LogOptions;
 pub use writer::{LogWriter, Pending};
-
-/// What becomes durable together: the facts of `[lower, upper)`, and what the gate reports with
-/// them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Group {
-    /// The rows, in the order in which they are read again.
-    pub frames: Vec<Frame>,
-    /// Where the group before ended; [`Tick::ZERO`] for the first.
-    pub lower: Tick,
-    /// Above every tick in the group, and equal to `lower` when it holds no fact.
-    pub upper: Tick,
-    /// Whether `upper` is a commit boundary regardless of the plan's sizes: a run until idle ended
-    /// here.
-    pub commit: bool,
-}
-
-/// Rows of one topic and one name.
-///
-/// Rows with the columns `_tick` and `_offset` are facts, and their ticks ascend. Rows without them
-/// belong to partition 0, and the log counts their offsets.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Frame {
-    /// The topic.
-    pub topic: Topic,
-    /// The event type of facts, `receipts` in the audit topic, the kind of record in the control
-    /// topic.
-    pub name: String,
-    /// The rows.
-    pub rows: RecordBatch,
-}

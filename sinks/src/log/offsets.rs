@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tidegate_facts::Topic;
 
-use super::LogPosition;
 use super::entry::Entry;
+use super::position::LogPosition;
 
 /// The next offset of every partition; 0 for one without records.
 #[derive(Debug, Default)]

@@ -7,10 +7,6 @@ use serde::{Deserialize, Serialize};
 use tidegate_facts::{Digest, Tick, Topic};
 use tidegate_host::Random;
 
-use super::Group;
-use super::offsets::EndOffsets;
-use super::raw_groups::RawGroup;
-
 /// Names one epoch of a log: the groups that one start of a writer appended. 16 random bytes,
 /// written as 32 hexadecimal digits.
 ///
@@ -52,23 +48,6 @@ pub struct GroupLink {
     pub previous: Digest,
     /// The epoch in which the group was appended.
     pub epoch: EpochId,
-}
-
-/// A group as a reader gets it: with its link.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoggedGroup {
-    /// How the group is tied into the log.
-    pub link: GroupLink,
-    /// The group.
-    pub group: Group,
-}
-
-impl std::ops::Deref for LoggedGroup {
-    type Target = Group;
-
-    fn deref(&self) -> &Group {
-        &self.group
-    }
 }
 
 impl EpochId {
@@ -123,40 +102,6 @@ impl LogPosition {
     pub fn end_offset(&self, topic: Topic, partition: u16) -> u64 {
         let found = self.ends.binary_search_by_key(&(topic, partition), |(t, p, _)| (*t, *p));
         found.map_or(0, |index| self.ends[index].2)
-    }
-
-    /// The position behind a group that begins here; or why the group does not continue the log.
-    ///
-    /// # Errors
-    /// A sentence that says in what the group differs from the one that follows.
-    pub fn after(&self, raw: &RawGroup) -> Result<LogPosition, String> {
-        if raw.number() != self.group || raw.lower() != self.upper {
-            return Err(format!(
-                "group {} from tick {} on is where group {} from tick {} on follows",
-                raw.number(),
-                raw.lower().0,
-                self.group,
-                self.upper.0
-            ));
-        }
-        if raw.link().previous != self.digest {
-            return Err(format!(
-                "group {} follows a group of digest {}, and the one before it has {}",
-                raw.number(),
-                raw.link().previous,
-                self.digest
-            ));
-        }
-        let mut ends = EndOffsets::at(self);
-        ends.advance(ends.follow(raw.entries())?);
-        Ok(LogPosition {
-            group: self.group + 1,
-            offset: raw.link().offset + 1,
-            upper: raw.upper(),
-            digest: raw.digest(),
-            epoch: raw.link().epoch,
-            ends: ends.list(),
-        })
     }
 }
 

@@ -9,9 +9,11 @@ use arrow::buffer::{Buffer, MutableBuffer};
 use tidegate_facts::{Digest, Tick, Topic, columns};
 
 use super::entry::Entry;
+use super::error::LogError;
 use super::format::{Encoder, HEADER_BYTES, Header};
+use super::group::{Frame, Group, LoggedGroup};
 use super::offsets::EndOffsets;
-use super::{EpochId, Frame, Group, GroupLink, LogError, LogPosition, LoggedGroup};
+use super::position::{EpochId, GroupLink, LogPosition};
 
 /// A group whose every byte matches its checksums, with its rows not yet decoded.
 pub struct RawGroup {
@@ -133,6 +135,42 @@ impl RawGroup {
 
     pub(super) fn body(&self) -> &Buffer {
         &self.body
+    }
+}
+
+impl LogPosition {
+    /// The position behind a group that begins here; or why the group does not continue the log.
+    ///
+    /// # Errors
+    /// A sentence that says in what the group differs from the one that follows.
+    pub fn after(&self, raw: &RawGroup) -> Result<LogPosition, String> {
+        if raw.number() != self.group || raw.lower() != self.upper {
+            return Err(format!(
+                "group {} from tick {} on is where group {} from tick {} on follows",
+                raw.number(),
+                raw.lower().0,
+                self.group,
+                self.upper.0
+            ));
+        }
+        if raw.link().previous != self.digest {
+            return Err(format!(
+                "group {} follows a group of digest {}, and the one before it has {}",
+                raw.number(),
+                raw.link().previous,
+                self.digest
+            ));
+        }
+        let mut ends = EndOffsets::at(self);
+        ends.advance(ends.follow(raw.entries())?);
+        Ok(LogPosition {
+            group: self.group + 1,
+            offset: raw.link().offset + 1,
+            upper: raw.upper(),
+            digest: raw.digest(),
+            epoch: raw.link().epoch,
+            ends: ends.list(),
+        })
     }
 }
 

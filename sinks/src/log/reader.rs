@@ -13,8 +13,11 @@ use arrow::compute::filter_record_batch;
 use tidegate_facts::{Tick, Topic};
 
 use super::entry::{Entry, Extent};
+use super::error::LogError;
 use super::format::facts;
-use super::{EpochId, Frame, LogError, LogPosition, LoggedGroup, RawGroup};
+use super::group::{Frame, LoggedGroup};
+use super::position::{EpochId, LogPosition};
+use super::raw_groups::RawGroup;
 
 /// A log that is read. Each call finds what is durable at that moment.
 pub trait LogReader: Send + Sync + fmt::Debug {
@@ -68,7 +71,7 @@ pub trait LogReader: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When the log cannot be read, or a group that others follow is damaged.
-    fn torn_end(&self, from: u64) -> Result<Option<super::TornEnd>, LogError> {
+    fn torn_end(&self, from: u64) -> Result<Option<TornEnd>, LogError> {
         let _ = from;
         Ok(None)
     }
@@ -80,6 +83,19 @@ pub trait LogReader: Send + Sync + fmt::Debug {
     fn end_location(&self) -> PathBuf {
         self.location()
     }
+}
+
+/// A group at the end of a log that was never acknowledged, because it is not whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornEnd {
+    /// The segment file.
+    pub segment: PathBuf,
+    /// Where in it the group begins.
+    pub at: u64,
+    /// How far from there anything was written.
+    pub bytes: u64,
+    /// What is wrong with the group.
+    pub detail: String,
 }
 
 /// The first group to read.

@@ -16,6 +16,20 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tidegate_host::{Files, Host, JobQueue, OpenFile, OpenMode};
 
+/// Sizes of the embedded log. They change no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// The length to which a segment file grows. A greater group gets a segment of its own.
+    pub segment_bytes: u64,
+}
+
+impl Default for LogOptions {
+    /// Segments of 64 MiB.
+    fn default() -> LogOptions {
+        LogOptions { segment_bytes: 64 << 20 }
+    }
+}
+
 /// The name under which the next segment is prepared.
 const NEXT: &str = "next";
 /// How much is filled at once at least: a sync costs as much as filling some hundred KiB.

@@ -9,11 +9,14 @@ use tidegate_host::{OpenFile, OpenMode};
 use super::base::Base;
 use super::cursor::{Found, read_directory, read_group, read_header};
 use super::entry::Entry;
+use super::error::LogError;
 use super::format::Header;
+use super::group::Frame;
+use super::location::LogFolder;
 use super::offsets::{Advance, EndOffsets};
+use super::position::LogPosition;
 use super::raw_groups::Location;
 use super::reader::frames_of;
-use super::{Frame, LogError, LogFolder, LogPosition};
 
 /// The frames of a topic. Only the groups that hold such frames are read as a whole.
 pub(super) fn read(log: &LogFolder, topic: Topic) -> Result<Vec<Frame>, LogError> {

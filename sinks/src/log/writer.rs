@@ -6,7 +6,9 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tidegate_facts::Tick;
 
-use super::{EpochId, Group, GroupLink, LogError, LogPosition};
+use super::error::LogError;
+use super::group::Group;
+use super::position::{EpochId, GroupLink, LogPosition};
 
 /// The one writer of a log.
 ///
