@@ -94,7 +94,7 @@ fn drivers_of_other_languages_connect_list_tables_ask_fetch_and_cancel() {
 }
 
 /// What people ask psql for, and a word of each answer.
-const PSQL: [(&str, &str); 31] = [
+const PSQL: [(&str, &str); 30] = [
     ("\\l", "UTF-8"),
     ("\\l+", "tidegate"),
     ("\\d", "decisions"),
