@@ -9,11 +9,11 @@ use std::fmt;
 use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-use crate::control_fact::{self, ControlRow, ControlRows};
+use crate::text_payload::{TextField, TextPayload, named};
 use crate::{Digest, Tick};
 
 /// The event type of both steps of a backfill.
-pub const EVENT_TYPE: &str = control_fact::BACKFILL;
+pub const EVENT_TYPE: &str = "governance.backfill.v1";
 /// The producer of both steps of a backfill.
 pub const PRODUCER: &str = "tidegate.backfill";
 
@@ -125,25 +125,7 @@ impl BackfillRecord {
 
     /// The payload of the fact, as JSON; ticks and counts are texts of digits.
     pub fn payload(&self) -> serde_json::Value {
-        let Backfill { id, declaration, purpose, actor, topology, plan, code, .. } = &self.backfill;
-        let Backfill { from, to, partitions, outputs, basis, .. } = &self.backfill;
-        let mut payload = serde_json::json!({
-            "backfill_id": id, "step": self.step().name(), "declaration": declaration,
-            "purpose": purpose, "actor": actor, "topology": topology, "plan": plan, "code": code,
-            "from_tick": from.0.to_string(), "to_tick": to.0.to_string(),
-            "partitions": partitions_text(partitions), "outputs": outputs.join(","),
-        });
-        if let Some(basis) = basis {
-            payload["basis"] = serde_json::json!(basis);
-        }
-        if let Some(Completion { facts, commits, head, produced }) = &self.completion {
-            payload["facts"] = facts.to_string().into();
-            payload["commits"] = commits.to_string().into();
-            payload["head"] = serde_json::json!(head);
-            payload["produced"] =
-                serde_json::to_string(produced).expect("a table's receipt has a JSON form").into();
-        }
-        payload
+        BackfillPayload::from(self.clone()).to_json()
     }
 
     /// The records in a frame of facts of [`EVENT_TYPE`], each with its tick.
@@ -151,70 +133,154 @@ impl BackfillRecord {
     /// # Errors
     /// A sentence that says how the frame differs from what the gate writes.
     pub fn read(rows: &RecordBatch) -> Result<Vec<(Tick, BackfillRecord)>, String> {
-        let fields = [
-            "backfill_id",
-            "step",
-            "declaration",
-            "purpose",
-            "actor",
-            "topology",
-            "plan",
-            "code",
-            "from_tick",
-            "to_tick",
-            "partitions",
-            "outputs",
-            "basis",
-            "facts",
-            "commits",
-            "head",
-            "produced",
-        ];
-        ControlRows::bind(rows, &fields)?.read(BackfillRecord::read_row)
+        let payloads = BackfillPayload::read(rows)?.into_iter();
+        payloads.map(|(tick, payload)| Ok((tick, payload.record()?))).collect()
     }
+}
 
-    fn read_row(row: ControlRow<'_>) -> Result<BackfillRecord, String> {
-        let text = |name| row.text(name).map(str::to_owned);
-        let backfill = Backfill {
-            id: text("backfill_id")?,
-            declaration: row.digest("declaration")?,
-            purpose: text("purpose")?,
-            actor: text("actor")?,
-            topology: text("topology")?,
-            plan: row.digest("plan")?,
-            code: text("code")?,
-            from: row.tick("from_tick")?,
-            to: row.tick("to_tick")?,
-            partitions: partitions_of(row.text("partitions")?)?,
-            outputs: row.text("outputs")?.split(',').map(str::to_owned).collect(),
-            basis: row.optional("basis").map(|_| row.digest("basis")).transpose()?,
+/// The fields of a backfill's payload, in the order of the gate policy. The last four are present
+/// in the record that completes the backfill.
+#[derive(TextPayload)]
+pub(crate) struct BackfillPayload {
+    backfill_id: String,
+    step: BackfillStep,
+    declaration: Digest,
+    purpose: String,
+    actor: String,
+    topology: String,
+    plan: Digest,
+    code: String,
+    from_tick: Tick,
+    to_tick: Tick,
+    partitions: Partitions,
+    outputs: TableNames,
+    basis: Option<Digest>,
+    facts: Option<u64>,
+    commits: Option<u64>,
+    head: Option<Digest>,
+    produced: Option<ProducedTables>,
+}
+
+/// The text `all`, or partitions separated by commas.
+struct Partitions(Vec<u16>);
+
+/// Table names separated by commas.
+struct TableNames(Vec<String>);
+
+/// A JSON list of [`Produced`].
+struct ProducedTables(Vec<Produced>);
+
+impl From<BackfillRecord> for BackfillPayload {
+    fn from(record: BackfillRecord) -> BackfillPayload {
+        let step = record.step();
+        let BackfillRecord { backfill, completion } = record;
+        let Backfill { id, declaration, purpose, actor, topology, plan, code, .. } = backfill;
+        let (facts, commits, head, produced) = match completion {
+            Some(done) => {
+                (Some(done.facts), Some(done.commits), Some(done.head), Some(ProducedTables(done.produced)))
+            }
+            None => (None, None, None, None),
         };
-        let completion = match row.one_of("step", &BackfillStep::ALL, BackfillStep::name)? {
+        BackfillPayload {
+            backfill_id: id,
+            step,
+            declaration,
+            purpose,
+            actor,
+            topology,
+            plan,
+            code,
+            from_tick: backfill.from,
+            to_tick: backfill.to,
+            partitions: Partitions(backfill.partitions),
+            outputs: TableNames(backfill.outputs),
+            basis: backfill.basis,
+            facts,
+            commits,
+            head,
+            produced,
+        }
+    }
+}
+
+impl BackfillPayload {
+    /// The record of this payload.
+    ///
+    /// # Errors
+    /// A sentence that names the first missing field of a completed backfill.
+    fn record(self) -> Result<BackfillRecord, String> {
+        let missing = |name: &str| format!("a control fact of a completed backfill has no `{name}`");
+        let completion = match self.step {
             BackfillStep::Declared => None,
             BackfillStep::Completed => Some(Completion {
-                facts: row.number("facts")?,
-                commits: row.number("commits")?,
-                head: row.digest("head")?,
-                produced: serde_json::from_str(row.text("produced")?).map_err(|error| error.to_string())?,
+                facts: self.facts.ok_or_else(|| missing("facts"))?,
+                commits: self.commits.ok_or_else(|| missing("commits"))?,
+                head: self.head.ok_or_else(|| missing("head"))?,
+                produced: self.produced.ok_or_else(|| missing("produced"))?.0,
             }),
+        };
+        let BackfillPayload { declaration, purpose, actor, topology, plan, code, basis, .. } = self;
+        let backfill = Backfill {
+            id: self.backfill_id,
+            declaration,
+            purpose,
+            actor,
+            topology,
+            plan,
+            code,
+            from: self.from_tick,
+            to: self.to_tick,
+            partitions: self.partitions.0,
+            outputs: self.outputs.0,
+            basis,
         };
         Ok(BackfillRecord { backfill, completion })
     }
 }
 
-/// The text of a list of partitions: `all`, or numbers separated by commas.
-fn partitions_text(partitions: &[u16]) -> String {
-    if partitions.is_empty() {
-        return "all".to_owned();
+impl TextField for BackfillStep {
+    fn to_text(&self) -> Option<String> {
+        Some(self.name().to_owned())
     }
-    partitions.iter().map(u16::to_string).collect::<Vec<_>>().join(",")
+
+    fn parse(text: &str) -> Result<BackfillStep, String> {
+        named(&BackfillStep::ALL, BackfillStep::name, text)
+    }
 }
 
-/// The inverse of [`partitions_text`].
-fn partitions_of(text: &str) -> Result<Vec<u16>, String> {
-    if text == "all" {
-        return Ok(Vec::new());
+impl TextField for Partitions {
+    fn to_text(&self) -> Option<String> {
+        if self.0.is_empty() {
+            return Some("all".to_owned());
+        }
+        Some(self.0.iter().map(u16::to_string).collect::<Vec<_>>().join(","))
     }
-    let partition = |text: &str| text.parse().map_err(|_| format!("`{text}` is not a partition"));
-    text.split(',').map(partition).collect()
+
+    fn parse(text: &str) -> Result<Partitions, String> {
+        if text == "all" {
+            return Ok(Partitions(Vec::new()));
+        }
+        let partition = |text: &str| text.parse().map_err(|_| "is not a list of partitions".to_owned());
+        text.split(',').map(partition).collect::<Result<_, _>>().map(Partitions)
+    }
+}
+
+impl TextField for TableNames {
+    fn to_text(&self) -> Option<String> {
+        Some(self.0.join(","))
+    }
+
+    fn parse(text: &str) -> Result<TableNames, String> {
+        Ok(TableNames(text.split(',').map(str::to_owned).collect()))
+    }
+}
+
+impl TextField for ProducedTables {
+    fn to_text(&self) -> Option<String> {
+        Some(serde_json::to_string(&self.0).expect("produced tables have a JSON form"))
+    }
+
+    fn parse(text: &str) -> Result<ProducedTables, String> {
+        serde_json::from_str(text).map(ProducedTables).map_err(|error| format!("is not such a list: {error}"))
+    }
 }

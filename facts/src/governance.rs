@@ -10,11 +10,11 @@ use std::fmt;
 use arrow::array::RecordBatch;
 use serde::Serialize;
 
-use crate::control_fact::{self, ControlRow, ControlRows};
+use crate::text_payload::{TextField, TextPayload, named};
 use crate::{Digest, Tick};
 
 /// The event type of governance steps.
-pub const EVENT_TYPE: &str = control_fact::STEP;
+pub const EVENT_TYPE: &str = "governance.policy.v1";
 /// The producer of governance steps.
 pub const PRODUCER: &str = "tidegate.policy";
 
@@ -203,16 +203,7 @@ impl StepRecord {
 
     /// The payload of the step's fact, as JSON.
     pub fn payload(&self) -> serde_json::Value {
-        let mut payload = serde_json::json!({
-            "kind": self.subject.kind, "node": self.subject.node, "scope": self.scope, "step": self.step,
-            "proposal_id": self.proposal_id, "actor": self.actor, "reason": self.reason,
-            "before": self.before, "after": self.after.digest,
-            "revision_id": self.after.id, "revision_version": self.after.version,
-        });
-        if let Some(text) = &self.text {
-            payload["text"] = serde_json::Value::String(text.clone());
-        }
-        payload
+        StepPayload::from(self.clone()).to_json()
     }
 
     /// The steps in a frame of facts of [`EVENT_TYPE`], each with its tick.
@@ -220,42 +211,73 @@ impl StepRecord {
     /// # Errors
     /// A sentence that says how the frame differs from what the gate writes.
     pub fn read(rows: &RecordBatch) -> Result<Vec<(Tick, StepRecord)>, String> {
-        let fields = [
-            "kind",
-            "node",
-            "scope",
-            "step",
-            "proposal_id",
-            "actor",
-            "reason",
-            "before",
-            "after",
-            "revision_id",
-            "revision_version",
-            "text",
-        ];
-        ControlRows::bind(rows, &fields)?.read(StepRecord::read_row)
+        Ok(StepPayload::read(rows)?.into_iter().map(|(tick, payload)| (tick, payload.into())).collect())
+    }
+}
+
+/// The fields of a step's payload, in the order of the gate policy.
+#[derive(TextPayload)]
+pub(crate) struct StepPayload {
+    kind: RevisionKind,
+    node: String,
+    scope: String,
+    step: RevisionStep,
+    proposal_id: Digest,
+    actor: String,
+    reason: String,
+    before: Digest,
+    after: Digest,
+    revision_id: String,
+    revision_version: String,
+    text: Option<String>,
+}
+
+impl From<StepRecord> for StepPayload {
+    fn from(record: StepRecord) -> StepPayload {
+        let StepRecord { subject, scope, step, proposal_id, actor, reason, before, after, text } = record;
+        StepPayload {
+            kind: subject.kind,
+            node: subject.node,
+            scope,
+            step,
+            proposal_id,
+            actor,
+            reason,
+            before,
+            after: after.digest,
+            revision_id: after.id,
+            revision_version: after.version,
+            text,
+        }
+    }
+}
+
+impl From<StepPayload> for StepRecord {
+    fn from(payload: StepPayload) -> StepRecord {
+        let StepPayload { kind, node, scope, step, proposal_id, actor, reason, before, text, .. } = payload;
+        let after =
+            Revision { id: payload.revision_id, version: payload.revision_version, digest: payload.after };
+        let subject = Subject { kind, node };
+        StepRecord { subject, scope, step, proposal_id, actor, reason, before, after, text }
+    }
+}
+
+impl TextField for RevisionKind {
+    fn to_text(&self) -> Option<String> {
+        Some(self.name().to_owned())
     }
 
-    fn read_row(row: ControlRow<'_>) -> Result<StepRecord, String> {
-        let text = |name| row.text(name).map(str::to_owned);
-        Ok(StepRecord {
-            subject: Subject {
-                kind: row.one_of("kind", &RevisionKind::ALL, RevisionKind::name)?,
-                node: text("node")?,
-            },
-            scope: text("scope")?,
-            step: row.one_of("step", &RevisionStep::ALL, RevisionStep::name)?,
-            proposal_id: row.digest("proposal_id")?,
-            actor: text("actor")?,
-            reason: text("reason")?,
-            before: row.digest("before")?,
-            after: Revision {
-                id: text("revision_id")?,
-                version: text("revision_version")?,
-                digest: row.digest("after")?,
-            },
-            text: row.optional("text").map(str::to_owned),
-        })
+    fn parse(text: &str) -> Result<RevisionKind, String> {
+        named(&RevisionKind::ALL, RevisionKind::name, text)
+    }
+}
+
+impl TextField for RevisionStep {
+    fn to_text(&self) -> Option<String> {
+        Some(self.name().to_owned())
+    }
+
+    fn parse(text: &str) -> Result<RevisionStep, String> {
+        named(&RevisionStep::ALL, RevisionStep::name, text)
     }
 }

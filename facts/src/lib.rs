@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-// `#[derive(Row)]` names this crate by its name, in its own code too.
+// The derives name this crate by its name, in its own code too.
 extern crate self as tidegate_facts;
 
 pub mod audit;
@@ -25,6 +25,7 @@ pub mod row;
 pub mod seal;
 pub mod strict_json;
 pub mod suggest;
+pub mod text_payload;
 pub mod tick;
 pub mod time;
 pub mod topic;

@@ -703,6 +703,20 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_not_finite_is_refused() {
+        for value in ["inf", "-inf", "nan", "1e999", "\"1\""] {
+            let text = format!("limit = {value}");
+            let diagnostics = Diagnostics::new(Path::new("t.toml"), &text);
+            let table = diagnostics.table(&text).unwrap().into_inner();
+            let section = Section::new(&table, 0, "the test", &diagnostics);
+            assert_eq!(section.number("limit"), None, "{value}");
+            let found = diagnostics.take();
+            let messages: Vec<&str> = found.iter().map(|fault| fault.message.as_str()).collect();
+            assert!(matches!(messages[..], [message] if message.contains("a finite number")), "{messages:?}");
+        }
+    }
+
+    #[test]
     fn resolved_settings_turn_back_into_the_same_settings() {
         let read = |section: &Section<'_>| {
             section.text_table("columns");

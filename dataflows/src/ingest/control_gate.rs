@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use tidegate_facts::control_fact::POLICY;
+use tidegate_facts::control_fact;
 use tidegate_operators::gate::{GatePolicy, TimeBounds, Validator};
 
 /// The validator of control facts. All of them go to the first partition, so that they are in one
 /// order.
 pub(crate) fn control_validator() -> Validator {
-    let policy = GatePolicy::parse(POLICY).expect("the built-in policy has no fault");
+    let policy = GatePolicy::parse(&control_fact::policy()).expect("the built-in policy has no fault");
     Validator::new(Arc::new(policy), 1, TimeBounds::TICKS)
 }

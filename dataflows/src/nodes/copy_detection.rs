@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tidegate_facts::{Span, columns};
+use tidegate_operators::core::row_layout::{INPUT_KEY, INPUT_TIME};
 use tidegate_operators::core::tick_ordered::Exchange;
 use tidegate_operators::credibility::copy_detection::{CopyConfig, CopyDetection, CopyDetectionColumns};
 
@@ -160,8 +161,8 @@ impl NodeSpec for Spec {
         let time = cx.time_column(&self.time, input, of);
         let mut projection = InputProjection::new(cx, input, claim?, Some(time?));
         let columns = CopyDetectionColumns {
-            claim: 1,
-            time: 2,
+            claim: INPUT_KEY,
+            time: INPUT_TIME,
             stream: projection.keep(stream?),
             value: projection.keep(value?),
         };

@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use tidegate_facts::{Span, columns};
 use tidegate_operators::core::expr::Expr;
 use tidegate_operators::core::row_encoding::is_encodable;
+use tidegate_operators::core::row_layout::{INPUT_KEY, INPUT_TIME};
 use tidegate_operators::core::tick_ordered::Exchange;
 use tidegate_operators::temporal::expire::{Expire, ExpireColumns};
 
@@ -227,8 +228,8 @@ impl NodeSpec for Spec {
             None => None,
         };
         let ttl_max = self.ttl.ttl_max();
-        let columns = ExpireColumns { key: 1, time: 2, ttl, cancel, output_count, ttl_max };
-        let mut rows = projection.input(of, Exchange::Key(1));
+        let columns = ExpireColumns { key: INPUT_KEY, time: INPUT_TIME, ttl, cancel, output_count, ttl_max };
+        let mut rows = projection.input(of, Exchange::Key(INPUT_KEY));
         rows.is_passed_on = true;
         rows.retention = ttl_max.map_or(Retention::SinceSnapshot, Retention::Span);
         let schema = Arc::clone(rows.projection.schema());
@@ -239,7 +240,7 @@ impl NodeSpec for Spec {
             None => {
                 let snapshot = SnapshotSpec {
                     schema: Expire::snapshot_schema(&schema, output_count),
-                    exchange: Exchange::Key(1),
+                    exchange: Exchange::Key(INPUT_KEY),
                     order: vec![1],
                 };
                 StateFactory::Snapshotted(Arc::new(move || Box::new(Expire::new(&schema, columns))), snapshot)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field};
 use tidegate_facts::columns;
 use tidegate_operators::core::expr::Expr;
+use tidegate_operators::core::row_layout::{INPUT_KEY, INPUT_TIME};
 use tidegate_operators::core::tick_ordered::Exchange;
 use tidegate_operators::credibility::quorum::{
     DeclarationColumns, EvidenceColumns, FamilyColumns, Quorum, QuorumConfig, Requirement,
@@ -312,8 +313,8 @@ impl NodeSpec for Spec {
         let (claim, stream, value, time) = (claim?, stream?, value?, optional(time)?);
         let mut projection = InputProjection::new(cx, input, claim, time);
         let mut evidence = EvidenceColumns {
-            claim: 1,
-            time: 2,
+            claim: INPUT_KEY,
+            time: INPUT_TIME,
             stream: projection.keep(stream),
             value: projection.keep(value),
             group: optional(group)?.map(|group| projection.keep(group)),
@@ -321,7 +322,7 @@ impl NodeSpec for Spec {
             is_eligible: optional(eligible)?.map(|expr| projection.compute("_eligible", expr)),
             expires: input.index_of(EXPIRES_AT).ok().map(|index| projection.keep(index)),
             diff: projection.diff(),
-            passthrough: vec![1],
+            passthrough: vec![INPUT_KEY],
         };
         let mut fields = vec![input.field(claim).clone()];
         let (mut declared_input, mut declared) = (None, None);
@@ -357,7 +358,7 @@ impl NodeSpec for Spec {
             types: [retained_type(input, value), retained_type(input, stream), group_type],
         };
         let outputs = config.outputs().into_iter().map(|output| (output.schema, output.order)).collect();
-        let mut inputs = vec![projection.input(of, Exchange::Key(1))];
+        let mut inputs = vec![projection.input(of, Exchange::Key(INPUT_KEY))];
         inputs.extend(declared_input);
         // Every worker receives all families, so no worker could snapshot them for the others.
         inputs.iter_mut().for_each(|input| input.retention = Retention::SinceSnapshot);
@@ -398,15 +399,15 @@ impl Spec {
         };
         let out_of_band = projection.compute("_out_of_band", out_of_band);
         let diff = projection.diff();
-        let (mut passthrough, mut fields) = (vec![1], Vec::new());
+        let (mut passthrough, mut fields) = (vec![INPUT_KEY], Vec::new());
         for name in &self.passthrough {
             let index = cx.retained_column(name, schema, of)?;
             fields.push(schema.field(index).clone());
             passthrough.push(projection.keep(index));
         }
         let numbers = numbers.try_into().expect("three numbers");
-        let columns = DeclarationColumns { claim: 1, numbers, out_of_band, diff, passthrough };
-        Some((projection.input(of, Exchange::Key(1)), columns, fields))
+        let columns = DeclarationColumns { claim: INPUT_KEY, numbers, out_of_band, diff, passthrough };
+        Some((projection.input(of, Exchange::Key(INPUT_KEY)), columns, fields))
     }
 
     /// Adds a fault when what claims require contradicts itself, or can never be met.
@@ -459,7 +460,7 @@ fn memberships(
     cx.same_key_type(families.line, stream, (of, schema.field(index("stream"))))?;
     let mut projection = InputProjection::new(cx, schema, index("stream"), None);
     let columns = FamilyColumns {
-        stream: 1,
+        stream: INPUT_KEY,
         family: projection.keep(index("family")),
         suspected_group: projection.keep(index("suspected_group")),
         weight: projection.keep(index("weight")),

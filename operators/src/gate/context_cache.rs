@@ -66,7 +66,8 @@ pub struct CachedContext {
     pub text: String,
     /// The index of its event type in the policy, or the error of every record with this context.
     pub event: Result<usize, RecordError>,
-    /// The scope of the dedupe keys of its events.
+    /// The scope of the dedupe keys of its events. It depends on the class of the event type and not
+    /// on `event`, because another revision of the policy may admit what this one rejects.
     pub scope: DedupeScope,
 }
 
@@ -111,7 +112,7 @@ impl ContextCache {
         }
         let number = self.all.len() as u32;
         let event = check_policy(context, &self.events);
-        let class = event.as_ref().ok().map(|index| self.events[*index].class);
+        let class = event_index(context, &self.events).map(|index| self.events[index].class);
         let run = context.platform_run_id.as_deref();
         let scope = DedupeScope::new(run, class, &context.event_type);
         self.all.push(CachedContext { context: context.clone(), text: text_of(context), event, scope });
@@ -120,10 +121,15 @@ impl ContextCache {
     }
 }
 
+/// The index of a context's event type in the policy.
+fn event_index(context: &Context, events: &[EventPolicy]) -> Option<usize> {
+    events.binary_search_by(|event| event.event_type.as_ref().cmp(context.event_type.as_str())).ok()
+}
+
 /// Checks a context against the policy, in the gate's order; returns the index of its event type.
 fn check_policy(context: &Context, events: &[EventPolicy]) -> Result<usize, RecordError> {
     let event_type = context.event_type.as_str();
-    let index = events.binary_search_by(|event| event.event_type.as_ref().cmp(event_type)).map_err(|_| {
+    let index = event_index(context, events).ok_or_else(|| {
         let existing: Vec<&str> = events.iter().map(|event| event.event_type.as_ref()).collect();
         RecordError::new(
             Reason::SchemaPolicyMissing,

@@ -699,6 +699,22 @@ fn every_mutated_line_has_one_outcome_which_is_the_same_alone_and_beside_others(
     }
 }
 
+/// Recovery finds the keys of facts by any revision of the policy that has their event type.
+#[test]
+fn every_revision_of_a_policy_finds_the_same_dedupe_keys() {
+    let revisions = [
+        POLICY.replace(r#"producers = ["world"]"#, r#"producers = ["another"]"#),
+        POLICY.replace(r#"versions = ["v1"]"#, r#"versions = ["v2"]"#),
+        POLICY.to_owned(),
+    ];
+    let accepted = outcome(LINE.as_bytes()).unwrap();
+    for revision in revisions {
+        let policy = GatePolicy::parse(&revision).unwrap();
+        let mut validator = Validator::new(Arc::new(policy), 4, BOUNDS);
+        assert_eq!(validator.dedupe_keys(&accepted.rows), accepted.keys, "{revision}");
+    }
+}
+
 fn mutate(record: &mut Vec<u8>, inserted: &[&[u8]], chance: &mut Chance) {
     let at = chance.below(record.len());
     let end = (at + 1 + chance.below(40)).min(record.len());

@@ -729,8 +729,8 @@ mod tests {
 
     #[test]
     fn the_policy_of_control_facts_has_the_digest_of_its_content() {
-        use tidegate_facts::control_fact::{POLICY, policy_rev};
-        assert_eq!(crate::gate::GatePolicy::parse(POLICY).unwrap().rev(), policy_rev());
+        use tidegate_facts::control_fact::{policy, policy_rev};
+        assert_eq!(crate::gate::GatePolicy::parse(&policy()).unwrap().rev(), policy_rev());
     }
 
     /// The oracle: searches the list of applied steps for every answer.

@@ -30,6 +30,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use tidegate_facts::payload_schema::timestamp;
+use tidegate_facts::row::Row;
 use tidegate_facts::tick::MICROS_MAX;
 use tidegate_facts::{KeyHash, Tick, columns};
 
@@ -172,6 +173,20 @@ impl ExpiryQueue {
     }
 }
 
+/// The last columns of a row of the snapshot: a live row or a stored cancellation.
+#[derive(Row)]
+struct StoredRow {
+    /// The tick at which the row expires, or from which on the cancellation is not needed.
+    #[row(name = "_expires")]
+    expires: Tick,
+    /// The event time in microseconds.
+    #[row(name = "_time")]
+    time: i64,
+    /// Whether it is a cancellation.
+    #[row(name = "_cancels")]
+    cancels: bool,
+}
+
 /// The columns of the input of `expire`, by index, and the longest time to live.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpireColumns {
@@ -231,15 +246,7 @@ impl Expire {
     pub fn snapshot_schema(input: &Schema, output_count: usize) -> SchemaRef {
         let [_, late] = Expire::schemas(input, output_count);
         let fields = late.fields()[..output_count].iter().map(|field| field.as_ref().clone());
-        Arc::new(Schema::new(
-            fields
-                .chain([
-                    columns::tick_field("_expires"),
-                    Field::new("_time", DataType::Int64, false),
-                    Field::new("_cancels", DataType::Boolean, false),
-                ])
-                .collect::<Vec<_>>(),
-        ))
+        Arc::new(Schema::new(fields.chain(StoredRow::fields()).collect::<Vec<_>>()))
     }
 
     /// The tick from which on no row with an event time of `time` or before can be live.
@@ -371,26 +378,20 @@ impl SnapshotOperator for Expire {
         let cancellations = || self.queue.cancellations.values();
         let rows = live().map(|of| &of.row[..]).chain(cancellations().map(|of| &of.row[..]));
         let mut columns = self.codec.decode(rows);
-        let expires = live().map(|of| of.expires).chain(cancellations().map(|of| of.until));
-        columns.push(Arc::new(columns::tick_array(expires)));
-        let times = live().map(|of| of.time).chain(cancellations().map(|of| of.time));
-        columns.push(Arc::new(Int64Array::from_iter_values(times)));
-        let cancels = live().map(|_| Some(false)).chain(cancellations().map(|_| Some(true)));
-        columns.push(Arc::new(cancels.collect::<BooleanArray>()));
+        let stored = live()
+            .map(|of| StoredRow { expires: of.expires, time: of.time, cancels: false })
+            .chain(cancellations().map(|of| StoredRow { expires: of.until, time: of.time, cancels: true }));
+        columns.extend(StoredRow::columns(&stored.collect::<Vec<_>>()));
         columns
     }
 
     fn restore(&mut self, rows: &RecordBatch) {
         let keys = keys_of(rows.column(self.columns.key));
-        let first = self.columns.output_count;
-        let expires = rows.column(first).as_primitive::<columns::TickType>();
-        let times = rows.column(first + 1).as_primitive::<Int64Type>();
-        let cancels = rows.column(first + 2).as_boolean();
+        let stored = StoredRow::read(rows).expect("the snapshot has its columns");
         let encoded = self.codec.encode(rows, &self.encoded);
-        for (index, key) in keys.into_iter().enumerate() {
-            let (time, expires) = (times.value(index), Tick(expires.value(index)));
+        for (index, (key, StoredRow { expires, time, cancels })) in keys.into_iter().zip(stored).enumerate() {
             let row = encoded.row(index).data().into();
-            if cancels.value(index) {
+            if cancels {
                 self.queue.store_cancellation(key, time, expires, || row);
             } else {
                 // It was live at the snapshot, so no cancellation of the snapshot applies to it.
