@@ -1,4 +1,5 @@
-//! Backfills: computed as declared, beside what is there, to the same bytes however often they are stopped.
+//! Backfills: computed as declared, in a store beside the live one, and to the same bytes however
+//! often they are interrupted.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +23,8 @@ use crate::harness;
 
 const PAYMENTS: usize = 600;
 
-/// A scratch folder with a file of payments, a topology with a sealed table, and what is declared over it.
+/// A scratch folder with a file of payments, a topology with a sealed table, and the declarations
+/// of backfills over it.
 struct World {
     scratch: tempfile::TempDir,
     set: Vec<String>,
@@ -55,7 +57,7 @@ impl World {
         harness::plan(&self.path("sealed.toml"), &set)
     }
 
-    /// Runs the first so many payments into a folder.
+    /// Runs the first `upto` payments into a data folder.
     fn run(&self, data: &str, upto: usize, more: &[String]) -> Report {
         let lines = (0..upto as i64).map(|i| {
             let at = tidegate_facts::time::to_rfc3339(time_of(i));
@@ -66,7 +68,7 @@ impl World {
         harness::run_plan(&self.plan(more), &self.path(data), 2)
     }
 
-    /// Stricter rules, as a setting.
+    /// A setting that names stricter rules.
     fn strict(&self) -> String {
         let rules = harness::file("tests/topologies/policies/payments-rules.toml");
         let text = std::fs::read_to_string(rules).unwrap();
@@ -75,7 +77,7 @@ impl World {
         format!("decisions.bundle={}", strict.display())
     }
 
-    /// A declaration of some tables, with more lines behind.
+    /// Writes a declaration of the tables `outputs` that ends with the lines `more`.
     fn declare(&self, id: &str, outputs: &str, set: &[String], more: &str) -> PathBuf {
         let set: Vec<&String> = self.set.iter().chain(set).collect();
         let text = format!(
@@ -90,7 +92,7 @@ impl World {
         let data = self.path(data);
         let live = data.join("store");
         let options = Options { data, live, workers, dedupe_bytes: 1 << 20, signer: None };
-        backfill(&declaration, &options, &harness::watch(&declaration.plan))
+        backfill(&declaration, &options, &harness::metrics(&declaration.plan))
     }
 }
 
@@ -106,15 +108,15 @@ fn commits(outcome: &Outcome) -> Commits {
 
 /// The ids and steps of the facts about backfills in a log.
 fn recorded(data: &Path) -> Vec<String> {
-    let known = tidegate_dataflows::governance::backfills(
+    let records = tidegate_dataflows::governance::backfills(
         &harness::log_of(data),
         &Store::open(data.join("store")).unwrap(),
     );
-    known.unwrap().iter().map(|(_, record)| format!("{} {}", record.backfill.id, record.step())).collect()
+    records.unwrap().iter().map(|(_, record)| format!("{} {}", record.backfill.id, record.step())).collect()
 }
 
-/// The lines of a query over the log of `data` and the tables of `store`.
-fn ask(data: &Path, store: &Path, sql: &str) -> String {
+/// The result of a query over the log of `data` and the tables of `store`, printed as a table.
+fn query(data: &Path, store: &Path, sql: &str) -> String {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let rows: Vec<_> = runtime.block_on(async {
         let catalogue = Catalogue::open(data, Some(store.into())).unwrap();
@@ -133,7 +135,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn with_nothing_changed_its_files_are_those_of_the_live_run_which_goes_on_as_before() {
+fn an_unchanged_backfill_writes_the_files_of_the_live_run_and_does_not_disturb_it() {
     let world = World::new();
     let live = world.run("data", 400, &[]);
     let data = world.path("data");
@@ -158,7 +160,7 @@ fn with_nothing_changed_its_files_are_those_of_the_live_run_which_goes_on_as_bef
         +------------------------+-------+"#]]
     .assert_eq(&harness::table(&data, facts));
 
-    // The two facts count in the log like others, and no row comes of them.
+    // The two facts about the backfill count in the log like any others, but add no rows.
     world.run("data", PAYMENTS, &[]);
     expect![[r#"
         +-----------+
@@ -169,14 +171,14 @@ fn with_nothing_changed_its_files_are_those_of_the_live_run_which_goes_on_as_bef
     .assert_eq(&harness::table(&data, "SELECT count(*) AS decisions FROM decisions"));
     let (plan, store) = (world.plan(&[]), Store::open(data.join("store")).unwrap());
     let everything = (Tick::ZERO, Tick::MAX);
-    let compared = compare_seals(&plan, &data, &store, everything, 2, &harness::watch(&plan)).unwrap();
+    let compared = compare_seals(&plan, &data, &store, everything, 2, &harness::metrics(&plan)).unwrap();
     assert!(compared.first.is_none(), "{:#?}", compared.first);
     assert_eq!(compared.equal, PAYMENTS as u64);
     assert_eq!(verify(&harness::log_of(&data), &store, &[]).unwrap().findings, Vec::new());
 }
 
 #[test]
-fn other_rules_decide_beside_the_live_tables_which_are_not_touched() {
+fn a_backfill_under_other_rules_does_not_change_the_live_tables() {
     let world = World::new();
     let live = world.run("data", PAYMENTS, &[]);
     let strict = [world.strict()];
@@ -184,17 +186,17 @@ fn other_rules_decide_beside_the_live_tables_which_are_not_touched() {
     let before = harness::files(&world.path("data/store"));
     let declared = world.declare("strict", ALL, &strict, "");
     let outcome = world.backfill(&declared, "data", 1).unwrap();
-    assert!(before == harness::files(&world.path("data/store")), "the live store was touched");
+    assert!(before == harness::files(&world.path("data/store")), "the live store was changed");
     assert!(compare(&live.commits, &commits(&outcome)).is_some(), "the rules differ");
     assert_eq!(
         compare(&apart.commits, &commits(&outcome)),
         None,
-        "a run under these rules from the beginning"
+        "the backfill equals a run under these rules from the start"
     );
 }
 
 #[test]
-fn only_what_is_in_scope_is_written_and_is_what_the_live_run_has_there() {
+fn only_rows_in_scope_are_written_and_they_equal_those_of_the_live_run() {
     let world = World::new();
     world.run("data", PAYMENTS, &[]);
     let data = world.path("data");
@@ -209,7 +211,7 @@ fn only_what_is_in_scope_is_written_and_is_what_the_live_run_has_there() {
     let outcome = world.backfill(&declared, "data", 2).unwrap();
     let columns = "_tick, event_id, action, score, snapshot_digest";
     let (from, to) = (Tick::new(time_of(150), 0).unwrap(), Tick::new(time_of(333), 0).unwrap());
-    let live = ask(
+    let live = query(
         &data,
         &data.join("store"),
         &format!(
@@ -218,15 +220,15 @@ fn only_what_is_in_scope_is_written_and_is_what_the_live_run_has_there() {
         ),
     );
     assert!(live.lines().count() > 50, "the scope holds rows");
-    let backfilled = ask(&data, &outcome.store, &format!("SELECT {columns} FROM decisions ORDER BY _tick"));
+    let backfilled = query(&data, &outcome.store, &format!("SELECT {columns} FROM decisions ORDER BY _tick"));
     assert_eq!(live, backfilled);
     assert_eq!(commits(&outcome).tables(), ["decisions"]);
     assert_eq!(commits(&outcome).upper(), to);
-    assert_eq!(outcome.record.completion.unwrap().facts, 333, "state is from the beginning on");
+    assert_eq!(outcome.record.completion.unwrap().facts, 333, "state is computed from the start of the log");
 }
 
 #[test]
-fn one_that_was_stopped_goes_on_to_the_bytes_of_one_that_was_not() {
+fn an_interrupted_backfill_resumes_to_the_same_bytes() {
     let world = World::new();
     world.run("data", PAYMENTS, &[]);
     copy(&world.path("data"), &world.path("other"));
@@ -234,7 +236,7 @@ fn one_that_was_stopped_goes_on_to_the_bytes_of_one_that_was_not() {
     let whole = world.backfill(&declared, "data", 1).unwrap();
     let files = harness::files(&world.path("data/backfills"));
 
-    // A foreign object where a table's file must go stops it in the midst.
+    // A foreign object under the name of a table file interrupts the backfill.
     let list = commits(&whole).list;
     let store = store_of(&world.path("other"), "stopped");
     for commit in [4, 6] {
@@ -243,25 +245,28 @@ fn one_that_was_stopped_goes_on_to_the_bytes_of_one_that_was_not() {
         std::fs::write(&obstacle, "not a table").unwrap();
         let stopped = world.backfill(&declared, "other", 2).unwrap_err();
         assert!(matches!(stopped, BackfillError::Replay(_)), "{stopped}");
-        let there = Commits::read(&Store::open(&store).unwrap()).unwrap().list.len();
-        assert!(there <= commit, "{there} commits");
+        let commit_count = Commits::read(&Store::open(&store).unwrap()).unwrap().list.len();
+        assert!(commit_count <= commit, "{commit_count} commits");
         std::fs::remove_file(obstacle).unwrap();
         assert_eq!(recorded(&world.path("other")), ["stopped declared"]);
     }
-    // Payments that come meanwhile are not in its range.
+    // Payments that arrive in the meantime are outside its range.
     world.run("other", PAYMENTS + 100, &[]);
     let other = world.declare("stopped", "[\"decisions\"]", &[world.strict()], "");
     let refused = world.backfill(&other, "other", 1).unwrap_err();
     assert!(matches!(refused, BackfillError::OtherDeclaration { .. }), "{refused}");
     let declared = world.declare("stopped", ALL, &[world.strict()], "");
     let resumed = world.backfill(&declared, "other", 2).unwrap();
-    assert!(files == harness::files(&world.path("other/backfills")), "other bytes than undisturbed");
-    assert_eq!(resumed.record, whole.record, "one receipt");
+    assert!(
+        files == harness::files(&world.path("other/backfills")),
+        "the resumed backfill wrote different bytes"
+    );
+    assert_eq!(resumed.record, whole.record, "both backfills have the same receipt");
     assert_eq!(recorded(&world.path("other")), ["stopped declared", "stopped completed"]);
 }
 
 #[test]
-fn a_basis_ends_the_range_and_must_be_there() {
+fn a_basis_ends_the_range_and_must_exist() {
     let world = World::new();
     let live = world.run("data", PAYMENTS, &[]);
     let basis = &live.commits.list[3];
@@ -284,7 +289,7 @@ fn a_basis_ends_the_range_and_must_be_there() {
 }
 
 #[test]
-fn a_declaration_is_refused_with_all_its_faults_and_primary_truths_by_name() {
+fn a_declaration_is_refused_with_all_its_faults_and_names_each_primary_table() {
     let world = World::new();
     world.run("data", 10, &[]);
     let text = r#"
@@ -308,8 +313,8 @@ version = "0.0.0"
 "#;
     let text = text.replace("CSV", &world.path("payments.csv").display().to_string());
     let faults = BackfillDeclaration::read(&world.write("bad.toml", &text)).err().unwrap();
-    let said: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
-    let said = said.replace(&format!("{}/", world.scratch.path().display()), "");
+    let messages: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
+    let messages = messages.replace(&format!("{}/", world.scratch.path().display()), "");
     let version = env!("CARGO_PKG_VERSION");
     expect![[r#"
         bad.toml:1: the declaration lacks `actor`, who declares it
@@ -332,28 +337,28 @@ version = "0.0.0"
         bad.toml:12: the gate lets no stream `payment.v2` in; did you mean `payment.v1`?
         bad.toml:15: `commit`: a digest is 64 lower-case hexadecimal digits; BLAKE3 of the commit's file is meant
         bad.toml:18: `version` is `0.0.0`, and this build's is `VERSION`; run it with the build that was meant
-    "#]].assert_eq(&said.replace(version, "VERSION"));
+    "#]].assert_eq(&messages.replace(version, "VERSION"));
 }
 
 #[test]
-fn the_command_says_what_it_made_and_lists_it() {
+fn the_command_prints_what_it_wrote_and_lists_backfills() {
     let world = World::new();
     world.run("data", 100, &[]);
     let declared = world.declare("again", "[\"decisions\"]", &[], "");
     let primary = world.declare("primary", "[\"facts\"]", &[], "");
-    let mut shown = String::new();
+    let mut transcript = String::new();
     let mut command = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.arg("backfill").args(arguments).arg("--data").arg(world.path("data"));
-        let done = command.output().unwrap();
-        let out = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
-        shown += &format!("$ -> {}\n{out}\n", done.status.code().unwrap());
+        let output = command.output().unwrap();
+        let out = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        transcript += &format!("$ -> {}\n{out}\n", output.status.code().unwrap());
     };
     command(&[declared.to_str().unwrap(), "-w", "2"]);
     command(&[declared.to_str().unwrap()]);
     command(&[primary.to_str().unwrap()]);
     command(&["list"]);
-    let shown = shown.replace(&world.scratch.path().display().to_string(), "");
+    let transcript = transcript.replace(&world.scratch.path().display().to_string(), "");
     expect![[r#"
         $ -> 0
         backfill again is completed
@@ -362,7 +367,7 @@ fn the_command_says_what_it_made_and_lists_it() {
           tidegate sql --data /data --store /data/backfills/again/store "SELECT .."
 
         $ -> 0
-        backfill again is completed already; nothing was done
+        backfill again was completed before; nothing was done
         100 facts read, 2 commits, the last is DIGEST
         decisions: 100 rows in 4 files, digest DIGEST
           tidegate sql --data /data --store /data/backfills/again/store "SELECT .."
@@ -376,10 +381,10 @@ fn the_command_says_what_it_made_and_lists_it() {
         2026-01-02T02:52:03.000001Z  again  declared by ann: decisions  (a test)
         2026-01-02T02:52:03.000002Z  again  completed: decisions in /data/backfills/again/store
 
-    "#]].assert_eq(&without_digests(&shown));
+    "#]].assert_eq(&without_digests(&transcript));
 }
 
-/// Digests follow from the build, too.
+/// Replaces digests, because they depend on the build.
 fn without_digests(text: &str) -> String {
     let is_digest = |word: &str| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit());
     let words = |line: &str| -> String {

@@ -1,6 +1,8 @@
-//! What `tidegate check` says of broken topologies: every fault at once, each with its line and a mend.
+//! The faults that `tidegate check` reports of broken topologies: all at once, each with its line
+//! and a way to fix it.
 //!
-//! `UPDATE_EXPECT=1 cargo test --release --test whole check` writes what is said now; read the difference.
+//! `UPDATE_EXPECT=1 cargo test --release --test whole check` writes the current messages; review
+//! the difference.
 
 use expect_test::expect_file;
 use tidegate_dataflows::Plan;
@@ -14,24 +16,24 @@ fn check(name: &str, set: &[&str]) {
     let overrides: Vec<Override> = set.iter().map(|text| Override::parse(text).unwrap()).collect();
     let Err(faults) = Plan::read(&file, &overrides) else { panic!("{name} has no fault") };
     let root = format!("{}/", harness::file("").display()).replace("//", "/");
-    let mut said: Vec<String> = faults.iter().map(|fault| fault.to_string().replace(&root, "")).collect();
-    said.push(String::new());
+    let mut messages: Vec<String> = faults.iter().map(|fault| fault.to_string().replace(&root, "")).collect();
+    messages.push(String::new());
     let expected = if set.is_empty() { format!("{name}.txt") } else { format!("{name}-set.txt") };
-    expect_file![harness::file(&format!("tests/broken/{expected}"))].assert_eq(&said.join("\n"));
+    expect_file![harness::file(&format!("tests/broken/{expected}"))].assert_eq(&messages.join("\n"));
 }
 
 #[test]
-fn a_file_that_is_not_toml_is_said_to_be_so() {
+fn a_file_that_is_not_toml_is_reported_as_such() {
     check("syntax", &[]);
 }
 
 #[test]
-fn unknown_kinds_settings_and_values_are_named_with_what_is_known() {
+fn unknown_kinds_settings_and_values_are_reported_with_the_existing_ones() {
     check("shape", &[]);
 }
 
 #[test]
-fn nodes_that_lead_nowhere_or_in_circles_are_found() {
+fn dangling_nodes_and_cycles_are_reported() {
     check("wiring", &[]);
 }
 
@@ -41,32 +43,32 @@ fn every_expression_is_planned_against_its_input() {
 }
 
 #[test]
-fn identifiers_and_comparisons_are_checked_against_their_rows() {
+fn identifiers_and_comparisons_are_checked_against_their_input() {
     check("entities", &[]);
 }
 
 #[test]
-fn measures_of_drift_and_what_the_index_reads_are_checked() {
+fn drift_measures_and_the_inputs_of_the_index_are_checked() {
     check("drift", &[]);
 }
 
 #[test]
-fn faults_of_the_policy_are_shown_where_they_stand() {
+fn faults_of_a_policy_are_reported_at_their_line() {
     check("policy", &[]);
 }
 
 #[test]
-fn faults_of_every_sort_are_shown_at_once() {
+fn faults_of_every_kind_are_reported_at_once() {
     check("everything", &[]);
 }
 
 #[test]
-fn faults_of_the_policy_hide_no_other() {
+fn faults_of_a_policy_do_not_hide_others() {
     check("policy-and-more", &[]);
 }
 
 #[test]
-fn states_are_checked_against_what_they_hear() {
+fn states_are_checked_against_their_inputs() {
     check("states", &[]);
 }
 
@@ -76,7 +78,7 @@ fn overrides_are_checked_like_the_file() {
 }
 
 #[test]
-fn shipped_topologies_have_no_fault() {
+fn shipped_topologies_have_no_faults() {
     harness::plan(&harness::file("dataflows/fraud.toml"), &[]);
     let missing = Plan::read(&harness::file("dataflows/handbook.toml"), &[]);
     let Err(faults) = missing else { panic!("the handbook's payments are not part of the repository") };

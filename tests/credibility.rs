@@ -1,4 +1,5 @@
-//! The credibility topology: what happens in three days, the same however it is run, and after any stop.
+//! The credibility topology: three simulated days give the same tables with any number of workers,
+//! in any batches and after any restart.
 
 use std::path::Path;
 
@@ -21,7 +22,7 @@ fn world(percent: u32, hours: u32) -> String {
 }
 
 #[test]
-fn workers_and_batches_do_not_change_a_byte_of_what_is_believed() {
+fn workers_and_batches_do_not_change_a_byte_of_the_output() {
     let scratch = tempfile::tempdir().unwrap();
     let mut first = None;
     for (workers, batch_rows) in [(1, 100_000), (2, 1_000), (4, 73)] {
@@ -41,12 +42,12 @@ fn workers_and_batches_do_not_change_a_byte_of_what_is_believed() {
     assert_eq!(live.counts.records(), 0, "a second run adds nothing");
     for workers in [1, 3] {
         let out = scratch.path().join(format!("replayed-{workers}"));
-        let again = replay(&plan, &data, &out, workers, &harness::watch(&plan)).unwrap();
+        let again = replay(&plan, &data, &out, workers, &harness::metrics(&plan)).unwrap();
         assert_eq!(compare(&live.commits, &again), None, "replayed on {workers} workers");
     }
 }
 
-/// Reports of twelve streams, some late, some of them unfit, a hundred an hour.
+/// Reports of twelve streams, a hundred an hour. Some are late and some are degraded.
 fn reports(rows: u64) -> Vec<String> {
     let mixed = |number: u64| {
         let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -75,8 +76,8 @@ fn reports(rows: u64) -> Vec<String> {
     (0..rows).map(line).collect()
 }
 
-/// Everything that the topology gave.
-fn given(data: &Path) -> String {
+/// The rows of every table that is compared, printed.
+fn output_rows(data: &Path) -> String {
     ["claim_flips", "drift", "drift_periods", "credibility_history"]
         .map(|table| harness::table(data, &format!("SELECT * FROM {table} ORDER BY _tick")))
         .concat()
@@ -86,7 +87,7 @@ const HEADER: &str =
     "evidence_id,claim_id,source_id,region,tier,value,status,confidence,event_time,ingest_time,ttl_s\n";
 
 #[test]
-fn a_checkpoint_stays_as_large_as_what_is_known_while_evidence_is_refreshed() {
+fn a_checkpoint_does_not_grow_while_evidence_is_only_refreshed() {
     let scratch = tempfile::tempdir().unwrap();
     let lines = reports(9_000);
     let csv = scratch.path().join("reports.csv");
@@ -106,12 +107,18 @@ fn a_checkpoint_stays_as_large_as_what_is_known_while_evidence_is_refreshed() {
         let newest: serde_json::Value = serde_json::from_slice(&newest).unwrap();
         let files = newest["state"]["files"].as_array().unwrap();
         let rows = |file: &serde_json::Value| file["rows"].as_u64().unwrap();
-        let of = |wanted: &dyn Fn(&str) -> bool| -> u64 {
-            files.iter().filter(|file| wanted(file["timeline"].as_str().unwrap())).map(rows).sum()
+        let rows_of = |matches: &dyn Fn(&str) -> bool| -> u64 {
+            files.iter().filter(|file| matches(file["timeline"].as_str().unwrap())).map(rows).sum()
         };
-        assert!(of(&|timeline| timeline.ends_with("/snapshot")) > 0, "states have snapshots: {newest:#}");
-        // Drift keeps the rows of a day; the others keep those since the last snapshot.
-        (of(&|timeline| timeline.starts_with("drift/")), of(&|timeline| !timeline.starts_with("drift/")))
+        assert!(
+            rows_of(&|timeline| timeline.ends_with("/snapshot")) > 0,
+            "states have snapshots: {newest:#}"
+        );
+        // Drift retains the rows of a day, every other state those since the last snapshot.
+        (
+            rows_of(&|timeline| timeline.starts_with("drift/")),
+            rows_of(&|timeline| !timeline.starts_with("drift/")),
+        )
     };
     let sizes = [3_000, 6_000, 9_000].map(size_after);
     println!("drift, and all else: {sizes:?}");
@@ -120,7 +127,7 @@ fn a_checkpoint_stays_as_large_as_what_is_known_while_evidence_is_refreshed() {
 }
 
 #[test]
-fn what_is_believed_after_a_stop_is_what_would_have_been_believed_without() {
+fn a_run_with_stops_gives_the_same_rows_as_a_run_without() {
     let scratch = tempfile::tempdir().unwrap();
     let lines = reports(600);
     let run = |data: &str, upto: usize, workers: usize| {
@@ -138,15 +145,22 @@ fn what_is_believed_after_a_stop_is_what_would_have_been_believed_without() {
         for (turn, upto) in parts.into_iter().enumerate() {
             run(&data, upto, 1 + turn % 3);
         }
-        assert_eq!(given(&scratch.path().join(&data)), given(&scratch.path().join("whole")), "{data}");
+        assert_eq!(
+            output_rows(&scratch.path().join(&data)),
+            output_rows(&scratch.path().join("whole")),
+            "{data}"
+        );
     }
     let corrected = "SELECT count(*) AS n FROM drift_periods WHERE supersedes IS NOT NULL";
-    assert!(!harness::table(&scratch.path().join("whole"), corrected).contains("| 0 "), "some are corrected");
+    assert!(
+        !harness::table(&scratch.path().join("whole"), corrected).contains("| 0 "),
+        "some periods are corrected"
+    );
     let dangling = "SELECT count(*) AS n FROM drift_periods a LEFT JOIN drift_periods b ON a.supersedes = b.period_id \
                     WHERE a.supersedes IS NOT NULL AND (b.revision IS NULL OR b.revision <> a.revision - 1)";
     assert!(
         harness::table(&scratch.path().join("whole"), dangling).contains("| 0 "),
-        "each names the one before"
+        "each correction names the revision before it"
     );
 }
 
@@ -155,18 +169,18 @@ fn tick_at(hours: f64) -> Tick {
     Tick::new(START + (hours * HOUR as f64) as i64, 0).expect("it is before 3111")
 }
 
-/// The index and its terms as of some hours after the start: index, drift, correlation, quorum, ttl, sync.
+/// The index and its terms as of some hours after the start: index, drift, correlation, quorum, ttl
+/// and sync.
 fn index_at(data: &Path, hours: f64) -> [i32; 6] {
     let tick = tick_at(hours).0;
     let sql = format!("SELECT * FROM credibility_history WHERE _tick < {tick} ORDER BY _tick DESC LIMIT 1");
-    let rows = harness::ask(data, &sql);
-    let row =
-        rows.iter().find(|rows| rows.num_rows() > 0).expect("the index is known from the first fact on");
+    let rows = harness::query(data, &sql);
+    let row = rows.iter().find(|rows| rows.num_rows() > 0).expect("there is an index from the first fact on");
     ["credibility_index", "drift", "correlation", "quorum", "ttl", "sync"]
         .map(|column| row.column_by_name(column).unwrap().as_primitive::<Int32Type>().value(0))
 }
 
-/// The least index between two hours.
+/// The lowest index between two hours.
 fn least_between(data: &Path, from: f64, to: f64) -> i32 {
     let tick = |hours: f64| tick_at(hours).0;
     let sql = format!(
@@ -174,13 +188,14 @@ fn least_between(data: &Path, from: f64, to: f64) -> i32 {
         tick(from),
         tick(to)
     );
-    let rows = harness::ask(data, &sql);
+    let rows = harness::query(data, &sql);
     rows[0].column(0).as_primitive::<Int32Type>().value(0).min(index_at(data, from)[0])
 }
 
-/// What follows from claims is what follows from them as they stand; and it fell when they did.
+/// Checks that the status of each area follows from the current claims, and that some area changed
+/// when claims expired.
 fn areas_follow_from_claims(data: &Path) {
-    let wrong = harness::ask(
+    let wrong = harness::query(
         data,
         "SELECT area, up, status FROM areas FULL JOIN (
              SELECT concat(region, '/', domain) AS area, count(*) FILTER (WHERE tier = 0 AND status = 'VERIFIED') AS up
@@ -189,69 +204,75 @@ fn areas_follow_from_claims(data: &Path) {
     );
     assert_eq!(wrong.iter().map(|rows| rows.num_rows()).sum::<usize>(), 0, "{wrong:?}");
     let fallen = harness::table(data, "SELECT count(*) > 0 AS some FROM area_flips WHERE cause = 'EXPIRY'");
-    assert!(fallen.contains("true"), "an area falls with its claims: {fallen}");
+    assert!(fallen.contains("true"), "no area changed when its claims expired: {fallen}");
 }
 
-/// What happens, hour by hour, in a lattice of some size.
+/// Runs three days of a lattice with `percent` of the nodes, and checks the index hour by hour.
 fn three_days(percent: u32) {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path();
     let plan = harness::plan(&topology(), &[world(percent, 73)]);
     harness::run_plan(&plan, data, 2);
     areas_follow_from_claims(data);
-    // From the first hour on: before the first fact there is no index.
+    // Starts with the first hour, because there is no index before the first fact.
     let path: Vec<String> =
         (1..=73).map(|hour| format!("+{hour} h {:?}", index_at(data, f64::from(hour)))).collect();
     let path = path.join("\n");
 
-    // Six claims of tier 0 are always within half an hour of their end, so the ttl term is always at its cap.
+    // At any time six claims of tier 0 expire within half an hour, so the ttl term stays at its
+    // cap.
     let baseline = index_at(data, 12.0);
     assert_eq!(baseline[4], -6, "{path}");
     assert!((92..=94).contains(&baseline[0]), "the reference has 94: {baseline:?}\n{path}");
-    // The cascade: 260 claims of tier 1 lose all evidence at once, so the quorum term is at its cap.
+    // The cascade: 260 claims of tier 1 lose all evidence at once, so the quorum term is at its
+    // cap.
     let cascade = index_at(data, 18.02);
     assert_eq!(cascade[3], -10, "{path}");
-    // The reference's clocks: two regions critical, one warned.
+    // Clock skew as in the reference: two regions are critical, and one has a warning.
     let sync = index_at(data, 36.5);
     assert_eq!(sync[5], -7, "the reference goes from 90 to 83\n{path}");
     assert_eq!(index_at(data, 36.8)[5], 0, "{path}");
-    // The hidden correlation is seen, and passes.
+    // The hidden correlation is detected, and its term returns to zero afterwards.
     assert!(index_at(data, 24.0)[2] < -3, "{path}");
     assert_eq!(index_at(data, 30.0)[2], 0, "{path}");
-    // Confidence: what the caps let drift take.
+    // The loss of confidence lowers the index, as far as the cap of the drift term allows.
     assert!(least_between(data, 44.0, 47.0) < baseline[0], "{path}");
     let end = index_at(data, 72.0);
-    assert_eq!([end[1], end[2], end[5]], [0, 0, 0], "nothing is left on day 3\n{path}");
+    assert_eq!([end[1], end[2], end[5]], [0, 0, 0], "no term is left on day 3\n{path}");
     assert!((91..=94).contains(&end[0]), "{path}");
 
-    let volatile = harness::ask(
+    let volatile = harness::query(
         data,
         "SELECT count(DISTINCT key) AS claims, min(detected_at) AS first, max(detected_at) AS last FROM drift \
          WHERE measure = 'confidence' AND severity = 'critical'",
     );
     let claims = volatile[0].column(0).as_primitive::<Int64Type>().value(0);
-    assert_eq!(claims, i64::from((12 * percent / 100).max(2)), "each of the volatile claims, and no other");
+    assert_eq!(
+        claims,
+        i64::from((12 * percent / 100).max(2)),
+        "drift finds each of the volatile claims, and no other"
+    );
     let at = |column: usize| {
         (volatile[0].column(column).as_primitive::<TimestampMicrosecondType>().value(0) - START) / (HOUR / 4)
     };
     assert!((44 * 4..=46 * 4 + 6).contains(&at(1)) && (44 * 4..=47 * 4 + 2).contains(&at(2)));
     let clocks = "SELECT count(DISTINCT key) AS n FROM drift WHERE measure = 'clock'";
-    assert!(harness::table(data, clocks).contains("| 3 "), "all three regions");
+    assert!(harness::table(data, clocks).contains("| 3 "), "all three regions drift");
     let groups = "SELECT count(DISTINCT key) AS n FROM drift WHERE measure = 'correlation' AND value > 0.7";
     println!("{}\n{path}", harness::table(data, groups));
 }
 
 #[test]
-fn a_tenth_of_the_lattice_follows_the_path_of_the_reference() {
+fn a_tenth_of_the_lattice_follows_the_reference() {
     three_days(10);
 }
 
 #[test]
-fn the_ttl_term_follows_the_cascade_where_evidence_that_is_due_is_not_short() {
-    // In five minutes, no claim of tier 0 loses the last of its evidence by itself.
+fn with_a_short_horizon_the_ttl_term_follows_only_the_cascade() {
+    // Outside the cascade, no claim of tier 0 is within five minutes of losing its last evidence.
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path();
-    let plan = harness::plan(&topology(), &[world(10, 23), "credibility.short=5m".to_owned()]);
+    let plan = harness::plan(&topology(), &[world(10, 23), "credibility.expiring_within=5m".to_owned()]);
     harness::run_plan(&plan, data, 2);
     let ttl: Vec<i32> =
         [6.0, 12.0, 17.0, 18.02, 18.15, 21.0, 22.0].map(|hours| index_at(data, hours)[4]).to_vec();
@@ -260,6 +281,6 @@ fn the_ttl_term_follows_the_cascade_where_evidence_that_is_due_is_not_short() {
 
 #[test]
 #[ignore = "36,000 nodes and 1.3 million reports take a minute"]
-fn the_whole_lattice_follows_the_path_of_the_reference() {
+fn the_whole_lattice_follows_the_reference() {
     three_days(100);
 }

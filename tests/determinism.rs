@@ -21,7 +21,7 @@ fn fraud() -> std::path::PathBuf {
     harness::file("dataflows/fraud.toml")
 }
 
-/// The tables' rows, whatever the files they are cut into.
+/// The rows of the tables, however they are divided into files.
 fn rows(data: &Path) -> String {
     let features = harness::table(data, "SELECT * FROM features ORDER BY _tick");
     features + &harness::table(data, "SELECT * FROM decisions ORDER BY _tick")
@@ -44,7 +44,7 @@ fn workers_and_batches_do_not_change_a_byte() {
 }
 
 #[test]
-fn one_fact_a_batch_gives_the_same_bytes() {
+fn batches_of_one_fact_give_the_same_bytes() {
     let scratch = tempfile::tempdir().unwrap();
     let world = "transactions.world={ seed = 3, customers = 20, terminals = 10, days = 12, radius = 30.0 }";
     let run = |batch_rows: usize| {
@@ -72,11 +72,11 @@ fn a_second_run_adds_nothing() {
     let of_log = |files: &[(String, Vec<u8>)]| {
         files.iter().filter(|f| !f.0.starts_with("index")).cloned().collect::<Vec<_>>()
     };
-    assert!(of_log(&before) == of_log(&after), "log and store are as they were");
+    assert!(of_log(&before) == of_log(&after), "log and store have not changed");
 }
 
 #[test]
-fn two_halves_equal_one_whole() {
+fn two_runs_over_halves_equal_one_over_the_whole() {
     let scratch = tempfile::tempdir().unwrap();
     let lines: Vec<String> = (0..400)
         .map(|i| {
@@ -95,11 +95,12 @@ fn two_halves_equal_one_whole() {
     run("whole", 400, 1);
     run("halves", 123, 2);
     let second = run("halves", 400, 1);
-    assert_eq!(second.counts.admitted, 277, "the second run goes on where the first ended");
+    assert_eq!(second.counts.admitted, 277, "the second run continues where the first ended");
     assert_eq!(rows(&scratch.path().join("whole")), rows(&scratch.path().join("halves")));
 }
 
-/// Payments of which some are late, some later than declared, some without a time and some sent twice.
+/// Payments, of which some are late, some later than declared, some without a time and some sent
+/// twice.
 fn unsorted_payments(folder: &Path) -> Vec<String> {
     let line = |i: i64, at: &str| format!("{i},{at},{},{},{}.00\n", i % 7, i % 5, i % 300);
     let at = |seconds: i64| tidegate_facts::time::to_rfc3339((1_767_225_600 + seconds) * 1_000_000);
@@ -124,7 +125,7 @@ fn unsorted_payments(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn late_records_take_the_same_ticks_in_any_batches_and_after_any_stop() {
+fn late_records_get_the_same_ticks_in_any_batches_and_after_any_stop() {
     let scratch = tempfile::tempdir().unwrap();
     let paths = unsorted_payments(scratch.path());
     let run = |data: &str, batch_rows: usize| {
@@ -141,18 +142,18 @@ fn late_records_take_the_same_ticks_in_any_batches_and_after_any_stop() {
     assert!(!harness::table(&scratch.path().join("whole"), ahead).contains("| 0 "), "some were too late");
     assert!(run("single", 1) == whole, "batches of one");
     assert!(run("small", 37) == whole, "batches of 37");
-    // A run that was stopped has left the groups that were durable.
+    // A stopped run leaves the groups that were durable.
     let groups = harness::groups(&harness::log_of(&scratch.path().join("small")), 0, Until::Complete);
     assert!(groups.len() > 10, "several groups");
-    for kept in 1..groups.len() {
-        let data = format!("stopped-{kept}");
+    for group_count in 1..groups.len() {
+        let data = format!("stopped-{group_count}");
         let log = harness::log_of(&scratch.path().join(&data));
         let (mut log, _) = log.open(LogOptions::default()).unwrap();
-        for group in &groups[..kept] {
+        for group in &groups[..group_count] {
             log.append_and_wait(group).unwrap();
         }
         drop(log);
-        assert!(run(&data, 20) == whole, "stopped after {kept} groups");
+        assert!(run(&data, 20) == whole, "stopped after {group_count} groups");
     }
 }
 
@@ -164,25 +165,25 @@ fn a_replay_gives_the_same_files_on_any_number_of_workers() {
     for workers in [1, 2, 4] {
         let out = scratch.path().join(format!("replayed-{workers}"));
         let again =
-            replay(&plan, &scratch.path().join("live"), &out, workers, &harness::watch(&plan)).unwrap();
+            replay(&plan, &scratch.path().join("live"), &out, workers, &harness::metrics(&plan)).unwrap();
         assert_eq!(compare(&live.commits, &again), None);
     }
 }
 
 #[test]
-fn another_plan_on_the_folder_is_refused() {
+fn a_different_plan_on_the_same_folder_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     harness::run_plan(&harness::plan(&fraud(), &small_world(1_000)), scratch.path(), 1);
     let mut other = small_world(1_000);
     other.push("windowed.lateness_max=2h".to_owned());
     let plan = harness::plan(&fraud(), &other);
     let options = tidegate_dataflows::run::Options::new(scratch.path());
-    let refused = tidegate_dataflows::run::run(&plan, &options, &harness::watch(&plan)).unwrap_err();
+    let refused = tidegate_dataflows::run::run(&plan, &options, &harness::metrics(&plan)).unwrap_err();
     assert!(refused.to_string().contains("holds the log of plan"), "{refused}");
 }
 
 #[test]
-fn input_that_changed_is_refused() {
+fn changed_input_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let csv = scratch.path().join("payments.csv");
     let header = "transaction_id,at,customer_id,terminal_id,amount\n";
@@ -194,6 +195,6 @@ fn input_that_changed_is_refused() {
     harness::run_plan(&plan, &data, 1);
     std::fs::write(&csv, line("2.00")).unwrap();
     let options = tidegate_dataflows::run::Options::new(&data);
-    let refused = tidegate_dataflows::run::run(&plan, &options, &harness::watch(&plan)).unwrap_err();
+    let refused = tidegate_dataflows::run::run(&plan, &options, &harness::metrics(&plan)).unwrap_err();
     assert!(matches!(refused, tidegate_dataflows::run::RunError::Source { .. }), "{refused}");
 }

@@ -1,4 +1,4 @@
-//! The drift of card payments: quiet in a world that stays as it is, and loud in one whose frauds change.
+//! The drift of card payments: green while the world stays the same, red once its frauds change.
 
 use std::path::Path;
 
@@ -10,9 +10,10 @@ use crate::harness;
 const DAY: i64 = 86_400_000_000;
 const START: i64 = 1_767_225_600_000_000;
 
-/// The shipped topology, whose world ends on the seventieth day; from then on the same customers pay at a tenth of the terminals, as
-/// many of which are taken over each day.
-fn changed(folder: &Path) -> std::path::PathBuf {
+/// The shipped topology with a world that ends on the seventieth day. From then on, the same
+/// customers pay at a tenth of the terminals, and as many terminals as before are compromised each
+/// day.
+fn changed_topology(folder: &Path) -> std::path::PathBuf {
     let shipped = std::fs::read_to_string(harness::file("dataflows/fraud.toml")).unwrap();
     let policies = harness::file("dataflows/policies");
     let edit = |text: String, from: &str, to: &str| {
@@ -56,31 +57,39 @@ name = "admitted""#;
 }
 
 #[test]
-fn payments_are_green_once_their_windows_are_full_until_their_frauds_change() {
+fn drift_is_green_once_windows_are_full_and_red_once_frauds_change() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data");
-    harness::run_plan(&harness::plan(&changed(scratch.path()), &[]), &data, 2);
+    harness::run_plan(&harness::plan(&changed_topology(scratch.path()), &[]), &data, 2);
     let sql = "SELECT measure, period_from, value, level FROM drift_periods WHERE supersedes IS NULL ORDER BY _tick, measure";
     println!("{}", harness::table(&data, sql));
-    let of = |measure: &str, levels: &str, from: i64, to: i64| {
+    let periods_of = |measure: &str, levels: &str, from: i64, to: i64| {
         let sql = format!(
             "SELECT count(*) AS n, min(period_from) AS first FROM drift_periods WHERE measure = '{measure}' AND {levels} \
              AND period_from >= to_timestamp_micros({}) AND period_from < to_timestamp_micros({})",
             START + from * DAY,
             START + to * DAY
         );
-        let rows = harness::ask(&data, &sql);
+        let rows = harness::query(&data, &sql);
         let first = rows[0].column(1).as_primitive::<TimestampMicrosecondType>();
         let first = first.iter().next().flatten().map(|first| (first - START) / DAY);
         (rows[0].column(0).as_primitive::<Int64Type>().value(0), first)
     };
     for measure in ["score", "score_distance", "terminal_risk"] {
-        assert_eq!(of(measure, "true", 0, 42), (0, None), "{measure} settles");
-        assert_eq!(of(measure, "level = 'green'", 42, 70), (4, Some(42)), "{measure}: nothing has changed");
-        assert_eq!(of(measure, "level <> 'green'", 42, 70), (0, None), "{measure}: nothing has changed");
+        assert_eq!(periods_of(measure, "true", 0, 42), (0, None), "{measure} is warming up");
+        assert_eq!(
+            periods_of(measure, "level = 'green'", 42, 70),
+            (4, Some(42)),
+            "{measure}: nothing has changed"
+        );
+        assert_eq!(
+            periods_of(measure, "level <> 'green'", 42, 70),
+            (0, None),
+            "{measure}: nothing has changed"
+        );
     }
-    // It takes a week until labels say so, and longer until many terminals are.
-    assert!(of("terminal_risk", "level = 'red'", 77, 105).0 >= 2);
-    assert!(of("score", "level = 'red'", 77, 105).0 >= 2);
-    assert_eq!(of("amount", "level <> 'green'", 0, 105), (0, None), "amounts are what they were");
+    // Labels arrive after a week, and it takes longer until many terminals have been compromised.
+    assert!(periods_of("terminal_risk", "level = 'red'", 77, 105).0 >= 2);
+    assert!(periods_of("score", "level = 'red'", 77, 105).0 >= 2);
+    assert_eq!(periods_of("amount", "level <> 'green'", 0, 105), (0, None), "the amounts have not changed");
 }

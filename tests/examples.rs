@@ -1,4 +1,4 @@
-//! What a reader copies from works as it is told.
+//! The shipped examples give the results that their documentation states.
 
 use expect_test::expect;
 
@@ -6,7 +6,7 @@ use crate::harness;
 use crate::service::Service;
 
 #[test]
-fn the_transfers_of_the_example_are_decided_and_what_is_wrong_with_two_is_told() {
+fn the_example_transfers_are_decided_and_two_of_them_quarantined_with_a_reason() {
     let scratch = tempfile::tempdir().unwrap();
     let plan = harness::plan(&harness::file("examples/transfers/topology.toml"), &[]);
     harness::run_plan(&plan, scratch.path(), 1);
@@ -38,13 +38,13 @@ fn the_transfers_of_the_example_are_decided_and_what_is_wrong_with_two_is_told()
 }
 
 #[test]
-fn the_payment_of_the_example_is_decided_by_the_fraud_topology() {
+fn the_example_payment_is_decided_by_the_fraud_topology() {
     let scratch = tempfile::tempdir().unwrap();
     let small = "transactions.world={ seed = 5, customers = 30, terminals = 20, days = 3, radius = 30.0 }";
     let service = Service::run(&harness::file("dataflows/fraud.toml"), scratch.path(), &["--set", small]);
     let payment = std::fs::read_to_string(harness::file("examples/payment.json")).unwrap();
-    let answered = service.post("/v1/decide", "application/json", &payment);
-    assert_eq!(answered.status, 200, "{}", answered.body);
-    assert_eq!(answered.json()["decisions"][0]["action"], "BLOCK", "{}", answered.body);
+    let response = service.post("/v1/decide", "application/json", &payment);
+    assert_eq!(response.status, 200, "{}", response.body);
+    assert_eq!(response.json()["decisions"][0]["action"], "BLOCK", "{}", response.body);
     service.stop();
 }

@@ -1,13 +1,14 @@
-//! What is left of a run that is killed, torn, flipped, out of space, or lied to by its store?
+//! Runs that are killed, whose files are torn or corrupted, whose disk is full, or whose store
+//! breaks its contract.
 //!
-//! A round takes a seed, and draws from it a small workload and a disturbance. After the disturbance a
-//! run either refuses by name, and goes on once the damage is mended, or goes on at once. In the end
-//! what was acknowledged is there, every record has one receipt, every event is one fact, every fact has
-//! one decision, the commits are a chain, and the output is that of a run that nobody disturbed, byte
-//! for byte.
+//! A round draws a small workload and a fault from its seed. After the fault, a run either
+//! continues at once, or refuses with the name of the damaged file and continues once that file is
+//! repaired. In the end, everything acknowledged is in the log, every record has one receipt, every
+//! event is one fact, every fact has one decision, the commits form a chain, and the output equals
+//! that of an undisturbed run, byte for byte.
 //!
-//! What a seed draws is the same each time; how far a killed process got beyond the point that was drawn
-//! for it is up to the machine.
+//! A seed always draws the same round. How far a killed process gets beyond the drawn point depends
+//! on the machine.
 
 mod chance;
 mod invariants;
@@ -32,7 +33,7 @@ use tidegate_sinks::commits::Commits;
 use tidegate_sinks::store::{FaultSchedule, LocalBackend, RetryPolicy, SimulatedBackend, Store, StoreFault};
 
 use chance::Dice;
-use invariants::{invariants, ticks_of, told};
+use invariants::{describe, invariants, ticks_of};
 use ledger::Ledger;
 use log_bytes::groups;
 use workload::{Workload, outputs};
@@ -41,11 +42,11 @@ use crate::harness;
 
 const ROUNDS: u64 = 24;
 const ROUNDS_AT_ONCE: usize = 4;
-/// A run of these takes a second, even on a busy machine.
-const HANGS_AFTER: Duration = Duration::from_secs(60);
+/// A run of a workload takes a second, even on a busy machine.
+const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[test]
-fn nothing_acknowledged_is_lost_and_nothing_is_decided_twice() {
+fn no_acknowledged_fact_is_lost_or_decided_twice() {
     play(0..ROUNDS);
 }
 
@@ -71,26 +72,26 @@ fn small_world() -> Arc<Plan> {
     harness::plan(&harness::file("dataflows/fraud.toml"), &set)
 }
 
-/// A run that was killed left no mark at the end of its log, and rows behind the last commit.
+/// A killed run leaves a log without a mark at its end, and rows behind the last commit.
 #[test]
-fn a_log_that_was_cut_short_is_replayed_to_an_end() {
+fn a_truncated_log_is_replayed_to_its_end() {
     let scratch = tempfile::tempdir().unwrap();
     let (data, out) = (scratch.path().join("data"), scratch.path().join("out"));
     let plan = small_world();
     let whole = harness::run_plan(&plan, &data, 1).commits;
-    let places = groups(&data.join("log"));
-    let cut = &places[places.len() / 2];
+    let written = groups(&data.join("log"));
+    let cut = &written[written.len() / 2];
     std::fs::OpenOptions::new().write(true).open(&cut.segment).unwrap().set_len(cut.at).unwrap();
-    // The second finds everything committed up to the last boundary.
+    // The second replay finds everything committed up to the last boundary.
     for workers in [2, 1] {
-        let commits = replay(&plan, &data, &out, workers, &harness::watch(&plan)).unwrap();
+        let commits = replay(&plan, &data, &out, workers, &harness::metrics(&plan)).unwrap();
         assert!(commits.list.len() > 1 && whole.list.starts_with(&commits.list));
     }
 }
 
-/// The newest checkpoint stands at a boundary that only the torn group told of.
+/// The newest checkpoint belongs to a boundary that only the lost group recorded.
 #[test]
-fn a_commit_mark_that_was_torn_away_is_written_again() {
+fn a_lost_commit_mark_is_written_again() {
     let scratch = tempfile::tempdir().unwrap();
     let (data, out) = (scratch.path().join("data"), scratch.path().join("out"));
     let plan = small_world();
@@ -98,7 +99,7 @@ fn a_commit_mark_that_was_torn_away_is_written_again() {
     let last = groups(&data.join("log")).pop().expect("the run left groups");
     std::fs::OpenOptions::new().write(true).open(&last.segment).unwrap().set_len(last.at).unwrap();
     let again = harness::run_plan(&plan, &data, 2).commits;
-    let replayed = replay(&plan, &data, &out, 1, &harness::watch(&plan)).unwrap();
+    let replayed = replay(&plan, &data, &out, 1, &harness::metrics(&plan)).unwrap();
     assert!(again.list == whole.list && replayed.list == whole.list);
 }
 
@@ -106,7 +107,7 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// Plays the rounds of these seeds, several at a time, as most of their time they wait for the disk.
+/// Plays the rounds of these seeds, several at a time, because they mostly wait for the disk.
 fn play(seeds: Range<u64>) {
     let (next, failed) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
     let play_some = || {
@@ -117,8 +118,8 @@ fn play(seeds: Range<u64>) {
             }
             let mut round = Round::new(seed);
             if catch_unwind(AssertUnwindSafe(|| round.play())).is_err() {
-                let kept = round.scratch.keep();
-                eprintln!("\nwhat it left is in {}; play it again with", kept.display());
+                let folder = round.scratch.keep();
+                eprintln!("\nthe files of the round are in {}; reproduce it with", folder.display());
                 eprintln!("FAULT_SEED={seed} cargo test --release --test whole one_round -- --ignored\n");
                 failed.lock().unwrap().push(seed);
             }
@@ -129,13 +130,13 @@ fn play(seeds: Range<u64>) {
     assert!(failed.is_empty(), "the rounds of seeds {failed:?} failed");
 }
 
-/// One data folder, and what is known of it.
+/// One data folder, and what must hold of it.
 struct Round {
     seed: u64,
     dice: Dice,
     workload: &'static Workload,
     data: PathBuf,
-    /// What the log held before the last fault, and must go on to hold.
+    /// What the log held before the last fault, and must still hold.
     acknowledged: Ledger,
     segment_kib: u64,
     dedupe_mib: u64,
@@ -152,7 +153,7 @@ impl Round {
             workload,
             data: scratch.path().join("data"),
             acknowledged: Ledger::default(),
-            // Small ones make many segments, and many runs of the index.
+            // Small sizes give many segments, and many runs of the index.
             segment_kib: *dice.pick(&[32, 128, 64 << 10]),
             dedupe_mib: *dice.pick(&[0, 0, 64]),
             dice,
@@ -161,22 +162,22 @@ impl Round {
     }
 
     fn play(&mut self) {
-        self.say(self.workload.name);
+        self.report(self.workload.name);
         match self.seed % 5 {
             0 => self.kills(),
             1 => self.tears(),
             2 => self.flips(),
             3 => self.fills_the_disk(),
-            _ => self.lies(),
+            _ => self.injects_store_faults(),
         }
         self.finish();
     }
 
-    fn say(&self, what: impl Display) {
+    fn report(&self, what: impl Display) {
         println!("round {}: {what}", self.seed);
     }
 
-    // The disturbances.
+    // The faults.
 
     fn kills(&mut self) {
         for _ in 0..self.dice.between(2..7) {
@@ -193,12 +194,12 @@ impl Round {
         let first_here = groups.iter().find(|g| g.segment == last.segment).expect("the last is one").at;
         let case = self.dice.below(4);
         match case {
-            // A group that was being written: nothing of it was acknowledged.
+            // A group is written in part: nothing of it was acknowledged.
             0 => {
-                let of = groups.iter().filter(|g| g.segment == last.segment).collect::<Vec<_>>();
-                let of = *self.dice.pick(&of);
-                let cut = self.dice.below(of.end - of.at) as usize;
-                let mut begun = whole[of.at as usize..][..cut].to_vec();
+                let groups = groups.iter().filter(|g| g.segment == last.segment).collect::<Vec<_>>();
+                let group = *self.dice.pick(&groups);
+                let cut = self.dice.below(group.end - group.at) as usize;
+                let mut begun = whole[group.at as usize..][..cut].to_vec();
                 if self.dice.percent(50) {
                     // Its pages reach the disk in any order.
                     let hole = self.dice.below(cut as u64 + 1) as usize;
@@ -209,7 +210,7 @@ impl Round {
             }
             // The last group loses its end.
             1 => torn.truncate(self.dice.between(last.at..last.end) as usize),
-            // The last group is overwritten from somewhere on.
+            // The last group is overwritten from some byte on.
             2 => {
                 let from = self.dice.between(last.at..last.end);
                 let garbage = self.dice.bytes(last.end - from);
@@ -220,21 +221,24 @@ impl Round {
                     garbage
                 });
             }
-            // More is gone than a crash can take.
+            // More is lost than a crash can take.
             _ => torn.truncate(self.dice.between(first_here..last.end) as usize),
         }
         std::fs::write(&last.segment, &torn).unwrap();
-        self.say(format_args!("torn, case {case}, at {} groups", groups.len()));
+        self.report(format_args!("torn, case {case}, at {} groups", groups.len()));
         let left = Ledger::read(&self.data).unwrap();
         if case == 0 {
-            assert_eq!(left, self.acknowledged, "what was begun hides nothing");
+            assert_eq!(left, self.acknowledged, "a group written in part must not hide others");
         }
-        assert!(left.is_kept_in(&self.acknowledged), "the rest of the log is as it was");
-        let (refused, said) = self.run();
+        assert!(left.is_prefix_of(&self.acknowledged), "the rest of the log must not change");
+        let (refused, stderr) = self.run();
         if refused {
-            assert!(case != 0, "a torn end is taken back: {said}");
-            self.assert_named(&said, &last.segment);
-            assert!(std::fs::read(&last.segment).unwrap() == torn, "what is refused is left as it is");
+            assert!(case != 0, "a torn end must be repaired: {stderr}");
+            self.assert_named(&stderr, &last.segment);
+            assert!(
+                std::fs::read(&last.segment).unwrap() == torn,
+                "a run that refuses must not change the file"
+            );
             std::fs::write(&last.segment, &whole).unwrap();
         } else {
             self.acknowledged = left;
@@ -250,7 +254,7 @@ impl Round {
 
     fn flip_one(&mut self) {
         let mut files: Vec<String> = harness::files(&self.data).into_iter().map(|(name, _)| name).collect();
-        // Every kind of file has the same chance, however many there are of it.
+        // Every kind of file has the same probability, however many files it has.
         let kinds = ["log/", "index/", "store/tables", "store/commits", ""];
         let kind = *self.dice.pick(&kinds);
         if files.iter().any(|name| name.starts_with(kind)) {
@@ -260,7 +264,7 @@ impl Round {
         let whole = std::fs::read(&path).unwrap();
         let of_segment: Vec<_> =
             groups(&self.data.join("log")).into_iter().filter(|g| g.segment == path).collect();
-        // Behind the last group of a segment stand zeros, most of them alike.
+        // Behind the last group of a segment are only zeros, so testing a few of them is enough.
         let end =
             of_segment.last().map_or(whole.len() as u64, |last| (last.end + 256).min(whole.len() as u64));
         if end == 0 {
@@ -272,10 +276,10 @@ impl Round {
         std::fs::write(&path, &flipped).unwrap();
 
         let name = path.strip_prefix(&self.data).unwrap().display().to_string();
-        self.say(format_args!("byte {at} of {name}, which has {}", whole.len()));
-        let (refused, said) = self.run();
+        self.report(format_args!("byte {at} of {name}, which has {}", whole.len()));
+        let (refused, stderr) = self.run();
         if refused {
-            self.assert_named(&said, &path);
+            self.assert_named(&stderr, &path);
             std::fs::write(&path, &whole).unwrap();
             return;
         }
@@ -283,15 +287,15 @@ impl Round {
         if !broken.is_empty() {
             assert!(
                 broken.iter().any(|b| b.file.ends_with(name.trim_start_matches("store/"))),
-                "{name} was touched: {}",
-                told(&broken)
+                "{name} was changed, and the findings are: {}",
+                describe(&broken)
             );
             std::fs::write(&path, &whole).unwrap();
         } else if path.extension().is_some_and(|e| e == "seg") {
-            // It was seen as torn, and its records were read from their source again.
+            // The run took it for a torn end, and read the records from their source again.
             assert!(
                 of_segment.last().is_none_or(|last| at as u64 >= last.at),
-                "a group before the last is damaged in silence"
+                "damage to a group before the last was not reported"
             );
             self.acknowledged = Ledger::default();
         }
@@ -299,28 +303,29 @@ impl Round {
     }
 
     fn fills_the_disk(&mut self) {
-        // Only files are bounded, one by one: that is what a process can be told without a disk of its own.
+        // The limit applies to each file, because the process has no disk of its own that could be
+        // full.
         let script = r#"[ "$1" = dies ] || trap "" XFSZ; ulimit -f "$2"; shift 2; exec "$@""#;
         for _ in 0..self.dice.between(1..5) {
             let log_bytes = groups(&self.data.join("log")).last().map_or(0, |last| last.end);
             let blocks = self.dice.between(0..(log_bytes.max(300_000) / 512).min(2 * self.segment_kib) + 20);
-            let how = if self.dice.percent(20) { "dies" } else { "is told" };
+            let how = if self.dice.percent(20) { "dies" } else { "gets an error" };
             let tidegate = self.command();
             let mut limited = Command::new("sh");
             limited.args(["-c", script, "sh", how, &blocks.to_string()]).arg(tidegate.get_program());
             limited.args(tidegate.get_args()).stdout(Stdio::null());
-            let (status, said) = ended(limited);
-            self.say(format_args!("{blocks} blocks, and the process {how}: {status}"));
+            let (status, stderr) = ended(limited);
+            self.report(format_args!("{blocks} blocks, and the process {how}: {status}"));
             assert!(
-                status.success() || status.code().is_none() || said.contains(&*self.data.to_string_lossy()),
-                "{said}"
+                status.success() || status.code().is_none() || stderr.contains(&*self.data.to_string_lossy()),
+                "{stderr}"
             );
-            assert!(how == "dies" || status.code().is_some(), "only the signal may end it: {said}");
+            assert!(how == "dies" || status.code().is_some(), "only the signal may end it: {stderr}");
             self.acknowledge();
         }
     }
 
-    fn lies(&mut self) {
+    fn injects_store_faults(&mut self) {
         if self.dice.percent(50) {
             self.start_and_kill();
         }
@@ -329,7 +334,7 @@ impl Round {
             let faults: Vec<StoreFault> = match self.dice.below(3) {
                 0 => vec![*self.dice.pick(&StoreFault::ALL)],
                 1 => StoreFault::ALL.to_vec(),
-                // A store that meets its contract in the end.
+                // Faults with which a store still meets its contract.
                 _ => {
                     use StoreFault::{Fails, LosesAnswer, RunsTwice, Stalls};
                     vec![Fails, Stalls, LosesAnswer, RunsTwice]
@@ -347,8 +352,8 @@ impl Round {
                 segment_bytes: self.segment_kib << 10,
                 ..Options::new(&self.data)
             };
-            let outcome = run_into(&plan, &options, &store, &harness::watch(&plan));
-            self.say(format_args!(
+            let outcome = run_into(&plan, &options, &store, &harness::metrics(&plan));
+            self.report(format_args!(
                 "{percent} % of {faults:?}: {}",
                 outcome.as_ref().err().map_or("ran".to_owned(), ToString::to_string)
             ));
@@ -358,8 +363,8 @@ impl Round {
                     self.check_end();
                 }
                 Err(error) => {
-                    let said = error.to_string();
-                    assert!(said.contains(&store.url().to_string()), "{said} names no object");
+                    let message = error.to_string();
+                    assert!(message.contains(&store.url().to_string()), "{message} names no object");
                     self.acknowledge();
                 }
             }
@@ -379,15 +384,15 @@ impl Round {
         command
     }
 
-    /// Runs to the end. Returns whether that was refused, and what was said.
+    /// Runs to the end. Returns whether the run refused, and its standard error.
     fn run(&mut self) -> (bool, String) {
-        let (status, said) = ended(self.command());
-        assert!(status.code().is_some(), "nobody killed it: {said}");
-        assert!(!said.contains("panicked"), "{said}");
-        (!status.success(), said)
+        let (status, stderr) = ended(self.command());
+        assert!(status.code().is_some(), "a signal ended the run: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        (!status.success(), stderr)
     }
 
-    /// Starts a run and kills it when it has come to some point, if it does not end before.
+    /// Starts a run and kills it at a drawn point, unless it ends before.
     fn start_and_kill(&mut self) {
         let log = self.data.join("log");
         let store = self.data.join("store");
@@ -397,29 +402,29 @@ impl Round {
         let at_groups = self.dice.between(now as u64..end.max(now + 1) as u64) as usize;
         let at_objects =
             self.dice.between(now_objects as u64..end_objects.max(now_objects + 1) as u64) as usize;
-        let looks = self.dice.below(100);
+        let polls_max = self.dice.below(100);
         let by = self.dice.below(3);
         let mut running = self.command().stderr(Stdio::null()).spawn().unwrap();
-        let mut looked = 0;
+        let mut polls = 0;
         loop {
-            let there = match by {
+            let reached = match by {
                 0 => groups(&log).len() > at_groups,
                 1 => objects(&store) > at_objects,
-                // As it starts: when it has the log, and a little later.
+                // While it starts: at some poll after it locked the log.
                 _ => {
                     let lock = std::fs::read_to_string(log.join("LOCK")).unwrap_or_default();
-                    looked += u64::from(lock.trim() == running.id().to_string());
-                    looked > looks
+                    polls += u64::from(lock.trim() == running.id().to_string());
+                    polls > polls_max
                 }
             };
-            if there || running.try_wait().unwrap().is_some() {
+            if reached || running.try_wait().unwrap().is_some() {
                 break;
             }
             std::thread::sleep(Duration::from_micros(200));
         }
         running.kill().unwrap();
         running.wait().unwrap();
-        self.say(format_args!("killed at {} groups and {} objects", groups(&log).len(), objects(&store)));
+        self.report(format_args!("killed at {} groups and {} objects", groups(&log).len(), objects(&store)));
         self.acknowledge();
     }
 
@@ -427,30 +432,31 @@ impl Round {
         if self.dice.percent(50) {
             self.start_and_kill();
         } else {
-            let (refused, said) = self.run();
-            assert!(!refused, "{said}");
+            let (refused, stderr) = self.run();
+            assert!(!refused, "{stderr}");
             self.acknowledge();
         }
     }
 
     // What must hold.
 
-    /// What was acknowledged is there; so is more, which is acknowledged now.
+    /// Asserts that everything acknowledged is in the log. Whatever else is there counts as
+    /// acknowledged from now on.
     fn acknowledge(&mut self) {
         let now = Ledger::read(&self.data).unwrap();
-        assert!(self.acknowledged.is_kept_in(&now), "acknowledged facts or receipts are gone");
+        assert!(self.acknowledged.is_prefix_of(&now), "acknowledged facts or receipts are gone");
         self.acknowledged = now;
     }
 
-    fn assert_named(&self, said: &str, file: &Path) {
+    fn assert_named(&self, stderr: &str, file: &Path) {
         let name = file.file_name().unwrap().to_string_lossy();
-        assert!(said.contains(&*name), "{name} is damaged, and is not named: {said}");
+        assert!(stderr.contains(&*name), "{name} is damaged, but not named: {stderr}");
     }
 
-    /// An undisturbed run goes on and ends as if nothing had been.
+    /// An undisturbed run continues, and ends as if nothing had happened.
     fn finish(&mut self) {
-        let (refused, said) = self.run();
-        assert!(!refused, "{said}");
+        let (refused, stderr) = self.run();
+        assert!(!refused, "{stderr}");
         self.acknowledge();
         self.check_end();
     }
@@ -460,7 +466,7 @@ impl Round {
         let now = Ledger::read(&self.data).unwrap();
         assert_eq!(now.records(), *records, "receipts = records");
         let broken = invariants(&self.data);
-        assert!(broken.is_empty(), "{}", told(&broken));
+        assert!(broken.is_empty(), "{}", describe(&broken));
         let found = outputs(&self.data.join("store"));
         match &self.workload.outputs {
             Some(expected) => {
@@ -474,7 +480,7 @@ impl Round {
                 );
                 let again = tempfile::tempdir().unwrap();
                 let plan = harness::plan(&self.workload.topology, &self.workload.set);
-                replay(&plan, &self.data, again.path(), 1, &harness::watch(&plan)).unwrap();
+                replay(&plan, &self.data, again.path(), 1, &harness::metrics(&plan)).unwrap();
                 assert_same(&found, &outputs(again.path()));
             }
         }
@@ -487,29 +493,30 @@ impl Round {
     }
 }
 
-/// How a process ends, and what it says on standard error. One that does not end is killed, and a failure.
+/// The exit status of a process and its standard error. A process that does not end is killed, and
+/// the test fails.
 fn ended(mut command: Command) -> (ExitStatus, String) {
     let mut running = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = running.stderr.take().expect("it is piped");
     let reader = std::thread::spawn(move || {
-        let mut said = Vec::new();
-        stderr.read_to_end(&mut said).unwrap();
-        String::from_utf8_lossy(&said).into_owned()
+        let mut bytes = Vec::new();
+        stderr.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
     });
     let began = Instant::now();
     let status = loop {
         if let Some(status) = running.try_wait().unwrap() {
             break Some(status);
         }
-        if began.elapsed() > HANGS_AFTER {
+        if began.elapsed() > RUN_TIMEOUT {
             running.kill().unwrap();
             running.wait().unwrap();
             break None;
         }
         std::thread::sleep(Duration::from_millis(1));
     };
-    let said = reader.join().unwrap();
-    (status.unwrap_or_else(|| panic!("a run does not end; it said: {said}")), said)
+    let text = reader.join().unwrap();
+    (status.unwrap_or_else(|| panic!("a run does not end; its standard error: {text}")), text)
 }
 
 fn assert_same(found: &workload::Outputs, expected: &workload::Outputs) {

@@ -1,4 +1,5 @@
-//! What is asked of the entity graph of the card world, against an account of its facts that knows nothing of graphs.
+//! The functions of the entity graph of the card world, compared with an account of its facts that
+//! uses no graph.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,13 +14,13 @@ use tidegate_facts::{Tick, Topic};
 use crate::harness;
 use crate::service::Service;
 
-/// Long enough for links to expire; and one commit, so that components only grow.
+/// Long enough for links to expire, and with one commit, so that components only grow.
 const WORLD: &str =
     "transactions.world={ seed = 5, customers = 60, terminals = 150, days = 45, radius = 12.0 }";
 
 const MONTH_MICROS: i64 = 30 * 86_400_000_000;
 
-/// `customer` before `terminal`, as a row names them.
+/// The index of a kind in `KINDS`, and an identifier of that kind.
 type Id = (usize, String);
 
 const KINDS: [&str; 2] = ["customer", "terminal"];
@@ -32,15 +33,15 @@ struct Fact {
     tick: Tick,
     topic: String,
     expires: Tick,
-    /// The customer, the terminal, and whether it is known to be a fraud; nothing is known of a payment.
     customer: Id,
     terminal: Id,
+    /// Whether a labelled payment was a fraud; `None` for the payment itself.
     is_fraud: Option<bool>,
 }
 
-/// The rows of a statement with one column of texts.
+/// The values of a statement with one column, as strings.
 fn texts(data: &Path, sql: &str) -> Vec<String> {
-    let rows = harness::ask(data, sql);
+    let rows = harness::query(data, sql);
     let column = |batch: &arrow::array::RecordBatch| -> Vec<String> {
         let texts = cast(batch.column(0), &DataType::Utf8).unwrap();
         texts.as_string::<i32>().iter().map(|text| text.unwrap_or("null").to_owned()).collect()
@@ -68,15 +69,15 @@ fn facts(data: &Path) -> Vec<Fact> {
     texts(data, sql).into_iter().map(read).collect()
 }
 
-/// What the facts before a tick say.
+/// What follows from the facts before a tick.
 #[derive(Default)]
 struct Account {
     /// When each identifier was first seen, and on which days.
     seen: BTreeMap<Id, (Tick, BTreeSet<i64>)>,
-    /// With what each is linked, and since when.
+    /// The identifiers that each is linked with, and since when.
     links: BTreeMap<Id, BTreeMap<Id, Tick>>,
     /// The members of each component.
-    parts: Vec<BTreeSet<Id>>,
+    components: Vec<BTreeSet<Id>>,
     frauds: BTreeMap<Id, u64>,
     basis: [u64; 4],
 }
@@ -98,7 +99,7 @@ impl Account {
                     let link =
                         links.entry((&fact.customer, &fact.terminal)).or_insert((fact.tick, fact.expires));
                     if link.1 <= fact.tick {
-                        link.0 = fact.tick; // It had ended.
+                        link.0 = fact.tick; // The link had expired.
                     }
                     link.1 = link.1.max(fact.expires);
                 }
@@ -122,22 +123,22 @@ impl Account {
 
     fn unite(&mut self, one: &Id, other: &Id) {
         let mut whole = BTreeSet::from([one.clone(), other.clone()]);
-        self.parts.retain(|part| {
-            let touches = part.contains(one) || part.contains(other);
+        self.components.retain(|component| {
+            let touches = component.contains(one) || component.contains(other);
             if touches {
-                whole.extend(part.iter().cloned());
+                whole.extend(component.iter().cloned());
             }
             !touches
         });
-        self.parts.push(whole);
+        self.components.push(whole);
     }
 
-    fn part(&self, id: &Id) -> &BTreeSet<Id> {
-        self.parts.iter().find(|part| part.contains(id)).expect("every identifier was linked")
+    fn members_of(&self, id: &Id) -> &BTreeSet<Id> {
+        self.components.iter().find(|component| component.contains(id)).expect("every identifier was linked")
     }
 
     fn component(&self, id: &Id) -> String {
-        label(self.part(id).iter().min_by_key(|id| (self.seen[*id].0, id.0)).expect("it has members"))
+        label(self.members_of(id).iter().min_by_key(|id| (self.seen[*id].0, id.0)).expect("it has members"))
     }
 
     /// First tick, last day, days, degree by kind, component, size and frauds.
@@ -147,38 +148,38 @@ impl Account {
         let degree = |kind: usize| {
             links.into_iter().flat_map(BTreeMap::keys).filter(|(other, _)| *other == kind).count()
         };
-        let part = self.part(id);
-        let frauds: u64 = part.iter().filter_map(|id| self.frauds.get(id)).sum();
+        let members = self.members_of(id);
+        let frauds: u64 = members.iter().filter_map(|id| self.frauds.get(id)).sum();
         let (customers, terminals) = (degree(0), degree(1));
         format!(
             "{} {} {} {} {customers} {terminals} {} {} {frauds}",
             first.0,
-            days.last().expect("it was seen"),
+            days.last().expect("an identifier has a first day"),
             days.len(),
             customers + terminals,
             self.component(id),
-            part.len()
+            members.len()
         )
     }
 
     /// Each neighbour and since when, in the order of pages.
     fn neighbours(&self, id: &Id) -> Vec<String> {
         let links = self.links.get(id);
-        let mut told: Vec<(String, Tick)> =
+        let mut rows: Vec<(String, Tick)> =
             links.into_iter().flatten().map(|(other, since)| (label(other), *since)).collect();
-        told.sort_unstable();
-        told.into_iter().map(|(label, since)| format!("{label} {}", since.0)).collect()
+        rows.sort_unstable();
+        rows.into_iter().map(|(label, since)| format!("{label} {}", since.0)).collect()
     }
 
-    /// Who shares a terminal with a customer, by what, and since when.
+    /// The customers that share a terminal with a customer, the terminal, and since when.
     fn sharing(&self, id: &Id) -> BTreeSet<String> {
-        let mut told = BTreeSet::new();
+        let mut rows = BTreeSet::new();
         for (terminal, since) in self.links.get(id).into_iter().flatten() {
             for (other, theirs) in self.links[terminal].iter().filter(|(other, _)| *other != id) {
-                told.insert(format!("{} {} {}", label(other), label(terminal), since.max(theirs).0));
+                rows.insert(format!("{} {} {}", label(other), label(terminal), since.max(theirs).0));
             }
         }
-        told
+        rows
     }
 }
 
@@ -186,27 +187,27 @@ const PROFILE: &str = "concat_ws(' ', first_tick, arrow_cast(last_seen, 'Int32')
                        degree_customer, degree_terminal, component, size, frauds)";
 
 #[test]
-fn what_is_asked_of_the_graph_is_what_the_facts_say_now_and_as_of_any_tick() {
+fn graph_functions_agree_with_the_facts_now_and_as_of_any_tick() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data");
     let plan = harness::plan(&harness::file("dataflows/fraud.toml"), &[WORLD.to_owned()]);
     harness::run_plan(&plan, &data, 2);
     let facts = facts(&data);
-    let at = |part: usize| facts[facts.len() * part / 100].tick;
+    let at = |percent: usize| facts[facts.len() * percent / 100].tick;
     let end = facts.last().unwrap().tick;
     let (mut conflicts, mut pages, mut expired) = (BTreeSet::new(), 0, 0);
-    for asked in [None, Some(at(1)), Some(at(60)), Some(end)] {
-        let when = asked.map_or(String::new(), |tick| format!(", as_of => {}", tick.0));
-        let tick = asked.unwrap_or(end);
+    for as_of in [None, Some(at(1)), Some(at(60)), Some(end)] {
+        let when = as_of.map_or(String::new(), |tick| format!(", as_of => {}", tick.0));
+        let tick = as_of.unwrap_or(end);
         let account = Account::of(&facts, tick.next());
         let ids: Vec<&Id> = account.seen.keys().step_by(account.seen.len().div_ceil(14)).collect();
         for id in &ids {
             let (kind, identifier) = (KINDS[id.0], &id.1);
             let of = format!("'{kind}', '{identifier}'{when}");
-            let told = texts(&data, &format!("SELECT {PROFILE} FROM profile({of})"));
-            assert_eq!(told, [account.profile(id)], "profile({of})");
-            let wanted = account.neighbours(id);
-            expired += usize::from(wanted.is_empty());
+            let profile = texts(&data, &format!("SELECT {PROFILE} FROM profile({of})"));
+            assert_eq!(profile, [account.profile(id)], "profile({of})");
+            let expected = account.neighbours(id);
+            expired += usize::from(expected.is_empty());
             let (mut all, mut after) = (Vec::new(), String::new());
             loop {
                 let sql = format!(
@@ -219,7 +220,7 @@ fn what_is_asked_of_the_graph_is_what_the_facts_say_now_and_as_of_any_tick() {
                 after = last.split(' ').next().unwrap().to_owned();
                 all.extend(page);
             }
-            assert_eq!(all, wanted, "neighbours({of})");
+            assert_eq!(all, expected, "neighbours({of})");
         }
         let customer = ids.iter().find(|id| id.0 == 0).expect("some are customers");
         let sql = format!(
@@ -244,11 +245,11 @@ fn what_is_asked_of_the_graph_is_what_the_facts_say_now_and_as_of_any_tick() {
                 hints.join(", ")
             );
             let candidates = 1 + usize::from(conflict);
-            let wanted = components.iter().map(|name| format!("{name} {candidates} {conflict} {counts}"));
-            assert_eq!(texts(&data, &sql), wanted.collect::<Vec<_>>(), "{sql}");
+            let expected = components.iter().map(|name| format!("{name} {candidates} {conflict} {counts}"));
+            assert_eq!(texts(&data, &sql), expected.collect::<Vec<_>>(), "{sql}");
         }
     }
-    assert_eq!(conflicts.len(), 2, "both were seen: {conflicts:?}");
+    assert_eq!(conflicts.len(), 2, "pairs with and without a conflict must occur: {conflicts:?}");
     assert!(pages > 100, "{pages}");
     println!("{pages} pages, {expired} without neighbours");
 
@@ -258,19 +259,19 @@ fn what_is_asked_of_the_graph_is_what_the_facts_say_now_and_as_of_any_tick() {
         "SELECT concat_ws(' ', _tick, graph_version) FROM (SELECT _tick, encode(graph_version, 'hex') AS graph_version FROM features) ORDER BY _tick LIMIT 1 OFFSET 100",
     );
     let (tick, version) = row[0].split_once(' ').unwrap();
-    let asked = format!("SELECT encode(graph_version, 'hex') FROM graph_version('graph', {tick})");
-    assert_eq!(texts(&data, &asked), [version]);
+    let sql = format!("SELECT encode(graph_version, 'hex') FROM graph_version('graph', {tick})");
+    assert_eq!(texts(&data, &sql), [version]);
 }
 
 #[test]
-fn the_graph_of_a_service_is_asked_over_http_and_postgres_and_says_later_what_it_said_then() {
+fn graph_functions_answer_over_http_and_postgres_and_repeat_their_answers_after_a_stop() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data");
     let topology = harness::file("dataflows/fraud.toml");
     let service = Service::run(&topology, &data, &["-w", "2", "--set", WORLD]);
     let number = |sql: &str| service.sql(sql)["rows"][0][0].as_str().unwrap().to_owned();
     let last = number("SELECT max(_tick) FROM facts");
-    let asked: Vec<String> = ["customer", "terminal"]
+    let statements: Vec<String> = ["customer", "terminal"]
         .into_iter()
         .flat_map(|kind| (1..4).map(move |identifier| (kind, identifier)))
         .flat_map(|(kind, identifier)| {
@@ -285,10 +286,10 @@ fn the_graph_of_a_service_is_asked_over_http_and_postgres_and_says_later_what_it
         let rows = answer["rows"].as_array().unwrap().iter();
         rows.map(|row| row[0].as_str().unwrap().to_owned()).collect()
     };
-    let live: Vec<Vec<String>> = asked.iter().map(|sql| rows(&service.sql(sql))).collect();
+    let live: Vec<Vec<String>> = statements.iter().map(|sql| rows(&service.sql(sql))).collect();
     assert!(live.iter().flatten().count() > 30, "{live:?}");
     let now = service.sql("SELECT before_tick, frontier.tick FROM graph_version('graph'), frontier");
-    assert_eq!(now["rows"][0][0], now["rows"][0][1], "all of a statement is as of one tick: {now}");
+    assert_eq!(now["rows"][0][0], now["rows"][0][1], "a statement reads everything as of one tick: {now}");
     let refused = service.post(
         "/v1/sql",
         "application/json",
@@ -304,13 +305,13 @@ fn the_graph_of_a_service_is_asked_over_http_and_postgres_and_says_later_what_it
             .current_dir(harness::file("tests/clients"))
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.trim_end().ends_with("ok"), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(stdout.trim_end().ends_with("ok"), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
     } else {
-        eprintln!("psycopg is not there: parameters of prepared statements are not tried");
+        eprintln!("psycopg is not installed: parameters of prepared statements are not tested");
     }
     service.stop();
-    for (sql, said) in asked.iter().zip(live) {
-        assert_eq!(texts(&data, sql), said, "{sql}");
+    for (sql, expected) in statements.iter().zip(live) {
+        assert_eq!(texts(&data, sql), expected, "{sql}");
     }
 }

@@ -1,4 +1,4 @@
-//! The features of the Fraud Detection Handbook, row for row against its golden table.
+//! The features of the Fraud Detection Handbook, compared row by row with its golden table.
 //!
 //! Le Borgne, Siblini, Lebichot, Bontempi: Fraud Detection Handbook (ULB and Worldline, 2022). Its
 //! payments and features are not part of this repository: `HANDBOOK` names the folder that holds
@@ -50,7 +50,7 @@ fn column(batch: &RecordBatch, name: &str, data_type: &DataType) -> ArrayRef {
     cast(batch.column_by_name(name).unwrap_or_else(|| panic!("no column {name}")), data_type).unwrap()
 }
 
-/// The ids of the second payments of pairs that the golden took in the reverse order, and of the first.
+/// The ids of both payments of each pair that the golden table took in reverse order.
 fn reversed(folder: &Path) -> BTreeSet<i64> {
     let text = std::fs::read_to_string(folder.join("customer_ties.csv")).unwrap();
     let pairs = text.lines().skip(1).filter(|line| line.ends_with(",0"));
@@ -80,8 +80,10 @@ fn compare(folder: &Path, days: i64, workers: usize) {
     assert_eq!(report.counts.records(), report.counts.admitted);
 
     let names = EXACT.iter().chain(&AVERAGES).copied().collect::<Vec<_>>().join(", ");
-    let ours =
-        harness::ask(&data, &format!("SELECT TRANSACTION_ID, {names} FROM features ORDER BY TRANSACTION_ID"));
+    let ours = harness::query(
+        &data,
+        &format!("SELECT TRANSACTION_ID, {names} FROM features ORDER BY TRANSACTION_ID"),
+    );
     let ours = concat_batches(&ours[0].schema(), &ours).unwrap();
     assert_eq!(ours.num_rows(), payments.num_rows(), "a row of features for each payment");
     let golden = harness::read_parquet(&folder.join("features.parquet"));
@@ -109,7 +111,7 @@ fn compare(folder: &Path, days: i64, workers: usize) {
     }
     assert!(differing.len() <= ties.len(), "{differing:?}");
     println!(
-        "{rows} rows compared; {} differ, all of them ties that the golden took in reverse",
+        "{rows} rows compared; {} differ, all of them ties that the golden table took in reverse",
         differing.len()
     );
 }

@@ -1,4 +1,4 @@
-//! What the tests of the whole share: run a topology, ask its tables.
+//! Shared by the integration tests: running a topology and querying its tables.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ pub fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The topology of payments, with the table `episodes` of sealed decisions, for a file in any folder.
+/// The topology of payments, with the table `episodes` of sealed decisions, for a file in any
+/// folder.
 pub fn sealed_payments() -> String {
     let policies = file("tests/topologies/policies").display().to_string();
     let text = std::fs::read_to_string(file("tests/topologies/payments.toml")).unwrap();
@@ -51,8 +52,8 @@ pub fn groups(log: &LogFolder, first: u64, until: Until) -> Vec<Group> {
     groups.map(|group| group.unwrap().group).collect()
 }
 
-/// Puts the groups of a data folder's log into segments so small that some can be pruned.
-pub fn cut_small(data: &Path, segment_bytes: u64) {
+/// Rewrites the log of a data folder in segments small enough that some can be pruned.
+pub fn resegment(data: &Path, segment_bytes: u64) {
     let (log, small) = (log_of(data), data.join("small-log"));
     let copy = LogFolder::at(&Host::real(), &small);
     copy.copy_from(&log, LogOptions { segment_bytes }).unwrap();
@@ -66,8 +67,8 @@ pub fn plan(topology: &Path, set: &[String]) -> Arc<Plan> {
     Arc::new(Plan::read(topology, &overrides).unwrap_or_else(|faults| panic!("{faults:#?}")))
 }
 
-/// A watch over a plan.
-pub fn watch(plan: &Plan) -> RunMetrics {
+/// Metrics for one run of a plan.
+pub fn metrics(plan: &Plan) -> RunMetrics {
     let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
     let nodes: Vec<String> = plan.steps.iter().map(|s| s.name.clone()).collect();
     RunMetrics::new(&sources, &nodes)
@@ -76,11 +77,11 @@ pub fn watch(plan: &Plan) -> RunMetrics {
 /// Runs a plan until idle.
 pub fn run_plan(plan: &Arc<Plan>, data: &Path, workers: usize) -> Report {
     let options = Options { workers, ..Options::new(data) };
-    run(plan, &options, &watch(plan)).unwrap_or_else(|error| panic!("{error}"))
+    run(plan, &options, &metrics(plan)).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The rows of a query over a data folder.
-pub fn ask(data: &Path, sql: &str) -> Vec<RecordBatch> {
+pub fn query(data: &Path, sql: &str) -> Vec<RecordBatch> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let catalogue = Catalogue::open(data, None).unwrap();
@@ -89,9 +90,9 @@ pub fn ask(data: &Path, sql: &str) -> Vec<RecordBatch> {
     })
 }
 
-/// The answer of a query as text.
+/// The result of a query, printed as a table.
 pub fn table(data: &Path, sql: &str) -> String {
-    arrow::util::pretty::pretty_format_batches(&ask(data, sql)).unwrap().to_string()
+    arrow::util::pretty::pretty_format_batches(&query(data, sql)).unwrap().to_string()
 }
 
 /// The rows of a Parquet file.
@@ -102,17 +103,18 @@ pub fn read_parquet(path: &Path) -> RecordBatch {
     concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 
-/// Everything in a store that is output. Checkpoints are not: where they lie depends on how records were batched,
-/// and which are there on where runs were stopped.
+/// The output files of a store. Checkpoints are excluded: their positions depend on how records
+/// were batched, and their number on where runs were stopped.
 pub fn committed(store: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = files(store);
     files.retain(|(name, _)| !name.starts_with("state"));
     files
 }
 
-/// Asserts that another run left the same files as a first one, byte for byte; `how` tells how it was run.
+/// Asserts that another run left the same files as the first, byte for byte; `how` describes that
+/// run.
 pub fn assert_same_files(first: &[(String, Vec<u8>)], other: &[(String, Vec<u8>)], how: &str) {
-    assert_eq!(first.len(), other.len(), "another number of files {how}");
+    assert_eq!(first.len(), other.len(), "the number of files differs {how}");
     for (one, other) in first.iter().zip(other) {
         assert_eq!(one.0, other.0);
         assert!(one.1 == other.1, "{} differs {how}", one.0);

@@ -1,4 +1,4 @@
-//! What a running topology keeps, asked as tables and as features of a key, while facts arrive.
+//! The state of a running topology, queried as tables and as features of a key while facts arrive.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use tidegate_facts::Digest;
 use crate::harness;
 use crate::service::{Service, payment, payment_at};
 
-/// Waits until a statement gives a row.
+/// Waits until the first row of a statement is `row`.
 fn wait_for(service: &Service, sql: &str, row: &Value) -> Value {
     let until = Instant::now() + Duration::from_secs(30);
     loop {
@@ -22,12 +22,14 @@ fn wait_for(service: &Service, sql: &str, row: &Value) -> Value {
     }
 }
 
-/// How many rows a statement finds that looks a key up; they are what it finds when it is planned, as it is with a condition more.
-/// `None` where it is refused.
-fn looked_up_and_planned(service: &Service, sql: &str) -> Option<usize> {
+/// The number of rows of a statement that looks up a key; `None` when it is refused.
+///
+/// Checks that the lookup gives the columns, rows and tick of the planned statement. One more
+/// condition forces a plan.
+fn lookup_rows(service: &Service, sql: &str) -> Option<usize> {
     let [looked_up, planned] = [sql.to_owned(), format!("{sql} AND true")].map(|sql| {
-        let answered = service.post("/v1/sql", "application/json", &json!({ "sql": sql }).to_string());
-        let body = answered.json();
+        let response = service.post("/v1/sql", "application/json", &json!({ "sql": sql }).to_string());
+        let body = response.json();
         ["columns", "rows", "tick"].map(|part| body[part].clone())
     });
     assert_eq!(looked_up, planned, "{sql}");
@@ -35,12 +37,12 @@ fn looked_up_and_planned(service: &Service, sql: &str) -> Option<usize> {
 }
 
 fn send(service: &Service, lines: &[String]) {
-    let answered = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
-    assert_eq!(answered.status, 200, "{}", answered.body);
+    let response = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
+    assert_eq!(response.status, 200, "{}", response.body);
 }
 
 #[test]
-fn the_features_of_a_key_are_what_its_next_event_is_given() {
+fn the_features_of_a_key_are_those_its_next_event_gets() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::start(&scratch.path().join("data"), &["-w", "2"]);
     for (number, (second, card, amount)) in
@@ -52,48 +54,48 @@ fn the_features_of_a_key_are_what_its_next_event_is_given() {
     }
     let four = "SELECT count(*) FROM features";
     wait_for(&service, four, &json!(["4"]));
-    let told = service.get("/v1/features/features/5");
-    assert_eq!(told.status, 200, "{}", told.body);
-    let told = told.json();
-    // Within the hour before the last payment there is only that one, and within the day there are three of the card.
-    let wanted = json!({
+    let answer = service.get("/v1/features/features/5");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let answer = answer.json();
+    // The hour before the last payment holds only that payment; the day holds three of the card.
+    let expected = json!({
         "payments_1h": "1", "spent_1h": "0.25", "usual_1h": 0.25, "terminals_1h": "1",
         "payments_1d": "3", "spent_1d": "20.00", "usual_1d": 20.0 / 3.0, "terminals_1d": "1",
     });
-    assert_eq!(told["features"], wanted, "{told}");
-    assert_eq!((&told["key_column"], &told["reason"]), (&json!("customer_id"), &Value::Null));
+    assert_eq!(answer["features"], expected, "{answer}");
+    assert_eq!((&answer["key_column"], &answer["reason"]), (&json!("customer_id"), &Value::Null));
     let basis: Vec<u64> =
-        told["basis"].as_array().unwrap().iter().map(|n| n.as_str().unwrap().parse().unwrap()).collect();
-    assert_eq!((basis.len(), basis.iter().sum::<u64>()), (2, 4), "{told}");
-    assert_eq!(told["freshness"]["age_us"], "0", "the newest fact is the key's: {told}");
+        answer["basis"].as_array().unwrap().iter().map(|n| n.as_str().unwrap().parse().unwrap()).collect();
+    assert_eq!((basis.len(), basis.iter().sum::<u64>()), (2, 4), "{answer}");
+    assert_eq!(answer["freshness"]["age_us"], "0", "the newest fact has this key: {answer}");
 
-    // It was given to the last payment, which was seen then too.
+    // The last payment got the same features; they include that payment.
     let row = "SELECT payments_1h, spent_1h, usual_1h, terminals_1h, payments_1d, spent_1d, usual_1d, terminals_1d, _tick \
                FROM features WHERE event_id = 'p-3'";
     let row = service.sql(row)["rows"][0].clone();
     let names = ["payments_1h", "spent_1h", "usual_1h", "terminals_1h"];
     let names: Vec<&str> =
         names.into_iter().chain(["payments_1d", "spent_1d", "usual_1d", "terminals_1d"]).collect();
-    for (place, name) in names.iter().enumerate() {
-        assert_eq!(told["features"][name], row[place], "{name}: {told}");
+    for (index, name) in names.iter().enumerate() {
+        assert_eq!(answer["features"][name], row[index], "{name}: {answer}");
     }
-    assert_eq!(told["as_of"], row[8]);
+    assert_eq!(answer["as_of"], row[8]);
 
-    // Whoever has the answer can recompute its digests.
+    // A caller can recompute the digests from the answer.
     let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
     let names_digest = Digest::of(format!("[{}]", quoted.join(",")).as_bytes());
-    let basis = told["basis"].to_string();
-    let values: Vec<String> = names.iter().map(|name| told["features"][name].to_string()).collect();
+    let basis = answer["basis"].to_string();
+    let values: Vec<String> = names.iter().map(|name| answer["features"][name].to_string()).collect();
     let text = format!(
         r#"["tidegate.snapshot.v2","{names_digest}",{},"features/5",{basis},{}]"#,
-        told["as_of"],
+        answer["as_of"],
         values.join(",")
     );
-    assert_eq!(told["snapshot_digest"], Digest::of(text.as_bytes()).to_hex(), "{text}");
-    let version = format!(r#"["tidegate.graph.v1",{},{basis}]"#, told["plan"]);
-    assert_eq!(told["graph_version"], Digest::of(version.as_bytes()).to_hex());
+    assert_eq!(answer["snapshot_digest"], Digest::of(text.as_bytes()).to_hex(), "{text}");
+    let version = format!(r#"["tidegate.graph.v1",{},{basis}]"#, answer["plan"]);
+    assert_eq!(answer["graph_version"], Digest::of(version.as_bytes()).to_hex());
 
-    // A later time, before it comes: the next payment is given the same, and itself.
+    // As of a later time: the next payment gets these features and itself on top.
     let at = tidegate_facts::time::to_rfc3339(1_767_225_600_000_000 + 4010 * 1_000_000);
     let next = service.get(&format!("/v1/features/features/5?at={at}")).json();
     let decided = service.post("/v1/decide", "application/json", &payment("p-9", 4010, 5, "2.00"));
@@ -123,7 +125,7 @@ fn the_features_of_a_key_are_what_its_next_event_is_given() {
     assert!(text.body.contains("customer_id"), "{}", text.body);
 }
 
-/// The payments topology with a timeline whose keys are texts, and one of what is latest.
+/// The topology `live` with two more timelines: one with string keys, and one of latest values.
 fn with_more_timelines(folder: &Path) -> PathBuf {
     let policies = harness::file("tests/topologies/policies").display().to_string();
     let text = std::fs::read_to_string(harness::file("tests/topologies/live.toml")).unwrap();
@@ -166,7 +168,7 @@ input = "at_terminal"
 }
 
 #[test]
-fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
+fn every_timeline_is_a_table_and_can_be_queried_as_of_earlier_ticks() {
     let scratch = tempfile::tempdir().unwrap();
     let (topology, data) = (with_more_timelines(scratch.path()), scratch.path().join("data"));
     let service = Service::run(&topology, &data, &["-w", "2"]);
@@ -181,8 +183,8 @@ fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
     let early = loop {
         let answer = service.sql(counts);
         let row = &answer["rows"][0];
-        // Whenever it is asked, all tables have come equally far.
-        assert!((0..3).all(|place| row[place] == row[place + 1]), "{answer}");
+        // At any time, all tables have the same number of rows.
+        assert!((0..3).all(|index| row[index] == row[index + 1]), "{answer}");
         if row[0] == "700" {
             break row[4].as_str().unwrap().parse::<u64>().unwrap() - 1;
         }
@@ -192,34 +194,34 @@ fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
     for table in ["features_rows", "by_card_rows", "at_terminal_rows"] {
         assert!(listed.contains(table), "{listed}");
     }
-    // A key that is a text is found by equality, and shown.
+    // A string key can be looked up by equality, and selected.
     let one = "SELECT card, count(*), min(amount), max(amount) FROM by_card_rows WHERE card = 'card-3' GROUP BY card";
     assert_eq!(service.sql(one)["rows"], json!([["card-3", "100", "3.00", "696.00"]]));
     let all = "SELECT card, count(*) FROM by_card_rows WHERE card LIKE 'card-%' GROUP BY card ORDER BY card";
-    let wanted: Value = (0..7).map(|card| json!([format!("card-{card}"), "100"])).collect();
-    assert_eq!(service.sql(all)["rows"], wanted);
+    let expected: Value = (0..7).map(|card| json!([format!("card-{card}"), "100"])).collect();
+    assert_eq!(service.sql(all)["rows"], expected);
     let two = "SELECT count(*) FROM features_rows WHERE customer_id IN (3, 4, 99)";
     assert_eq!(service.sql(two)["rows"], json!([["200"]]));
-    for (sought, filtered) in [("customer_id = 3", false), ("customer_id > 5", true)] {
-        let plan = service.sql(&format!("EXPLAIN SELECT * FROM features_rows WHERE {sought}")).to_string();
-        assert_eq!(plan.contains("FilterExec"), filtered, "{sought}: {plan}");
+    for (condition, filtered) in [("customer_id = 3", false), ("customer_id > 5", true)] {
+        let plan = service.sql(&format!("EXPLAIN SELECT * FROM features_rows WHERE {condition}")).to_string();
+        assert_eq!(plan.contains("FilterExec"), filtered, "{condition}: {plan}");
     }
-    // What is looked up is what a planner gives of it: a condition more is more than a look-up takes.
+    // A lookup gives the rows of the planned statement, which one more condition forces.
     let look_ups = [
         ("*", "features_rows", "customer_id = 3", Some(100)),
         ("ts_utc, Customer_Id AS card", "features_rows", "3 = customer_id", Some(100)),
         ("k.amount, k._tick AS at", "by_card_rows AS k", "k.card = 'card-3'", Some(100)),
         ("card AS whose, *", "by_card_rows", "card = 'card-3'", Some(100)),
-        ("ts_utc, *", "by_card_rows", "card = 'card-3'", None), // A name twice.
+        ("ts_utc, *", "by_card_rows", "card = 'card-3'", None), // A duplicate name.
         ("*", "at_terminal_rows", "terminal_id = 3", Some(1)),
         ("*", "features_rows", "customer_id = 99", Some(0)),
         ("*", "features_rows", "customer_id = 9999999999", Some(0)),
     ];
     for (columns, table, condition, count) in look_ups {
         let sql = format!("SELECT {columns} FROM {table} WHERE {condition}");
-        assert_eq!(looked_up_and_planned(&service, &sql), count, "{sql}");
+        assert_eq!(lookup_rows(&service, &sql), count, "{sql}");
     }
-    // Of what is latest, only that.
+    // A timeline of latest values has one row a key.
     let latest = "SELECT terminal_id, last_amount FROM at_terminal_rows";
     assert_eq!(service.sql(latest)["rows"], json!([[3, "699.00"]]));
 
@@ -236,28 +238,29 @@ fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
     assert_eq!(service.sql("SELECT count(*) FROM quarantine")["rows"], json!([["1"]]));
     assert_eq!(service.sql(&early_quarantine)["rows"], json!([["0"]]));
 
-    // Once merges may have dropped what was then, that is said, and from when on there are answers.
+    // Once merges may have compacted that tick, the statement is refused and the error names the
+    // first tick that can be read.
     let until = Instant::now() + Duration::from_secs(60);
     let mut next = 1400;
     let refused = loop {
         send(&service, &lines(next, next + 700));
         next += 700;
         let body = json!({ "sql": then("at_terminal_rows") }).to_string();
-        let answered = service.post("/v1/sql", "application/json", &body);
-        if answered.status != 200 {
-            break answered;
+        let response = service.post("/v1/sql", "application/json", &body);
+        if response.status != 200 {
+            break response;
         }
-        assert!(Instant::now() < until, "{}", answered.body);
+        assert!(Instant::now() < until, "{}", response.body);
     };
     assert!(refused.body.contains("can be read as of"), "{}", refused.body);
     wait_for(&service, "SELECT count(*) FROM at_terminal", &json!([next.to_string()]));
-    // More rows of a key than are looked up on the thread of a call.
-    let many: Vec<String> =
+    // More rows of one key than a lookup reads on the thread of the call.
+    let payments: Vec<String> =
         (0..600).map(|i| payment(&format!("p-{}", next + i), next + i, 77, "1.00")).collect();
-    send(&service, &many);
+    send(&service, &payments);
     wait_for(&service, "SELECT count(*) FROM at_terminal", &json!([(next + 600).to_string()]));
     let of_77 = "SELECT * FROM by_card_rows WHERE card = 'card-77'";
-    assert_eq!(looked_up_and_planned(&service, of_77), Some(600));
+    assert_eq!(lookup_rows(&service, of_77), Some(600));
     let whole = service.sql(counts)["rows"][0].clone();
     service.stop();
 
@@ -267,14 +270,14 @@ fn every_timeline_is_a_table_and_is_asked_as_of_earlier_ticks() {
 }
 
 #[test]
-fn two_reads_at_one_tick_are_equal_while_facts_arrive_as_fast_as_they_are_taken() {
+fn two_reads_as_of_one_tick_are_equal_while_facts_arrive_at_full_rate() {
     const RATE: u64 = 50_000;
     const CALL: u64 = 5_000;
     let scratch = tempfile::tempdir().unwrap();
     let commits = ["--set", "commit_rows=100000", "-w", "2"];
     let service = Service::start(&scratch.path().join("data"), &commits);
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
-    // Made before, so that the sender only sends.
+    // Built in advance, so that the senders only send.
     let calls: Vec<String> = (0..40)
         .map(|call| {
             let lines = (call * CALL..(call + 1) * CALL)
@@ -285,7 +288,7 @@ fn two_reads_at_one_tick_are_equal_while_facts_arrive_as_fast_as_they_are_taken(
     let began = Instant::now();
     std::thread::scope(|scope| {
         let (stop, sent, calls, service) = (&stop, &sent, &calls, &service);
-        // Two callers, each waiting for its answers.
+        // Two callers, each of which waits for its responses.
         let send = move |first: usize| {
             for (number, call) in calls.iter().enumerate().skip(first).step_by(2) {
                 if stop.load(Ordering::Relaxed) {
@@ -293,29 +296,29 @@ fn two_reads_at_one_tick_are_equal_while_facts_arrive_as_fast_as_they_are_taken(
                 }
                 let due = began + Duration::from_secs_f64((number as u64 * CALL) as f64 / RATE as f64);
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                let answered = service.post("/v1/facts", "application/x-ndjson", call);
-                assert!([200, 429].contains(&answered.status), "{}", answered.body);
-                if answered.status == 200 {
+                let response = service.post("/v1/facts", "application/x-ndjson", call);
+                assert!([200, 429].contains(&response.status), "{}", response.body);
+                if response.status == 200 {
                     sent.fetch_add(CALL, Ordering::Relaxed);
                 }
             }
         };
         scope.spawn(move || send(0));
         scope.spawn(move || send(1));
-        let ask = "SELECT tick, (SELECT count(*) FROM decisions) AS a, (SELECT count(*) FROM features_rows) AS b, \
+        let query = "SELECT tick, (SELECT count(*) FROM decisions) AS a, (SELECT count(*) FROM features_rows) AS b, \
                    (SELECT count(*) FROM features_rows WHERE customer_id = 7) AS c, \
                    (SELECT count(*) FROM facts WHERE event_type = 'payment.v1') AS d FROM frontier";
-        // So many pairs of reads beside which facts were taken.
+        // Pairs of reads during which facts were admitted.
         let mut pairs = 0;
         while pairs < 3 && sent.load(Ordering::Relaxed) < calls.len() as u64 * CALL {
             let before = sent.load(Ordering::Relaxed);
-            let first = service.sql(ask)["rows"][0].clone();
+            let first = service.sql(query)["rows"][0].clone();
             assert!(first[1] == first[2] && first[1] == first[4], "tables as of one tick: {first}");
             let tick: u64 = first[0].as_str().unwrap().parse().unwrap();
             if tick == 0 {
                 continue;
             }
-            let again = ask.replace("FROM frontier", "").replace("tick, ", "");
+            let again = query.replace("FROM frontier", "").replace("tick, ", "");
             let again = ["decisions", "features_rows", "facts"].iter().fold(again, |sql, table| {
                 sql.replace(&format!("FROM {table}"), &format!("FROM as_of('{table}', {})", tick - 1))
             });
@@ -324,12 +327,15 @@ fn two_reads_at_one_tick_are_equal_while_facts_arrive_as_fast_as_they_are_taken(
             let arrived = sent.load(Ordering::Relaxed) - before;
             if arrived > 0 {
                 pairs += 1;
-                println!("as of {tick}: {} decisions, twice, while {arrived} facts were taken", first[1]);
+                println!(
+                    "as of {tick}: {} decisions in both reads, while {arrived} facts were admitted",
+                    first[1]
+                );
             }
         }
-        assert!(pairs > 0, "no facts were taken beside the reads");
+        assert!(pairs > 0, "no facts were admitted during the reads");
         stop.store(true, Ordering::Relaxed);
         let rate = sent.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
-        println!("{rate:.0} facts/s were taken beside the reads; {RATE} were offered");
+        println!("{rate:.0} facts/s were admitted during the reads; {RATE} were offered");
     });
 }

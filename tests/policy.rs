@@ -1,4 +1,7 @@
-//! Governed change: what comes into force does so at its tick, in every run and replay, and only by the rules.
+//! Governed changes of rule bundles and gate policies.
+//!
+//! A revision takes effect at the tick of its activation, in every run and every replay, and only
+//! after the steps that its lifecycle requires.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +26,8 @@ use crate::harness;
 
 const PAYMENTS: usize = 600;
 
-/// Rules that read a column which the topology's own do not: the plan must carry it from the beginning.
+/// Rules that read a column which the topology's own rules do not read. The plan must therefore
+/// carry that column from the start.
 const STRICT: &str = r#"id = "payments-rules"
 version = "2"
 score = "cast(payments_1d as double)"
@@ -41,7 +45,7 @@ action = "QUEUE_REVIEW"
 reason = "TERMINAL_WATCHED"
 "#;
 
-/// A scratch folder with a file of payments that grows, and everything that is run and proposed over it.
+/// A scratch folder with a growing file of payments, for runs and for proposals of revisions.
 struct World {
     scratch: tempfile::TempDir,
     topology: PathBuf,
@@ -65,21 +69,25 @@ impl World {
         World { scratch, topology: harness::file("tests/topologies/payments.toml"), set }
     }
 
-    /// The same, with the table `episodes` of sealed decisions.
+    /// The same with a table `episodes` of sealed decisions.
     fn sealed(more: &[&str]) -> World {
         let world = World::new(more);
         let topology = world.write("sealed.toml", &harness::sealed_payments());
         World { topology, ..world }
     }
 
-    /// Runs, revisions and a roll-back: other rules decide payments 200 to 400, another policy is cited from 300 on.
-    fn with_a_past(self) -> World {
+    /// Runs with revisions and a rollback in between. The strict rules decide payments 200 to 399,
+    /// and payments from 300 on cite the second gate policy.
+    fn with_history(self) -> World {
         self.run(200, 1);
-        self.bring_into_force("decisions", STRICT);
+        self.activate_revision("decisions", STRICT);
         self.run(300, 2);
-        self.bring_into_force("admitted", &gate("2", "record_bytes_max = 16384", "record_bytes_max = 8192"));
+        self.activate_revision(
+            "admitted",
+            &gate_revision("2", "record_bytes_max = 16384", "record_bytes_max = 8192"),
+        );
         self.run(400, 1);
-        self.take("cyd", "too many reviews", StepAction::RollBack("decisions".to_owned())).unwrap();
+        self.take_step("cyd", "too many reviews", StepAction::RollBack("decisions".to_owned())).unwrap();
         self.run(PAYMENTS, 1);
         self
     }
@@ -95,14 +103,14 @@ impl World {
 
     fn plan(&self, more: &[String]) -> Arc<Plan> {
         if !self.path("payments.csv").exists() {
-            self.grow(0);
+            self.write_payments(0);
         }
         let set: Vec<String> = self.set.iter().chain(more).cloned().collect();
         harness::plan(&self.topology, &set)
     }
 
-    /// The file holds the first so many payments from here on.
-    fn grow(&self, upto: usize) {
+    /// Writes the first `upto` payments to the file.
+    fn write_payments(&self, upto: usize) {
         let lines = (0..upto as i64).map(|i| {
             let at = tidegate_facts::time::to_rfc3339(1_767_225_600_000_000 + i * 977_000_000);
             format!("{i},{at},{},{},{}.{:02}\n", i % 7, i % 5, i % 300, i % 100)
@@ -113,69 +121,75 @@ impl World {
     }
 
     fn run(&self, upto: usize, workers: usize) -> Report {
-        self.grow(upto);
+        self.write_payments(upto);
         harness::run_plan(&self.plan(&[]), &self.path("data"), workers)
     }
 
-    /// All payments under the topology with other settings, in a folder of its own.
-    fn run_apart(&self, name: &str, more: &[String]) -> PathBuf {
-        self.grow(PAYMENTS);
+    /// Runs all payments with other settings, into a data folder of its own.
+    fn run_separately(&self, name: &str, more: &[String]) -> PathBuf {
+        self.write_payments(PAYMENTS);
         harness::run_plan(&self.plan(more), &self.path(name), 1);
         self.path(name)
     }
 
-    fn take(&self, actor: &str, reason: &str, action: StepAction) -> Result<StepOutcome, GovernanceError> {
+    fn take_step(
+        &self,
+        actor: &str,
+        reason: &str,
+        action: StepAction,
+    ) -> Result<StepOutcome, GovernanceError> {
         let request = StepRequest { actor: actor.to_owned(), reason: reason.to_owned(), action };
         DataFolder::new(&self.path("data"), self.path("data/store")).take_step(&self.plan(&[]), &request)
     }
 
     fn propose(&self, actor: &str, node: &str, text: &str) -> Result<StepOutcome, GovernanceError> {
         let (node, file) = (node.to_owned(), PathBuf::from("revision.toml"));
-        self.take(actor, "test", StepAction::Propose { node, file, text: text.to_owned(), before: None })
+        self.take_step(actor, "test", StepAction::Propose { node, file, text: text.to_owned(), before: None })
     }
 
     /// Ann proposes, Bob approves, Ann activates.
-    fn bring_into_force(&self, node: &str, text: &str) -> StepOutcome {
+    fn activate_revision(&self, node: &str, text: &str) -> StepOutcome {
         let id = self.propose("ann", node, text).unwrap().record.proposal_id.to_hex();
-        self.take("bob", "fine", StepAction::Follow(RevisionStep::Approved, id.clone())).unwrap();
-        self.take("ann", "now", StepAction::Follow(RevisionStep::Activated, id)).unwrap()
+        self.take_step("bob", "fine", StepAction::Follow(RevisionStep::Approved, id.clone())).unwrap();
+        self.take_step("ann", "now", StepAction::Follow(RevisionStep::Activated, id)).unwrap()
     }
 }
 
-/// The lines of all decisions of some payments, in their order.
+/// The printed rows of the decisions on some payments, in tick order.
 fn decisions(data: &Path, payments: std::ops::Range<usize>) -> Vec<String> {
     let table = harness::table(data, "SELECT * FROM decisions ORDER BY _tick");
-    let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" "); // Columns are as wide as the widest.
+    // The width of a printed column depends on its widest value, so runs of blanks are collapsed.
+    let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let rows: Vec<String> = table.lines().skip(3).map(squeezed).collect();
     assert_eq!(
         rows.len() - 1,
-        harness::ask(data, "SELECT * FROM decisions").iter().map(|b| b.num_rows()).sum::<usize>()
+        harness::query(data, "SELECT * FROM decisions").iter().map(|b| b.num_rows()).sum::<usize>()
     );
     rows[payments].to_vec()
 }
 
-/// A revision of the test's gate policy, with one text in place of another.
-fn gate(revision: &str, from: &str, to: &str) -> String {
+/// A revision of the test's gate policy, with `to` in place of `from`.
+fn gate_revision(revision: &str, from: &str, to: &str) -> String {
     let text =
         std::fs::read_to_string(harness::file("tests/topologies/policies/payments-gate.toml")).unwrap();
     let text = text.replace("revision = \"1\"", &format!("revision = \"{revision}\""));
-    assert!(text.contains(from), "the policy does not say {from}");
+    assert!(text.contains(from), "the policy does not contain {from}");
     text.replace(from, to)
 }
 
 #[test]
-fn each_revision_decides_from_its_tick_on_and_a_roll_back_returns() {
+fn each_revision_decides_from_its_tick_and_a_rollback_restores_the_one_before() {
     let world = World::new(&[]);
     world.run(200, 1);
-    let activated = world.bring_into_force("decisions", STRICT);
+    let activated = world.activate_revision("decisions", STRICT);
     world.run(400, 2);
     let back = StepAction::RollBack("decisions".to_owned());
-    let rolled_back = world.take("cyd", "too many reviews", back).unwrap();
+    let rolled_back = world.take_step("cyd", "too many reviews", back).unwrap();
     let live = world.run(PAYMENTS, 1);
 
-    let lenient = world.run_apart("lenient", &[]);
+    let lenient = world.run_separately("lenient", &[]);
     let bundle = world.write("strict.toml", STRICT);
-    let strict = world.run_apart("strict", &[format!("decisions.bundle={}", bundle.display())]);
+    let strict = world.run_separately("strict", &[format!("decisions.bundle={}", bundle.display())]);
     let data = world.path("data");
     assert_eq!(decisions(&data, 0..200), decisions(&lenient, 0..200));
     assert_eq!(decisions(&data, 200..400), decisions(&strict, 200..400));
@@ -198,40 +212,40 @@ fn each_revision_decides_from_its_tick_on_and_a_roll_back_returns() {
     for workers in [1, 2, 4] {
         let out = world.path(&format!("replayed-{workers}"));
         let plan = world.plan(&[]);
-        let again = replay(&plan, &data, &out, workers, &harness::watch(&plan)).unwrap();
+        let again = replay(&plan, &data, &out, workers, &harness::metrics(&plan)).unwrap();
         assert_eq!(compare(&live.commits, &again), None, "{workers} workers");
     }
     let before = harness::files(&data.join("store"));
     world.run(PAYMENTS, 2);
     let after = harness::files(&data.join("store"));
     let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&before), names(&after), "a run over the same input adds nothing");
-    assert!(before == after, "and changes nothing");
+    assert_eq!(names(&before), names(&after), "a second run over the same input adds no file");
+    assert!(before == after, "a second run over the same input changes no file");
     let options =
         Options { store: Some(world.path("store-again").into()), workers: 2, ..Options::new(&data) };
     let plan = world.plan(&[]);
-    let again = run(&plan, &options, &harness::watch(&plan)).unwrap();
-    assert_eq!(compare(&live.commits, &again.commits), None, "a restart that makes all tables anew");
+    let again = run(&plan, &options, &harness::metrics(&plan)).unwrap();
+    assert_eq!(compare(&live.commits, &again.commits), None, "a restart that writes all tables again");
 }
 
 #[test]
-fn rules_named_by_the_topology_of_a_replay_decide_throughout() {
+fn rules_set_in_the_topology_of_a_replay_decide_every_payment() {
     let world = World::new(&[]);
     world.run(200, 1);
-    world.bring_into_force("decisions", &STRICT.replace("payments_1h > 1", "payments_1h > 2"));
+    world.activate_revision("decisions", &STRICT.replace("payments_1h > 1", "payments_1h > 2"));
     world.run(PAYMENTS, 1);
     let bundle = world.write("strict.toml", STRICT);
     let set = [format!("decisions.bundle={}", bundle.display())];
     let plan = world.plan(&set);
     std::fs::create_dir(world.path("shadow")).unwrap();
-    replay(&plan, &world.path("data"), &world.path("shadow/store"), 2, &harness::watch(&plan)).unwrap();
-    std::fs::create_dir(world.path("shadow/log")).unwrap(); // What is asked is a folder with a log and a store.
-    let strict = world.run_apart("strict", &set);
+    replay(&plan, &world.path("data"), &world.path("shadow/store"), 2, &harness::metrics(&plan)).unwrap();
+    std::fs::create_dir(world.path("shadow/log")).unwrap(); // A query needs a folder with a log and a store.
+    let strict = world.run_separately("strict", &set);
     assert_eq!(decisions(&world.path("shadow"), 0..PAYMENTS), decisions(&strict, 0..PAYMENTS));
 }
 
-/// Which rules and which policy the episodes of a folder were decided under.
-fn under(data: &Path) -> String {
+/// How many episodes of a folder were decided under each bundle and policy revision.
+fn episodes_by_revision(data: &Path) -> String {
     harness::table(
         data,
         "SELECT bundle_version AS rules, policy_revision AS policy, count(*) AS n, min(cast(event_id AS int)) AS first \
@@ -240,8 +254,8 @@ fn under(data: &Path) -> String {
 }
 
 #[test]
-fn an_episode_names_what_was_in_force_and_every_replay_gives_its_seal_again() {
-    let world = World::sealed(&[]).with_a_past();
+fn an_episode_names_the_effective_revisions_and_every_replay_reproduces_its_seal() {
+    let world = World::sealed(&[]).with_history();
     let (data, plan) = (world.path("data"), world.plan(&[]));
     expect![[r#"
         +-------+--------+-----+-------+
@@ -252,29 +266,30 @@ fn an_episode_names_what_was_in_force_and_every_replay_gives_its_seal_again() {
         | 2     | 2      | 100 | 300   |
         | 1     | 2      | 200 | 400   |
         +-------+--------+-----+-------+"#]]
-    .assert_eq(&under(&data));
+    .assert_eq(&episodes_by_revision(&data));
     let store = Store::open(data.join("store")).unwrap();
     let verified = verify(&harness::log_of(&data), &store, &[]).unwrap();
     assert_eq!((verified.findings, verified.records), (Vec::new(), PAYMENTS as u64));
     for workers in [1, 2, 4] {
         let everything = (Tick::ZERO, Tick::MAX);
         let compared =
-            compare_seals(&plan, &data, &store, everything, workers, &harness::watch(&plan)).unwrap();
+            compare_seals(&plan, &data, &store, everything, workers, &harness::metrics(&plan)).unwrap();
         assert!(compared.first.is_none(), "{workers} workers: {:#?}", compared.first);
         assert_eq!((compared.equal, compared.commits), (PAYMENTS as u64, verified.commits));
     }
     for (event, version) in [("199", "\"1\""), ("200", "\"2\""), ("399", "\"2\""), ("400", "\"1\"")] {
-        let proof = prove(&store, event).unwrap();
+        let proof = prove(&store, Some(&harness::log_of(&data)), event).unwrap();
         proof.check(&[]).unwrap();
         let values = proof.values();
-        let said = values.iter().find(|(name, _)| name == "bundle_version").map(|(_, value)| value.as_str());
-        assert_eq!(said, Some(version), "event {event}: {values:#?}");
+        let recorded =
+            values.iter().find(|(name, _)| name == "bundle_version").map(|(_, value)| value.as_str());
+        assert_eq!(recorded, Some(version), "event {event}: {values:#?}");
     }
 }
 
 #[test]
-fn a_shadow_run_of_named_rules_has_them_decide_throughout_even_those_of_the_beginning() {
-    let world = World::sealed(&[]).with_a_past();
+fn a_shadow_run_applies_the_named_rules_to_every_payment_even_when_they_are_the_initial_rules() {
+    let world = World::sealed(&[]).with_history();
     let data = world.path("data");
     let sealed = Store::open(data.join("store")).unwrap();
     let strict = world.write("strict.toml", STRICT);
@@ -282,24 +297,25 @@ fn a_shadow_run_of_named_rules_has_them_decide_throughout_even_those_of_the_begi
     let action = |line: &str| line.split(' ').nth(5).map(str::to_owned);
     for (name, bundle) in [("own", own), ("strict", strict)] {
         let set = [format!("decisions.bundle={}", bundle.display())];
-        let apart = world.run_apart(name, &set);
-        let (was, would_be) = (decisions(&data, 0..PAYMENTS), decisions(&apart, 0..PAYMENTS));
-        let differing = was.iter().zip(&would_be).filter(|(a, b)| action(a) != action(b)).count() as u64;
+        let apart = world.run_separately(name, &set);
+        let (actual, alternative) = (decisions(&data, 0..PAYMENTS), decisions(&apart, 0..PAYMENTS));
+        let differing =
+            actual.iter().zip(&alternative).filter(|(a, b)| action(a) != action(b)).count() as u64;
         assert!(differing > 10, "the two bundles differ");
         let (plan, out) = (world.plan(&set), world.path(&format!("shadow-{name}")));
         let upto = Tick::MAX;
-        let shadow = shadow(&plan, &data, &sealed, &out, upto, 2, &harness::watch(&plan)).unwrap();
+        let shadow = shadow(&plan, &data, &sealed, &out, upto, 2, &harness::metrics(&plan)).unwrap();
         assert_eq!((shadow.changed(), shadow.actions.values().sum()), (differing, PAYMENTS as u64), "{name}");
     }
 }
 
 #[test]
-fn steps_that_were_pruned_from_the_log_are_in_force_by_the_archive() {
-    let world = World::sealed(&["log.archive=true"]).with_a_past();
+fn steps_pruned_from_the_log_stay_effective_through_the_archive() {
+    let world = World::sealed(&["log.archive=true"]).with_history();
     let (data, plan) = (world.path("data"), world.plan(&[]));
-    let whole = under(&data);
+    let whole = episodes_by_revision(&data);
     let tables = harness::files(&data.join("store/tables"));
-    harness::cut_small(&data, 4096);
+    harness::resegment(&data, 4096);
     let store = Store::open(data.join("store")).unwrap();
     let log = harness::log_of(&data).lock().unwrap();
     let pruned = prune(&log, &store, LogRetention { span: None, bytes: Some(1) }).unwrap();
@@ -308,25 +324,25 @@ fn steps_that_were_pruned_from_the_log_are_in_force_by_the_archive() {
         harness::log_of(&data).read_topic(Topic::Control).unwrap().is_empty(),
         "every step is pruned: {pruned:?}"
     );
-    let (out, watch) = (world.path("again"), harness::watch(&plan));
-    replay(&plan, &data, &out, 2, &watch).unwrap();
-    assert!(tables == harness::files(&out.join("tables")), "a replay gives other files");
-    // The lifecycle goes on where it stood.
+    let (out, metrics) = (world.path("again"), harness::metrics(&plan));
+    replay(&plan, &data, &out, 2, &metrics).unwrap();
+    assert!(tables == harness::files(&out.join("tables")), "the replay wrote different files");
+    // The lifecycle continues from the state that the archive holds.
     let refused = world.propose("ann", "decisions", STRICT).unwrap_err();
     assert!(refused.to_string().contains("rolled back"), "{refused}");
     let again = world.propose("ann", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap();
     assert!(again.tick > Tick::ZERO && !again.repeated);
-    let refused = world.take("ann", "again", StepAction::RollBack("decisions".to_owned())).unwrap_err();
+    let refused = world.take_step("ann", "again", StepAction::RollBack("decisions".to_owned())).unwrap_err();
     assert!(refused.to_string().contains("nothing to roll back to"), "{refused}");
     world.run(PAYMENTS, 1);
-    assert_eq!(under(&data), whole);
+    assert_eq!(episodes_by_revision(&data), whole);
 }
 
 #[test]
-fn the_wall_clock_stamps_a_step_now() {
+fn under_the_wall_clock_a_step_is_stamped_with_the_current_time() {
     let world = World::new(&["clock=wall"]);
     world.run(300, 1);
-    let activated = world.bring_into_force("decisions", STRICT);
+    let activated = world.activate_revision("decisions", STRICT);
     world.run(PAYMENTS, 1);
     let count = format!(
         "SELECT _tick > {} AS later, bundle_version, count(*) AS n FROM decisions GROUP BY 1, 2 ORDER BY 1",
@@ -343,17 +359,20 @@ fn the_wall_clock_stamps_a_step_now() {
 }
 
 #[test]
-fn receipts_and_decisions_cite_the_policy_in_force() {
+fn receipts_and_decisions_cite_the_effective_policy() {
     let world = World::new(&[]);
     world.run(200, 1);
-    world.bring_into_force("admitted", &gate("2", "record_bytes_max = 16384", "record_bytes_max = 8192"));
-    world.run(400, 1);
-    world.bring_into_force(
+    world.activate_revision(
         "admitted",
-        &gate("3", "class = \"traffic\"", "class = \"traffic\"\nproducers = [\"bank\"]"),
+        &gate_revision("2", "record_bytes_max = 16384", "record_bytes_max = 8192"),
+    );
+    world.run(400, 1);
+    world.activate_revision(
+        "admitted",
+        &gate_revision("3", "class = \"traffic\"", "class = \"traffic\"\nproducers = [\"bank\"]"),
     );
     world.run(500, 1);
-    world.take("ann", "no bank sends yet", StepAction::RollBack("admitted".to_owned())).unwrap();
+    world.take_step("ann", "no bank sends yet", StepAction::RollBack("admitted".to_owned())).unwrap();
     let live = world.run(PAYMENTS, 2);
     let data = world.path("data");
     let receipts = "SELECT source, policy_id, policy_revision, decision, reason_code, count(*) AS n, \
@@ -379,7 +398,7 @@ fn receipts_and_decisions_cite_the_policy_in_force() {
         +-----------------+-----+-------+"#]]
     .assert_eq(&harness::table(&data, decisions));
     let plan = world.plan(&[]);
-    let again = replay(&plan, &data, &world.path("out"), 4, &harness::watch(&plan)).unwrap();
+    let again = replay(&plan, &data, &world.path("out"), 4, &harness::metrics(&plan)).unwrap();
     assert_eq!(compare(&live.commits, &again), None);
 }
 
@@ -387,15 +406,15 @@ fn receipts_and_decisions_cite_the_policy_in_force() {
 fn every_step_is_a_fact_with_a_receipt_and_a_row() {
     let world = World::new(&[]);
     world.run(100, 1);
-    world.bring_into_force("decisions", STRICT);
+    world.activate_revision("decisions", STRICT);
     let again = world.propose("ann", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap();
-    // Without its index, the gate knows from the log what it has seen.
+    // Without its index, the gate learns from the log which records it has seen.
     std::fs::remove_dir_all(world.path("data/index")).unwrap();
     let repeated = world.propose("ann", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap();
     assert!(!again.repeated && repeated.repeated);
     assert_eq!((again.tick, &again.record), (repeated.tick, &repeated.record));
     world
-        .take(
+        .take_step(
             "ann",
             "not needed",
             StepAction::Follow(RevisionStep::Withdrawn, again.record.proposal_id.to_hex()),
@@ -443,33 +462,33 @@ fn every_step_is_a_fact_with_a_receipt_and_a_row() {
     .assert_eq(&harness::table(&data, receipts));
     world.run(100, 1);
     let rows = "SELECT count(*) AS n FROM decisions";
-    assert!(harness::table(&data, rows).contains("| 100 |"), "steps are no rows of the graph");
+    assert!(harness::table(&data, rows).contains("| 100 |"), "steps add no rows to the tables of the graph");
 }
 
-/// What is said of steps that may not be taken, one a line.
-fn check(refused: &[Result<StepOutcome, GovernanceError>], wanted: &Expect) {
+/// Compares the results of steps with `expected`, one result a line.
+fn check(results: &[Result<StepOutcome, GovernanceError>], expected: &Expect) {
     let root = format!("{}/", env!("CARGO_MANIFEST_DIR"));
-    let said = refused.iter().map(|refused| match refused {
+    let lines = results.iter().map(|result| match result {
         Ok(taken) => format!("taken: {}\n", taken.record.step),
         Err(error) => format!("{error}\n").replace(&root, ""),
     });
-    wanted.assert_eq(&said.collect::<String>());
+    expected.assert_eq(&lines.collect::<String>());
 }
 
 #[test]
-fn steps_against_the_rules_are_refused() {
+fn steps_that_break_the_rules_are_refused() {
     let world = World::new(&[]);
     world.run(50, 1);
     let files = harness::files(&world.path("data/log"));
     let follow =
-        |actor: &str, step, id: &str| world.take(actor, "why", StepAction::Follow(step, id.to_owned()));
+        |actor: &str, step, id: &str| world.take_step(actor, "why", StepAction::Follow(step, id.to_owned()));
     check(
         &[
             world.propose("ann", "features", STRICT),
             world.propose("ann", "decisions", &STRICT.replace("\"2\"", "\"1\"")),
             world.propose("", "decisions", STRICT),
             follow("bob", RevisionStep::Approved, "3f"),
-            world.take("ann", "why", StepAction::RollBack("decisions".to_owned())),
+            world.take_step("ann", "why", StepAction::RollBack("decisions".to_owned())),
         ],
         &expect![[r#"
             node `features` has no bundle and no policy to revise; name one of `decisions`, `admitted` (the gate)
@@ -479,7 +498,7 @@ fn steps_against_the_rules_are_refused() {
             payments-rules 1 (71efd0d0a44f) has been in force for the bundle of `decisions` since the beginning; there is nothing to roll back to
         "#]],
     );
-    assert!(files == harness::files(&world.path("data/log")), "a refused step leaves the log as it was");
+    assert!(files == harness::files(&world.path("data/log")), "a refused step must not change the log");
 
     let first = world.propose("ann", "decisions", STRICT).unwrap().record;
     let other = world.propose("bob", "decisions", &STRICT.replace("\"2\"", "\"3\"")).unwrap().record;
@@ -501,7 +520,7 @@ fn steps_against_the_rules_are_refused() {
             follow("bob", RevisionStep::Activated, &other_id),
             follow("bob", RevisionStep::Withdrawn, &id),
             world.propose("ann", "decisions", STRICT),
-            world.take("ann", "why", named),
+            world.take_step("ann", "why", named),
         ],
         &expect![[r#"
             proposal 67e75326de1b was proposed by ann, so it cannot be activated; have it approved first
@@ -519,7 +538,7 @@ fn steps_against_the_rules_are_refused() {
 }
 
 #[test]
-fn what_cannot_run_is_not_proposed_and_all_its_faults_are_told() {
+fn a_revision_that_cannot_run_is_refused_with_all_its_faults() {
     let world = World::new(&[]);
     world.run(50, 1);
     let broken = STRICT
@@ -533,15 +552,15 @@ fn what_cannot_run_is_not_proposed_and_all_its_faults_are_told() {
             world.propose(
                 "ann",
                 "admitted",
-                &gate("2", "amount = \"decimal(12,2)\"", "amount = \"int64\"\nfee = \"int64\""),
+                &gate_revision("2", "amount = \"decimal(12,2)\"", "amount = \"int64\"\nfee = \"int64\""),
             ),
-            world.propose("ann", "admitted", &gate("2", "terminal_id = \"int32\"\n", "")),
-            world.propose("ann", "admitted", &gate("2", "class = \"traffic\"", "class = \"case\"")),
-            world.propose("ann", "admitted", &gate("2", "payment.v1", "payment.v2")),
+            world.propose("ann", "admitted", &gate_revision("2", "terminal_id = \"int32\"\n", "")),
+            world.propose("ann", "admitted", &gate_revision("2", "class = \"traffic\"", "class = \"case\"")),
+            world.propose("ann", "admitted", &gate_revision("2", "payment.v1", "payment.v2")),
             world.propose(
                 "ann",
                 "admitted",
-                &gate(
+                &gate_revision(
                     "2",
                     "[event.\"payment.v1\"]",
                     "[event.\"governance.policy.v1\"]\nclass = \"control\"\n[event.\"payment.v1\"]",
@@ -576,9 +595,9 @@ fn what_cannot_run_is_not_proposed_and_all_its_faults_are_told() {
 }
 
 #[test]
-fn a_folder_that_cannot_take_a_step_says_why() {
+fn a_folder_that_cannot_record_a_step_refuses_it_with_the_reason() {
     let world = World::new(&[]);
-    world.grow(50);
+    world.write_payments(50);
     let nothing_ran = world.propose("ann", "decisions", STRICT);
     world.run(50, 1);
     let (log, _) = harness::log_of(&world.path("data")).open(LogOptions::default()).unwrap();
@@ -590,24 +609,25 @@ fn a_folder_that_cannot_take_a_step_says_why() {
     let other_plan = other.propose("ann", "decisions", STRICT);
     let root = other.scratch.path().display().to_string();
     let own = std::process::id().to_string();
-    // What differs from run to run: the folder, the process, and digests, which cover the path of the bundle.
+    // These differ between test runs: the folder, the process id, and the digests, which cover the
+    // path of the bundle.
     let masked = |word: &str| match word.get(..64).and_then(Digest::from_hex) {
         Some(_) => format!("DIGEST{}", &word[64..]),
         None => word.replace(&root, ""),
     };
-    let said = [nothing_ran, running, other_plan].map(|refused| {
-        let said = refused.unwrap_err().to_string().replace(&format!("process {own}"), "process 7");
-        said.split(' ').map(masked).collect::<Vec<_>>().join(" ") + "\n"
+    let messages = [nothing_ran, running, other_plan].map(|refused| {
+        let message = refused.unwrap_err().to_string().replace(&format!("process {own}"), "process 7");
+        message.split(' ').map(masked).collect::<Vec<_>>().join(" ") + "\n"
     });
     expect![[r#"
         nothing ran on `/data` yet, so nothing can be revised there; change the file that the topology names, or run it first
         a run is active on `/data` (process 7) and alone may add to its log; take the step when it has ended
         `/data` holds the log of plan DIGEST, and this topology is plan DIGEST; give the files and --set with which it was started: a revision comes with --file, and does not replace them
-    "#]].assert_eq(&said.concat());
+    "#]].assert_eq(&messages.concat());
 
     let envelopes = tempfile::tempdir().unwrap();
     let records = envelopes.path().join("records.jsonl");
-    // Who writes envelopes cannot write steps: no policy knows their type.
+    // A source cannot submit a step as an envelope, because no policy declares that event type.
     std::fs::write(&records, format!(
         "{{\"event_id\":\"1\",\"event_type\":\"governance.policy.v1\",\"ts_utc\":\"2026-01-01T00:00:00.000000Z\",\"manifest_fingerprint\":\"{}\",\"payload\":{{}}}}\n",
         "0".repeat(64)
@@ -625,47 +645,48 @@ fn a_folder_that_cannot_take_a_step_says_why() {
 }
 
 #[test]
-fn no_source_has_the_name_of_the_door() {
+fn a_source_cannot_have_the_reserved_name_governance() {
     let text = std::fs::read_to_string(harness::file("tests/topologies/payments.toml")).unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("governance.toml");
     std::fs::write(&file, text.replace("\"payments\"", "\"governance\"")).unwrap();
-    let Err(faults) = Plan::read(&file, &[]) else { panic!("it has faults") };
+    let Err(faults) = Plan::read(&file, &[]) else { panic!("the topology must be refused") };
     let faults: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
-    let named: Vec<String> = faults.into_iter().filter(|fault| fault.starts_with("no source")).collect();
+    let refusals: Vec<String> = faults.into_iter().filter(|fault| fault.starts_with("no source")).collect();
     expect!["no source can be called `governance`: receipts of policy changes are; give it another name"]
-        .assert_eq(&named.concat());
+        .assert_eq(&refusals.concat());
 }
 
 #[test]
-fn one_is_enough_where_the_topology_said_so_from_the_beginning() {
+fn one_person_may_take_every_step_when_the_topology_turns_four_eyes_off() {
     let world = World::new(&["governance.four_eyes=false"]);
     world.run(50, 1);
     let id = world.propose("ann", "decisions", STRICT).unwrap().record.proposal_id.to_hex();
-    world.take("ann", "fine", StepAction::Follow(RevisionStep::Approved, id.clone())).unwrap();
-    world.take("ann", "now", StepAction::Follow(RevisionStep::Activated, id)).unwrap();
-    let strict: Vec<String> = world.set.iter().filter(|set| !set.contains("four_eyes")).cloned().collect();
-    let plan = harness::plan(&harness::file("tests/topologies/payments.toml"), &strict);
-    let refused = run(&plan, &Options::new(&world.path("data")), &harness::watch(&plan)).unwrap_err();
+    world.take_step("ann", "fine", StepAction::Follow(RevisionStep::Approved, id.clone())).unwrap();
+    world.take_step("ann", "now", StepAction::Follow(RevisionStep::Activated, id)).unwrap();
+    let default_set: Vec<String> =
+        world.set.iter().filter(|set| !set.contains("four_eyes")).cloned().collect();
+    let plan = harness::plan(&harness::file("tests/topologies/payments.toml"), &default_set);
+    let refused = run(&plan, &Options::new(&world.path("data")), &harness::metrics(&plan)).unwrap_err();
     assert!(refused.to_string().contains("holds the log of plan"), "{refused}");
 }
 
 #[test]
-fn the_command_tells_what_changes_and_what_is_next() {
+fn the_command_prints_the_changes_and_the_next_step() {
     let world = World::new(&[]);
     world.run(50, 1);
     let bundle = world.write("strict.toml", STRICT);
     let topology = harness::file("tests/topologies/payments.toml");
-    let mut shown = String::new();
+    let mut transcript = String::new();
     let mut policy = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.arg("policy").arg(arguments[0]).arg(&topology).arg("--data").arg(world.path("data"));
         command.args(world.set.iter().flat_map(|set| ["--set", set]));
-        let done = command.args(&arguments[1..]).output().unwrap();
-        let out = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        let output = command.args(&arguments[1..]).output().unwrap();
+        let out = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
         let out = out.replace(&topology.display().to_string(), "payments.toml");
         let out = out.replace(&world.scratch.path().display().to_string(), "").replace(" \n", "\n");
-        shown += &format!("$ policy {} -> {}\n{out}\n", arguments[0], done.status.code().unwrap());
+        transcript += &format!("$ policy {} -> {}\n{out}\n", arguments[0], output.status.code().unwrap());
         out
     };
     let who = |actor| ["--actor", actor, "--reason", "fewer chargebacks"];
@@ -717,7 +738,7 @@ fn the_command_tells_what_changes_and_what_is_next() {
           - rule large: BLOCK (AMOUNT) when amount > 250
 
         $ policy activate -> 0
-        proposal 7aff6c59af19 was activated by ann at 2026-01-01T13:17:53.000003Z already; nothing has changed
+        proposal 7aff6c59af19 was already activated by ann at 2026-01-01T13:17:53.000003Z; nothing was changed
 
         $ policy list -> 0
         node       in force                         since                        by
@@ -785,5 +806,5 @@ fn the_command_tells_what_changes_and_what_is_next() {
         $ policy rollback -> 2
         {"refused":"payments-gate 1 (c9dc29347aa6) has been in force for the policy of `admitted` since the beginning; there is nothing to roll back to"}
 
-    "#]].assert_eq(&shown);
+    "#]].assert_eq(&transcript);
 }

@@ -1,4 +1,5 @@
-//! Governed change while a topology stays up: steps over HTTP are those of the command line, and what takes effect does so without a stop.
+//! Governed changes while a topology is up: steps over HTTP are those of the command line, and a
+//! revision takes effect without a stop.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use crate::harness;
-use crate::service::{Answered, Service, payment};
+use crate::service::{Response, Service, payment};
 
-/// Rules that block what the topology's own allow.
+/// Rules that block payments which the topology's own rules allow.
 const STRICT: &str = r#"id = "payments-rules"
 version = "2"
 score = "cast(payments_1d as double)"
@@ -71,30 +72,30 @@ impl World {
         self.scratch.path().join(name)
     }
 
-    /// Somebody calls; an empty body asks.
-    fn call(&self, service: &Service, who: &str, path: &str, body: &str) -> Answered {
+    /// Sends a request as `who`: a GET when the body is empty, otherwise a POST.
+    fn call(&self, service: &Service, who: &str, path: &str, body: &str) -> Response {
         let (_, key) = self.keys.iter().find(|(id, _)| *id == who).unwrap();
         let method = if body.is_empty() { "GET" } else { "POST" };
-        service.ask(&format!("{method} {path} HTTP/1.1\r\nauthorization: Bearer {key}"), body.as_bytes())
+        service.request(&format!("{method} {path} HTTP/1.1\r\nauthorization: Bearer {key}"), body.as_bytes())
     }
 
-    fn done(&self, service: &Service, who: &str, path: &str, body: &Value) -> Value {
-        let answered = self.call(service, who, path, &body.to_string());
-        assert_eq!(answered.status, 200, "{who} {path}: {}", answered.body);
-        answered.json()
+    fn post(&self, service: &Service, who: &str, path: &str, body: &Value) -> Value {
+        let response = self.call(service, who, path, &body.to_string());
+        assert_eq!(response.status, 200, "{who} {path}: {}", response.body);
+        response.json()
     }
 
     fn propose(&self, service: &Service, text: &str) -> String {
         let body = json!({"node": "decisions", "text": text, "reason": "test"});
-        self.done(service, "ann", "/v1/revisions", &body)["proposal_id"].as_str().unwrap().to_owned()
+        self.post(service, "ann", "/v1/revisions", &body)["proposal_id"].as_str().unwrap().to_owned()
     }
 
-    /// A step by Bob.
+    /// Bob takes a step over HTTP.
     fn step(&self, service: &Service, id: &str, step: &str) -> Value {
-        self.done(service, "bob", &format!("/v1/revisions/{id}/{step}"), &json!({"reason": "fine"}))
+        self.post(service, "bob", &format!("/v1/revisions/{id}/{step}"), &json!({"reason": "fine"}))
     }
 
-    /// Payments with these numbers, all of which are admitted.
+    /// Sends the payments with these numbers, all of which are admitted.
     fn send(&self, service: &Service, numbers: std::ops::Range<u64>) {
         service.until_ready();
         let lines: Vec<String> = numbers.map(|i| payment(&format!("p-{i}"), i, i % 7, "3.00")).collect();
@@ -102,13 +103,13 @@ impl World {
         let head = format!(
             "POST /v1/facts HTTP/1.1\r\ncontent-type: application/x-ndjson\r\nauthorization: Bearer {key}"
         );
-        let answered = service.ask(&head, lines.join("\n").as_bytes());
-        assert_eq!(answered.status, 200, "{}", answered.body);
-        assert_eq!(answered.body.matches("\"admitted\"").count(), lines.len(), "{}", answered.body);
+        let response = service.request(&head, lines.join("\n").as_bytes());
+        assert_eq!(response.status, 200, "{}", response.body);
+        assert_eq!(response.body.matches("\"admitted\"").count(), lines.len(), "{}", response.body);
     }
 
-    /// A step by Bob on the command line.
-    fn cold(&self, data: &Path, arguments: &[&str]) {
+    /// Bob takes a step on the command line.
+    fn take_step_offline(&self, data: &Path, arguments: &[&str]) {
         let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .args(["policy", arguments[0]])
             .arg(&self.topology)
@@ -123,7 +124,7 @@ impl World {
 }
 
 #[test]
-fn a_step_that_takes_effect_in_a_running_service_gives_the_commits_of_one_between_two_runs() {
+fn a_step_in_a_running_service_gives_the_commits_of_a_step_between_two_runs() {
     let world = World::new();
     let (live, cold) = (world.path("live"), world.path("cold"));
     let service = world.start(&live, "2");
@@ -139,14 +140,14 @@ fn a_step_that_takes_effect_in_a_running_service_gives_the_commits_of_one_betwee
 
     let service = world.start(&cold, "1");
     world.send(&service, 0..1700);
-    assert_eq!(world.propose(&service, STRICT), id, "a proposal is named by what it says");
+    assert_eq!(world.propose(&service, STRICT), id, "the id of a proposal follows from its content");
     world.step(&service, &id, "approve");
     service.stop();
-    world.cold(&cold, &["activate", "--id", &id]);
+    world.take_step_offline(&cold, &["activate", "--id", &id]);
     let service = world.start(&cold, "1");
     world.send(&service, 1700..2900);
     service.stop();
-    world.cold(&cold, &["rollback", "--node", "decisions"]);
+    world.take_step_offline(&cold, &["rollback", "--node", "decisions"]);
     let service = world.start(&cold, "1");
     world.send(&service, 2900..3100);
     service.stop();
@@ -158,7 +159,7 @@ fn a_step_that_takes_effect_in_a_running_service_gives_the_commits_of_one_betwee
     assert!(of_live.len() > 6, "there is something to compare: {:?}", names(&of_live));
     let differing = of_live.iter().zip(&of_cold).filter(|(a, b)| a != b).map(|(a, _)| a.0.clone());
     assert_eq!(differing.collect::<Vec<_>>(), Vec::<String>::new());
-    let under = harness::table(
+    let by_rules = harness::table(
         &live,
         "SELECT bundle_version AS rules, count(*) AS n, min(_tick) < max(_tick) AS several FROM decisions GROUP BY 1 ORDER BY 1",
     );
@@ -169,11 +170,11 @@ fn a_step_that_takes_effect_in_a_running_service_gives_the_commits_of_one_betwee
         | 1     | 1900 | true    |
         | 2     | 1200 | true    |
         +-------+------+---------+"#]]
-    .assert_eq(&under);
+    .assert_eq(&by_rules);
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_or_decided_twice_while_revisions_take_effect() {
+fn no_acknowledged_fact_is_lost_or_decided_twice_while_revisions_take_effect() {
     let world = World::new();
     let data = world.path("data");
     let service = world.start(&data, "2");
@@ -186,20 +187,20 @@ fn nothing_acknowledged_is_lost_or_decided_twice_while_revisions_take_effect() {
                 scope.spawn(move || {
                     let (mut acknowledged, mut refused) = (0u64, 0u64);
                     let mut i = sender;
-                    // The last is sent after the last change.
+                    // The last payment of a sender follows the last change.
                     for last in std::iter::repeat_with(|| over.load(Ordering::Acquire)) {
                         let body = payment(&format!("p-{i}"), i / 10, i % 7, "3.00");
                         let head = format!(
                             "POST /v1/decide?timeout_ms=20000 HTTP/1.1\r\nauthorization: Bearer {key}"
                         );
-                        let answered = service.ask(&head, body.as_bytes());
-                        match answered.status {
+                        let response = service.request(&head, body.as_bytes());
+                        match response.status {
                             200 => {
                                 assert_eq!(
-                                    answered.json()["receipt"]["verdict"],
+                                    response.json()["receipt"]["verdict"],
                                     "admitted",
                                     "{}",
-                                    answered.body
+                                    response.body
                                 );
                                 acknowledged += 1;
                                 i += 3;
@@ -208,10 +209,10 @@ fn nothing_acknowledged_is_lost_or_decided_twice_while_revisions_take_effect() {
                                 }
                             }
                             503 => {
-                                assert!(answered.head.contains("retry-after: 1"), "{}", answered.head);
+                                assert!(response.head.contains("retry-after: 1"), "{}", response.head);
                                 refused += 1;
                             }
-                            other => panic!("{other}: {}", answered.body),
+                            other => panic!("{other}: {}", response.body),
                         }
                     }
                     (acknowledged, refused)
@@ -247,13 +248,13 @@ fn nothing_acknowledged_is_lost_or_decided_twice_while_revisions_take_effect() {
 }
 
 #[test]
-fn a_step_over_http_takes_the_role_and_keeps_the_rules_of_the_lifecycle() {
+fn a_step_over_http_needs_the_role_and_follows_the_rules_of_the_lifecycle() {
     let world = World::new();
     let service = world.start(&world.path("data"), "1");
     let propose =
         |text: &str, reason: &str| json!({"node": "decisions", "text": text, "reason": reason}).to_string();
     let fine = json!({"reason": "fine"}).to_string();
-    let id = world.done(
+    let id = world.post(
         &service,
         "eve",
         "/v1/revisions",
@@ -262,12 +263,13 @@ fn a_step_over_http_takes_the_role_and_keeps_the_rules_of_the_lifecycle() {
         .as_str()
         .unwrap()
         .to_owned();
-    // What the service began with is not what its files say from now on, and nobody may notice.
-    std::fs::write(world.path("policies/payments-rules.toml"), "somebody works on it").unwrap();
-    let about = |step: &str| format!("/v1/revisions/{id}/{step}");
+    // From here on the file differs from what the service read at its start, which must change
+    // nothing.
+    std::fs::write(world.path("policies/payments-rules.toml"), "an unfinished edit").unwrap();
+    let step_path = |step: &str| format!("/v1/revisions/{id}/{step}");
     let cases = [
         ("bob", "/v1/revisions".to_owned(), propose(STRICT, "mine"), 403, "lacks the role `author`"),
-        ("ann", about("approve"), fine.clone(), 403, "lacks the role `approver`"),
+        ("ann", step_path("approve"), fine.clone(), 403, "lacks the role `approver`"),
         ("till", "/v1/revisions".to_owned(), String::new(), 403, "lacks the role `reader`"),
         ("ann", "/v1/revisions".to_owned(), propose("id = 7", "x"), 422, "cannot come into force"),
         (
@@ -292,18 +294,18 @@ fn a_step_over_http_takes_the_role_and_keeps_the_rules_of_the_lifecycle() {
             400,
             "the body is not",
         ),
-        ("bob", about("activate"), fine.clone(), 409, "have it approved first"),
-        ("eve", about("approve"), fine.clone(), 403, "someone else must approve it"),
+        ("bob", step_path("activate"), fine.clone(), 409, "have it approved first"),
+        ("eve", step_path("approve"), fine.clone(), 403, "someone else must approve it"),
         ("bob", "/v1/revisions/ffff/approve".to_owned(), fine.clone(), 404, "there is no proposal ffff"),
-        ("bob", about("bless"), fine.clone(), 404, "there is no step `bless`"),
-        ("bob", about("approve"), fine.clone(), 200, "approved"),
-        ("bob", about("approve"), fine.clone(), 200, "\"repeated\":true"),
-        ("bob", about("activate"), fine.clone(), 200, "activated"),
+        ("bob", step_path("bless"), fine.clone(), 404, "there is no step `bless`"),
+        ("bob", step_path("approve"), fine.clone(), 200, "approved"),
+        ("bob", step_path("approve"), fine.clone(), 200, "\"repeated\":true"),
+        ("bob", step_path("activate"), fine.clone(), 200, "activated"),
     ];
-    for (who, path, body, status, said) in cases {
-        let answered = world.call(&service, who, &path, &body);
-        assert_eq!(answered.status, status, "{who} {path} {body}: {}", answered.body);
-        assert!(answered.body.contains(said), "{who} {path}: {}", answered.body);
+    for (who, path, body, status, expected) in cases {
+        let response = world.call(&service, who, &path, &body);
+        assert_eq!(response.status, status, "{who} {path} {body}: {}", response.body);
+        assert!(response.body.contains(expected), "{who} {path}: {}", response.body);
     }
     service.until_ready();
     let revisions = world.call(&service, "bob", "/v1/revisions", "").json();
@@ -314,7 +316,7 @@ fn a_step_over_http_takes_the_role_and_keeps_the_rules_of_the_lifecycle() {
     assert_eq!((&gate["since_utc"], gate["text"].is_string()), (&Value::Null, true), "{gate}");
     let steps = revisions["steps"].as_array().unwrap().iter();
     let steps: Vec<&str> = steps.map(|step| step["step"].as_str().unwrap()).collect();
-    assert_eq!(steps, ["activated", "approved", "proposed"], "what was refused left nothing");
+    assert_eq!(steps, ["activated", "approved", "proposed"], "a refused step leaves no record");
     let next =
         |who: &str| world.call(&service, who, "/v1/revisions", "").json()["proposals"][0]["next"].clone();
     assert_eq!(next("bob"), json!([{"step": "rollback", "refused": null}]));
@@ -327,7 +329,7 @@ fn a_step_over_http_takes_the_role_and_keeps_the_rules_of_the_lifecycle() {
         "{whole}"
     );
     assert_eq!(world.call(&service, "ann", "/v1/whoami", "").json()["roles"], json!(["reader", "author"]));
-    let told = world.call(&service, "ann", "/v1/status", "").json();
-    assert_eq!(told["file"], json!(world.topology), "{told}");
+    let service_status = world.call(&service, "ann", "/v1/status", "").json();
+    assert_eq!(service_status["file"], json!(world.topology), "{service_status}");
     assert_eq!(world.call(&service, "ann", "/v1/backfills", "").json(), json!({"backfills": []}));
 }

@@ -1,4 +1,5 @@
-//! A topology that stays up: facts come in over HTTP, decisions go out, tables are asked while rows arrive, and a stop loses nothing.
+//! A topology that stays up: facts arrive over HTTP, decisions go out, tables are queried while
+//! rows arrive, and a stop loses nothing.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -28,13 +29,13 @@ impl Drop for Service {
     }
 }
 
-pub(crate) struct Answered {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) head: String,
     pub(crate) body: String,
 }
 
-impl Answered {
+impl Response {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {} {}", self.status, self.body))
     }
@@ -57,11 +58,11 @@ impl Service {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut address = |what: &str| -> SocketAddr {
-            let line = lines.next().expect("the service says where it is").unwrap();
+            let line = lines.next().expect("the service prints its addresses").unwrap();
             line.strip_prefix(what).unwrap_or_else(|| panic!("{line}")).parse().unwrap()
         };
         let (http, postgres) = (address("http on "), address("postgres on "));
-        // What it says later must not fill the pipe.
+        // Later output must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
         let service = Service { child, http, postgres };
         service.until_ready();
@@ -76,27 +77,27 @@ impl Service {
         }
     }
 
-    pub fn ask(&self, request: &str, body: &[u8]) -> Answered {
+    pub fn request(&self, request: &str, body: &[u8]) -> Response {
         let mut stream = TcpStream::connect(self.http).unwrap();
         let request =
             format!("{request}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
         stream.write_all(request.as_bytes()).unwrap();
-        let _ = stream.write_all(body); // A request that is refused early may not be read whole.
-        answered(stream)
+        let _ = stream.write_all(body); // The service may refuse a request before it has read all of it.
+        read_response(stream)
     }
 
-    pub(crate) fn get(&self, path: &str) -> Answered {
-        self.ask(&format!("GET {path} HTTP/1.1"), b"")
+    pub(crate) fn get(&self, path: &str) -> Response {
+        self.request(&format!("GET {path} HTTP/1.1"), b"")
     }
 
-    pub(crate) fn post(&self, path: &str, kind: &str, body: &str) -> Answered {
-        self.ask(&format!("POST {path} HTTP/1.1\r\ncontent-type: {kind}"), body.as_bytes())
+    pub(crate) fn post(&self, path: &str, kind: &str, body: &str) -> Response {
+        self.request(&format!("POST {path} HTTP/1.1\r\ncontent-type: {kind}"), body.as_bytes())
     }
 
     pub(crate) fn sql(&self, sql: &str) -> Value {
-        let answered = self.post("/v1/sql", "application/json", &json!({ "sql": sql }).to_string());
-        assert_eq!(answered.status, 200, "{sql}: {}", answered.body);
-        answered.json()
+        let response = self.post("/v1/sql", "application/json", &json!({ "sql": sql }).to_string());
+        assert_eq!(response.status, 200, "{sql}: {}", response.body);
+        response.json()
     }
 
     /// Sends 1,500 payments, and waits until all are decided.
@@ -109,15 +110,15 @@ impl Service {
         }
     }
 
-    /// Asks the process to end, and waits until it has.
+    /// Sends SIGTERM to the process, and waits until it ends.
     pub(crate) fn stop(mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        assert!(self.child.wait().unwrap().success(), "a service that is asked to stop ends well");
+        assert!(self.child.wait().unwrap().success(), "a service must end with success after SIGTERM");
     }
 }
 
-fn answered(mut stream: TcpStream) -> Answered {
+fn read_response(mut stream: TcpStream) -> Response {
     let mut text = Vec::new();
     let _ = stream.read_to_end(&mut text);
     let text = String::from_utf8_lossy(&text);
@@ -127,14 +128,14 @@ fn answered(mut stream: TcpStream) -> Answered {
         true => body.split("\r\n").skip(1).step_by(2).collect(),
         false => body.to_owned(),
     };
-    Answered { status, head: head.to_owned(), body }
+    Response { status, head: head.to_owned(), body }
 }
 
 pub(crate) fn payment(id: &str, second: u64, card: u64, amount: &str) -> String {
     payment_at(id, second as i64 * 1_000_000, card, amount)
 }
 
-/// A payment so many microseconds after the year began.
+/// A payment `micros` microseconds after the start of 2026.
 pub(crate) fn payment_at(id: &str, micros: i64, card: u64, amount: &str) -> String {
     let (a, b) = ("a".repeat(64), "b".repeat(64));
     let time = tidegate_facts::time::to_rfc3339(1_767_225_600_000_000 + micros);
@@ -148,7 +149,7 @@ pub(crate) fn payment_at(id: &str, micros: i64, card: u64, amount: &str) -> Stri
 }
 
 #[test]
-fn a_fact_is_committed_soon_although_nothing_follows_it() {
+fn a_fact_is_committed_soon_even_when_no_other_follows() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path(), &["--commit-within", "100ms"]);
     let committed = |service: &Service| service.get("/v1/status").json()["committed"]["number"].clone();
@@ -165,49 +166,56 @@ fn a_fact_is_committed_soon_although_nothing_follows_it() {
 }
 
 #[test]
-fn a_fact_is_decided_in_the_call_that_brings_it_and_again_when_it_is_sent_again() {
+fn a_fact_is_decided_in_the_call_that_submits_it_and_a_duplicate_gets_the_same_decision() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::start(&scratch.path().join("data"), &[]);
     let first = service.post("/v1/decide", "application/json", &payment("p-1", 1, 5, "12.50"));
     assert_eq!(first.status, 200, "{}", first.body);
     assert!(first.head.contains("server-timing: queue;dur="), "{}", first.head);
-    let said = first.json();
-    assert_eq!(said["receipt"]["verdict"], "admitted");
-    assert_eq!(said["decisions"][0]["event_id"], "p-1");
-    assert_eq!(said["decisions"][0]["action"], "ALLOW");
+    let answer = first.json();
+    assert_eq!(answer["receipt"]["verdict"], "admitted");
+    assert_eq!(answer["decisions"][0]["event_id"], "p-1");
+    assert_eq!(answer["decisions"][0]["action"], "ALLOW");
     let again = service.post("/v1/decide", "application/json", &payment("p-1", 1, 5, "12.50"));
     assert_eq!((again.status, &again.json()["receipt"]["verdict"]), (200, &json!("duplicate")));
-    assert_eq!(again.json()["decisions"][0]["decision_id"], said["decisions"][0]["decision_id"]);
+    assert_eq!(again.json()["decisions"][0]["decision_id"], answer["decisions"][0]["decision_id"]);
     let bad = service.post("/v1/decide", "application/json", &payment("p-2", 2, 5, "much"));
     assert_eq!((bad.status, &bad.json()["receipt"]["reason"]), (422, &json!("SCHEMA_FAIL")), "{}", bad.body);
 
-    let why = service.get("/v1/decisions/p-1").json();
+    let explanation = service.get("/v1/decisions/p-1").json();
     assert_eq!(
-        (&why["sealed"], &why["fact"]["payload"]["amount"]),
+        (&explanation["sealed"], &explanation["fact"]["payload"]["amount"]),
         (&json!(false), &json!("12.50")),
-        "{why}"
+        "{explanation}"
     );
-    assert_eq!(why["received"], json!({"source": "http", "position": "0"}), "{why}");
-    let told: Vec<&str> =
-        why["reason"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
-    assert!(told[0].starts_with("Event p-1 happened at"), "it is told before it is sealed: {told:?}");
+    assert_eq!(explanation["received"], json!({"source": "http", "position": "0"}), "{explanation}");
+    let lines: Vec<&str> =
+        explanation["reason"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    assert!(
+        lines[0].starts_with("Event p-1 happened at"),
+        "a decision is explained before it is sealed: {lines:?}"
+    );
     assert_eq!(service.get("/v1/decisions/p-9").status, 404);
     service.stop();
 
     let service = Service::start(&scratch.path().join("data"), &[]);
-    let why = service.get("/v1/decisions/p-1").json();
-    assert_eq!((&why["sealed"], &why["proof"]["verified"]), (&json!(true), &json!(true)), "{why}");
-    assert_eq!(why["decision"]["decision_id"], said["decisions"][0]["decision_id"]);
-    assert!(why["reason"].as_array().unwrap().len() > 3, "{why}");
+    let explanation = service.get("/v1/decisions/p-1").json();
+    assert_eq!(
+        (&explanation["sealed"], &explanation["proof"]["verified"]),
+        (&json!(true), &json!(true)),
+        "{explanation}"
+    );
+    assert_eq!(explanation["decision"]["decision_id"], answer["decisions"][0]["decision_id"]);
+    assert!(explanation["reason"].as_array().unwrap().len() > 3, "{explanation}");
     let again = service.post("/v1/decide", "application/json", &payment("p-1", 1, 5, "12.50"));
-    assert_eq!(again.json()["decisions"][0]["decision_id"], said["decisions"][0]["decision_id"]);
+    assert_eq!(again.json()["decisions"][0]["decision_id"], answer["decisions"][0]["decision_id"]);
 }
 
 #[test]
-fn every_record_of_a_call_has_its_receipt_in_order() {
+fn every_record_of_a_call_gets_its_receipt_in_order() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::start(&scratch.path().join("data"), &[]);
-    // Not in the order of their times.
+    // The lines are not in the order of their times.
     let lines = [
         payment("p-3", 30, 1, "1.00"),
         "no JSON".to_owned(),
@@ -215,8 +223,8 @@ fn every_record_of_a_call_has_its_receipt_in_order() {
         payment("p-3", 30, 1, "1.00"),
         payment("p-3", 30, 1, "2.00"),
     ];
-    let answered = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
-    let said: Vec<(String, String)> = answered.json()["receipts"]
+    let response = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
+    let receipts: Vec<(String, String)> = response.json()["receipts"]
         .as_array()
         .unwrap()
         .iter()
@@ -224,19 +232,22 @@ fn every_record_of_a_call_has_its_receipt_in_order() {
             (r["verdict"].as_str().unwrap().to_owned(), r["event_id"].as_str().unwrap_or("-").to_owned())
         })
         .collect();
-    let said: Vec<(&str, &str)> = said.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
-    let wanted = [
+    let receipts: Vec<(&str, &str)> = receipts.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let expected = [
         ("admitted", "p-3"),
         ("quarantined", "-"),
         ("admitted", "p-1"),
         ("duplicate", "p-3"),
         ("quarantined", "p-3"),
     ];
-    assert_eq!(said, wanted, "{}", answered.body);
+    assert_eq!(receipts, expected, "{}", response.body);
     assert_eq!(service.post("/v1/facts", "application/json", "neither").status, 200);
     let after = "SELECT q.after_tick, (SELECT max(_tick) FROM facts) FROM quarantine q ORDER BY position DESC LIMIT 1";
     let after = service.sql(after)["rows"][0].clone();
-    assert!(after[0].is_string() && after[0] == after[1], "behind the newest fact of then: {after}");
+    assert!(
+        after[0].is_string() && after[0] == after[1],
+        "the receipt follows the newest fact of its time: {after}"
+    );
     let rows = service.sql("SELECT reason_code, bytes_text FROM quarantine ORDER BY position");
     assert_eq!(rows["rows"][0][1], "no JSON", "{rows}");
     assert_eq!(rows["rows"][1][0], "PAYLOAD_HASH_MISMATCH", "{rows}");
@@ -244,20 +255,20 @@ fn every_record_of_a_call_has_its_receipt_in_order() {
 }
 
 #[test]
-fn what_is_asked_as_of_one_tick_is_the_same_whenever_it_is_asked() {
+fn a_query_as_of_one_tick_always_gives_the_same_rows() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data");
     let service = Service::start(&data, &["-w", "2"]);
     let send = |from: u64, to: u64| {
         let lines: Vec<String> = (from..to).map(|i| payment(&format!("p-{i}"), i, i % 7, "3.00")).collect();
-        let answered = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
-        assert_eq!(answered.status, 200, "{}", answered.body);
+        let response = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
+        assert_eq!(response.status, 200, "{}", response.body);
     };
     send(0, 500);
-    let ask = "SELECT f.tick, (SELECT count(*) FROM decisions) AS decided, (SELECT count(*) FROM features) AS seen FROM frontier f";
+    let sql = "SELECT f.tick, (SELECT count(*) FROM decisions) AS decided, (SELECT count(*) FROM features) AS seen FROM frontier f";
     let until = Instant::now() + Duration::from_secs(20);
     let first = loop {
-        let answer = service.sql(ask);
+        let answer = service.sql(sql);
         assert_eq!(answer["rows"][0][1], answer["rows"][0][2], "two tables as of one tick: {answer}");
         if answer["rows"][0][1] == "500" {
             break answer;
@@ -291,7 +302,7 @@ fn what_is_asked_as_of_one_tick_is_the_same_whenever_it_is_asked() {
 }
 
 #[test]
-fn what_was_acknowledged_survives_a_kill() {
+fn acknowledged_facts_survive_a_kill() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data");
     let mut acknowledged = 0;
@@ -301,8 +312,8 @@ fn what_was_acknowledged_survives_a_kill() {
             let from = round * 2000 + call * 100;
             let lines: Vec<String> =
                 (from..from + 100).map(|i| payment(&format!("p-{i}"), i, i % 7, "3.00")).collect();
-            let answered = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
-            acknowledged += answered.json()["receipts"].as_array().unwrap().len();
+            let response = service.post("/v1/facts", "application/x-ndjson", &lines.join("\n"));
+            acknowledged += response.json()["receipts"].as_array().unwrap().len();
         }
         drop(service); // kill -9
     }
@@ -325,7 +336,7 @@ fn what_was_acknowledged_survives_a_kill() {
 }
 
 #[test]
-fn what_a_service_commits_in_many_small_groups_is_what_its_log_gives() {
+fn commits_of_many_small_groups_equal_those_of_a_replay() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data");
     let service = Service::start(&data, &["-w", "2", "--commit-within", "700ms"]);
@@ -345,13 +356,13 @@ fn what_a_service_commits_in_many_small_groups_is_what_its_log_gives() {
     let store = tidegate_sinks::store::Store::open(data.join("store")).unwrap();
     let commits = tidegate_sinks::commits::Commits::read(&store).unwrap();
     assert!(commits.list.len() >= 3, "{} commits", commits.list.len());
-    let (out, watch) = (scratch.path().join("replayed"), harness::watch(&plan));
-    let replayed = tidegate_replay::replay(&plan, &data, &out, 1, &watch).unwrap();
+    let (out, metrics) = (scratch.path().join("replayed"), harness::metrics(&plan));
+    let replayed = tidegate_replay::replay(&plan, &data, &out, 1, &metrics).unwrap();
     assert_eq!(tidegate_replay::compare(&commits, &replayed), None);
 }
 
 #[test]
-fn a_file_that_grows_is_followed() {
+fn a_growing_file_is_followed() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("payments.jsonl");
     std::fs::write(&file, payment("p-1", 1, 5, "1.00") + "\n").unwrap();
@@ -377,7 +388,7 @@ fn a_file_that_grows_is_followed() {
 }
 
 #[test]
-fn keys_say_who_may_do_what() {
+fn keys_limit_what_a_caller_may_do() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("keys.toml");
     let make = |arguments: &[&str]| {
@@ -396,7 +407,7 @@ fn keys_say_who_may_do_what() {
     let call = |key: &str, path: &str, body: &str| {
         let method = if body.is_empty() { "GET" } else { "POST" };
         let key = if key.is_empty() { String::new() } else { format!("\r\nauthorization: Bearer {key}") };
-        service.ask(&format!("{method} {path} HTTP/1.1{key}"), body.as_bytes())
+        service.request(&format!("{method} {path} HTTP/1.1{key}"), body.as_bytes())
     };
     let event = payment("p-1", 1, 5, "1.00");
     let other = event.replace("payment.v1", "refund.v1");
@@ -415,9 +426,9 @@ fn keys_say_who_may_do_what() {
         ("", "/", "", 200),
     ];
     for (key, path, body, status) in cases {
-        let answered = call(key, path, body);
-        assert_eq!(answered.status, status, "{path} {body}: {}", answered.body);
-        assert!(!answered.body.contains(&till) && !answered.body.contains(&analyst));
+        let response = call(key, path, body);
+        assert_eq!(response.status, status, "{path} {body}: {}", response.body);
+        assert!(!response.body.contains(&till) && !response.body.contains(&analyst));
     }
     for (user, password, ok) in
         [("analyst", &analyst, true), ("analyst", &till, false), ("till", &till, false)]
@@ -455,11 +466,11 @@ fn psql(service: &Service, user: &str, password: &str, sql: &str) -> Option<std:
 }
 
 #[test]
-fn psql_lists_tables_joins_and_changes_nothing() {
+fn psql_lists_and_joins_tables_but_cannot_write() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::start(&scratch.path().join("data"), &[]);
     service.decide_payments();
-    let ask = |sql: &str| {
+    let run = |sql: &str| {
         let output = psql(&service, "tidegate", "", sql)?;
         Some((
             output.status.success(),
@@ -467,13 +478,13 @@ fn psql_lists_tables_joins_and_changes_nothing() {
             String::from_utf8_lossy(&output.stderr).into_owned(),
         ))
     };
-    let Some((ok, listed, error)) = ask("\\dt") else {
-        eprintln!("psql is not installed: not tried");
+    let Some((ok, listed, error)) = run("\\dt") else {
+        eprintln!("psql is not installed: not tested");
         return;
     };
     assert!(ok && listed.contains("decisions") && listed.contains("facts"), "{listed}{error}");
     let join = "SELECT count(*) FROM decisions d JOIN facts f ON f._tick = d._tick JOIN features x ON x._tick = d._tick";
-    assert_eq!(ask(join), Some((true, "1500".to_owned(), String::new())));
+    assert_eq!(run(join), Some((true, "1500".to_owned(), String::new())));
     let refused = [
         ("INSERT INTO decisions SELECT * FROM decisions", "only read"),
         ("CREATE TABLE x (a int)", "only read"),
@@ -483,19 +494,21 @@ fn psql_lists_tables_joins_and_changes_nothing() {
         ("SELECT * FROM '/etc/passwd'", "no table"),
         ("SELECT * FROM desicions", "`decisions`"),
     ];
-    for (sql, said) in refused {
-        let (ok, out, error) = ask(sql).unwrap();
-        assert!(!ok && error.contains(said), "{sql}: {out} {error}");
+    for (sql, expected) in refused {
+        let (ok, out, error) = run(sql).unwrap();
+        assert!(!ok && error.contains(expected), "{sql}: {out} {error}");
     }
 }
 
-/// The threads of a process: their names, whether they are in real time, and their priorities there.
+/// The threads of a process: their names, whether their scheduling is real-time, and their
+/// real-time priorities.
 fn threads_of(process: u32) -> Vec<(String, bool, u8)> {
     let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
     let stats = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
     let thread = |stat: String| {
         let (open, close) = (stat.find('(').unwrap(), stat.rfind(')').unwrap());
-        // proc_pid_stat(5): fields 40 and 41 are the priority in real time and the policy; the name is the second.
+        // proc_pid_stat(5): fields 40 and 41 are the priority in real time and the policy; the name
+        // is the second.
         let fields: Vec<&str> = stat[close + 2..].split(' ').collect();
         (stat[open + 1..close].to_owned(), fields[38] == "2", fields[37].parse().unwrap())
     };
@@ -503,21 +516,24 @@ fn threads_of(process: u32) -> Vec<(String, bool, u8)> {
 }
 
 #[test]
-fn in_real_time_calls_go_first_and_neither_what_writes_nor_long_statements_do() {
+fn real_time_priority_goes_to_calls_but_not_to_writers_and_long_statements() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.arg("run").arg(harness::file("tests/topologies/live.toml")).arg("--data").arg(folder.path());
     command.args(["--realtime", "--http", "127.0.0.1:0", "--postgres", "127.0.0.1:0"]);
-    let mut tried = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let mut said = String::new();
-    BufReader::new(tried.stderr.take().unwrap()).read_line(&mut said).unwrap();
-    if !said.starts_with("http on ") {
-        assert!(said.contains("CAP_SYS_NICE"), "where it is not permitted, that is said: {said}");
-        assert_eq!(tried.wait().unwrap().code(), Some(2));
+    let mut probe = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut first_line = String::new();
+    BufReader::new(probe.stderr.take().unwrap()).read_line(&mut first_line).unwrap();
+    if !first_line.starts_with("http on ") {
+        assert!(
+            first_line.contains("CAP_SYS_NICE"),
+            "without the permission, the error names it: {first_line}"
+        );
+        assert_eq!(probe.wait().unwrap().code(), Some(2));
         return;
     }
-    tried.kill().unwrap();
-    tried.wait().unwrap();
+    probe.kill().unwrap();
+    probe.wait().unwrap();
     let service = Service::start(folder.path(), &["--realtime"]);
     for number in 0..20 {
         let body = payment(&format!("p-{number}"), number, 1, "1.00");
@@ -536,7 +552,7 @@ fn in_real_time_calls_go_first_and_neither_what_writes_nor_long_statements_do() 
     let urgent_statements = || of("statement").iter().filter(|thread| **thread == (true, 1)).count();
     let until = Instant::now() + Duration::from_secs(10);
     let urgent = loop {
-        service.sql("SELECT 1"); // A thread that has just used up its budget is urgent again a little later.
+        service.sql("SELECT 1"); // A thread that used up its budget is urgent again a little later.
         match urgent_statements() {
             0 => assert!(Instant::now() < until, "short statements are urgent: {:?}", of("statement")),
             urgent => break urgent,
@@ -551,7 +567,7 @@ fn in_real_time_calls_go_first_and_neither_what_writes_nor_long_statements_do() 
             least = least.min(urgent_statements());
             std::thread::yield_now();
         }
-        assert!(least < urgent, "a long one is ordinary");
+        assert!(least < urgent, "a long statement must lose its priority");
     });
     service.stop();
 }
@@ -577,16 +593,16 @@ fn hostile_requests_get_clear_errors() {
         ),
         ("/v1/nothing", "{}".to_owned(), 404, "openapi.json"),
     ];
-    for (path, body, status, said) in cases {
-        let answered = service.post(path, "application/json", &body);
-        assert_eq!(answered.status, status, "{path}: {}", answered.body);
-        assert!(answered.body.contains(said), "{path}: {}", answered.body);
+    for (path, body, status, expected) in cases {
+        let response = service.post(path, "application/json", &body);
+        assert_eq!(response.status, status, "{path}: {}", response.body);
+        assert!(response.body.contains(expected), "{path}: {}", response.body);
     }
     let bytes = service
-        .ask("POST /v1/facts HTTP/1.1\r\ncontent-type: application/json", b"{\"event_id\":\"\xff\xfe\"}");
+        .request("POST /v1/facts HTTP/1.1\r\ncontent-type: application/json", b"{\"event_id\":\"\xff\xfe\"}");
     assert_eq!(bytes.json()["receipts"][0]["verdict"], "quarantined", "{}", bytes.body);
     let mut stream = TcpStream::connect(service.http).unwrap();
     let _ = stream.write_all(format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(1 << 20)).as_bytes());
-    assert!([0, 431].contains(&answered(stream).status), "a head that is too long is not read to its end");
+    assert!([0, 431].contains(&read_response(stream).status), "a head that is too long must be cut off");
     assert_eq!(service.get("/healthz").body, "ok");
 }

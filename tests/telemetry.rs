@@ -1,4 +1,5 @@
-//! What a running topology tells of itself: metrics, traces, logs, and the state of each node; and what it never tells.
+//! The telemetry of a running topology: metrics, traces, logs and the state of each node; and what
+//! must never be in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,7 +14,7 @@ use tidegate_facts::Digest;
 
 use crate::harness;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running service whose log is JSON, killed at the end of its test.
 struct Running {
@@ -51,28 +52,28 @@ impl Running {
         let started = running.event("started");
         running.http = started["http"].as_str().unwrap().parse().unwrap();
         running.event("serving");
-        let until = Instant::now() + PATIENCE;
-        while running.ask("GET", "/readyz", "", &[]).0 != 200 {
+        let until = Instant::now() + TIMEOUT;
+        while running.request("GET", "/readyz", "", &[]).0 != 200 {
             assert!(Instant::now() < until, "the service does not become ready");
             std::thread::yield_now();
         }
         running
     }
 
-    /// The next line of the log with a message.
+    /// Reads the log up to the next line with this message.
     fn event(&mut self, message: &str) -> Value {
         loop {
-            let line = self.log.recv_timeout(PATIENCE);
+            let line = self.log.recv_timeout(TIMEOUT);
             let line = line.unwrap_or_else(|_| panic!("no `{message}` in {:#?}", self.lines));
             self.lines.push(line.clone());
-            let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"));
-            if said["message"] == message {
-                return said;
+            let logged: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+            if logged["message"] == message {
+                return logged;
             }
         }
     }
 
-    fn ask(&self, method: &str, path: &str, body: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    fn request(&self, method: &str, path: &str, body: &str, headers: &[(&str, &str)]) -> (u16, String) {
         let mut stream = TcpStream::connect(self.http).unwrap();
         let key = self.key.as_ref().map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -86,32 +87,32 @@ impl Running {
     }
 
     fn decide(&self, record: &str, headers: &[(&str, &str)]) -> Value {
-        let (status, body) = self.ask("POST", "/v1/decide?timeout_ms=20000", record, headers);
+        let (status, body) = self.request("POST", "/v1/decide?timeout_ms=20000", record, headers);
         assert_eq!(status, 200, "{body}");
         serde_json::from_str(&body).unwrap()
     }
 
     fn sql(&self, sql: &str) -> (u16, String) {
-        self.ask("POST", "/v1/sql", &json!({ "sql": sql }).to_string(), &[])
+        self.request("POST", "/v1/sql", &json!({ "sql": sql }).to_string(), &[])
     }
 
     fn metrics(&self) -> String {
-        let (status, text) = self.ask("GET", "/metrics", "", &[]);
+        let (status, text) = self.request("GET", "/metrics", "", &[]);
         assert_eq!(status, 200, "{text}");
         text
     }
 
     fn status(&self) -> Value {
-        serde_json::from_str(&self.ask("GET", "/v1/status", "", &[]).1).unwrap()
+        serde_json::from_str(&self.request("GET", "/v1/status", "", &[]).1).unwrap()
     }
 
-    /// Asks the process to end, and waits until it has; gives all that it logged.
+    /// Sends SIGTERM to the process, waits until it ends, and returns all that it logged.
     fn stop(mut self) -> Vec<String> {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         self.event("stopping");
         self.event("stopped");
-        assert!(self.child.wait().unwrap().success(), "a service that is asked to stop ends well");
+        assert!(self.child.wait().unwrap().success(), "a service must end with success after SIGTERM");
         while let Ok(line) = self.log.recv() {
             self.lines.push(line);
         }
@@ -119,7 +120,7 @@ impl Running {
     }
 }
 
-/// A payment; `more` fields of the envelope replace its own.
+/// A payment, with the fields of `more` in its envelope.
 fn payment(id: u64, amount: &str, more: Value) -> String {
     let time = tidegate_facts::time::to_rfc3339(1_767_225_600_000_000 + id as i64 * 1_000_000);
     let mut record = json!({
@@ -134,14 +135,14 @@ fn payment(id: u64, amount: &str, more: Value) -> String {
     record.to_string()
 }
 
-/// One request that a collector got: its head and its body.
-type Got = (String, Value);
+/// One request that a collector received: its head and its body.
+type Export = (String, Value);
 
-/// A collector that is busy at first, then takes what it is sent.
-fn collector() -> (SocketAddr, Receiver<Got>) {
+/// A collector that refuses the first request as busy, and accepts all later ones.
+fn collector() -> (SocketAddr, Receiver<Export>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (sender, got) = channel();
+    let (sender, exports) = channel();
     std::thread::spawn(move || {
         let mut busy = true;
         for stream in listener.incoming().map_while(Result::ok) {
@@ -170,7 +171,7 @@ fn collector() -> (SocketAddr, Receiver<Got>) {
             }
         }
     });
-    (address, got)
+    (address, exports)
 }
 
 /// A span, with its attributes by name.
@@ -185,8 +186,8 @@ struct Span {
     links: Value,
 }
 
-fn spans(got: &[Got]) -> Vec<Span> {
-    let bodies = got
+fn spans(exports: &[Export]) -> Vec<Span> {
+    let bodies = exports
         .iter()
         .flat_map(|(_, body)| body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap());
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -214,7 +215,7 @@ fn spans(got: &[Got]) -> Vec<Span> {
         .collect()
 }
 
-/// The spans of a trace as lines, each below its parent, by when they began.
+/// The names of a trace's spans, each below its parent and in the order of their start.
 fn tree(spans: &[Span], parent: &str, depth: usize, lines: &mut Vec<String>) {
     let mut children: Vec<&Span> = spans.iter().filter(|span| span.parent == parent).collect();
     children.sort_by_key(|span| (span.times, span.name.clone()));
@@ -225,43 +226,46 @@ fn tree(spans: &[Span], parent: &str, depth: usize, lines: &mut Vec<String>) {
 }
 
 #[test]
-fn a_decision_is_one_tree_of_spans_from_its_producers_to_its_seal() {
+fn a_decision_is_one_tree_of_spans_from_its_producer_to_its_seal() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data");
-    let (address, got) = collector();
+    let (address, exports) = collector();
     let variables = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue%20team".to_owned()),
         ("OTEL_SERVICE_NAME", "payments".to_owned()),
     ];
     let running = Running::start(&data, &["--set", "commit_rows=2"], &variables, None);
-    // By its header, by its own fields, by neither; and one that its caller does not follow.
+    // Traced by a header, by fields of the record, by neither; and one whose caller does not sample
+    // it.
     let (caller, producer) = ("4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c");
     let header = format!("00-{caller}-00f067aa0ba902b7-01");
     let decided = running.decide(&payment(1, "12.50", json!({})), &[("traceparent", &header)]);
     let own = json!({"trace_id": producer, "span_id": "b7ad6b7169203331", "producer": "till-7"});
     running.decide(&payment(2, "12.50", own), &[]);
     running.decide(&payment(3, "12.50", json!({})), &[]);
-    let unfollowed = format!("00-{}-00f067aa0ba902b7-00", "1".repeat(32));
-    running.decide(&payment(4, "12.50", json!({})), &[("traceparent", &unfollowed)]);
-    // Many at once: whoever names a trace has a span in it.
-    let many = [payment(5, "1.00", json!({"trace_id": "order 5"})), payment(6, "1.00", json!({}))].join("\n");
-    let (status, body) = running.ask("POST", "/v1/facts", &many, &[("content-type", "application/x-ndjson")]);
+    let unsampled = format!("00-{}-00f067aa0ba902b7-00", "1".repeat(32));
+    running.decide(&payment(4, "12.50", json!({})), &[("traceparent", &unsampled)]);
+    // Several records in one call: one that names a trace gets a span in it.
+    let lines =
+        [payment(5, "1.00", json!({"trace_id": "order 5"})), payment(6, "1.00", json!({}))].join("\n");
+    let (status, body) =
+        running.request("POST", "/v1/facts", &lines, &[("content-type", "application/x-ndjson")]);
     assert_eq!(status, 200, "{body}");
-    // One that is quarantined is followed, and never sealed.
-    let quarantined = running.ask("POST", "/v1/decide", &payment(7, "much", json!({})), &[]);
+    // A quarantined record is traced, but never sealed.
+    let quarantined = running.request("POST", "/v1/decide", &payment(7, "much", json!({})), &[]);
     assert_eq!(quarantined.0, 422, "{}", quarantined.1);
     running.stop();
 
-    let got: Vec<Got> = got.try_iter().collect();
-    assert!(got.iter().all(|(head, _)| head.starts_with("POST /v1/traces HTTP/1.1")), "{got:?}");
-    assert!(got[0].0.contains("x-tenant: blue team"), "{}", got[0].0);
-    let resource = got[0].1["resourceSpans"][0]["resource"]["attributes"].to_string();
+    let exports: Vec<Export> = exports.try_iter().collect();
+    assert!(exports.iter().all(|(head, _)| head.starts_with("POST /v1/traces HTTP/1.1")), "{exports:?}");
+    assert!(exports[0].0.contains("x-tenant: blue team"), "{}", exports[0].0);
+    let resource = exports[0].1["resourceSpans"][0]["resource"]["attributes"].to_string();
     assert!(resource.contains("payments") && resource.contains("\"live\""), "{resource}");
-    let spans = spans(&got);
+    let spans = spans(&exports);
     let of =
         |trace: &str| -> Vec<Span> { spans.iter().filter(|span| span.trace == trace).cloned().collect() };
-    let drawn = |trace: &str, parent: &str| {
+    let tree_of = |trace: &str, parent: &str| {
         let mut lines = Vec::new();
         tree(&of(trace), parent, 0, &mut lines);
         lines
@@ -270,10 +274,10 @@ fn a_decision_is_one_tree_of_spans_from_its_producers_to_its_seal() {
         ["POST /v1/decide", "  queue", "  log", "    append", "      fsync", "  graph", "  reply", "  seal"];
     let sorted = |lines: Vec<String>| lines.into_iter().collect::<BTreeSet<_>>();
     let whole = sorted(whole.map(str::to_owned).to_vec());
-    assert_eq!(sorted(drawn(caller, "00f067aa0ba902b7")), whole, "{:#?}", of(caller));
-    assert_eq!(sorted(drawn(producer, "b7ad6b7169203331")), whole, "{:#?}", of(producer));
-    assert_eq!((of(caller).len(), of(producer).len()), (8, 8), "each once");
-    assert!(of(&"1".repeat(32)).is_empty(), "its caller does not follow it");
+    assert_eq!(sorted(tree_of(caller, "00f067aa0ba902b7")), whole, "{:#?}", of(caller));
+    assert_eq!(sorted(tree_of(producer, "b7ad6b7169203331")), whole, "{:#?}", of(producer));
+    assert_eq!((of(caller).len(), of(producer).len()), (8, 8), "each span occurs once");
+    assert!(of(&"1".repeat(32)).is_empty(), "its caller does not sample it");
 
     let span = |trace: &str, name: &str| of(trace).into_iter().find(|span| span.name == name).unwrap();
     for trace in [caller, producer] {
@@ -286,7 +290,7 @@ fn a_decision_is_one_tree_of_spans_from_its_producers_to_its_seal() {
         assert_eq!(
             span(trace, "queue").times.1,
             span(trace, "log").times.0,
-            "what is waited for has no gaps"
+            "the parts of a call leave no gap"
         );
         assert_eq!(span(trace, "log").times.1, span(trace, "graph").times.0);
         assert_eq!(span(trace, "graph").times.1, span(trace, "reply").times.0);
@@ -322,16 +326,16 @@ fn a_decision_is_one_tree_of_spans_from_its_producers_to_its_seal() {
     let file = &seal["tidegate.seal.file"];
     let commit: Value = serde_json::from_slice(&commit).unwrap();
     let files = commit["files"].as_array().unwrap();
-    let named = files.iter().find(|named| named["name"] == **file).unwrap();
-    assert_eq!(named["seal"]["chain"]["head"], seal["tidegate.seal.head"]);
+    let entry = files.iter().find(|entry| entry["name"] == **file).unwrap();
+    assert_eq!(entry["seal"]["chain"]["head"], seal["tidegate.seal.head"]);
 
-    let many = spans.iter().find(|span| span.name == "POST /v1/facts").unwrap();
-    assert_eq!((many.attributes["tidegate.records"].as_str(), many.parent.as_str()), ("2", ""));
+    let call = spans.iter().find(|span| span.name == "POST /v1/facts").unwrap();
+    assert_eq!((call.attributes["tidegate.records"].as_str(), call.parent.as_str()), ("2", ""));
     let admit = spans.iter().find(|span| span.name == "admit").unwrap();
     assert_eq!(admit.attributes["tidegate.event_id"], "p-5");
     assert_eq!(admit.attributes["tidegate.record.trace_id"], "order 5");
-    assert_eq!(admit.links[0]["spanId"], *many.id, "{admit:?}");
-    assert_eq!(drawn(&admit.trace, &admit.id), ["commit"], "a fact is told of too");
+    assert_eq!(admit.links[0]["spanId"], *call.id, "{admit:?}");
+    assert_eq!(tree_of(&admit.trace, &admit.id), ["commit"], "a fact without a decision has spans, too");
     let refused =
         spans.iter().find(|span| span.attributes.get("tidegate.verdict").is_some_and(|v| v == "QUARANTINE"));
     let refused = refused.unwrap();
@@ -340,7 +344,7 @@ fn a_decision_is_one_tree_of_spans_from_its_producers_to_its_seal() {
 }
 
 #[test]
-fn no_payload_and_no_key_is_in_a_log_a_metric_or_a_trace() {
+fn no_payload_and_no_key_appears_in_logs_metrics_or_traces() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("keys.toml");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
@@ -348,7 +352,7 @@ fn no_payload_and_no_key_is_in_a_log_a_metric_or_a_trace() {
     command.args(["--role", "producer", "--role", "reader", "--role", "operator"]);
     let key = String::from_utf8(command.output().unwrap().stdout).unwrap().trim().to_owned();
     assert!(key.starts_with("tg_"), "{key}");
-    let (address, got) = collector();
+    let (address, exports) = collector();
     let variables = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=marker-collector-key".to_owned()),
@@ -363,10 +367,10 @@ fn no_payload_and_no_key_is_in_a_log_a_metric_or_a_trace() {
         "marker-no-json".to_owned(),
     ];
     for record in &quarantined {
-        let (status, body) = running.ask("POST", "/v1/decide", record, &[]);
+        let (status, body) = running.request("POST", "/v1/decide", record, &[]);
         assert_eq!(status, 422, "{body}");
     }
-    let (status, _) = running.ask(
+    let (status, _) = running.request(
         "POST",
         "/v1/facts",
         &quarantined.join("\n"),
@@ -379,26 +383,26 @@ fn no_payload_and_no_key_is_in_a_log_a_metric_or_a_trace() {
         running.sql(sql);
     }
     let stranger = TcpStream::connect(running.http).unwrap();
-    let asked = "GET /v1/status?marker-query HTTP/1.1\r\nhost: x\r\nauthorization: Bearer marker-key\r\nconnection: close\r\n\r\n";
-    (&stranger).write_all(asked.as_bytes()).unwrap();
+    let request = "GET /v1/status?marker-query HTTP/1.1\r\nhost: x\r\nauthorization: Bearer marker-key\r\nconnection: close\r\n\r\n";
+    (&stranger).write_all(request.as_bytes()).unwrap();
     let mut refused = String::new();
     (&stranger).read_to_string(&mut refused).unwrap();
     assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
-    running.ask("GET", "/marker-path", "", &[]);
+    running.request("GET", "/marker-path", "", &[]);
     let metrics = running.metrics();
     let log = running.stop();
 
-    let got: Vec<Got> = got.try_iter().collect();
-    let traces: String = got.iter().map(|(_, body)| body.to_string()).collect();
+    let exports: Vec<Export> = exports.try_iter().collect();
+    let traces: String = exports.iter().map(|(_, body)| body.to_string()).collect();
     assert!(traces.contains("p-1") && traces.contains("SCHEMA_FAIL"), "{traces}");
-    let said = log.join("\n");
-    for (what, text) in [("log", &said), ("metrics", &metrics), ("traces", &traces)] {
+    let log_text = log.join("\n");
+    for (what, text) in [("log", &log_text), ("metrics", &metrics), ("traces", &traces)] {
         for secret in ["marker", "8675309", &key, &Digest::of(key.as_bytes()).to_hex()] {
             assert!(!text.contains(secret), "`{secret}` is in the {what}: {text}");
         }
     }
     let messages: Vec<Value> = log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let event = |message: &str| messages.iter().find(|said| said["message"] == message).unwrap();
+    let event = |message: &str| messages.iter().find(|line| line["message"] == message).unwrap();
     assert_eq!((&event("started")["topology"], &event("started")["traces"]), (&json!("live"), &json!(true)));
     let refused = event("request refused");
     assert_eq!((&refused["status"], &refused["route"]), (&json!(401), &json!("/v1/status")), "{refused}");
@@ -408,19 +412,19 @@ fn no_payload_and_no_key_is_in_a_log_a_metric_or_a_trace() {
 }
 
 #[test]
-fn each_node_says_how_late_it_is_and_what_it_holds() {
+fn each_node_reports_its_lag_and_its_state() {
     let scratch = tempfile::tempdir().unwrap();
     let running =
         Running::start(&scratch.path().join("data"), &["-w", "2", "--set", "commit_rows=300"], &[], None);
     let kind = [("content-type", "application/x-ndjson")];
     for ids in [0..300, 300..500] {
         let lines: Vec<String> = ids.map(|id| payment(id, "3.00", json!({}))).collect();
-        assert_eq!(running.ask("POST", "/v1/facts", &lines.join("\n"), &kind).0, 200);
+        assert_eq!(running.request("POST", "/v1/facts", &lines.join("\n"), &kind).0, 200);
     }
     let node = |status: &Value, name: &str| -> Value {
         status["nodes"].as_array().unwrap().iter().find(|node| node["name"] == name).unwrap().clone()
     };
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     let status = loop {
         let status = running.status();
         let (table, features) = (node(&status, "decisions_table"), node(&status, "features"));
@@ -437,10 +441,10 @@ fn each_node_says_how_late_it_is_and_what_it_holds() {
     assert!(features["state"]["rows"].as_u64().unwrap() >= 500, "{features}");
     assert!(features["state"]["keys"].as_u64().unwrap() >= 7, "{features}");
     assert!(features["state"]["bytes"].as_u64().unwrap() > 500 * 16, "{features}");
-    // Batches are let go as a whole, so some rows that are committed may stay.
-    let kept = node(&status, "decisions_table")["state"]["rows"].as_u64().unwrap();
-    assert!((200..=500).contains(&kept), "300 of 500 rows are committed, {kept} are kept");
-    assert_eq!(node(&status, "http")["lag_us"], Value::Null, "in front of the graph nothing is late");
+    // Batches are released as a whole, so some committed rows may remain.
+    let retained = node(&status, "decisions_table")["state"]["rows"].as_u64().unwrap();
+    assert!((200..=500).contains(&retained), "300 of 500 rows are committed, {retained} are retained");
+    assert_eq!(node(&status, "http")["lag_us"], Value::Null, "a source has no lag");
     let metrics = running.metrics();
     for line in [
         "tidegate_partition_facts_total{partition=\"0\"}",
@@ -454,8 +458,8 @@ fn each_node_says_how_late_it_is_and_what_it_holds() {
     }
 }
 
-/// Names of metrics in a text.
-fn named(text: &str) -> BTreeSet<String> {
+/// The names of metrics in a text.
+fn metric_names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
         .filter(|word| word.starts_with("tidegate_") || word.starts_with("process_"))
@@ -463,7 +467,7 @@ fn named(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The expressions of a dashboard, wherever they stand.
+/// Adds all expressions of a dashboard to `found`.
 fn expressions(part: &Value, found: &mut String) {
     match part {
         Value::Object(fields) => {
@@ -479,68 +483,70 @@ fn expressions(part: &Value, found: &mut String) {
     }
 }
 
-/// The metrics in the table of a document: what stands in its second column between backticks, `a_{b,c}` being `a_b` and `a_c`.
+/// The metrics in the table of a document: the quoted names in its second column, where `a_{b,c}`
+/// means `a_b` and `a_c`.
 fn documented(text: &str) -> BTreeSet<String> {
     let table = text.split("| about | metrics").nth(1).expect("there is a table of metrics");
     let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
     let cells = rows.filter_map(|row| row.split('|').nth(2));
     let quoted = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
-    let named = quoted.flat_map(|name| match name.split_once('{') {
+    let names = quoted.flat_map(|name| match name.split_once('{') {
         None => vec![name.to_owned()],
         Some((before, rest)) => {
             let (inner, behind) = rest.split_once('}').expect("a brace is closed");
             inner.split(',').map(|part| format!("{before}{part}{behind}")).collect()
         }
     });
-    named.map(|name| format!("tidegate_{name}")).collect()
+    names.map(|name| format!("tidegate_{name}")).collect()
 }
 
 #[test]
-fn every_metric_that_an_alert_or_a_panel_names_is_served() {
+fn every_metric_named_by_an_alert_or_a_panel_is_served() {
     let scratch = tempfile::tempdir().unwrap();
     let running = Running::start(&scratch.path().join("data"), &[], &[], None);
     running.decide(&payment(1, "3.00", json!({})), &[]);
-    running.ask("POST", "/v1/decide", &payment(2, "much", json!({})), &[]);
+    running.request("POST", "/v1/decide", &payment(2, "much", json!({})), &[]);
     assert_eq!(running.sql("SELECT count(*) FROM decisions").0, 200);
     assert_eq!(running.sql("SELECT nothing").0, 400);
     let metrics = running.metrics();
     let samples: BTreeSet<String> = metrics
         .lines()
         .filter(|line| !line.starts_with('#'))
-        .flat_map(|line| named(line).into_iter().next())
+        .flat_map(|line| metric_names(line).into_iter().next())
         .collect();
     let mut panels = String::new();
     let dashboard = std::fs::read_to_string(harness::file("deploy/grafana/tidegate.json")).unwrap();
     expressions(&serde_json::from_str(&dashboard).unwrap(), &mut panels);
     let rules = std::fs::read_to_string(harness::file("deploy/prometheus/rules.yml")).unwrap();
-    // What an alert says to people may name a histogram as a whole.
-    let families = named(&metrics.lines().filter(|line| line.starts_with("# TYPE")).collect::<String>());
+    // The text of an alert may name a histogram as a whole.
+    let families =
+        metric_names(&metrics.lines().filter(|line| line.starts_with("# TYPE")).collect::<String>());
     let documented =
         documented(&std::fs::read_to_string(harness::file("docs/guides/serve-a-topology.md")).unwrap());
-    let told: BTreeSet<String> =
+    let served: BTreeSet<String> =
         families.iter().filter(|name| name.starts_with("tidegate_")).cloned().collect();
-    let untold: Vec<&String> = told.difference(&documented).collect();
-    assert!(untold.is_empty(), "docs/guides/serve-a-topology.md does not document {untold:?}");
+    let undocumented: Vec<&String> = served.difference(&documented).collect();
+    assert!(undocumented.is_empty(), "docs/guides/serve-a-topology.md does not document {undocumented:?}");
     // Without a collector there are no spans to count.
-    let unserved = documented.difference(&told).filter(|name| !name.starts_with("tidegate_trace_"));
+    let unserved = documented.difference(&served).filter(|name| !name.starts_with("tidegate_trace_"));
     let unserved: Vec<&String> = unserved.collect();
     assert!(
         unserved.is_empty(),
-        "docs/guides/serve-a-topology.md tells of {unserved:?}, which are not served"
+        "docs/guides/serve-a-topology.md documents {unserved:?}, which are not served"
     );
     let is_prose = |line: &&str| line.contains("description:") || line.contains("summary:");
     let (prose, rules): (Vec<&str>, Vec<&str>) = rules.lines().partition(is_prose);
-    let missing: Vec<String> = named(&prose.join("\n")).difference(&families).cloned().collect();
-    assert!(missing.is_empty(), "the rules speak of what is not served: {missing:?}");
+    let missing: Vec<String> = metric_names(&prose.join("\n")).difference(&families).cloned().collect();
+    assert!(missing.is_empty(), "the rules mention metrics that are not served: {missing:?}");
     let rules = rules.join("\n");
     let tests = std::fs::read_to_string(harness::file("deploy/prometheus/tests.yml")).unwrap();
     for (file, text, least) in
         [("dashboard", &panels, 40), ("rules", &rules, 15), ("tests of the rules", &tests, 15)]
     {
-        let names = named(text);
+        let names = metric_names(text);
         assert!(names.len() >= least, "{file}: {names:?}");
         let missing: Vec<&String> = names.difference(&samples).collect();
-        assert!(missing.is_empty(), "the {file} name what is not served: {missing:?}");
+        assert!(missing.is_empty(), "the {file} name metrics that are not served: {missing:?}");
     }
     let lines = [
         "tidegate_sql_statements_total{port=\"http\",outcome=\"answered\"} 1",

@@ -1,4 +1,5 @@
-//! What `tidegate verify` and `replay --verify` show: a folder as it was made, and every way of changing it.
+//! `tidegate verify` and `replay --verify` accept a folder as it was made, and report every change
+//! to it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use tidegate_dataflows::Plan;
 use tidegate_dataflows::run::{Options, run};
 use tidegate_facts::Tick;
 use tidegate_replay::compare_seals::compare_seals;
-use tidegate_replay::proof::{EpisodeProof, prove};
+use tidegate_replay::proof::{EpisodeProof, ProofError, prove};
 use tidegate_replay::shadow::shadow;
 use tidegate_replay::verify::{Verified, verify};
 use tidegate_sinks::commits::Commit;
@@ -30,20 +31,21 @@ fn world(set: &[String]) -> Arc<Plan> {
     harness::plan(&harness::file("dataflows/fraud.toml"), &all)
 }
 
-/// A folder that was made once, signed, and is never changed.
+/// A signed folder that is made once and never changed.
 fn original() -> &'static Path {
-    static MADE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let plan = world(&[]);
-        let options = Options { signer: Some(signer()), ..Options::new(folder.path()) };
-        run(&plan, &options, &harness::watch(&plan)).unwrap();
-        folder
-    })
-    .path()
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    FOLDER
+        .get_or_init(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let plan = world(&[]);
+            let options = Options { signer: Some(signer()), ..Options::new(folder.path()) };
+            run(&plan, &options, &harness::metrics(&plan)).unwrap();
+            folder
+        })
+        .path()
 }
 
-/// A copy of it, to be changed.
+/// A copy of the original, for changing.
 fn copy() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, bytes) in harness::files(original()) {
@@ -58,14 +60,14 @@ fn check(data: &Path, keys: &[PublicKey]) -> Verified {
     verify(&harness::log_of(data), &Store::open(data.join("store")).unwrap(), keys).unwrap()
 }
 
-/// Names of the original's files that `is_meant`, sorted.
-fn names(is_meant: impl Fn(&str) -> bool) -> Vec<String> {
+/// The sorted names of the original's files that `matches` accepts.
+fn names(matches: impl Fn(&str) -> bool) -> Vec<String> {
     let names = harness::files(original()).into_iter().map(|(name, _)| name.replace('\\', "/"));
-    names.filter(|name| is_meant(name)).collect()
+    names.filter(|name| matches(name)).collect()
 }
 
 #[test]
-fn a_folder_as_it_was_made_is_whole_and_signed() {
+fn an_unchanged_folder_is_verified_and_signed() {
     let verified = check(original(), &[signer().public()]);
     assert_eq!(verified.findings, []);
     assert!(verified.commits >= 5 && verified.records > 4_000, "{verified:?}");
@@ -73,7 +75,7 @@ fn a_folder_as_it_was_made_is_whole_and_signed() {
     assert_eq!(verified.unsealed, 0);
 }
 
-/// One way of changing a folder: its name, the file to be named, and what is done.
+/// One way of changing a folder: a description, the file that findings must name, and the change.
 type Mutation = (String, String, Box<dyn Fn(&Path)>);
 
 fn write(data: &Path, name: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) {
@@ -81,12 +83,12 @@ fn write(data: &Path, name: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) {
     std::fs::write(&path, change(std::fs::read(&path).unwrap())).unwrap();
 }
 
-/// The name that findings give a file.
+/// The name of a file in findings.
 fn found_as(name: &str) -> String {
     name.strip_prefix("store/").unwrap_or(name).to_owned()
 }
 
-/// Rewrites one commit by way of its fields, and signs it again with `key`.
+/// Changes the fields of one commit, and signs it again with `key`.
 fn forge(data: &Path, name: &str, key: Option<&Signer>, change: impl Fn(&mut Commit)) {
     write(data, name, |bytes| {
         let mut commit: Commit = serde_json::from_slice(&bytes).unwrap();
@@ -106,21 +108,21 @@ fn mutations() -> Vec<Mutation> {
     let mut add = |what: &str, file: &str, change: Box<dyn Fn(&Path)>| {
         list.push((format!("{what} {file}"), found_as(file), change));
     };
-    let places: [fn(usize) -> usize; 4] = [|_| 4, |len| len / 3, |len| len / 2, |len| len - 9];
-    for (place, at) in places.into_iter().enumerate() {
-        for file in [&sealed[place], &plain[place + 1], &commits[place + 1], &segments[0]] {
-            // The blank space behind the last group of a segment holds nothing.
+    let offsets: [fn(usize) -> usize; 4] = [|_| 4, |len| len / 3, |len| len / 2, |len| len - 9];
+    for (number, at) in offsets.into_iter().enumerate() {
+        for file in [&sealed[number], &plain[number + 1], &commits[number + 1], &segments[0]] {
+            // The zeros behind the last group of a segment hold nothing.
             let of_log = file.ends_with(".seg");
             let name = file.clone();
             let flip = move |data: &Path| {
                 write(data, &name, |mut bytes| {
                     let filled = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
                     let at = at(if of_log { filled } else { bytes.len() });
-                    bytes[at] ^= 1 << place;
+                    bytes[at] ^= 1 << number;
                     bytes
                 });
             };
-            add(&format!("flip a bit ({place}) of"), file, Box::new(flip));
+            add(&format!("flip a bit ({number}) of"), file, Box::new(flip));
         }
     }
     let (first, last) = (0, commits.len() - 1);
@@ -154,21 +156,21 @@ fn mutations() -> Vec<Mutation> {
         let name = file.clone();
         add("take the signature from", file, Box::new(move |data| forge(data, &name, None, |_| {})));
         let name = file.clone();
-        let lie = move |data: &Path| {
+        let change_number = move |data: &Path| {
             write(data, &name, |bytes| {
                 let mut commit: Commit = serde_json::from_slice(&bytes).unwrap();
                 commit.files[0].rows += 1;
                 commit.text().into_bytes()
             });
         };
-        add("change a number, but not the signature, of", file, Box::new(lie));
+        add("change a number, but not the signature, of", file, Box::new(change_number));
     }
     let name = segments[0].clone();
     let cut = move |data: &Path| write(data, &name, |bytes| bytes[..bytes.len() / 2].to_vec());
     add("truncate", &segments[0], Box::new(cut));
     let name = segments[0].clone();
     add("drop", &segments[0], Box::new(move |data| std::fs::remove_file(data.join(&name)).unwrap()));
-    // A decision that was changed and written back with the program's own settings, digest and all.
+    // A decision that is changed in a table file, which is written back as valid Parquet.
     for row in [0, 100] {
         let name = sealed[2].clone();
         add(
@@ -199,7 +201,7 @@ fn redecide(data: &Path, name: &str, row: usize) {
     let texts = texts.as_string::<i32>();
     let other = if texts.value(row) == "BLOCK" { "ALLOW" } else { "BLOCK" };
     let texts: StringArray =
-        (0..texts.len()).map(|place| Some(if place == row { other } else { texts.value(place) })).collect();
+        (0..texts.len()).map(|index| Some(if index == row { other } else { texts.value(index) })).collect();
     let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
     columns[at] = arrow::compute::cast(&texts, rows.column(at).data_type()).unwrap();
     let rows = RecordBatch::try_new(rows.schema(), columns).unwrap();
@@ -209,7 +211,7 @@ fn redecide(data: &Path, name: &str, row: usize) {
 }
 
 #[test]
-fn every_change_is_found_and_its_file_is_named() {
+fn every_change_is_reported_with_its_file() {
     let mutations = mutations();
     assert!(mutations.len() >= 40, "{} mutations", mutations.len());
     for (what, file, change) in mutations {
@@ -222,7 +224,7 @@ fn every_change_is_found_and_its_file_is_named() {
 }
 
 #[test]
-fn a_changed_decision_is_named_by_row_and_event() {
+fn a_changed_decision_is_reported_by_row_and_event() {
     let data = copy();
     let name = names(|n| n.starts_with("store/tables/decisions/"))[2].clone();
     redecide(data.path(), &name, 100);
@@ -237,12 +239,12 @@ fn a_changed_decision_is_named_by_row_and_event() {
 }
 
 #[test]
-fn a_replay_has_every_seal_on_any_number_of_workers_and_in_any_batches() {
+fn a_replay_reproduces_every_seal_on_any_number_of_workers_and_in_any_batches() {
     for (workers, batch_rows) in [(1, 37), (2, 1_000), (4, 100_000)] {
         let plan = world(&[format!("batch_rows={batch_rows}")]);
         let store = Store::open(original().join("store")).unwrap();
-        let watch = harness::watch(&plan);
-        let compared = compare_seals(&plan, original(), &store, EVERYTHING, workers, &watch).unwrap();
+        let metrics = harness::metrics(&plan);
+        let compared = compare_seals(&plan, original(), &store, EVERYTHING, workers, &metrics).unwrap();
         assert!(compared.first.is_none(), "{:#?}", compared.first);
         assert_eq!((compared.commits, compared.uncommitted), (check(original(), &[]).commits, 0));
         assert!(compared.equal > 4_000, "{compared:?}");
@@ -260,11 +262,11 @@ fn stricter(scratch: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_replay_under_other_rules_shows_the_first_decision_that_differs() {
+fn a_replay_under_other_rules_reports_the_first_decision_that_differs() {
     let scratch = tempfile::tempdir().unwrap();
     let plan = world(&[format!("decisions.bundle={}", stricter(scratch.path()).display())]);
     let store = Store::open(original().join("store")).unwrap();
-    let compared = compare_seals(&plan, original(), &store, EVERYTHING, 2, &harness::watch(&plan)).unwrap();
+    let compared = compare_seals(&plan, original(), &store, EVERYTHING, 2, &harness::metrics(&plan)).unwrap();
     let first = compared.first.expect("other rules have another digest");
     assert_eq!((first.commit, compared.equal), (0, 0));
     let names: Vec<&str> = first.values.iter().map(|(name, _, _)| name.as_str()).collect();
@@ -272,32 +274,33 @@ fn a_replay_under_other_rules_shows_the_first_decision_that_differs() {
 }
 
 #[test]
-fn a_shadow_run_counts_what_would_change_and_lists_it() {
+fn a_shadow_run_counts_the_decisions_that_would_change() {
     let scratch = tempfile::tempdir().unwrap();
     let plan = world(&[format!("decisions.bundle={}", stricter(scratch.path()).display())]);
     let store = Store::open(original().join("store")).unwrap();
     let out = scratch.path().join("out");
-    let watch = harness::watch(&plan);
-    let shadow = shadow(&plan, original(), &store, &out, Tick::MAX, 2, &watch).unwrap();
+    let metrics = harness::metrics(&plan);
+    let shadow = shadow(&plan, original(), &store, &out, Tick::MAX, 2, &metrics).unwrap();
     assert!(shadow.changed() > 0, "a stricter rule changes something: {shadow:?}");
     assert_eq!(shadow.actions.values().sum::<u64>(), check(original(), &[]).records);
     // The slow way: both runs as tables, joined.
     let whole = scratch.path().join("whole");
-    tidegate_replay::replay(&plan, original(), &whole.join("store"), 1, &watch).unwrap();
+    tidegate_replay::replay(&plan, original(), &whole.join("store"), 1, &metrics).unwrap();
     let actions =
         |data: &Path| harness::table(data, "SELECT event_id, action FROM decisions ORDER BY event_id");
     std::fs::create_dir_all(whole.join("log")).unwrap();
-    let (was, would_be) = (actions(original()), actions(&whole));
-    let differing = was.lines().zip(would_be.lines()).filter(|(a, b)| a != b).count() as u64;
+    let (actual, alternative) = (actions(original()), actions(&whole));
+    let differing = actual.lines().zip(alternative.lines()).filter(|(a, b)| a != b).count() as u64;
     assert_eq!(shadow.changed(), differing);
 }
 
 #[test]
-fn one_decision_is_proven_with_the_public_key_alone_and_nothing_can_be_changed_in_the_proof() {
+fn one_decision_is_proven_with_the_public_key_alone_and_a_changed_proof_is_refused() {
     let store = Store::open(original().join("store")).unwrap();
+    let log = harness::log_of(original());
     let keys = [signer().public()];
     for event in ["tx-0", "tx-777", "tx-2500"] {
-        let proof = prove(&store, event).unwrap();
+        let proof = prove(&store, Some(&log), event).unwrap();
         let text = serde_json::to_string(&proof).unwrap();
         let proven = EpisodeProof::parse(&text).unwrap().check(&keys).unwrap();
         assert_eq!(proven.signed_by, Some(signer().public().id()));
@@ -320,16 +323,17 @@ fn one_decision_is_proven_with_the_public_key_alone_and_nothing_can_be_changed_i
         add(&|p| p.following.push(tidegate_facts::Digest::of(b"other")));
         add(&|p| p.manifest = p.manifest.replacen("\"number\":", "\"number\":1", 1));
         add(&|p| p.file = p.file.replace("0000/", "0001/").replace("0002/", "0003/"));
-        for (place, other) in changed.iter().enumerate().filter(|(_, other)| **other != proof) {
-            assert!(other.check(&keys).is_err(), "change {place} of {event} is not seen");
+        for (number, other) in changed.iter().enumerate().filter(|(_, other)| **other != proof) {
+            assert!(other.check(&keys).is_err(), "change {number} of {event} is not detected");
         }
     }
-    assert!(prove(&store, "tx-of-nobody").is_err());
+    assert!(prove(&store, Some(&log), "tx-of-nobody").is_err());
 }
 
-/// The same proof in another language; runs where Python has the package `blake3`, and always in `.ci/run`.
+/// The same proof in another language. Runs where Python has the package `blake3`, and always in
+/// `.ci/run`.
 #[test]
-fn the_verifier_in_python_agrees() {
+fn the_python_verifier_agrees() {
     let python = |arguments: &[&str]| std::process::Command::new("python3").args(arguments).output();
     if !python(&["-c", "import blake3"]).is_ok_and(|output| output.status.success()) {
         assert!(std::env::var_os("CI_PYTHON").is_none(), "python3 with the package blake3 is missing");
@@ -346,12 +350,56 @@ fn the_verifier_in_python_agrees() {
         python(&[script.to_str().unwrap(), file.to_str().unwrap(), public.to_str().unwrap()]).unwrap()
     };
     for event in ["tx-0", "tx-1234"] {
-        let proof = prove(&store, event).unwrap();
+        let proof = prove(&store, None, event).unwrap();
         let output = run(&proof);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success() && said.contains("proven"), "{output:?}");
-        assert!(said.contains(&proof.check(&[]).unwrap().seal.to_hex()), "the same seal: {said}");
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && stdout.contains("proven"), "{output:?}");
+        assert!(stdout.contains(&proof.check(&[]).unwrap().seal.to_hex()), "the same seal: {stdout}");
         let changed = EpisodeProof { record: proof.record.replacen(event, "tx-9", 1), ..proof };
         assert_eq!(run(&changed).status.code(), Some(1));
     }
+}
+
+#[test]
+fn an_event_id_that_two_types_share_is_refused_with_the_decision_of_each() {
+    let scratch = tempfile::tempdir().unwrap();
+    let policy = harness::file("tests/topologies/policies/payments-gate.toml");
+    let policy = std::fs::read_to_string(policy).unwrap();
+    let refund = policy.split_once("[event.").unwrap().1.replace("payment.v1", "refund.v1");
+    let gate = scratch.path().join("gate.toml");
+    std::fs::write(&gate, format!("{policy}\n[event.{refund}")).unwrap();
+    let payment = crate::service::payment("p-1", 1, 5, "12.50");
+    let refund = payment.replace("payment.v1", "refund.v1");
+    let other = crate::service::payment("p-2", 2, 5, "1.00");
+    let records = scratch.path().join("records.jsonl");
+    std::fs::write(&records, format!("{payment}\n{refund}\n{other}\n")).unwrap();
+    let set =
+        [format!("admitted.policy={}", gate.display()), format!("payments_file.path={}", records.display())];
+    let data = scratch.path().join("data");
+    harness::run_plan(&harness::plan(&harness::file("tests/topologies/live.toml"), &set), &data, 1);
+
+    let (store, log) = (Store::open(data.join("store")).unwrap(), harness::log_of(&data));
+    let refused = prove(&store, Some(&log), "p-1").unwrap_err();
+    let ProofError::Ambiguous { candidates, .. } = &refused else { panic!("{refused}") };
+    let facts: Vec<&str> = candidates.iter().filter_map(|candidate| candidate.fact.as_deref()).collect();
+    assert_eq!(facts, ["payment.v1:p-1", "refund.v1:p-1"]);
+    for (candidate, fact) in candidates.iter().zip(facts) {
+        let by_fact = prove(&store, Some(&log), fact).unwrap();
+        by_fact.check(&[]).unwrap();
+        assert_eq!(by_fact, prove(&store, None, &candidate.decision_id.to_hex()).unwrap());
+    }
+    // No fact has the first type, and without the log no type is known.
+    for unknown in [prove(&store, Some(&log), "other.v1:p-1"), prove(&store, None, "payment.v1:p-1")] {
+        assert!(matches!(unknown, Err(ProofError::Unknown { .. })), "{unknown:?}");
+    }
+    let refused = prove(&store, None, "p-1").unwrap_err();
+    let ProofError::Ambiguous { candidates, .. } = &refused else { panic!("{refused}") };
+    assert!(candidates.len() == 2 && candidates.iter().all(|candidate| candidate.fact.is_none()));
+    prove(&store, None, "p-2").unwrap();
+
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let output = command.args(["verify", "--episode", "p-1", "--data"]).arg(&data).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("payment.v1:p-1, decision ") && message.contains("refund.v1:p-1"), "{message}");
 }

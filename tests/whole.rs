@@ -1,10 +1,10 @@
-//! What only the whole can show. One binary, because each would link DataFusion again.
+//! Integration tests of the whole system. They form one binary, because each further binary would
+//! link DataFusion again.
 
 mod harness;
 
 mod archive;
 mod backfill;
-mod beats;
 mod check;
 mod corpora;
 mod credibility;
@@ -15,6 +15,7 @@ mod faults;
 mod fusion;
 mod graph;
 mod handbook;
+mod heartbeats;
 mod hostile;
 mod live_tables;
 mod policy;

@@ -1,6 +1,6 @@
 // The Postgres driver of Java against a running service:
 // java -cp postgresql.jar JdbcClient.java HOST PORT USER PASSWORD DECISIONS
-// Prints `ok` at the end, or fails with what was not as it should be.
+// Prints `ok` at the end, or fails with the first difference.
 import java.math.BigDecimal;
 import java.sql.*;
 import java.util.*;
@@ -75,7 +75,7 @@ public class JdbcClient {
                 check(one(s) == null, one(s));
             }
 
-            // In pieces: without a transaction the driver would take all rows at once.
+            // Rows in portions; without a transaction the driver would fetch all of them at once.
             connection.setAutoCommit(false);
             try (Statement s = connection.createStatement()) {
                 s.setFetchSize(100);

@@ -1,6 +1,6 @@
-"""What programs that were written for Postgres say: python3 dialect_client.py HOST PORT USER PASSWORD DECISIONS
+"""SQL of programs that were written for Postgres: python3 dialect_client.py HOST PORT USER PASSWORD DECISIONS
 
-Prints `ok` at the end, or fails with what was not as it should be.
+Prints `ok` at the end, or fails with the first difference.
 """
 import datetime
 import decimal
@@ -66,7 +66,7 @@ with psycopg.connect(**where) as connection:
         assert ask(twice, given, **how)[0][0] > 0
         assert ask("SELECT event_id FROM decisions ORDER BY 1 LIMIT %s OFFSET %s", [2, 1], **how) == \
             ask("SELECT event_id FROM decisions ORDER BY 1 LIMIT 2 OFFSET 1")
-        # A parameter beside nothing has the type that it was sent as.
+        # A parameter without context has the type that it was sent as.
         for value in (7, 2**40, 1.5, D("1.25"), "a", True, None, datetime.date(2026, 1, 31)):
             assert ask("SELECT %s", [value], **how) == [(value,)], (value, binary)
         added = ask("SELECT amount + %s FROM decisions LIMIT 1", [0.125], **how)[0][0]
@@ -75,7 +75,7 @@ with psycopg.connect(**where) as connection:
     refused(connection, "SELECT count(*) FROM decisions WHERE ts_utc > %s", "`soon`, which is no timestamptz", ["soon"], "22P02")
     refused(connection, "SELECT count(*) FROM decisions WHERE amount > %s", "`much`, which is no numeric", ["much"], "22P02")
 
-    # Nothing is left out of a statement because it is hard to plan.
+    # Statements that are hard to plan are answered, too.
     assert ask("SELECT (SELECT max(decisions.amount) FROM decisions)") == [(D("3.00"),)]
     counted = "SELECT d.event_id, (SELECT count(*) FROM facts f WHERE f.event_id = d.event_id) FROM decisions d WHERE event_id = 'p-1'"
     assert ask(counted) == [("p-1", 1)]
@@ -94,7 +94,7 @@ with psycopg.connect(**where) as connection:
     refused(connection, "SELECT * FROM pg_catalog.pg_nonsense", "does not exist", None, "42P01")
     refused(connection, "SELECT 'x'::int", "x", None, "22P02")
 
-    # A transaction that failed does nothing until it ends; a savepoint leads out of the failure.
+    # A failed transaction refuses statements until it ends, or until a rollback to a savepoint.
     with psycopg.connect(**{**where, "autocommit": False}) as other:
         try:
             other.execute("SELECT 1 / 0").fetchall()
@@ -112,7 +112,7 @@ with psycopg.connect(**where) as connection:
     with psycopg.connect(**where) as other:
         assert other.execute(named).fetchone() == ask(named)[0]
 
-    # How long a statement may take.
+    # The timeout of statements.
     endless = "SELECT count(*) FROM generate_series(1, 1000000000000)"
     shown = lambda: ask("SHOW statement_timeout")[0][0]
     assert shown() == "5min", shown()
@@ -135,13 +135,13 @@ with psycopg.connect(**where) as connection:
     refused(connection, "SET statement_timeout = 'soon'", "write milliseconds")
     with psycopg.connect(**where, options="-c statement_timeout=1500") as other:
         assert other.execute("SHOW statement_timeout").fetchone() == ("1500ms",)
-    # What one connection sets, no other meets.
+    # A setting of one connection has no effect on others.
     refused(connection, "SET datafusion.execution.batch_size = 1", "cannot be set here")
     refused(connection, "SET timezone = 'Asia/Tokyo'", "times are shown in UTC")
     connection.execute("SET timezone = 'UTC'")
     assert ask("SHOW timezone") == [("UTC",)]
 
-    # What a statement would do, and did.
+    # Plans of statements, with and without their execution.
     for explain in ("EXPLAIN", "EXPLAIN ANALYZE", "EXPLAIN VERBOSE", "EXPLAIN (ANALYZE, COSTS false)", "EXPLAIN (FORMAT TEXT)", "EXPLAIN (FORMAT JSON)"):
         said = ask(f"{explain} SELECT event_id FROM decisions WHERE amount > 1 ORDER BY 1 LIMIT 3")
         assert any("decisions" in str(row) or "amount" in str(row) for row in said), (explain, said)
@@ -150,7 +150,7 @@ with psycopg.connect(**where) as connection:
     refused(connection, "EXPLAIN (ANALYZE, BUFFERS) SELECT 1", "no option `BUFFERS` here")
     refused(connection, "EXPLAIN INSERT INTO decisions SELECT * FROM decisions", "only read")
 
-    # Names that Postgres would give.
+    # Column names as in Postgres.
     assert name("SELECT 1, count(*), max(amount), amount::text FROM decisions GROUP BY amount") == \
         ["?column?", "count", "max", "amount"]
     assert name("SELECT current_user") == ["current_user"]

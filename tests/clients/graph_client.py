@@ -1,6 +1,6 @@
-"""psycopg asks the entity graph of a running card world: python3 graph_client.py HOST PORT
+"""psycopg queries the entity graph of a running card world: python3 graph_client.py HOST PORT
 
-Prints `ok` at the end, or fails with what was not as it should be.
+Prints `ok` at the end, or fails with the first difference.
 """
 import sys
 

@@ -1,6 +1,6 @@
 """psycopg against a running service: python3 psycopg_client.py HOST PORT USER PASSWORD DECISIONS
 
-Prints `ok` at the end, or fails with what was not as it should be.
+Prints `ok` at the end, or fails with the first difference.
 """
 import datetime
 import decimal
@@ -41,7 +41,7 @@ with psycopg.connect(**where) as connection:
     rows = ask("SELECT event_id FROM decisions WHERE event_id = %s OR event_id = %s ORDER BY 1", ["p-1", "p-2"])
     assert rows == [("p-1",), ("p-2",)], rows
 
-    # In pieces: rows of a statement as they come, and a cursor.
+    # Rows in portions: streamed, and from a cursor.
     seen = 0
     with connection.cursor() as cursor:
         for _ in cursor.stream("SELECT event_id FROM decisions"):
@@ -53,7 +53,7 @@ with psycopg.connect(**where) as connection:
             pieces = [len(cursor.fetchmany(400)) for _ in range(5)]
     assert sum(pieces) == min(int(decisions), 2000), pieces
 
-    # Errors say what is wrong, and the connection goes on.
+    # Errors carry an SQLSTATE, and the connection stays usable.
     for sql, state in [
         ("SELECT * FROM desicions", "42P01"),
         ("SELECT no_such_column FROM decisions", "42703"),
@@ -68,7 +68,7 @@ with psycopg.connect(**where) as connection:
             raise AssertionError(f"{sql} was answered")
     assert ask("SELECT 1") == [(1,)]
 
-    # A statement that runs for minutes is stopped by its client.
+    # A client can cancel a long statement.
     threading.Timer(0.5, connection.cancel).start()
     began = time.monotonic()
     try:

@@ -1,6 +1,6 @@
 """SQLAlchemy against a running service: python3 sqlalchemy_client.py HOST PORT USER PASSWORD DECISIONS
 
-Prints `ok` at the end, or fails with what was not as it should be.
+Prints `ok` at the end, or fails with the first difference.
 """
 import sys
 

@@ -1,7 +1,7 @@
 """psycopg reads every table of a running service: python3 tables_client.py HOST PORT HTTP_PORT USER PASSWORD
 
-Each is read as text and in binary, prepared and not, with a parameter and through cursors, and must hold what the service says over
-HTTP. Prints `ok` at the end, or fails with what was not as it should be.
+Reads each as text and in binary, prepared and not, with a parameter and through cursors, and compares
+the rows with those over HTTP. Prints `ok` at the end, or fails with the first difference.
 """
 import datetime
 import decimal
@@ -18,7 +18,7 @@ if password:
 
 
 def over_http(sql):
-    """Columns and rows, as JSON has them."""
+    """Columns and rows of the JSON answer."""
     request = urllib.request.Request(f"http://{host}:{http}/v1/sql", json.dumps({"sql": sql}).encode())
     request.add_header("content-type", "application/json")
     if password:
@@ -28,7 +28,7 @@ def over_http(sql):
 
 
 def plain(value):
-    """A value of psycopg or JSON in one form."""
+    """A value of psycopg or JSON in a common form."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (bytes, memoryview)):
@@ -76,7 +76,7 @@ with psycopg.connect(**where) as connection:
                 assert [column.name for column in cursor.description] == names, (table, how)
                 seen |= {column.type_code for column in cursor.description}
                 rows = cursor.fetchall()
-                if table != "frontier":  # Which goes on.
+                if table != "frontier":  # It advances between the reads.
                     assert sorted_rows(rows) == wanted, (table, how, sorted_rows(rows)[:1], wanted[:1])
                 limited = connection.execute(f"SELECT * FROM {table} WHERE %s = 1 LIMIT 3", [1], **how).fetchall()
                 assert len(limited) == min(3, len(rows)), (table, how)
@@ -86,14 +86,14 @@ with psycopg.connect(**where) as connection:
                 if table != "frontier":
                     assert set(sorted_rows(rows)) <= set(wanted), (table, binary)
                     assert len(rows) == min(701, len(wanted)), (table, binary, len(rows))
-    # Order and limits are the statement's.
+    # The order and limit of a statement hold.
     for table in {"facts", "decisions"} & set(tables):
         asked = f"SELECT * FROM {table} ORDER BY event_id DESC, _tick LIMIT 5"
         wanted = [[plain(value) for value in row] for row in over_http(asked)[1]]
         for binary in (False, True):
             rows = connection.execute(asked, binary=binary).fetchall()
             assert [[plain(value) for value in row] for row in rows] == wanted, table
-    # A digest is found by its bytes, and by its text.
+    # A digest can be looked up by its bytes and by its text.
     event, digest = connection.execute("SELECT event_id, payload_hash FROM facts WHERE topic = 'traffic' LIMIT 1").fetchone()
     for given in (digest, "\\x" + bytes(digest).hex()):
         for binary in (False, True):

@@ -1,12 +1,15 @@
-// What a person does with the console, done by a browser: watch a decision arrive, read why, verify its seal, mend a
-// refused record, ask a question. Any error on the browser's console, and any breach of the content policy, fails it.
+// Drives the console in a browser as a user does: watches a decision arrive, reads its reasons,
+// verifies its seal, corrects a quarantined record, runs a query. Any error on the browser's
+// console, and any breach of the content policy, fails the test.
 //
-//     npm install playwright-core          # anywhere; NODE_PATH says where
+//     npm install playwright-core          # anywhere; NODE_PATH names the folder
 //     NODE_PATH=.../node_modules node tests/console/console.mjs [URL] [FOLDER]
 //
-// URL is a running service that decides card payments; without one, or with `mock`, the mock is started. FOLDER gets the
-// screenshots. `CHROMIUM` names the browser, `EVENT_TYPE` the type of a payment, `TIDEGATE_KEY` a key that sends, reads and proposes, and
-// `TIDEGATE_APPROVER_KEY` that of another who reads and approves; without the second, nothing is proposed.
+// URL is a running service that decides card payments; without one, or with `mock`, the mock is
+// started. FOLDER gets the screenshots. `CHROMIUM` names the browser, `EVENT_TYPE` the type of a
+// payment, `TIDEGATE_KEY` the key of a caller who sends, reads and proposes, and
+// `TIDEGATE_APPROVER_KEY` that of another who reads and approves. Without the second key, nothing
+// is proposed.
 
 import assert from "node:assert/strict";
 import { mkdir, readFile } from "node:fs/promises";
@@ -19,13 +22,13 @@ const [url = "mock", folder = "console-shots"] = process.argv.slice(2);
 const KEY = process.env.TIDEGATE_KEY;
 const APPROVER_KEY = process.env.TIDEGATE_APPROVER_KEY;
 const EVENT_TYPE = process.env.EVENT_TYPE ?? "card.transaction.v1";
-/** What every envelope must say of where it is from. */
+/** The context pins of every envelope. */
 const PINS = {
   manifest_fingerprint: "a".repeat(64), parameter_hash: "b".repeat(64), seed: 7, scenario_id: "console", run_id: "c".repeat(32), scenario_run_id: "d".repeat(32),
   platform_run_id: "platform_20260101T000000Z",
 };
 const SIZES = { desk: { width: 1440, height: 900 }, phone: { width: 360, height: 740 } };
-/** The browser reports these answers as errors, though the test asks for them or the console shows them. */
+/** Responses that the browser reports as errors, although the test or the console expects them. */
 const EXPECTED = /status of (400|401|403|404|409|422|503)|ERR_CONNECTION_REFUSED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_INCOMPLETE_CHUNKED/;
 
 const mock = url === "mock" ? await serve() : null;
@@ -57,7 +60,7 @@ async function open(address, { size = SIZES.desk, scheme = "light", key = KEY } 
 
 const shot = (page, name) => page.screenshot({ path: join(folder, `${name}.png`) });
 
-/** What the page is too wide by; a phone's reader should scroll one way only. */
+/** Asserts that the page is not too wide; on a phone it should only scroll vertically. */
 async function fits(page) {
   const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   assert.ok(over <= 0, `${page.url()} is ${over} px too wide`);
@@ -70,7 +73,7 @@ async function api(path, options = {}) {
   return response.json();
 }
 
-/** A payment that the service has not seen, at its own present. */
+/** A payment that the service has not seen, at its current time. */
 let sent = 0;
 async function payment(amount) {
   const { time } = await api("/v1/status");
@@ -83,7 +86,7 @@ async function payment(amount) {
 
 const submit = async (record) => (await api("/v1/facts", { method: "POST", body: record })).receipts[0];
 
-/** What the service says of an event, once it is decided. */
+/** The answer of the service about an event, once it is decided. */
 async function decided(event) {
   for (let tries = 0; ; tries++) {
     try {
@@ -95,7 +98,7 @@ async function decided(event) {
   }
 }
 
-/** Waits until something holds. */
+/** Waits until a condition holds. */
 async function until(holds) {
   for (let tries = 0; !(await holds()); tries++) {
     assert.ok(tries < 300, `${holds} does not come to hold`);
@@ -103,7 +106,7 @@ async function until(holds) {
   }
 }
 
-/** Commits follow from facts, so a service that nobody else uses gets some. */
+/** Commits follow from facts, so the test sends some to a service that has no other callers. */
 async function untilSealed(page) {
   for (let tries = 0; tries < 120 && !(await page.locator("[data-verdict=verified]").count()); tries++) {
     if (!mock) {
@@ -214,7 +217,7 @@ const claims = {
       await shot(page, "why-unsealed");
       mock.world.holds = false;
     }
-    // The next commit seals it, and the page notices.
+    // The next commit seals it, and the page updates.
     await untilSealed(page);
     await page.getByRole("button", { name: "Verify" }).click();
     await page.getByText(/Checked at/).waitFor();
@@ -274,7 +277,7 @@ const claims = {
     await page.keyboard.press("Control+Enter");
     await page.getByRole("columnheader", { name: "ts_utc" }).waitFor();
     await page.getByRole("button", { name: "Chart" }).click();
-    await page.locator(".chart .curve").waitFor({ state: "attached" }); // A flat line has no height, and is no less a line.
+    await page.locator(".chart .curve").waitFor({ state: "attached" }); // A flat line has no height, but is drawn.
     await shot(page, "sql-line");
     await page.getByLabel("SQL").fill("DROP TABLE decisions");
     await page.keyboard.press("Control+Enter");
@@ -373,7 +376,7 @@ const claims = {
   },
 };
 
-/** What only the mock can be made to do. */
+/** Claims that only the mock can produce. */
 const claimsOfMock = {
   async "what strangers wrote is text"() {
     const page = await open(`${base}/#/quarantine`);

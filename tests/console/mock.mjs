@@ -1,10 +1,12 @@
-// A service to develop and test the console against: the HTTP interface over a small world of card payments.
+// A service to develop and test the console against: the HTTP interface over a small world of card
+// payments.
 //
 //     node tests/console/mock.mjs [--port 8088] [--key KEY]
 //
-// It decides a payment each second, commits every five, and holds records in quarantine that are admitted once they are
-// mended. With a key, every call under /v1 without it is a 401. It understands as much SQL as the console and a curious
-// person need: SELECT of columns and counts FROM one table, WHERE of comparisons, GROUP BY, ORDER BY, LIMIT.
+// It decides a payment every second, commits every five seconds, and has records in quarantine that
+// are admitted once they are corrected. With a key, every call under /v1 without it gets a 401. It
+// answers the SQL that the console and manual tests need: SELECT of columns and counts FROM one
+// table, WHERE of comparisons, GROUP BY, ORDER BY, LIMIT.
 
 import { createHash } from "node:crypto";
 import { createServer } from "node:http";
@@ -15,7 +17,7 @@ const TYPES = { html: "text/html", js: "text/javascript", css: "text/css", svg: 
 const CSP = "default-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'";
 const RUN = "00000000000000000000000000000001";
 
-/** What a payment's payload must hold, and how each field is written. */
+/** The fields of a payment's payload, and how each is written. */
 const PAYLOAD = {
   transaction_id: { is: /^"\d+"$|^\d+$/, form: "an int64" },
   customer_id: { is: /^\d+$/, form: "an int32" },
@@ -75,7 +77,7 @@ function backfill() {
   };
 }
 
-/** The world: facts, decisions, what was refused, and how far it is. */
+/** The state of the service: facts, decisions, quarantined records and its progress. */
 class World {
   constructor() {
     this.seed = 42;
@@ -107,7 +109,7 @@ class World {
   }
 
   chance() {
-    // mulberry32: the same world every time.
+    // mulberry32: the same numbers in every run.
     let t = (this.seed += 0x6d2b79f5);
     t = Math.imul(t ^ (t >>> 15), t | 1);
     t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
@@ -122,7 +124,7 @@ class World {
     return String((BigInt(this.time) * 1000n << 8n) + BigInt(partition));
   }
 
-  /** A payment of the world's own. */
+  /** Admits a payment of the mock's own. */
   pay() {
     const id = String(this.next++);
     const large = this.chance() < 0.08;
@@ -174,7 +176,7 @@ class World {
     };
   }
 
-  /** A receipt for one submitted text. */
+  /** The receipt for one submitted text. */
   submit(text) {
     const fault = this.fault(text);
     if (fault) return this.refuse(text, fault);
@@ -209,7 +211,7 @@ class World {
     try {
       record = JSON.parse(text);
     } catch {
-      // What cannot be read has no event id.
+      // An unreadable record has no event id.
     }
     const position = String(this.tables.quarantine.length);
     this.tables.quarantine.push({
@@ -220,7 +222,7 @@ class World {
     return { verdict: "quarantined", ...fault };
   }
 
-  /** A step of a revision that was taken, or words for why it is refused. */
+  /** Takes a step of a revision: status and record, or status and the reason of the refusal. */
   step(step, actor, reason, { node, text, id }) {
     if (!reason?.trim()) return [400, "`reason` is empty; give the reason for the step"];
     const proposal = this.proposals.find(({ proposal_id }) => id && proposal_id.startsWith(id));
@@ -303,10 +305,10 @@ class World {
       reason: [
         `Event ${decision.event_id} happened at ${decision.ts_utc}.`,
         `It was admitted as fact ${decision.decided_at_utc}/${fact.partition}, offset ${fact.offset}, with payload ${fact.payload_hash}, under policy card-gate revision 1 (${decision.policy_digest}).`,
-        `By then these many facts of each partition had been applied: ${decision.basis.join(", ")}.`, `What was seen (snapshot ${decision.snapshot_digest}):`,
+        `Facts of each partition applied before the decision: ${decision.basis.join(", ")}.`, `Values that the decision read (snapshot ${decision.snapshot_digest}):`,
         `    customer_id = ${decision.customer_id}`, `    amount = "${decision.amount}"`,
-        `Under bundle card-rules version 2 (${decision.bundle_digest}) ${fired.length ? `fired: ${fired.join(", ")}` : "no rule fired"}; score ${decision.score}.`,
-        `So decision ${decision.decision_id} was ${decision.action}.`, `The plan that computed it: ${decision.plan_digest}.`,
+        `Bundle card-rules version 2 (${decision.bundle_digest}): ${fired.length ? `rules fired: ${fired.join(", ")}` : "no rule fired"}; score ${decision.score}.`,
+        `Decision ${decision.decision_id}: ${decision.action}.`, `Plan: ${decision.plan_digest}.`,
       ],
       proof: sealed ? {
         commit: this.committed.number, file: "tables/decisions/p=2/000007-6298.parquet", record: decision.record_digest, seal: hex("seal", decision.event_id), number: fact.offset, verified: true,
@@ -317,7 +319,7 @@ class World {
     };
   }
 
-  /** The columns of a table. Those of empty tables are told by hand. */
+  /** The columns of a table. Those of empty tables are listed by hand. */
   columns(name) {
     const rows = this.tables[name];
     const empty = {
@@ -340,7 +342,7 @@ function typeOf(name, of) {
   return { number: "int", boolean: "bool" }[typeof of] ?? "text";
 }
 
-/** Answers the SQL that the head of this file names; throws what a person can mend. */
+/** Answers the SQL that the head of this file names; throws errors that a caller can correct. */
 function ask(world, text) {
   const shape = /^\s*SELECT\s+(DISTINCT\s+)?(.+?)\s+FROM\s+"?(\w+)"?(?:\s+WHERE\s+(.+?))?(?:\s+GROUP\s+BY\s+(.+?))?(?:\s+ORDER\s+BY\s+(.+?))?(?:\s+LIMIT\s+(\d+))?\s*$/is.exec(text);
   if (!shape) throw new Error(`SQL error: cannot plan \`${text.slice(0, 60)}\`; only reads are answered, write SELECT .. FROM .. [WHERE] [GROUP BY] [ORDER BY] [LIMIT]`);
@@ -400,7 +402,7 @@ function compare(a, b) {
   return typeof x === "string" || typeof y === "string" ? String(a).localeCompare(String(b)) : x < y ? -1 : x > y ? 1 : 0;
 }
 
-/** Starts the service; gives its address, its world and the means to stop it. */
+/** Starts the service; returns its address, its state and a function that stops it. */
 export async function serve({ port = 0, key = null } = {}) {
   const world = new World();
   const timers = [
@@ -431,7 +433,7 @@ async function answer(world, key, request, response) {
   if (key && request.headers.authorization !== `Bearer ${key}`) return json(response, 401, { error: "this call needs a key; send `Authorization: Bearer KEY`" });
   if (path === "/readyz") return json(response, world.ready ? 200 : 503, { ready: world.ready, lag_us: 1200, reason: world.ready ? null : "reading the log" });
   if (path === "/v1/status") return json(response, 200, world.status());
-  // Whoever comes without a key of the mock's own may do anything; these two keys are those of two people.
+  // A caller without one of the mock's own keys has every role. The two keys belong to two people.
   const given = request.headers.authorization?.slice("Bearer ".length);
   const caller = { id: PEOPLE[given] ? given : "eve", roles: ["producer", "reader", ...PEOPLE[given] ?? ["author", "approver"]], keys: true };
   if (path === "/v1/whoami") return json(response, 200, caller);

@@ -1,9 +1,9 @@
-//! Seeded chance: one stream of numbers for all that a round draws.
+//! Seeded random numbers: one stream for everything that a round draws.
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-/// What a round draws from.
+/// The random numbers of a round.
 pub struct Dice(ChaCha8Rng);
 
 impl Dice {
@@ -25,7 +25,7 @@ impl Dice {
         &of[self.below(of.len() as u64) as usize]
     }
 
-    /// True in so many of a hundred cases.
+    /// True in `percent` of a hundred cases.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }

@@ -1,4 +1,4 @@
-//! What must hold of a data folder at rest, whatever happened to it.
+//! What must hold of a data folder that no process uses, whatever happened to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,9 +12,9 @@ use tidegate_sinks::store::Store;
 
 use super::ledger::Ledger;
 
-/// Something that does not hold.
+/// An invariant that does not hold.
 pub struct Broken {
-    /// What it is about; where it is a file, its path has this name.
+    /// What it concerns; for a file, its name or the end of its path.
     pub file: String,
     pub what: String,
 }
@@ -25,7 +25,7 @@ impl std::fmt::Display for Broken {
     }
 }
 
-/// Everything that is checked. A check that the program has itself belongs here, too.
+/// All checks. Those that the program has itself belong here, too.
 const CHECKS: [fn(&Path) -> Vec<Broken>; 6] = [
     everything_verifies,
     every_receipt_has_its_fact,
@@ -35,13 +35,13 @@ const CHECKS: [fn(&Path) -> Vec<Broken>; 6] = [
     a_table_has_a_row_once,
 ];
 
-/// Everything that does not hold of `data`.
+/// All invariants that do not hold of `data`.
 pub fn invariants(data: &Path) -> Vec<Broken> {
     CHECKS.iter().flat_map(|check| check(data)).collect()
 }
 
-/// All of it, as a text.
-pub fn told(broken: &[Broken]) -> String {
+/// The broken invariants, as one line.
+pub fn describe(broken: &[Broken]) -> String {
     broken.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
@@ -56,7 +56,7 @@ fn ledger(data: &Path, check: impl Fn(&Ledger) -> Vec<Broken>) -> Vec<Broken> {
     }
 }
 
-/// What `tidegate verify` says.
+/// The findings of `tidegate verify`.
 fn everything_verifies(data: &Path) -> Vec<Broken> {
     let Some(store) = store(data) else { return Vec::new() };
     let log = LogFolder::of_data(&Host::real(), data);
@@ -109,7 +109,7 @@ fn the_commits_are_a_chain(data: &Path) -> Vec<Broken> {
     read.and_then(Result::err).map(|error| broken("commits", error.to_string())).into_iter().collect()
 }
 
-/// The commits, or none when they are broken, which another check says.
+/// The commits; `None` when they are broken, which another check reports.
 fn commits(data: &Path) -> Option<(Store, Commits)> {
     let store = store(data)?;
     let commits = Commits::read(&store).ok()?;
@@ -132,13 +132,14 @@ fn a_table_has_a_row_once(data: &Path) -> Vec<Broken> {
     let Some((_, commits)) = commits(data) else { return Vec::new() };
     let is_parquet = |table: &String| commits.files_of(table).all(|file| file.name.ends_with(".parquet"));
     let again = commits.tables().into_iter().filter(is_parquet).filter(|table| {
-        // What cannot be read, another check says.
+        // Another check reports what cannot be read.
         rows_of(data, &commits, table).is_some_and(|rows| !rows.is_sorted_by(|a, b| a < b))
     });
     again.map(|table| broken(&table, "has a row twice")).collect()
 }
 
-/// A table's rows as bytes, sorted; `None` when a file of it cannot be read. A state says several things at one tick, and none twice.
+/// The sorted rows of a table as bytes; `None` when a file of it cannot be read. A state may emit
+/// several rows at one tick, but none twice.
 fn rows_of(data: &Path, commits: &Commits, table: &str) -> Option<Vec<OwnedRow>> {
     let mut all: Vec<OwnedRow> = Vec::new();
     let mut converter = None;

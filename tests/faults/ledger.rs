@@ -1,4 +1,4 @@
-//! What a log holds, as far as it must never change: its facts and its receipts, in order.
+//! The part of a log that must never change: its facts and its receipts, in order.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub struct Receipt {
     pub position: u64,
     pub verdict: Verdict,
     pub reason: Option<Reason>,
-    /// Of the fact; of the first one when a duplicate.
+    /// The tick of the fact; for a duplicate, of the first one.
     pub tick: Option<Tick>,
 }
 
@@ -66,12 +66,12 @@ impl Ledger {
         records
     }
 
-    /// Whether `later` begins with all of this.
-    pub fn is_kept_in(&self, later: &Ledger) -> bool {
+    /// Whether `later` begins with everything in this ledger.
+    pub fn is_prefix_of(&self, later: &Ledger) -> bool {
         later.facts.starts_with(&self.facts) && later.receipts.starts_with(&self.receipts)
     }
 
-    /// The same without what the wall clock decides.
+    /// The same without ticks, which the wall clock decides.
     pub fn without_ticks(&self) -> Ledger {
         let mut ledger = self.clone();
         ledger.facts.iter_mut().for_each(|fact| fact.tick = Tick::ZERO);

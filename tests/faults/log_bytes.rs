@@ -1,4 +1,5 @@
-//! Where in its files the groups of a log are, by their headers alone (`sinks/src/log/format.rs`).
+//! The offsets of the groups in the files of a log, read from their headers
+//! (`sinks/src/log/format.rs`).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -22,7 +23,7 @@ pub fn groups(folder: &Path) -> Vec<GroupBytes> {
     segments.sort();
     let mut groups = Vec::new();
     for segment in segments {
-        // A log that runs may take the name away at any moment.
+        // A running process may remove the file at any moment.
         let Ok(file) = File::open(&segment) else { continue };
         let (mut at, mut header) = (0, [0; 128]);
         while file.read_exact_at(&mut header, at).is_ok() && header.starts_with(b"TIDELOG\n") {

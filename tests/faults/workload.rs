@@ -1,5 +1,5 @@
-//! What the rounds run: small seeded inputs, each with bad records and duplicates where its format can
-//! hold them, and what an undisturbed run makes of them.
+//! The workloads of the rounds: small seeded inputs, with bad records and duplicates where the
+//! format allows them, and the output of an undisturbed run.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -19,8 +19,8 @@ pub struct Workload {
     pub one_row_a_fact: [(&'static str, &'static str); 1],
     /// How many records each source holds.
     pub records: BTreeMap<String, u64>,
-    /// What an undisturbed run wrote to its store; `None` where ticks come from the wall clock, so that
-    /// only a replay of the same log can tell.
+    /// What an undisturbed run wrote to its store; `None` where ticks come from the wall clock, so
+    /// that only a replay of the same log gives the expected output.
     pub outputs: Option<Outputs>,
     /// What an undisturbed run has in its log.
     pub ledger: Ledger,
@@ -38,8 +38,8 @@ static WORKLOADS: [OnceLock<Workload>; 4] = [const { OnceLock::new() }; 4];
 
 /// One of the workloads.
 pub fn any(dice: &mut Dice) -> &'static Workload {
-    let place = dice.below(WORKLOADS.len() as u64) as usize;
-    WORKLOADS[place].get_or_init(|| match place {
+    let index = dice.below(WORKLOADS.len() as u64) as usize;
+    WORKLOADS[index].get_or_init(|| match index {
         0 => payments("payments", &[]),
         1 => payments("payments by the wall clock", &["clock=wall"]),
         2 => envelopes(),
@@ -86,7 +86,7 @@ fn envelopes() -> Workload {
             c = "c".repeat(32),
             d = "d".repeat(32),
         );
-        let said = match dice.below(20) {
+        let written = match dice.below(20) {
             0 => writeln!(text, "{}", &line[..line.len() - 9]),
             1 => writeln!(text, "{}", line.replace("12.50", "12.505")),
             2 => writeln!(text, "{line}\n{line}"),
@@ -94,7 +94,7 @@ fn envelopes() -> Workload {
             4 => writeln!(text, "{}", line.replace(r#""seed":7,"#, "")),
             _ => writeln!(text, "{line}"),
         };
-        said.expect("a text can be written to");
+        written.expect("a text can be written to");
     }
     let records = BTreeMap::from([("records".to_owned(), text.lines().count() as u64)]);
     let set = vec![
@@ -117,10 +117,10 @@ fn world() -> Workload {
     undisturbed("world", "dataflows/fraud.toml", set, tables, BTreeMap::new())
 }
 
-/// The path of an input that stays the same from run to run, so that what is left behind is one file.
+/// The path of an input. It is the same for every run, so that only one file is left behind.
 fn input(name: &str, text: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{name}"));
-    if !std::fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
+    if !std::fs::read(&path).is_ok_and(|existing| existing == text.as_bytes()) {
         let mut unfinished = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         std::io::Write::write_all(&mut unfinished, text.as_bytes()).unwrap();
         unfinished.persist(&path).unwrap();
@@ -140,7 +140,7 @@ fn undisturbed(
     harness::run_plan(&harness::plan(&topology, &set), data.path(), 1);
     let outputs = outputs(&data.path().join("store"));
     let ledger = Ledger::read(data.path()).unwrap();
-    // A world's records are known by making it.
+    // Only a run tells how many records a world has.
     let records = if records.is_empty() { ledger.records() } else { records };
     assert_eq!(ledger.records(), records, "{name}: receipts = records");
     assert!(outputs.len() > 20, "{name} has several commits");
@@ -151,7 +151,7 @@ fn undisturbed(
     Workload { name, topology, set, one_row_a_fact, records, outputs, ledger, objects, groups }
 }
 
-/// What of a store is output: everything but what was never finished.
+/// The output files of a store, without those that were never finished.
 pub fn outputs(store: &Path) -> Outputs {
     let unfinished = |name: &str| name.contains(".unfinished-") || name.starts_with("probe-");
     harness::committed(store).into_iter().filter(|(name, _)| !unfinished(name)).collect()

@@ -1,17 +1,18 @@
-//! Drivers of other languages: `tests/clients/` against a service, with and without passwords. Each is run where it is installed.
+//! The drivers of other languages in `tests/clients/`, against a service with and without
+//! passwords. Each runs where it is installed.
 
 use super::*;
 
-/// Where Debian has the driver of Java.
+/// Where Debian installs the driver of Java.
 const JAR: &str = "/usr/share/java/postgresql.jar";
 
-/// Runs a client where what it needs is there.
+/// Runs a client if the command `needs` succeeds.
 fn run(needs: &[&str], command: &[&str], service: &Service, user: &str, password: &str) {
     let has_jar = !needs.contains(&JAR) || Path::new(JAR).is_file();
     let is_there =
         Command::new(needs[0]).args(&needs[1..]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !has_jar || !is_there.is_ok_and(|status| status.success()) {
-        eprintln!("{needs:?} does not run: its client is not tried");
+        eprintln!("{needs:?} does not run: its client is not tested");
         return;
     }
     let (host, port) = (service.postgres.ip().to_string(), service.postgres.port().to_string());
@@ -21,12 +22,12 @@ fn run(needs: &[&str], command: &[&str], service: &Service, user: &str, password
         .current_dir(harness::file("tests/clients"))
         .output()
         .unwrap();
-    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.trim_end().ends_with("ok"), "{command:?}: {said}\n{error}");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && stdout.trim_end().ends_with("ok"), "{command:?}: {stdout}\n{stderr}");
 }
 
 #[test]
-fn drivers_of_other_languages_connect_list_tables_ask_fetch_and_cancel() {
+fn drivers_of_other_languages_connect_list_tables_query_fetch_and_cancel() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("keys.toml");
     let key = |id: &str, role: &str| {
@@ -44,11 +45,11 @@ fn drivers_of_other_languages_connect_list_tables_ask_fetch_and_cancel() {
         };
         let lines: Vec<String> = (0..1500).map(|i| payment(&format!("p-{i}"), i, i % 7, "3.00")).collect();
         let head = format!("POST /v1/facts HTTP/1.1\r\ncontent-type: application/x-ndjson{authorization}");
-        assert_eq!(service.ask(&head, lines.join("\n").as_bytes()).status, 200);
+        assert_eq!(service.request(&head, lines.join("\n").as_bytes()).status, 200);
         let last = payment("p-1499", 1499, 1499 % 7, "3.00"); // Its decision comes after all others.
         let head = format!("POST /v1/decide?timeout_ms=20000 HTTP/1.1{authorization}");
         let until = Instant::now() + Duration::from_secs(20);
-        while service.ask(&head, last.as_bytes()).json()["decisions"][0].is_null() {
+        while service.request(&head, last.as_bytes()).json()["decisions"][0].is_null() {
             assert!(Instant::now() < until);
         }
         run(
@@ -79,21 +80,21 @@ fn drivers_of_other_languages_connect_list_tables_ask_fetch_and_cancel() {
             user,
             password,
         );
-        for (command, says) in PSQL {
+        for (command, expected) in PSQL {
             let Some(listed) = psql(&service, user, password, command) else { break };
-            let said = String::from_utf8_lossy(&listed.stdout).into_owned();
-            let error = String::from_utf8_lossy(&listed.stderr);
+            let stdout = String::from_utf8_lossy(&listed.stdout).into_owned();
+            let stderr = String::from_utf8_lossy(&listed.stderr);
             assert!(
                 listed.status.success()
-                    && said.contains(says)
-                    && (error.is_empty() || error.starts_with("Did not find any")),
-                "{command}: {said}{error}"
+                    && stdout.contains(expected)
+                    && (stderr.is_empty() || stderr.starts_with("Did not find any")),
+                "{command}: {stdout}{stderr}"
             );
         }
     }
 }
 
-/// What people ask psql for, and a word of each answer.
+/// Commands of psql, and a word of the answer to each.
 const PSQL: [(&str, &str); 30] = [
     ("\\l", "UTF-8"),
     ("\\l+", "tidegate"),
@@ -138,28 +139,28 @@ fn read_all(service: &Service) {
             .current_dir(harness::file("tests/clients"))
             .output()
             .unwrap();
-        let (said, error) =
+        let (stdout, stderr) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(said.trim_end().ends_with("ok"), "{said}\n{error}");
+        assert!(stdout.trim_end().ends_with("ok"), "{stdout}\n{stderr}");
     } else {
-        eprintln!("psycopg is not there: tables are not read by it");
+        eprintln!("psycopg is not installed: it does not read the tables");
     }
     let Some(listed) = psql(service, "tidegate", "", "SHOW TABLES") else { return };
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.lines().any(|table| table == "facts"), "{listed}");
     for table in listed.lines() {
-        let output =
-            psql(service, "tidegate", "", &format!("SELECT * FROM {table} LIMIT 2")).expect("it is there");
-        let (said, error) =
+        let output = psql(service, "tidegate", "", &format!("SELECT * FROM {table} LIMIT 2"))
+            .expect("psql is installed");
+        let (stdout, stderr) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success() && error.is_empty(), "{table}: {said}{error}");
+        assert!(output.status.success() && stderr.is_empty(), "{table}: {stdout}{stderr}");
         let counted = service.sql(&format!("SELECT count(*) FROM {table}"))["rows"][0][0].clone();
         let counted: usize = counted.as_str().unwrap().parse().unwrap();
-        assert_eq!(said.lines().count(), counted.min(2), "{table}: {said}");
+        assert_eq!(stdout.lines().count(), counted.min(2), "{table}: {stdout}");
         assert_eq!(
-            said.contains("\\x"),
-            said.lines().count() > 0 && has_bytes(service, table),
-            "{table}: {said}"
+            stdout.contains("\\x"),
+            stdout.lines().count() > 0 && has_bytes(service, table),
+            "{table}: {stdout}"
         );
     }
 }
@@ -175,7 +176,7 @@ fn has_bytes(service: &Service, table: &str) -> bool {
 }
 
 #[test]
-fn every_table_of_a_topology_is_read_as_text_and_in_binary() {
+fn every_table_of_a_topology_can_be_read_as_text_and_in_binary() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::start(&scratch.path().join("live"), &[]);
     let mut lines: Vec<String> = (0..40).map(|i| payment(&format!("p-{i}"), i, i % 7, "3.00")).collect();

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::{Service, payment};
 use crate::harness;
 
-/// The topology `live` with a second node that decides, on amounts over 100 alone, and a second type
-/// of event.
+/// The topology `live` with a second node that decides, on amounts over 100 alone, and a second
+/// type of event.
 fn topology(folder: &Path) -> std::path::PathBuf {
     let policies = harness::file("tests/topologies/policies");
     let gate = std::fs::read_to_string(policies.join("payments-gate.toml")).unwrap();
@@ -39,7 +39,7 @@ fn nodes(answer: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn every_node_that_decides_on_a_fact_answers_and_node_narrows() {
+fn every_deciding_node_answers_and_the_parameter_node_selects_one() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::run(&topology(scratch.path()), &scratch.path().join("data"), &[]);
     let decide = |query: &str, record: &str| {
@@ -47,7 +47,7 @@ fn every_node_that_decides_on_a_fact_answers_and_node_narrows() {
         service.post(&path, "application/json", record)
     };
     let small = decide("", &payment("p-1", 1, 5, "12.50"));
-    assert_eq!(small.status, 200, "a node that excludes the fact is not waited for: {}", small.body);
+    assert_eq!(small.status, 200, "the call does not wait for a node that excludes the fact: {}", small.body);
     assert_eq!(nodes(&small.json()), ["decisions"], "{}", small.body);
     let large = payment("p-2", 2, 5, "300.00");
     let both = decide("", &large).json();
@@ -73,7 +73,7 @@ fn every_node_that_decides_on_a_fact_answers_and_node_narrows() {
 }
 
 #[test]
-fn an_event_id_that_two_types_share_is_answered_with_the_candidates() {
+fn an_event_id_shared_by_two_types_is_answered_with_the_candidates() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::run(&topology(scratch.path()), &scratch.path().join("data"), &[]);
     let payment = payment("p-1", 1, 5, "12.50");

@@ -1,28 +1,29 @@
-//! What a service is sent that nobody means well: each gets a clear error or a closed connection, nothing ends or stalls the process,
-//! and the others are served meanwhile.
+//! Hostile input to a service. Each gets a clear error or a closed connection, nothing ends or
+//! stalls the process, and other callers are served in the meantime.
 
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
-/// Sends bytes as they are and nothing more, and hears all that is said until the connection is closed.
+/// Sends these bytes and nothing more, and returns all that is received until the connection is
+/// closed.
 fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).unwrap();
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(Shutdown::Write);
-    heard(stream)
+    receive_all(stream)
 }
 
-fn heard(mut stream: TcpStream) -> Vec<u8> {
+fn receive_all(mut stream: TcpStream) -> Vec<u8> {
     stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
-    let mut said = Vec::new();
-    let _ = stream.read_to_end(&mut said);
-    said
+    let mut received = Vec::new();
+    let _ = stream.read_to_end(&mut received);
+    received
 }
 
 #[test]
-fn callers_that_go_away_leave_room_for_others() {
+fn callers_that_disconnect_leave_room_for_others() {
     let scratch = tempfile::tempdir().unwrap();
     // The filter keeps small payments from the node that decides, so they get no decision.
     let text = std::fs::read_to_string(harness::file("tests/topologies/live.toml")).unwrap();
@@ -42,23 +43,28 @@ fn callers_that_go_away_leave_room_for_others() {
         let mut stream = TcpStream::connect(service.http).unwrap();
         stream.write_all(format!("{head}{}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
         if i % 2 == 0 {
-            // Until its fact is in the log; every other goes away before.
+            // Waits until the fact is in the log. Every other caller disconnects before.
             while service.get("/v1/status").json()["counts"]["admitted"].as_u64().unwrap() < i / 2 {}
         }
     }
     let until = Instant::now() + Duration::from_secs(20);
     loop {
-        let said = service.post("/v1/decide", "application/json", &payment("p-9999", 9999, 5, "200.00"));
-        if said.status == 200 {
-            assert_eq!(said.json()["decisions"][0]["event_id"], "p-9999");
+        let response = service.post("/v1/decide", "application/json", &payment("p-9999", 9999, 5, "200.00"));
+        if response.status == 200 {
+            assert_eq!(response.json()["decisions"][0]["event_id"], "p-9999");
             break;
         }
-        assert!(Instant::now() < until, "waiting callers are not released: {} {}", said.status, said.body);
+        assert!(
+            Instant::now() < until,
+            "waiting callers are not released: {} {}",
+            response.status,
+            response.body
+        );
     }
 }
 
 #[test]
-fn who_sends_slowly_is_cut_off_in_time_and_keeps_nobody_waiting() {
+fn a_slow_sender_is_cut_off_in_time_and_does_not_delay_others() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::start(&scratch.path().join("data"), &[]);
     let slow = |address: SocketAddr, head: &[u8]| {
@@ -67,18 +73,18 @@ fn who_sends_slowly_is_cut_off_in_time_and_keeps_nobody_waiting() {
         stream.write_all(head).unwrap();
         std::thread::spawn(move || {
             let began = Instant::now();
-            let mut said = Vec::new();
+            let mut received = Vec::new();
             let mut part = [0; 1024];
-            // A byte every half second, for as long as somebody listens.
+            // Sends a byte every half second, until the service closes the connection.
             while began.elapsed() < Duration::from_secs(60) {
                 match stream.read(&mut part) {
                     Ok(0) => break,
-                    Ok(count) => said.extend_from_slice(&part[..count]),
+                    Ok(count) => received.extend_from_slice(&part[..count]),
                     Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
                     Err(_) => drop(stream.write_all(b"y")),
                 }
             }
-            (began.elapsed(), String::from_utf8_lossy(&said).into_owned())
+            (began.elapsed(), String::from_utf8_lossy(&received).into_owned())
         })
     };
     let body = b"POST /v1/facts HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{";
@@ -88,42 +94,44 @@ fn who_sends_slowly_is_cut_off_in_time_and_keeps_nobody_waiting() {
         ("start-up", slow(service.postgres, &[0, 0, 0, 99, 0, 3, 0, 0]), 10, "too long"),
     ];
     let began = Instant::now();
-    while cases.iter().any(|(_, case, ..)| !case.is_finished()) {
-        let asked = Instant::now();
+    while cases.iter().any(|(_, sender, ..)| !sender.is_finished()) {
+        let sent = Instant::now();
         assert_eq!(service.get("/healthz").body, "ok");
-        assert!(asked.elapsed() < Duration::from_secs(2), "others wait");
+        assert!(sent.elapsed() < Duration::from_secs(2), "other callers have to wait");
         assert!(began.elapsed() < Duration::from_secs(60));
         std::thread::park_timeout(Duration::from_millis(200));
     }
-    for (what, case, seconds, says) in cases {
-        let (lasted, said) = case.join().unwrap();
+    for (what, sender, seconds, expected) in cases {
+        let (lasted, received) = sender.join().unwrap();
         let lasted = lasted.as_secs();
         assert!(
             (seconds - 1..seconds + 8).contains(&lasted),
-            "a slow {what} is cut off after {lasted} s: {said}"
+            "a slow {what} is cut off after {lasted} s: {received}"
         );
-        assert!(said.contains(says), "a slow {what}: {said}");
+        assert!(received.contains(expected), "a slow {what}: {received}");
     }
 }
 
 #[test]
-fn two_thousand_idle_connections_are_held_while_others_are_served() {
+fn two_thousand_idle_connections_do_not_keep_others_from_being_served() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::start(&scratch.path().join("data"), &[]);
     let idle: Vec<TcpStream> = (0..2000).map(|_| TcpStream::connect(service.http).unwrap()).collect();
     for i in 0..200 {
-        let said = service.post("/v1/decide", "application/json", &payment(&format!("p-{i}"), i, 5, "1.00"));
-        assert_eq!(said.status, 200, "{}", said.body);
+        let response =
+            service.post("/v1/decide", "application/json", &payment(&format!("p-{i}"), i, 5, "1.00"));
+        assert_eq!(response.status, 200, "{}", response.body);
     }
-    // They are served when they speak at last, or were closed for their silence and not before.
+    // A connection is served when it sends its first request, unless the service closed it for
+    // being idle.
     let mut last = idle.into_iter().next_back().unwrap();
     if last.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").is_ok() {
-        assert!([200, 0, 408].contains(&answered(last).status));
+        assert!([200, 0, 408].contains(&read_response(last).status));
     }
 }
 
 #[test]
-fn requests_that_lie_get_clear_errors() {
+fn malformed_requests_get_clear_errors() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::start(&scratch.path().join("data"), &[]);
     let get = |path: &[u8]| [b"GET ", path, b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"].concat();
@@ -131,12 +139,12 @@ fn requests_that_lie_get_clear_errors() {
         format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n{body}").into_bytes()
     };
     let post = |head: &str, body: &str| post_to("/v1/facts", head, body);
-    let many: String = (0..300).map(|i| format!("x-{i}: y\r\n")).collect();
+    let many_headers: String = (0..300).map(|i| format!("x-{i}: y\r\n")).collect();
     let (chunks, two) = ("transfer-encoding: chunked\r\n", "content-length: 2\r\n");
     let long = "y".repeat(200_000);
-    // What is closed before all of it is read may not hear why.
+    // A caller may not get a response when the connection is closed before all of it is read.
     let cases: Vec<(&str, Vec<u8>, &[u16])> = vec![
-        ("too many headers", format!("GET / HTTP/1.1\r\n{many}\r\n").into_bytes(), &[431]),
+        ("too many headers", format!("GET / HTTP/1.1\r\n{many_headers}\r\n").into_bytes(), &[431]),
         ("a long header", format!("GET / HTTP/1.1\r\nx: {long}\r\n\r\n").into_bytes(), &[431, 0]),
         ("a long path", format!("GET /{long} HTTP/1.1\r\n\r\n").into_bytes(), &[414, 431, 0]),
         ("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), &[400, 0]),
@@ -154,44 +162,48 @@ fn requests_that_lie_get_clear_errors() {
     for (what, bytes, statuses) in cases {
         let mut stream = TcpStream::connect(service.http).unwrap();
         let _ = stream.write_all(&bytes);
-        let said = heard(stream);
-        let said = String::from_utf8_lossy(&said);
-        let status = said.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        assert!(statuses.contains(&status), "{what}: {said}");
+        let received = receive_all(stream);
+        let received = String::from_utf8_lossy(&received);
+        let status = received.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        assert!(statuses.contains(&status), "{what}: {received}");
     }
     for broken in [post("content-length: 500\r\n", "hello"), post(chunks, "5\r\nhello\r\n")] {
-        let said = raw(service.http, &broken);
-        assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&said));
+        let received = raw(service.http, &broken);
+        assert!(
+            received.is_empty() || received.starts_with(b"HTTP/1.1 400"),
+            "{}",
+            String::from_utf8_lossy(&received)
+        );
     }
-    // Chunks without end are read up to twice the bound.
+    // Endless chunks are read up to twice the limit.
     let mut stream = TcpStream::connect(service.http).unwrap();
     stream.write_all(&post(chunks, "")).unwrap();
     let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, "x".repeat(1 << 20));
     let sent = (0..64).take_while(|_| stream.write_all(chunk.as_bytes()).is_ok()).count();
-    assert!(sent < 64, "a body without end is read to its end");
-    // Many requests in one breath are answered in their order.
+    assert!(sent < 64, "an endless body must be cut off");
+    // Pipelined requests are all answered.
     let health = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
     let last = "GET /v1/tables HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let mut stream = TcpStream::connect(service.http).unwrap();
     stream.write_all((health.repeat(200) + last).as_bytes()).unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    assert_eq!(said.matches("HTTP/1.1 200").count(), 201);
-    // Records that lie are in quarantine, each with its reason.
+    let mut received = String::new();
+    stream.read_to_string(&mut received).unwrap();
+    assert_eq!(received.matches("HTTP/1.1 200").count(), 201);
+    // Malformed records are quarantined, each with its reason.
     let number = payment("p-1", 1, 5, "1.00").replace("\"seed\":7", "\"seed\":1e999999999");
     let twice = payment("p-2", 2, 5, "1.00").replace("\"seed\":7", "\"seed\":7,\"seed\":8");
     let deep = payment("p-3", 3, 5, "1.00")
         .replace("\"seed\":7", &format!("\"seed\":{}{}", "[".repeat(5000), "]".repeat(5000)));
-    let said = service.post("/v1/facts", "application/x-ndjson", &[number, twice, deep].join("\n")).json();
-    for receipt in said["receipts"].as_array().unwrap() {
-        assert_eq!(receipt["verdict"], "quarantined", "{said}");
-        assert!(receipt["detail"].as_str().unwrap().len() > 5, "{said}");
+    let answer = service.post("/v1/facts", "application/x-ndjson", &[number, twice, deep].join("\n")).json();
+    for receipt in answer["receipts"].as_array().unwrap() {
+        assert_eq!(receipt["verdict"], "quarantined", "{answer}");
+        assert!(receipt["detail"].as_str().unwrap().len() > 5, "{answer}");
     }
     assert_eq!(service.get("/healthz").body, "ok");
 }
 
 #[test]
-fn sql_that_writes_reads_files_or_explodes_is_refused_and_others_are_served() {
+fn sql_that_writes_reads_files_or_explodes_is_refused_while_others_are_served() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::start(&scratch.path().join("data"), &["--statement-memory", "64"]);
     service.decide_payments();
@@ -231,15 +243,15 @@ fn sql_that_writes_reads_files_or_explodes_is_refused_and_others_are_served() {
         ("SELECT repeat(a.event_id || b.event_id, 30) x FROM decisions a, decisions b ORDER BY x".into(), "memory"),
         ("SELECT array_agg(a.event_id || b.event_id || c.event_id) FROM decisions a, decisions b, decisions c".into(), "memory"),
     ];
-    for (sql, says) in refused {
+    for (sql, expected) in refused {
         let began = Instant::now();
-        let said = service.post("/v1/sql", "application/json", &json!({ "sql": sql }).to_string());
-        let shown = &sql[..sql.len().min(80)];
-        assert_eq!(said.status, 400, "{shown}: {}", &said.body[..said.body.len().min(300)]);
-        assert!(said.body.contains(says), "{shown}: {}", said.body);
-        assert!(began.elapsed() < Duration::from_secs(30), "{shown}: {:?}", began.elapsed());
+        let response = service.post("/v1/sql", "application/json", &json!({ "sql": sql }).to_string());
+        let excerpt = &sql[..sql.len().min(80)];
+        assert_eq!(response.status, 400, "{excerpt}: {}", &response.body[..response.body.len().min(300)]);
+        assert!(response.body.contains(expected), "{excerpt}: {}", response.body);
+        assert!(began.elapsed() < Duration::from_secs(30), "{excerpt}: {:?}", began.elapsed());
     }
-    // Long statements, more at once than there are threads, and facts are decided beside them.
+    // Facts are decided while long statements run, more at once than there are threads.
     let endless = [
         "SELECT count(*) FROM generate_series(1, 1000000000000)",
         "WITH RECURSIVE t AS (SELECT 1 x UNION ALL SELECT x + 1 FROM t) SELECT count(*) FROM t",
@@ -248,7 +260,7 @@ fn sql_that_writes_reads_files_or_explodes_is_refused_and_others_are_served() {
     ];
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let asked: Vec<_> = (0..8)
+        let statements: Vec<_> = (0..8)
             .map(|i| {
                 let service = &service;
                 scope.spawn(move || {
@@ -261,25 +273,26 @@ fn sql_that_writes_reads_files_or_explodes_is_refused_and_others_are_served() {
         let others = scope.spawn(move || {
             let (mut calls, mut slowest) = (0, Duration::ZERO);
             while !done.load(Ordering::Relaxed) {
-                let (asked, id) = (Instant::now(), 10_000 + calls);
+                let (sent, id) = (Instant::now(), 10_000 + calls);
                 let body = payment(&format!("p-{id}"), id, 5, "1.00");
-                let said = service.post("/v1/decide?timeout_ms=20000", "application/json", &body);
-                assert_eq!(said.status, 200, "{}", said.body);
-                slowest = slowest.max(asked.elapsed());
+                let response = service.post("/v1/decide?timeout_ms=20000", "application/json", &body);
+                assert_eq!(response.status, 200, "{}", response.body);
+                slowest = slowest.max(sent.elapsed());
                 calls += 1;
             }
             (calls, slowest)
         });
-        // All are heard before anything is held against them: the other caller must end whatever they were told.
-        let said: Vec<_> = asked.into_iter().map(|asked| asked.join()).collect();
+        // All responses are collected before any is checked, because the other caller must end in
+        // any case.
+        let responses: Vec<_> = statements.into_iter().map(|statement| statement.join()).collect();
         done.store(true, Ordering::Relaxed);
         let (calls, slowest) = others.join().unwrap();
-        for said in said {
-            let (_, said) = said.unwrap();
-            let is_stopped = said.status == 408 && said.body.contains("longer than 30 s");
-            // Several of them together may want more memory than there is.
-            let is_refused = said.status == 400 && said.body.contains("memory");
-            assert!(is_stopped || is_refused, "{} {}", said.status, said.body);
+        for response in responses {
+            let (_, response) = response.unwrap();
+            let is_stopped = response.status == 408 && response.body.contains("longer than 30 s");
+            // Together they may need more memory than there is.
+            let is_refused = response.status == 400 && response.body.contains("memory");
+            assert!(is_stopped || is_refused, "{} {}", response.status, response.body);
         }
         assert!(calls > 100 && slowest < Duration::from_secs(5), "{calls} calls, the slowest in {slowest:?}");
     });
@@ -302,7 +315,7 @@ fn start_up(user: &str) -> Vec<u8> {
 }
 
 #[test]
-fn postgres_clients_that_lie_are_told_so_and_sent_away() {
+fn malformed_postgres_messages_get_a_clear_answer() {
     let scratch = tempfile::tempdir().unwrap();
     let service = Service::start(&scratch.path().join("data"), &[]);
     let started = start_up("tidegate");
@@ -344,32 +357,32 @@ fn postgres_clients_that_lie_are_told_so_and_sent_away() {
         ),
         ("a large value", [&started[..], &query("SELECT repeat('x', 1000000000)")].concat(), "are allowed"),
     ];
-    for (what, bytes, says) in cases {
-        let said = raw(service.postgres, &bytes);
-        let said = String::from_utf8_lossy(&said);
-        assert!(said.contains(says), "{what}: {said}");
+    for (what, bytes, expected) in cases {
+        let received = raw(service.postgres, &bytes);
+        let received = String::from_utf8_lossy(&received);
+        assert!(received.contains(expected), "{what}: {received}");
     }
-    // A cancel that does not know the key stops nothing.
+    // A cancel request with a wrong key stops nothing.
     let cancel =
         [&16u32.to_be_bytes()[..], &80_877_102u32.to_be_bytes(), &1u32.to_be_bytes(), &2u32.to_be_bytes()]
             .concat();
     std::thread::scope(|scope| {
-        let asked = scope.spawn(|| {
+        let statement = scope.spawn(|| {
             raw(
                 service.postgres,
                 &[&started[..], &query("SELECT count(*) FROM generate_series(1, 30000000)")].concat(),
             )
         });
-        while !asked.is_finished() {
+        while !statement.is_finished() {
             assert_eq!(raw(service.postgres, &cancel), b"");
         }
-        assert!(String::from_utf8_lossy(&asked.join().unwrap()).contains("30000000"));
+        assert!(String::from_utf8_lossy(&statement.join().unwrap()).contains("30000000"));
     });
     assert_eq!(service.get("/healthz").body, "ok");
 }
 
 #[test]
-fn passwords_are_tried_slowly_and_a_wrong_one_is_the_last_word() {
+fn password_attempts_are_slow_and_a_wrong_password_ends_the_connection() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("keys.toml");
     let made = Command::new(env!("CARGO_BIN_EXE_tidegate"))
@@ -378,25 +391,33 @@ fn passwords_are_tried_slowly_and_a_wrong_one_is_the_last_word() {
         .output()
         .unwrap();
     let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();
-    let mut child = Service::keyed(&scratch.path().join("data"), &file);
+    let mut service = Service::keyed(&scratch.path().join("data"), &file);
     let password = |text: &str| message(b'p', &[text.as_bytes(), b"\0"].concat());
-    let asked = query("SELECT 'let in'");
+    let statement = query("SELECT 'let in'");
     for (user, text) in [("analyst", "tg_0"), ("nobody", "tg_0"), ("analyst", ""), ("", "tg_0")] {
         let began = Instant::now();
-        let said = raw(child.postgres, &[&start_up(user)[..], &password(text), &asked].concat());
-        let said = String::from_utf8_lossy(&said);
-        assert!(said.contains("FATAL") && !said.contains("let in"), "{user} {text}: {said}");
-        assert!(began.elapsed() >= Duration::from_secs(1), "{user} {text}: told after {:?}", began.elapsed());
+        let received = raw(service.postgres, &[&start_up(user)[..], &password(text), &statement].concat());
+        let received = String::from_utf8_lossy(&received);
+        assert!(received.contains("FATAL") && !received.contains("let in"), "{user} {text}: {received}");
+        assert!(
+            began.elapsed() >= Duration::from_secs(1),
+            "{user} {text}: answered after {:?}",
+            began.elapsed()
+        );
     }
-    // Without a password at all, and with messages that belong to those who are let in.
+    // Without a password, and with messages that only an authenticated client may send.
     for bytes in [
-        [&start_up("analyst")[..], &asked].concat(),
-        [&start_up("analyst")[..], &message(b'S', b""), &asked].concat(),
+        [&start_up("analyst")[..], &statement].concat(),
+        [&start_up("analyst")[..], &message(b'S', b""), &statement].concat(),
     ] {
-        let said = raw(child.postgres, &bytes);
-        assert!(!String::from_utf8_lossy(&said).contains("let in"), "{}", String::from_utf8_lossy(&said));
+        let received = raw(service.postgres, &bytes);
+        assert!(
+            !String::from_utf8_lossy(&received).contains("let in"),
+            "{}",
+            String::from_utf8_lossy(&received)
+        );
     }
-    let said = raw(child.postgres, &[&start_up("analyst")[..], &password(&key), &asked].concat());
-    assert!(String::from_utf8_lossy(&said).contains("let in"), "{}", String::from_utf8_lossy(&said));
-    assert!(child.child.try_wait().unwrap().is_none(), "the process lives");
+    let received = raw(service.postgres, &[&start_up("analyst")[..], &password(&key), &statement].concat());
+    assert!(String::from_utf8_lossy(&received).contains("let in"), "{}", String::from_utf8_lossy(&received));
+    assert!(service.child.try_wait().unwrap().is_none(), "the process must still run");
 }

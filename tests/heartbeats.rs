@@ -1,4 +1,5 @@
-//! Time that passes where nothing comes: under the wall clock the log says so itself, and what follows is in the log.
+//! Time that passes without facts: under the wall clock the log records heartbeats, so evidence
+//! expires and a replay of the log agrees.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use tidegate_replay::{compare, replay};
 use crate::harness;
 use crate::service::Service;
 
-/// A report that holds for some seconds from now.
+/// A report that expires `ttl_s` seconds from now.
 fn report(id: &str, claim: &str, source: &str, ttl_s: u32) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
     let time = tidegate_facts::time::to_rfc3339(i64::try_from(now).unwrap());
@@ -28,44 +29,48 @@ fn report(id: &str, claim: &str, source: &str, ttl_s: u32) -> String {
     .to_string()
 }
 
-fn wait_for(service: &Service, sql: &str, wanted: &Value) {
+fn wait_for(service: &Service, sql: &str, expected: &Value) {
     let until = Instant::now() + Duration::from_secs(30);
     loop {
         let rows = service.sql(sql)["rows"].clone();
-        if rows == *wanted {
+        if rows == *expected {
             return;
         }
-        assert!(Instant::now() < until, "{sql}: {rows}, and not {wanted}");
+        assert!(Instant::now() < until, "{sql}: {rows}, and not {expected}");
         std::thread::yield_now();
     }
 }
 
-/// A service of two workers that was told some reports.
-fn told(topology: &Path, data: &Path, reports: &[String]) -> Service {
+/// A service of two workers that has received some reports.
+fn service_with_reports(topology: &Path, data: &Path, reports: &[String]) -> Service {
     let service = Service::run(topology, data, &["-w", "2", "--commit-within", "100ms"]);
-    let answered = service.post("/v1/facts", "application/x-ndjson", &reports.join("\n"));
-    assert_eq!(answered.status, 200, "{}", answered.body);
+    let response = service.post("/v1/facts", "application/x-ndjson", &reports.join("\n"));
+    assert_eq!(response.status, 200, "{}", response.body);
     service
 }
 
 #[test]
-fn evidence_expires_although_nothing_follows_it_and_a_replay_agrees() {
+fn evidence_expires_without_later_facts_and_a_replay_agrees() {
     let scratch = tempfile::tempdir().unwrap();
     let (topology, data) = (harness::file("tests/topologies/beats.toml"), scratch.path().join("data"));
-    let service =
-        told(&topology, &data, &[report("e-1", "claim-1", "s-1", 2), report("e-2", "claim-1", "s-2", 3600)]);
+    let service = service_with_reports(
+        &topology,
+        &data,
+        &[report("e-1", "claim-1", "s-1", 2), report("e-2", "claim-1", "s-2", 3600)],
+    );
     wait_for(&service, "SELECT count(*) FROM alive", &json!([["2"]]));
     wait_for(&service, "SELECT status, margin FROM claims", &json!([["VERIFIED", 2]]));
-    // Nobody says anything more.
+    // No more reports arrive.
     wait_for(&service, "SELECT stream_id FROM alive", &json!([["s-2"]]));
     wait_for(&service, "SELECT status, margin FROM claims", &json!([["VERIFIED", 1]]));
     assert_eq!(service.sql("SELECT count(*), sum(_diff) FROM alive_changes")["rows"], json!([["3", "1"]]));
     service.stop();
-    // What followed from time alone is committed as what follows from facts is.
-    let committed = harness::ask(&data, "SELECT stream_id FROM alive");
+    // Changes that follow from time alone are committed like those that follow from facts.
+    let committed = harness::query(&data, "SELECT stream_id FROM alive");
     assert_eq!(committed.iter().map(|rows| rows.num_rows()).sum::<usize>(), 1);
 
-    // What it committed follows from its log, beats and all; and so it does after a start.
+    // After a restart, the log with its heartbeats gives the same tables, and a replay the same
+    // commits.
     let again = Service::run(&topology, &data, &["-w", "1"]);
     wait_for(&again, "SELECT stream_id FROM alive", &json!([["s-2"]]));
     again.stop();
@@ -73,29 +78,34 @@ fn evidence_expires_although_nothing_follows_it_and_a_replay_agrees() {
     let store = tidegate_sinks::store::Store::open(data.join("store")).unwrap();
     let commits = tidegate_sinks::commits::Commits::read(&store).unwrap();
     assert_ne!(commits.list.last().unwrap().check, Digest::default());
-    let replayed = replay(&plan, &data, &scratch.path().join("replayed"), 2, &harness::watch(&plan)).unwrap();
+    let replayed =
+        replay(&plan, &data, &scratch.path().join("replayed"), 2, &harness::metrics(&plan)).unwrap();
     assert_eq!(compare(&commits, &replayed), None);
 }
 
 #[test]
-fn a_claim_that_follows_from_claims_falls_with_one_of_them_also_on_disk() {
+fn a_derived_claim_loses_its_status_with_one_of_its_parts_also_on_disk() {
     let scratch = tempfile::tempdir().unwrap();
     let (topology, data) = (harness::file("tests/topologies/beats.toml"), scratch.path().join("data"));
-    let service =
-        told(&topology, &data, &[report("e-1", "pump-1", "s-1", 3600), report("e-2", "pump-2", "s-2", 2)]);
+    let service = service_with_reports(
+        &topology,
+        &data,
+        &[report("e-1", "pump-1", "s-1", 3600), report("e-2", "pump-2", "s-2", 2)],
+    );
     wait_for(&service, "SELECT whole, status FROM wholes", &json!([["pump", "VERIFIED"]]));
-    // Nobody says anything more, and what is known of one part runs out.
+    // No more reports arrive, and the evidence for one part expires.
     wait_for(&service, "SELECT whole, status FROM wholes", &json!([["pump", "UNKNOWN"]]));
     let sql = "SELECT count(*) FROM frontier WHERE committed_tick > (SELECT max(_tick) FROM whole_flips)";
     wait_for(&service, sql, &json!([["1"]]));
     service.stop();
-    let flips = harness::ask(&data, "SELECT status, cause FROM whole_flips ORDER BY _tick DESC LIMIT 1");
-    let said = arrow::util::pretty::pretty_format_batches(&flips).unwrap().to_string();
-    assert!(said.contains("UNKNOWN") && said.contains("EXPIRY"), "{said}");
+    let flips = harness::query(&data, "SELECT status, cause FROM whole_flips ORDER BY _tick DESC LIMIT 1");
+    let printed = arrow::util::pretty::pretty_format_batches(&flips).unwrap().to_string();
+    assert!(printed.contains("UNKNOWN") && printed.contains("EXPIRY"), "{printed}");
 
     let plan = harness::plan(&topology, &[]);
     let store = tidegate_sinks::store::Store::open(data.join("store")).unwrap();
     let commits = tidegate_sinks::commits::Commits::read(&store).unwrap();
-    let replayed = replay(&plan, &data, &scratch.path().join("replayed"), 1, &harness::watch(&plan)).unwrap();
+    let replayed =
+        replay(&plan, &data, &scratch.path().join("replayed"), 1, &harness::metrics(&plan)).unwrap();
     assert_eq!(compare(&commits, &replayed), None);
 }
