@@ -1,4 +1,4 @@
-//! `tidegate archive`: what the log holds as Parquet in the store, and back.
+//! `tidegate archive`: archives the log as Parquet in the store, restores logs, and prunes the log.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -21,43 +21,44 @@ pub enum Archive {
     /// Archives every complete range of the log that is not archived yet.
     Write {
         #[command(flatten)]
-        place: Place,
+        folders: StoreArguments,
     },
     /// Lists the archived ranges.
     List {
         #[command(flatten)]
-        place: Place,
+        folders: StoreArguments,
     },
-    /// Rebuilds every archived group, and names what is missing or was changed.
+    /// Rebuilds every archived group, and reports each one that is missing or was changed.
     Verify {
         #[command(flatten)]
-        place: Place,
+        folders: StoreArguments,
     },
-    /// Makes a log folder of a range, from the archive and what follows it in the log.
+    /// Writes a new log folder with the groups of a range, from the archive and the log.
     Hydrate {
         #[command(flatten)]
-        place: Place,
-        /// Where it begins: a group such as 12, a tick such as tick:452409753600000000, or a time
-        /// in UTC.
+        folders: StoreArguments,
+        /// The start of the range: a group such as 12, a tick such as tick:452409753600000000, or a
+        /// time in UTC.
         #[arg(long, default_value = "0")]
         from: Bound,
-        /// Where it ends, in the same forms; at the end of the log when not given.
+        /// The end of the range, in the same forms. By default it is the end of the log.
         #[arg(long)]
         to: Option<Bound>,
         /// The new log folder.
         #[arg(long)]
         out: PathBuf,
     },
-    /// Removes from the log what its retention lets go, once it is verified to be in the archive.
+    /// Removes segments of the log that are older than its retention, if the archive has them.
     Prune {
-        /// The topology file, whose [log] sets the retention, unless the options here do.
+        /// The topology file. Its [log] sets the retention, unless --retention or
+        /// --retention-bytes is given.
         topology: Option<PathBuf>,
         #[command(flatten)]
-        place: Place,
-        /// Retains the facts admitted in the last so much tick time, such as 30d.
+        folders: StoreArguments,
+        /// Retains the facts admitted within this time before the last one, such as 30d.
         #[arg(long, value_parser = Span::parse, value_name = "SPAN")]
         retention: Option<Span>,
-        /// Retains so many bytes of the log.
+        /// Retains at least this many bytes of the log.
         #[arg(long, value_name = "BYTES")]
         retention_bytes: Option<u64>,
         /// Replaces a setting, as node.key=value.
@@ -66,20 +67,21 @@ pub enum Archive {
     },
 }
 
+/// The data folder and its store.
 #[derive(clap::Args)]
-pub struct Place {
+pub struct StoreArguments {
     /// The data folder.
     #[arg(long, default_value = "data")]
     data: PathBuf,
-    /// The store, when it is not in the data folder.
+    /// The folder of the store, if it is not in the data folder.
     #[arg(long)]
     store: Option<PathBuf>,
-    /// How to answer.
+    /// The output format.
     #[arg(long, value_enum, default_value_t = Answer::Text)]
     format: Answer,
 }
 
-impl Place {
+impl StoreArguments {
     fn log(&self) -> LogFolder {
         crate::log_of(&self.data)
     }
@@ -94,26 +96,26 @@ impl Place {
     }
 }
 
-/// Does what was asked, and says what came of it.
+/// Runs `tidegate archive`.
 pub fn run(command: Archive) -> ExitCode {
     let done = match command {
-        Archive::Write { place } => write(&place),
-        Archive::List { place } => list(&place),
-        Archive::Verify { place } => verify(&place),
-        Archive::Hydrate { place, from, to, out } => hydrate(&place, from, to, &out),
-        Archive::Prune { topology, place, retention, retention_bytes, set } => {
+        Archive::Write { folders } => write(&folders),
+        Archive::List { folders } => list(&folders),
+        Archive::Verify { folders } => verify(&folders),
+        Archive::Hydrate { folders, from, to, out } => hydrate(&folders, from, to, &out),
+        Archive::Prune { topology, folders, retention, retention_bytes, set } => {
             let retention = LogRetention { span: retention, bytes: retention_bytes };
-            prune(topology.as_deref(), retention, &place, &set)
+            prune(topology.as_deref(), retention, &folders, &set)
         }
     };
     done.unwrap_or_else(|error| fail(error.as_ref()))
 }
 
-fn write(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
-    let store = place.store()?;
-    let log = place.log().lock()?;
+fn write(folders: &StoreArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let store = folders.store()?;
+    let log = folders.log().lock()?;
     let written = archive::write(log.folder(), Until::Complete, &store)?;
-    match place.format {
+    match folders.format {
         Answer::Text => println!("{}", sentence(&written)),
         Answer::Json => println!(
             "{}",
@@ -127,14 +129,17 @@ fn write(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was archived, as a person reads it.
+/// The result of archiving, as a sentence.
 pub fn sentence(written: &ArchiveReport) -> String {
     let waiting = match written.waiting {
         0 => String::new(),
-        groups => format!("; {} wait for their range to become complete", counted(groups, "group")),
+        groups => format!("; {} will be archived when their range is complete", counted(groups, "group")),
     };
     if written.ranges == 0 {
-        return format!("nothing new to archive: every group before {} is there{waiting}", written.end);
+        return format!(
+            "nothing new to archive: every group before {} is in the archive{waiting}",
+            written.end
+        );
     }
     format!(
         "archived {}: {}, {}, {} bytes of log in {} bytes of Parquet{waiting}",
@@ -146,10 +151,10 @@ pub fn sentence(written: &ArchiveReport) -> String {
     )
 }
 
-fn list(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
-    let archive = archive::Archive::open(&place.store()?)?;
-    let base = place.log().start()?.map(|start| start.group);
-    if place.format == Answer::Text {
+fn list(folders: &StoreArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let archive = archive::Archive::open(&folders.store()?)?;
+    let base = folders.log().start()?.map(|start| start.group);
+    if folders.format == Answer::Text {
         println!(
             "{:>10} {:>10}  {:<27}  {:<27} {:>12} {:>14}  log",
             "first", "last", "from", "to", "rows", "bytes"
@@ -162,7 +167,7 @@ fn list(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
             Some(base) if base < range.end.group => "part",
             _ => "pruned",
         };
-        match place.format {
+        match folders.format {
             Answer::Text => println!(
                 "{first:>10} {last:>10}  {}  {} {:>12} {:>14}  {in_log}",
                 to_rfc3339(range.start.upper.micros()),
@@ -184,19 +189,21 @@ fn list(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn verify(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
-    let verified = archive::verify(&place.log(), &place.store()?)?;
-    match place.format {
+fn verify(folders: &StoreArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let verified = archive::verify(&folders.log(), &folders.store()?)?;
+    match folders.format {
         Answer::Text => {
             for fault in &verified.faults {
                 println!("{fault}");
             }
             for name in &verified.unclaimed {
-                println!("note: no manifest names `{name}`; archiving was cut short, or a manifest is gone");
+                println!(
+                    "note: no manifest names `{name}`; archiving was interrupted, or a manifest was removed"
+                );
             }
             let state = if verified.faults.is_empty() { "whole" } else { "NOT WHOLE" };
             println!(
-                "{state}: {}, {}, {}, {} bytes; {} also in the log and the same there",
+                "{state}: {}, {}, {}, {} bytes; {} also in the log, and equal there",
                 counted(verified.ranges, "range"),
                 counted(verified.groups, "group"),
                 counted(verified.rows, "row"),
@@ -216,23 +223,29 @@ fn verify(place: &Place) -> Result<ExitCode, Box<dyn Error>> {
     Ok(if verified.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
 }
 
-fn hydrate(place: &Place, from: Bound, to: Option<Bound>, out: &Path) -> Result<ExitCode, Box<dyn Error>> {
-    let made = archive::hydrate(&place.log(), &place.store()?, from, to, &Host::real(), out)?;
-    let (first, last) = (made.start.group, made.end.group - 1);
-    match place.format {
+fn hydrate(
+    folders: &StoreArguments,
+    from: Bound,
+    to: Option<Bound>,
+    out: &Path,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let hydrated = archive::hydrate(&folders.log(), &folders.store()?, from, to, &Host::real(), out)?;
+    let (first, last) = (hydrated.start.group, hydrated.end.group - 1);
+    match folders.format {
         Answer::Text => println!(
-            "{} holds groups {first} to {last}, from {} to {}: {}, {} bytes",
+            "{} contains groups {first} to {last}, from {} to {}: {}, {} bytes",
             out.display(),
-            to_rfc3339(made.start.upper.micros()),
-            to_rfc3339(made.end.upper.micros()),
-            counted(made.rows, "row"),
-            thousands(made.bytes),
+            to_rfc3339(hydrated.start.upper.micros()),
+            to_rfc3339(hydrated.end.upper.micros()),
+            counted(hydrated.rows, "row"),
+            thousands(hydrated.bytes),
         ),
         Answer::Json => println!(
             "{}",
             json!({
-                "first_group": first, "last_group": last, "lower": made.start.upper, "upper": made.end.upper,
-                "rows": made.rows, "bytes": made.bytes,
+                "first_group": first, "last_group": last,
+                "lower": hydrated.start.upper, "upper": hydrated.end.upper,
+                "rows": hydrated.rows, "bytes": hydrated.bytes,
             })
         ),
     }
@@ -242,7 +255,7 @@ fn hydrate(place: &Place, from: Bound, to: Option<Bound>, out: &Path) -> Result<
 fn prune(
     topology: Option<&Path>,
     retention: LogRetention,
-    place: &Place,
+    folders: &StoreArguments,
     set: &[String],
 ) -> Result<ExitCode, Box<dyn Error>> {
     let retention = match topology {
@@ -250,19 +263,19 @@ fn prune(
         None => None,
         Some(topology) => match plan(topology, set) {
             Ok(plan) => plan.topology.log.retention,
-            Err(faults) => return Ok(refuse(&faults, place.format)),
+            Err(faults) => return Ok(refuse(&faults, folders.format)),
         },
     };
     let Some(retention) = retention else {
         eprintln!(
-            "no retention is set, so everything stays in the log; set `retention` or `retention_bytes` in [log] of \
-             the topology, or --retention or --retention-bytes here"
+            "no retention is set, so nothing is removed from the log; set `retention` or `retention_bytes` in [log] \
+             of the topology, or give --retention or --retention-bytes"
         );
         return Ok(ExitCode::from(exit::REFUSED));
     };
-    let log = place.log().lock()?;
-    let pruned = archive::prune(&log, &place.store()?, retention)?;
-    match place.format {
+    let log = folders.log().lock()?;
+    let pruned = archive::prune(&log, &folders.store()?, retention)?;
+    match folders.format {
         Answer::Text => {
             println!(
                 "removed {} with {}, {} bytes; the log begins with group {} at {}",
@@ -274,7 +287,9 @@ fn prune(
             );
             if pruned.unarchived > 0 {
                 let segments = counted(pruned.unarchived, "segment");
-                println!("{segments} could go and stay: not archived yet (tidegate archive write)");
+                println!(
+                    "{segments} not removed, because the archive lacks them (run `tidegate archive write`)"
+                );
             }
         }
         Answer::Json => println!(

@@ -1,4 +1,4 @@
-//! `tidegate backfill`: tables computed anew as a declaration says, and what was declared so far.
+//! `tidegate backfill`: computes declared tables again, and lists the backfills of a data folder.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,63 +16,63 @@ use tidegate_sinks::store::Store;
 
 use crate::{Answer, exit, fail, keys, progress, refuse};
 
-/// What to compute anew.
+/// The arguments of `tidegate backfill`.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub struct BackfillArguments {
     #[command(subcommand)]
     command: Option<BackfillCommand>,
-    /// The declaration file; a backfill that was stopped goes on.
+    /// The declaration file. A backfill that was interrupted resumes.
     declaration: Option<PathBuf>,
     #[command(flatten)]
-    on: On,
-    /// How many dataflow workers; the answers are the same for any number.
+    folders: DataArguments,
+    /// The number of dataflow workers. The results are the same for any number.
     #[arg(short = 'w', long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
-    /// The file of the key that signs the commits.
+    /// The file with the signing key for the commits.
     #[arg(long, env = keys::KEY_FILE, value_name = "FILE")]
     key: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum BackfillCommand {
-    /// Shows every backfill of a data folder, and how far it has come.
+    /// Lists the backfills of a data folder, and their steps.
     List {
         #[command(flatten)]
-        on: On,
+        folders: DataArguments,
     },
 }
 
-/// Where.
+/// The data folder, its store, and the output format.
 #[derive(Args)]
-struct On {
+struct DataArguments {
     /// The data folder.
     #[arg(long, default_value = "data")]
     data: PathBuf,
-    /// The folder of its committed tables and archive, when it is not in the data folder.
+    /// The folder of the store, if it is not in the data folder.
     #[arg(long)]
     store: Option<PathBuf>,
-    /// How to answer.
+    /// The output format.
     #[arg(long, value_enum, default_value_t = Answer::Text)]
     format: Answer,
 }
 
-impl On {
+impl DataArguments {
     fn store(&self) -> PathBuf {
         self.store.clone().unwrap_or_else(|| self.data.join("store"))
     }
 }
 
-/// Memory for the index that keeps out duplicates; two records need next to none.
+/// Memory for the index of event ids that finds duplicates. A backfill appends only two facts.
 const DEDUPE_BYTES: u64 = 8 << 20;
 
 /// Runs the command.
 pub fn run(arguments: &BackfillArguments) -> ExitCode {
-    if let Some(BackfillCommand::List { on }) = &arguments.command {
-        return list(on);
+    if let Some(BackfillCommand::List { folders }) = &arguments.command {
+        return list(folders);
     }
-    let On { data, format, .. } = &arguments.on;
-    let file = arguments.declaration.as_deref().expect("clap asks for one of the two");
+    let DataArguments { data, format, .. } = &arguments.folders;
+    let file = arguments.declaration.as_deref().expect("clap requires one of the two");
     let declaration = match BackfillDeclaration::read(file) {
         Ok(declaration) => declaration,
         Err(faults) => return refuse(&faults, *format),
@@ -86,16 +86,16 @@ pub fn run(arguments: &BackfillArguments) -> ExitCode {
     };
     let options = Options {
         data: data.clone(),
-        live: arguments.on.store(),
+        live: arguments.folders.store(),
         workers: arguments.workers.into(),
         dedupe_bytes: DEDUPE_BYTES,
         signer,
     };
     let nodes: Vec<String> = declaration.plan.steps.iter().map(|step| step.name.clone()).collect();
-    let watch = RunMetrics::new(&[], &nodes);
-    let shown = progress::show(&watch, *format == Answer::Text);
-    let outcome = backfill(&declaration, &options, &watch);
-    shown.stop();
+    let metrics = RunMetrics::new(&[], &nodes);
+    let display = progress::show(&metrics, *format == Answer::Text);
+    let outcome = backfill(&declaration, &options, &metrics);
+    display.stop();
     match outcome {
         Ok(outcome) => {
             match format {
@@ -108,7 +108,7 @@ pub fn run(arguments: &BackfillArguments) -> ExitCode {
     }
 }
 
-/// Prints why not. What was refused by rule and what failed have exit codes of their own.
+/// Prints why a backfill was refused or failed. The two have different exit codes.
 fn refused(error: &BackfillError, format: Answer) -> ExitCode {
     use GovernanceError::{NothingRan, OtherGate, Pins, Running};
     let by_rule = match error {
@@ -136,8 +136,8 @@ fn refused(error: &BackfillError, format: Answer) -> ExitCode {
 fn report_text(outcome: &Outcome, data: &Path) -> String {
     let BackfillRecord { backfill, completion } = &outcome.record;
     let completion = completion.as_ref().expect("it is completed");
-    let before = if outcome.repeated { " already; nothing was done" } else { "" };
-    let mut text = format!("backfill {} is completed{before}\n", backfill.id);
+    let state = if outcome.repeated { "was completed before; nothing was done" } else { "is completed" };
+    let mut text = format!("backfill {} {state}\n", backfill.id);
     text += &format!(
         "{} facts read, {} commits, the last is {}\n",
         completion.facts, completion.commits, completion.head
@@ -159,7 +159,7 @@ fn outcome_json(outcome: &Outcome) -> Value {
     body
 }
 
-/// A record as its fact has it, except that a list is a list.
+/// The payload of the record's fact, but with lists as JSON arrays.
 fn record_json(record: &BackfillRecord) -> Value {
     let mut body = record.payload();
     body["outputs"] = json!(record.backfill.outputs);
@@ -169,28 +169,28 @@ fn record_json(record: &BackfillRecord) -> Value {
     body
 }
 
-fn list(on: &On) -> ExitCode {
-    let log = crate::log_of(&on.data);
+fn list(folders: &DataArguments) -> ExitCode {
+    let log = crate::log_of(&folders.data);
     if !log.exists() {
-        return refused(&GovernanceError::NothingRan { data: on.data.clone() }.into(), on.format);
+        return refused(&GovernanceError::NothingRan { data: folders.data.clone() }.into(), folders.format);
     }
-    let records = Store::open(on.store())
+    let records = Store::open(folders.store())
         .map_err(BackfillError::from)
         .and_then(|archive| Ok(backfills(&log, &archive)?));
     match records {
         Ok(records) => {
             for (tick, record) in &records {
-                println!("{}", line(*tick, record, on));
+                println!("{}", line(*tick, record, folders));
             }
             ExitCode::SUCCESS
         }
-        Err(error) => refused(&error, on.format),
+        Err(error) => refused(&error, folders.format),
     }
 }
 
-fn line(tick: Tick, record: &BackfillRecord, on: &On) -> String {
+fn line(tick: Tick, record: &BackfillRecord, folders: &DataArguments) -> String {
     let at = to_rfc3339(tick.micros());
-    if on.format == Answer::Json {
+    if folders.format == Answer::Json {
         let mut body = record_json(record);
         body["_tick"] = json!(tick);
         body["at_utc"] = json!(at);
@@ -200,6 +200,6 @@ fn line(tick: Tick, record: &BackfillRecord, on: &On) -> String {
     let (id, step, outputs) = (&backfill.id, record.step(), backfill.outputs.join(", "));
     match record.completion {
         None => format!("{at}  {id}  {step} by {}: {outputs}  ({})", backfill.actor, backfill.purpose),
-        Some(_) => format!("{at}  {id}  {step}: {outputs} in {}", store_of(&on.data, id).display()),
+        Some(_) => format!("{at}  {id}  {step}: {outputs} in {}", store_of(&folders.data, id).display()),
     }
 }

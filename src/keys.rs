@@ -1,4 +1,4 @@
-//! `tidegate keys`: makes the keys that sign manifests, and those that callers of a service show.
+//! `tidegate keys`: makes the keys that sign commits, and the API keys of the callers of a service.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,41 +8,41 @@ use clap::{Subcommand, ValueEnum};
 use tidegate_queries::access::{Keys as ApiKeys, Role};
 use tidegate_sinks::signing::{KeyError, PublicKey, Signer};
 
-/// The variable that names the signing key's file, when `--key` does not.
+/// The environment variable that names the file of the signing key if `--key` does not.
 pub const KEY_FILE: &str = "TIDEGATE_KEY_FILE";
 
-/// What can be done with keys.
+/// The subcommands of `tidegate keys`.
 #[derive(Subcommand)]
 pub enum Keys {
-    /// Makes a signing key, and the public key beside it.
+    /// Makes a signing key, and writes the public key beside it.
     New {
-        /// The file of the signing key; the public key goes to the same name with `.pub`.
+        /// The file for the signing key. The public key goes to the same name with `.pub`.
         #[arg(long, env = KEY_FILE)]
         out: PathBuf,
     },
-    /// Makes a key for callers of a service: shows it once, and adds its digest to a file.
+    /// Makes an API key for callers of a service: prints it once, and adds its digest to a file.
     Api {
-        /// What the key is called in logs; also the user on the Postgres port.
+        /// The name of the key in logs, and the user name on the Postgres port.
         #[arg(long)]
         id: String,
-        /// What it allows; may be given several times.
+        /// A role of the key; may be given several times.
         #[arg(long = "role", required = true, value_enum)]
         roles: Vec<RoleName>,
-        /// An event type that it may send; without one, all.
+        /// An event type that the key may submit; may be given several times. All by default.
         #[arg(long = "event-type", value_name = "TYPE")]
         event_types: Vec<String>,
-        /// The file that `tidegate run --api-keys` reads; made if it is not there.
+        /// The file that `tidegate run --api-keys` reads. It is created if it does not exist.
         #[arg(long, env = "TIDEGATE_API_KEYS")]
         file: PathBuf,
     },
-    /// Prints the id of a key's public half, and the line of its file.
+    /// Prints the id and the text of a public key, or of the public half of a signing key.
     Show {
         /// The file of a signing key or a public key.
         key: PathBuf,
     },
 }
 
-/// A role, as it is written on the command line.
+/// A role on the command line.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum RoleName {
     Producer,
@@ -83,11 +83,11 @@ pub fn keys(command: &Keys) -> ExitCode {
 }
 
 fn new(out: &Path) -> ExitCode {
-    // What proves the data must not lie where the data is copied from.
-    let holds_data = |folder: &Path| crate::log_of(folder).exists() || folder.join("commits").is_dir();
-    if let Some(data) = out.ancestors().skip(1).find(|folder| holds_data(folder)) {
+    // A copy of the data folder must not contain the key that signs it.
+    let is_data_folder = |folder: &Path| crate::log_of(folder).exists() || folder.join("commits").is_dir();
+    if let Some(data) = out.ancestors().skip(1).find(|folder| is_data_folder(folder)) {
         eprintln!(
-            "tidegate: `{}` lies in the data folder `{}`; keep keys outside, so that whoever can change the data cannot sign it",
+            "tidegate: `{}` is in the data folder `{}`; choose a file outside, so that someone who can change the data cannot sign it",
             out.display(),
             data.display()
         );
@@ -99,7 +99,7 @@ fn new(out: &Path) -> ExitCode {
         Ok(public) => {
             println!("key {}", signer.public().id());
             println!("  signs:    {}   (keep it secret; name it in {KEY_FILE} or with --key)", out.display());
-            println!("  verifies: {}   (give it to whoever checks your data)", public.display());
+            println!("  verifies: {}   (give it to those who check your data)", public.display());
             ExitCode::SUCCESS
         }
         Err(error) => crate::fail(&error),
@@ -112,7 +112,7 @@ fn secret() -> Option<[u8; 32]> {
     match getrandom::fill(&mut secret) {
         Ok(()) => Some(secret),
         Err(error) => {
-            eprintln!("tidegate: the system gives no random numbers ({error}); a key cannot be made");
+            eprintln!("tidegate: the system returns no random numbers ({error}), so no key was made");
             None
         }
     }
@@ -124,7 +124,7 @@ fn api(id: &str, roles: BTreeSet<Role>, event_types: BTreeSet<String>, file: &Pa
         Ok(key) => {
             println!("{key}");
             eprintln!(
-                "key `{id}` is in {}; what stands above is shown this once: only its digest is kept",
+                "added key `{id}` to {}; copy the key above now, because only its digest is stored",
                 file.display()
             );
             ExitCode::SUCCESS
@@ -133,10 +133,10 @@ fn api(id: &str, roles: BTreeSet<Role>, event_types: BTreeSet<String>, file: &Pa
     }
 }
 
-/// The signing key of a run: that of `--key`, else that of the environment, else none.
+/// The signing key in the file that `--key` or the environment names; `None` without a file.
 ///
 /// # Errors
-/// When a key is named and cannot be used.
+/// When the file cannot be read, or contains no signing key.
 pub fn signer(key: Option<&Path>) -> Result<Option<Signer>, KeyError> {
     key.map(Signer::read).transpose()
 }

@@ -1,31 +1,31 @@
-//! What the command says on standard error: for people, or a JSON object a line.
+//! The log on standard error: text for people, or one JSON object per line.
 
 use std::sync::OnceLock;
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-/// How the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Set once, before anything is said.
+/// Set once, before the first line is written.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
-/// Begins to log. `RUST_LOG` says how much; without it people see warnings, and programs what
-/// happens too.
+/// Starts the log. `RUST_LOG` sets the level. By default the log contains warnings and, as JSON,
+/// also the info messages of Tidegate.
 pub fn begin(format: LogFormat) {
-    let usual = match format {
+    let default = match format {
         LogFormat::Text => "warn",
         LogFormat::Json => "warn,tidegate=info",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| usual.into());
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.init(),
@@ -39,12 +39,12 @@ pub fn begin(format: LogFormat) {
     let _ = FORMAT.set(format);
 }
 
-/// Whether standard error is read by programs: every line of it is then a JSON object.
+/// Whether the log is JSON. Then every line on standard error must be a JSON object.
 pub fn is_json() -> bool {
     FORMAT.get() == Some(&LogFormat::Json)
 }
 
-/// Logs an error and its causes, or prints them.
+/// Writes an error and its causes to the log.
 pub fn error(error: &(dyn std::error::Error + 'static)) {
     let mut causes = Vec::new();
     let mut cause = error.source();
@@ -58,6 +58,6 @@ pub fn error(error: &(dyn std::error::Error + 'static)) {
     }
     eprintln!("tidegate: {error}");
     for cause in causes {
-        eprintln!("  because: {cause}");
+        eprintln!("  caused by: {cause}");
     }
 }

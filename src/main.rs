@@ -1,5 +1,5 @@
-//! The `tidegate` command: reads arguments, wires the crates together, reports. No logic of its
-//! own.
+//! The `tidegate` command: reads the arguments, calls the crates, and reports the results. It has
+//! no logic of its own.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,8 +16,8 @@ use tidegate_dataflows::{Diagnostic, Plan};
 use tidegate_facts::Span;
 use tidegate_sinks::store::StoreUrl;
 
-/// A small batch is hundreds of short-lived pieces of memory, made on one thread and often dropped
-/// on another.
+/// A small batch makes hundreds of short-lived allocations, and often another thread frees them.
+/// That is fast in jemalloc.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -38,7 +38,7 @@ mod verify;
 #[derive(Parser)]
 #[command(version, about, max_term_width = 100)]
 struct Arguments {
-    /// How the log on standard error is written. `RUST_LOG` says how much.
+    /// The format of the log on standard error. `RUST_LOG` sets its level.
     #[arg(long, global = true, env = "TIDEGATE_LOG_FORMAT", value_enum, default_value_t)]
     log_format: log::LogFormat,
     #[command(subcommand)]
@@ -47,86 +47,91 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Finds every fault of a topology, or says that there is none.
+    /// Checks a topology, and reports all its faults at once.
     Check {
         /// The topology file.
         topology: PathBuf,
         /// Replaces a setting, as node.key=value.
         #[arg(long = "set", value_name = "NODE.KEY=VALUE")]
         set: Vec<String>,
-        /// How to answer.
+        /// The output format.
         #[arg(long, value_enum, default_value_t = Answer::Text)]
         format: Answer,
     },
-    /// Draws a topology.
+    /// Draws a topology as a diagram.
     Graph {
         /// The topology file.
         topology: PathBuf,
-        /// How to draw it.
+        /// The format of the diagram.
         #[arg(long, value_enum, default_value_t = Drawing::Mermaid)]
         format: Drawing,
     },
-    /// Runs a topology, and serves it over HTTP and Postgres until it is told to stop.
+    /// Runs a topology, and serves it over HTTP and Postgres until SIGTERM or Ctrl+C.
     Run {
         /// The topology file.
         topology: PathBuf,
-        /// The data folder: log, indexes, and tables unless --store says otherwise.
+        /// The data folder: the log, the indexes and, without --store, the tables.
         #[arg(long, default_value = "data")]
         data: PathBuf,
-        /// The folder that committed tables go to.
+        /// The folder of the store, with the committed tables and the archive. By default it is
+        /// `store` in the data folder.
         #[arg(long)]
         store: Option<PathBuf>,
-        /// How many dataflow workers; the answers are the same for any number.
+        /// The number of dataflow workers. The results are the same for any number.
         #[arg(short = 'w', long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
         workers: u16,
-        /// Stops when all sources are read and everything is committed; serves nothing.
+        /// Ends when all sources are read and everything is committed. Does not serve HTTP or
+        /// Postgres.
         #[arg(long)]
         until_idle: bool,
         /// Replaces a setting, as node.key=value.
         #[arg(long = "set", value_name = "NODE.KEY=VALUE")]
         set: Vec<String>,
-        /// The file of the key that signs the commits.
+        /// The file with the signing key for the commits.
         #[arg(long, env = keys::KEY_FILE, value_name = "FILE")]
         key: Option<PathBuf>,
-        /// Memory for the index that keeps out duplicates, in MiB.
+        /// Memory for the index of event ids that finds duplicates, in MiB.
         #[arg(long, default_value_t = 64)]
         dedupe_mib: u64,
-        /// How large a file of the log grows, in KiB.
+        /// The size of a segment file of the log, in KiB.
         #[arg(long, default_value_t = 64 << 10, value_parser = clap::value_parser!(u64).range(4..))]
         segment_kib: u64,
-        /// While it serves: how long a fact waits for its commit, and so for its seal, at the most.
+        /// The longest time from a fact to its commit, and so to its seal, while the topology is
+        /// served.
         #[arg(long, default_value = "60s", value_parser = Span::parse, value_name = "SPAN")]
         commit_within: Span,
         #[command(flatten)]
         ports: serve::Ports,
-        /// How to answer.
+        /// The output format.
         #[arg(long, value_enum, default_value_t = Answer::Text)]
         format: Answer,
     },
-    /// Asks SQL over the tables of a data folder.
+    /// Runs a SQL query on the tables of a data folder.
     Sql {
         /// The query.
         query: String,
         /// The data folder.
         #[arg(long, default_value = "data")]
         data: PathBuf,
-        /// The folder of its committed tables, when it is not in the data folder.
+        /// The folder of the store, if it is not in the data folder.
         #[arg(long)]
         store: Option<PathBuf>,
-        /// How to answer: table, csv, json (an object a line) or parquet.
+        /// The output format: table, csv, json (one object per line) or parquet.
         #[arg(long, default_value = "table")]
         format: tidegate_queries::Format,
     },
-    /// Runs the log again: compares every seal, writes elsewhere, or shows what would change.
+    /// Replays the log: compares every seal, writes the output to another folder, or shows which
+    /// decisions other settings would change.
     Replay(replay::Replay),
     /// Checks everything in a data folder, or the proof of one decision.
     Verify(verify::Verify),
-    /// Makes and shows the keys that sign what is committed.
+    /// Makes signing keys and API keys.
     Keys {
         #[command(subcommand)]
         command: keys::Keys,
     },
-    /// Keeps the log in the store as Parquet, proves it whole, and brings it back.
+    /// Archives the log as Parquet in the store, checks the archive, restores logs from it, and
+    /// prunes the log.
     Archive {
         #[command(subcommand)]
         command: archive::Archive,
@@ -136,22 +141,22 @@ enum Command {
         #[command(subcommand)]
         command: policy::PolicyCommand,
     },
-    /// Computes tables anew, as a declaration says, beside those that are there.
+    /// Computes declared tables again over a range of the log, beside the live tables.
     Backfill(backfill::BackfillArguments),
     /// Measures the standard workloads against hand-written loops.
     Bench {
-        /// Which stage; all when not given. `service` measures calls to a running topology.
+        /// The stage to measure; all by default. `service` measures calls to a running topology.
         stage: Option<String>,
         /// The topology that `service` runs.
         #[arg(long, default_value = "dataflows/fraud.toml")]
         topology: PathBuf,
-        /// How to answer.
+        /// The output format.
         #[arg(long, value_enum, default_value_t = Answer::Text)]
         format: Answer,
-        /// Divides the size of every workload, for a quick look.
+        /// Divides the size of every workload, for a quick run.
         #[arg(long, default_value_t = 1)]
         divide: u32,
-        /// Measures `service` without --realtime also where the system permits it.
+        /// Measures `service` without --realtime even if the system permits real-time threads.
         #[arg(long)]
         ordinary: bool,
     },
@@ -159,9 +164,9 @@ enum Command {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Answer {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -172,11 +177,11 @@ enum Drawing {
     Svg,
 }
 
-/// Exit codes: what a script can tell apart.
+/// The exit codes, so that a script can distinguish the outcomes.
 mod exit {
-    /// The run or the query failed.
+    /// The command failed.
     pub const FAILED: u8 = 1;
-    /// The arguments, the topology or what it names is wrong; nothing was started.
+    /// The arguments, the topology or a file that it names is wrong; nothing was started.
     pub const REFUSED: u8 = 2;
 }
 
@@ -248,7 +253,10 @@ fn log_of(data: &std::path::Path) -> tidegate_sinks::log::LogFolder {
     tidegate_sinks::log::LogFolder::of_data(&tidegate_host::Host::real(), data)
 }
 
-/// The overrides of the command line, or the faults of those that name no value.
+/// The overrides of the command line.
+///
+/// # Errors
+/// The faults of those that have no value.
 fn overrides(file: &std::path::Path, set: &[String]) -> Result<Vec<Override>, Vec<Diagnostic>> {
     let mut overrides = Vec::new();
     let mut faults = Vec::new();
@@ -265,7 +273,7 @@ fn plan(file: &std::path::Path, set: &[String]) -> Result<Plan, Vec<Diagnostic>>
     Plan::read(file, &overrides(file, set)?)
 }
 
-/// The plan that a data folder began with, as its store records it.
+/// The plan that a data folder began with, which its store records.
 fn plan_of_folder(
     data: &std::path::Path,
     store: &tidegate_sinks::store::Store,
@@ -273,7 +281,7 @@ fn plan_of_folder(
 ) -> Result<Plan, Box<dyn std::error::Error>> {
     let run = tidegate_dataflows::governance::run_record(&log_of(data), store)?;
     let run = run.ok_or_else(|| {
-        format!("the log in `{}` is empty, so it has no plan; name the topology file", data.display())
+        format!("the log in `{}` is empty and has no plan; name the topology file", data.display())
     })?;
     let overrides = overrides(data, set).map_err(|faults| faults[0].to_string())?;
     Ok(Plan::from_store(&run.plan, store, &overrides)?)
@@ -334,9 +342,9 @@ fn run_plan(plan: Plan, options: &Options, format: Answer) -> ExitCode {
     let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
     let nodes: Vec<String> = plan.steps.iter().map(|s| s.name.clone()).collect();
     let metrics = RunMetrics::new(&sources, &nodes);
-    let shown = progress::show(&metrics, format == Answer::Text && !log::is_json());
+    let display = progress::show(&metrics, format == Answer::Text && !log::is_json());
     let outcome = run(&plan, options, &metrics);
-    shown.stop();
+    display.stop();
     match outcome {
         Ok(report) => match report::print(&plan, options, &metrics, &report, format == Answer::Json) {
             Ok(()) => ExitCode::SUCCESS,
@@ -378,7 +386,7 @@ fn bench(
     }
 }
 
-/// Says an error and its causes.
+/// Reports an error and its causes.
 fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     log::error(error);
     ExitCode::from(exit::FAILED)

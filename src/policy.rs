@@ -1,5 +1,5 @@
-//! `tidegate policy`: revisions of bundles and of the gate's policy, step by step, and how they
-//! stand.
+//! `tidegate policy`: takes the steps of revisions of bundles and gate policies, and shows their
+//! state.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,99 +18,99 @@ use tidegate_facts::{Digest, Tick};
 
 use crate::{Answer, exit, fail, plan, refuse};
 
-/// What to do about revisions.
+/// The subcommands of `tidegate policy`.
 #[derive(Subcommand)]
 pub enum PolicyCommand {
-    /// Proposes that a file comes into force at a node, and shows what it would change.
+    /// Proposes a file as the next revision of a node, and shows what it would change.
     Propose {
         #[command(flatten)]
-        on: On,
+        topology: TopologyArguments,
         #[command(flatten)]
-        who: Who,
-        /// The node: a `decide`, or the gate.
+        actor: ActorArguments,
+        /// The node: a `decide` node, or the gate.
         #[arg(long)]
         node: String,
-        /// The bundle or the gate policy.
+        /// The file of the bundle or the gate policy.
         #[arg(long)]
         file: PathBuf,
-        /// The digest that must be in force now; whatever is, when not given.
+        /// The digest of the revision that must be in force now. By default any may be.
         #[arg(long, value_name = "DIGEST", value_parser = digest)]
         before: Option<Digest>,
     },
-    /// Agrees to a proposal; another than the proposer must, unless the topology says otherwise.
-    Approve(OfProposal),
-    /// Brings an approved proposal into force, from this step's tick on.
-    Activate(OfProposal),
+    /// Approves a proposal. The actor must not be the proposer, unless the topology permits it.
+    Approve(ProposalArguments),
+    /// Puts an approved proposal into force, from the tick of this step on.
+    Activate(ProposalArguments),
     /// Closes a proposal that is not in force.
-    Withdraw(OfProposal),
-    /// Brings the revision into force again that was before the one in force at a node.
+    Withdraw(ProposalArguments),
+    /// Puts the previous revision of a node into force again.
     Rollback {
         #[command(flatten)]
-        on: On,
+        topology: TopologyArguments,
         #[command(flatten)]
-        who: Who,
+        actor: ActorArguments,
         /// The node.
         #[arg(long)]
         node: String,
     },
-    /// Shows what is in force since when, the proposals, and every step.
+    /// Shows the revisions in force, the proposals, and every step.
     List {
         #[command(flatten)]
-        on: On,
+        topology: TopologyArguments,
     },
-    /// Shows one proposal: its steps, what it changes, its text.
+    /// Shows one proposal: its steps, its changes, and its text.
     Show {
         #[command(flatten)]
-        on: On,
+        topology: TopologyArguments,
         /// The proposal's id, or its first digits.
         #[arg(long)]
         id: String,
     },
 }
 
-/// Where.
+/// The topology, its data folder, and the output format.
 #[derive(Args)]
-pub struct On {
+pub struct TopologyArguments {
     /// The topology file.
     topology: PathBuf,
     /// The data folder.
     #[arg(long, default_value = "data")]
     data: PathBuf,
-    /// The folder of its committed tables and archive, when it is not in the data folder.
+    /// The folder of the store, if it is not in the data folder.
     #[arg(long)]
     store: Option<PathBuf>,
-    /// Replaces a setting, as node.key=value; the same as when the folder's first run began.
+    /// Replaces a setting, as node.key=value. Must be the same as in the first run of the folder.
     #[arg(long = "set", value_name = "NODE.KEY=VALUE")]
     set: Vec<String>,
-    /// How to answer.
+    /// The output format.
     #[arg(long, value_enum, default_value_t = Answer::Text)]
     format: Answer,
 }
 
-/// Who, and why.
+/// The actor of a step, and the reason.
 #[derive(Args)]
-pub struct Who {
-    /// Who takes the step.
+pub struct ActorArguments {
+    /// The person who takes the step.
     #[arg(long)]
     actor: String,
-    /// Why.
+    /// The reason for the step.
     #[arg(long)]
     reason: String,
 }
 
-/// A step about a proposal.
+/// A step that follows a proposal.
 #[derive(Args)]
-pub struct OfProposal {
+pub struct ProposalArguments {
     #[command(flatten)]
-    on: On,
+    topology: TopologyArguments,
     #[command(flatten)]
-    who: Who,
+    actor: ActorArguments,
     /// The proposal's id, or its first digits.
     #[arg(long)]
     id: String,
 }
 
-impl On {
+impl TopologyArguments {
     /// The data folder and its store.
     fn folder(&self) -> DataFolder {
         let store = self.store.clone().unwrap_or_else(|| self.data.join("store"));
@@ -124,56 +124,65 @@ fn digest(text: &str) -> Result<Digest, String> {
 
 /// Runs one of the commands.
 pub fn run(command: PolicyCommand) -> ExitCode {
-    let (on, who, action) = match command {
-        PolicyCommand::List { on } => return look(&on, list),
-        PolicyCommand::Show { on, id } => {
-            return look(&on, |plan, lifecycle, on| show(plan, lifecycle, on, &id));
+    let (arguments, actor, action) = match command {
+        PolicyCommand::List { topology } => return print_lifecycle(&topology, list),
+        PolicyCommand::Show { topology, id } => {
+            return print_lifecycle(&topology, |plan, lifecycle, arguments| {
+                show(plan, lifecycle, arguments, &id)
+            });
         }
-        PolicyCommand::Propose { on, who, node, file, before } => match std::fs::read_to_string(&file) {
-            Ok(text) => (on, who, StepAction::Propose { node, file, text, before }),
-            Err(source) => return refused(&GovernanceError::File { path: file, source }, on.format),
-        },
-        PolicyCommand::Approve(OfProposal { on, who, id }) => {
-            (on, who, StepAction::Follow(RevisionStep::Approved, id))
+        PolicyCommand::Propose { topology, actor, node, file, before } => {
+            match std::fs::read_to_string(&file) {
+                Ok(text) => (topology, actor, StepAction::Propose { node, file, text, before }),
+                Err(source) => {
+                    return refused(&GovernanceError::File { path: file, source }, topology.format);
+                }
+            }
         }
-        PolicyCommand::Activate(OfProposal { on, who, id }) => {
-            (on, who, StepAction::Follow(RevisionStep::Activated, id))
+        PolicyCommand::Approve(ProposalArguments { topology, actor, id }) => {
+            (topology, actor, StepAction::Follow(RevisionStep::Approved, id))
         }
-        PolicyCommand::Withdraw(OfProposal { on, who, id }) => {
-            (on, who, StepAction::Follow(RevisionStep::Withdrawn, id))
+        PolicyCommand::Activate(ProposalArguments { topology, actor, id }) => {
+            (topology, actor, StepAction::Follow(RevisionStep::Activated, id))
         }
-        PolicyCommand::Rollback { on, who, node } => (on, who, StepAction::RollBack(node)),
+        PolicyCommand::Withdraw(ProposalArguments { topology, actor, id }) => {
+            (topology, actor, StepAction::Follow(RevisionStep::Withdrawn, id))
+        }
+        PolicyCommand::Rollback { topology, actor, node } => (topology, actor, StepAction::RollBack(node)),
     };
-    let plan = match plan(&on.topology, &on.set) {
+    let plan = match plan(&arguments.topology, &arguments.set) {
         Ok(plan) => Arc::new(plan),
-        Err(faults) => return refuse(&faults, on.format),
+        Err(faults) => return refuse(&faults, arguments.format),
     };
-    let request = StepRequest { actor: who.actor, reason: who.reason, action };
-    match on.folder().take_step(&plan, &request) {
+    let request = StepRequest { actor: actor.actor, reason: actor.reason, action };
+    match arguments.folder().take_step(&plan, &request) {
         Ok(outcome) => {
-            match on.format {
-                Answer::Text => print!("{}", outcome_text(&outcome, &on)),
+            match arguments.format {
+                Answer::Text => print!("{}", outcome_text(&outcome, &arguments)),
                 Answer::Json => println!("{}", outcome_json(&outcome)),
             }
             ExitCode::SUCCESS
         }
-        Err(error) => refused(&error, on.format),
+        Err(error) => refused(&error, arguments.format),
     }
 }
 
-/// Reads how things stand, without a lock, and prints it.
-fn look(on: &On, print: impl Fn(&Plan, &Lifecycle, &On) -> Result<(), GovernanceError>) -> ExitCode {
-    let plan = match plan(&on.topology, &on.set) {
+/// Reads the state of all revisions, without a lock, and prints it.
+fn print_lifecycle(
+    arguments: &TopologyArguments,
+    print: impl Fn(&Plan, &Lifecycle, &TopologyArguments) -> Result<(), GovernanceError>,
+) -> ExitCode {
+    let plan = match plan(&arguments.topology, &arguments.set) {
         Ok(plan) => plan,
-        Err(faults) => return refuse(&faults, on.format),
+        Err(faults) => return refuse(&faults, arguments.format),
     };
-    match on.folder().lifecycle(&plan).and_then(|lifecycle| print(&plan, &lifecycle, on)) {
+    match arguments.folder().lifecycle(&plan).and_then(|lifecycle| print(&plan, &lifecycle, arguments)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => refused(&error, on.format),
+        Err(error) => refused(&error, arguments.format),
     }
 }
 
-/// Prints why not. What was refused by rule and what failed have exit codes of their own.
+/// Prints why a step was refused or failed. The two have different exit codes.
 fn refused(error: &GovernanceError, format: Answer) -> ExitCode {
     use GovernanceError::{Archive, Dedupe, Diagnostics, Foreign, Log, OutOfTicks, Store, Table, Unreadable};
     match error {
@@ -194,19 +203,19 @@ fn refused(error: &GovernanceError, format: Answer) -> ExitCode {
     ExitCode::from(exit::REFUSED)
 }
 
-fn outcome_text(outcome: &StepOutcome, on: &On) -> String {
+fn outcome_text(outcome: &StepOutcome, arguments: &TopologyArguments) -> String {
     let StepOutcome { record, tick, repeated, changes } = outcome;
     let id = record.proposal_id.short_hex();
     if *repeated {
         let (actor, at) = (&record.actor, time(*tick));
         return format!(
-            "proposal {id} was {} by {actor} at {at} already; nothing has changed\n",
+            "proposal {id} was already {} by {actor} at {at}; nothing was changed\n",
             record.step
         );
     }
-    let place = format!("{} --data {}", on.topology.display(), on.data.display());
+    let folders = format!("{} --data {}", arguments.topology.display(), arguments.data.display());
     let next =
-        |step: &str| format!("next: tidegate policy {step} {place} --id {id} --actor .. --reason ..\n");
+        |step: &str| format!("next: tidegate policy {step} {folders} --id {id} --actor .. --reason ..\n");
     let after = format!("{} of {}", record.after, record.subject.node);
     match record.step {
         RevisionStep::Proposed => {
@@ -243,10 +252,11 @@ fn time(tick: Tick) -> String {
     to_rfc3339(tick.micros())
 }
 
-fn list(_: &Plan, lifecycle: &Lifecycle, on: &On) -> Result<(), GovernanceError> {
-    if on.format == Answer::Json {
+fn list(_: &Plan, lifecycle: &Lifecycle, arguments: &TopologyArguments) -> Result<(), GovernanceError> {
+    if arguments.format == Answer::Json {
         for (subject, _) in lifecycle.subjects() {
-            let (revision, since, by) = lifecycle.in_force(subject).expect("it is one of the lifecycle's");
+            let (revision, since, by) =
+                lifecycle.in_force(subject).expect("it is a subject of the lifecycle");
             let body = json!({
                 "node": subject.node, "kind": subject.kind, "revision_id": revision.id,
                 "revision_version": revision.version, "digest": revision.digest,
@@ -266,7 +276,7 @@ fn list(_: &Plan, lifecycle: &Lifecycle, on: &On) -> Result<(), GovernanceError>
         return Ok(());
     }
     let in_force = lifecycle.subjects().map(|(subject, _)| {
-        let (revision, since, by) = lifecycle.in_force(subject).expect("it is one of the lifecycle's");
+        let (revision, since, by) = lifecycle.in_force(subject).expect("it is a subject of the lifecycle");
         vec![
             subject.node.clone(),
             revision.to_string(),
@@ -300,17 +310,22 @@ fn proposal_json(lifecycle: &Lifecycle, proposal: &Proposal) -> Value {
     })
 }
 
-fn show(plan: &Plan, lifecycle: &Lifecycle, on: &On, id: &str) -> Result<(), GovernanceError> {
+fn show(
+    plan: &Plan,
+    lifecycle: &Lifecycle,
+    arguments: &TopologyArguments,
+    id: &str,
+) -> Result<(), GovernanceError> {
     let proposal = lifecycle.proposal(id)?;
     let steps = lifecycle.steps().iter().filter(|(_, step)| step.proposal_id == proposal.id);
     let steps: Vec<_> = steps.collect();
     let changes = revision_changes(plan, lifecycle, &steps[0].1);
-    if on.format == Answer::Json {
+    if arguments.format == Answer::Json {
         let mut body = proposal_json(lifecycle, proposal);
         body["text"] = json!(proposal.text);
         body["changes"] = json!(changes);
-        let shown = |(tick, step): &&(Tick, tidegate_facts::governance::StepRecord)| json!({"_tick": tick, "at_utc": time(*tick), "step": step.step, "actor": step.actor, "reason": step.reason});
-        body["steps"] = json!(steps.iter().map(shown).collect::<Vec<_>>());
+        let step_json = |(tick, step): &&(Tick, tidegate_facts::governance::StepRecord)| json!({"_tick": tick, "at_utc": time(*tick), "step": step.step, "actor": step.actor, "reason": step.reason});
+        body["steps"] = json!(steps.iter().map(step_json).collect::<Vec<_>>());
         println!("{body}");
         return Ok(());
     }
@@ -329,7 +344,7 @@ fn show(plan: &Plan, lifecycle: &Lifecycle, on: &On, id: &str) -> Result<(), Gov
     Ok(())
 }
 
-/// Rows in columns as wide as what they hold.
+/// A table as text. Each column is as wide as its widest cell.
 fn table<const N: usize>(heads: [&str; N], rows: Vec<Vec<String>>) -> String {
     let heads = heads.map(str::to_owned).to_vec();
     let rows: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();

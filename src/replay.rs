@@ -1,5 +1,5 @@
-//! `tidegate replay`: the log through the graph again, to compare, to write elsewhere, or to see
-//! what would change.
+//! `tidegate replay`: runs the log through the graph again, to compare every seal, to write the
+//! output to another folder, or to show which decisions other settings would change.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,37 +17,37 @@ use tidegate_sinks::store::Store;
 
 use crate::{Answer, exit, fail, progress};
 
-/// What to run again, and what for.
+/// The arguments of `tidegate replay`.
 #[derive(Args)]
 pub struct Replay {
-    /// The topology file. Without it, the plan is the one that the data folder began with.
+    /// The topology file. By default the plan is the one that the data folder began with.
     topology: Option<PathBuf>,
     /// The data folder.
     #[arg(long, default_value = "data")]
     data: PathBuf,
-    /// The folder of its committed tables, when it is not in the data folder.
+    /// The folder of the store, if it is not in the data folder.
     #[arg(long)]
     store: Option<PathBuf>,
     /// Compares the commits from this tick or time on.
     #[arg(long, value_name = "TICK|TIME", value_parser = Tick::parse)]
     from: Option<Tick>,
-    /// Runs the facts before this tick or time.
+    /// Replays the facts before this tick or time.
     #[arg(long, value_name = "TICK|TIME", value_parser = Tick::parse)]
     to: Option<Tick>,
-    /// How many dataflow workers; the answers are the same for any number.
+    /// The number of dataflow workers. The results are the same for any number.
     #[arg(short = 'w', long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
-    /// Compares every seal with the one that was made, and writes nothing.
+    /// Compares every seal with the one in the commits, and writes nothing.
     #[arg(long)]
     verify: bool,
-    /// Writes the output to this folder, whatever it was before.
+    /// Writes the output to this folder, and compares nothing.
     #[arg(long, value_name = "DIR", conflicts_with = "verify")]
     out: Option<PathBuf>,
-    /// Replaces a setting, as node.key=value. Without --verify and --out, shows which decisions
-    /// would have been others under these settings.
+    /// Replaces a setting, as node.key=value. Without --verify and --out, the replay shows which
+    /// decisions these settings would change.
     #[arg(long = "set", value_name = "NODE.KEY=VALUE")]
     set: Vec<String>,
-    /// How to answer.
+    /// The output format.
     #[arg(long, value_enum, default_value_t = Answer::Text)]
     format: Answer,
 }
@@ -56,8 +56,8 @@ pub struct Replay {
 pub fn run(arguments: &Replay) -> ExitCode {
     if !arguments.verify && arguments.out.is_none() && arguments.set.is_empty() {
         eprintln!(
-            "tidegate replay needs one of --verify (compare every seal), --out DIR (write the output there) and \
-             --set node.key=value (show what would have been decided otherwise)"
+            "tidegate replay needs one of --verify (compares every seal), --out DIR (writes the output there) and \
+             --set node.key=value (shows which decisions would change)"
         );
         return ExitCode::from(exit::REFUSED);
     }
@@ -72,16 +72,16 @@ pub fn run(arguments: &Replay) -> ExitCode {
         },
     };
     let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
-    let watch = RunMetrics::new(&[], &nodes);
-    let shown = progress::show(&watch, arguments.format == Answer::Text);
+    let metrics = RunMetrics::new(&[], &nodes);
+    let display = progress::show(&metrics, arguments.format == Answer::Text);
     let outcome = if arguments.verify {
-        verify(arguments, &plan, &watch)
+        verify(arguments, &plan, &metrics)
     } else if arguments.out.is_some() {
-        write(arguments, &plan, &watch)
+        write(arguments, &plan, &metrics)
     } else {
-        changes(arguments, &plan, &watch)
+        changes(arguments, &plan, &metrics)
     };
-    shown.stop();
+    display.stop();
     match outcome {
         Ok((lines, code)) => {
             for line in lines {
@@ -106,15 +106,15 @@ impl Replay {
     }
 }
 
-fn rate(facts: u64, watch: &RunMetrics) -> String {
-    let seconds = watch.elapsed().as_secs_f64();
+fn rate(facts: u64, metrics: &RunMetrics) -> String {
+    let seconds = metrics.elapsed().as_secs_f64();
     format!("{facts} facts in {seconds:.1} s ({:.0} a second)", facts as f64 / seconds.max(1e-9))
 }
 
-fn verify(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome {
+fn verify(arguments: &Replay, plan: &Arc<Plan>, metrics: &RunMetrics) -> Outcome {
     let store = Store::open(arguments.store())?;
     let range = (arguments.from.unwrap_or(Tick::ZERO), arguments.to.unwrap_or(Tick::MAX));
-    let compared = compare_seals(plan, &arguments.data, &store, range, arguments.workers.into(), watch)?;
+    let compared = compare_seals(plan, &arguments.data, &store, range, arguments.workers.into(), metrics)?;
     let code = if compared.first.is_none() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) };
     let began = run_record(&crate::log_of(&arguments.data), &store)?.map(|run| run.plan);
     let other = began.filter(|began| *began != plan.digest);
@@ -126,13 +126,13 @@ fn verify(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome {
         let answer = serde_json::json!({
             "facts": compared.facts, "commits": compared.commits, "equal_records": compared.equal,
             "differing_files": compared.files, "uncommitted": compared.uncommitted, "first_difference": first,
-            "plan": plan.digest, "plan_of_log": began, "seconds": watch.elapsed().as_secs_f64(),
+            "plan": plan.digest, "plan_of_log": began, "seconds": metrics.elapsed().as_secs_f64(),
         });
         return Ok((vec![answer.to_string()], code));
     }
     let mut lines = vec![format!(
-        "{}; {} commits compared, {} records have the seal they had",
-        rate(compared.facts, watch),
+        "{}; {} commits compared, {} records have the same seal",
+        rate(compared.facts, metrics),
         compared.commits,
         compared.equal
     )];
@@ -141,8 +141,8 @@ fn verify(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome {
     }
     if let Some(other) = other {
         lines.push(format!(
-            "`{}` was run under plan {other}, and this topology is plan {}: its seals cannot be the same; give the files and the \
-             --set with which it was started",
+            "`{}` began with plan {other}, but this topology is plan {}, so the seals differ; give the files and the \
+             --set of the first run",
             arguments.data.display(),
             plan.digest
         ));
@@ -151,14 +151,14 @@ fn verify(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome {
     Ok((lines, code))
 }
 
-/// The first difference, and the fact that led to it.
+/// The first difference, and its fact.
 fn difference(arguments: &Replay, compared: &Compared) -> Vec<String> {
     let Some(first) = &compared.first else {
         return vec!["every seal is the same".to_owned()];
     };
     let mut lines = vec![
         String::new(),
-        format!("DIFFERENT  {} files lead to other seals; the first difference:", compared.files),
+        format!("DIFFERENT  {} files have other seals; the first difference:", compared.files),
         format!("  commit {}, {}, {}", first.commit, first.file, first.record),
     ];
     let width = first.values.iter().map(|(name, _, _)| name.len()).max().unwrap_or(0);
@@ -166,40 +166,40 @@ fn difference(arguments: &Replay, compared: &Compared) -> Vec<String> {
         lines.push(format!("  - {name:width$}  {sealed}"));
         lines.push(format!("  + {name:width$}  {computed}"));
     }
-    lines.push("  (- as it was sealed, + as it is computed now)".to_owned());
+    lines.push("  (- as sealed, + as computed now)".to_owned());
     if let Some(tick) = first.tick {
         match fact_at(&crate::log_of(&arguments.data), tick) {
-            Ok(Some(fact)) => lines.push(format!("  the fact it is about, {tick}:\n  {fact}")),
+            Ok(Some(fact)) => lines.push(format!("  its fact, {tick}:\n  {fact}")),
             Ok(None) => lines.push(format!("  the log has no fact {tick}")),
-            Err(error) => lines.push(format!("  the fact it is about cannot be read: {error}")),
+            Err(error) => lines.push(format!("  its fact, {tick}, cannot be read: {error}")),
         }
     }
     lines
 }
 
-fn write(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome {
-    let out = arguments.out.as_deref().expect("the caller looked");
+fn write(arguments: &Replay, plan: &Arc<Plan>, metrics: &RunMetrics) -> Outcome {
+    let out = arguments.out.as_deref().expect("the caller checks that it is given");
     let to = arguments.to.unwrap_or(Tick::MAX);
     let (facts, commits) =
-        tidegate_replay::replay_to(plan, &arguments.data, out, to, arguments.workers.into(), watch)?;
+        tidegate_replay::replay_to(plan, &arguments.data, out, to, arguments.workers.into(), metrics)?;
     let tables = commits.tables().join(", ");
     if arguments.format == Answer::Json {
         let answer = serde_json::json!({"facts": facts, "commits": commits.list.len(), "out": out});
         return Ok((vec![answer.to_string()], ExitCode::SUCCESS));
     }
     let lines = vec![
-        format!("{}; {} commits", rate(facts, watch), commits.list.len()),
+        format!("{}; {} commits", rate(facts, metrics), commits.list.len()),
         format!("tables in {}: {tables}", out.display()),
         format!("  tidegate sql --data {} --store {} \"SELECT ..\"", arguments.data.display(), out.display()),
     ];
     Ok((lines, ExitCode::SUCCESS))
 }
 
-fn changes(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome {
+fn changes(arguments: &Replay, plan: &Arc<Plan>, metrics: &RunMetrics) -> Outcome {
     let sealed = Store::open(arguments.store())?;
     let out = arguments.data.join("shadow").join(&plan.digest.to_hex()[..16]);
     let to = arguments.to.unwrap_or(Tick::MAX);
-    let shadow = shadow(plan, &arguments.data, &sealed, &out, to, arguments.workers.into(), watch)?;
+    let shadow = shadow(plan, &arguments.data, &sealed, &out, to, arguments.workers.into(), metrics)?;
     if arguments.format == Answer::Json {
         let actions = shadow.actions.iter();
         let actions = actions
@@ -208,11 +208,11 @@ fn changes(arguments: &Replay, plan: &Arc<Plan>, watch: &RunMetrics) -> Outcome 
             serde_json::json!({"facts": shadow.facts, "actions": actions.collect::<Vec<_>>(), "out": out});
         return Ok((vec![answer.to_string()], ExitCode::SUCCESS));
     }
-    let mut lines = vec![rate(shadow.facts, watch), String::new()];
+    let mut lines = vec![rate(shadow.facts, metrics), String::new()];
     lines.extend(table(&shadow));
     lines.push(String::new());
-    lines.push(format!("{} decisions would have been others", shadow.changed()));
-    lines.extend(look_further(arguments, &shadow, &out));
+    lines.push(format!("{} decisions would change", shadow.changed()));
+    lines.extend(changes_query(arguments, &shadow, &out));
     Ok((lines, ExitCode::SUCCESS))
 }
 
@@ -225,7 +225,8 @@ fn table(shadow: &Shadow) -> Vec<String> {
     lines
 }
 
-fn look_further(arguments: &Replay, shadow: &Shadow, out: &Path) -> Option<String> {
+/// The command that lists the changed decisions.
+fn changes_query(arguments: &Replay, shadow: &Shadow, out: &Path) -> Option<String> {
     (shadow.changed() > 0).then(|| {
         format!(
             "  tidegate sql --data {} --store {} \"SELECT event_id, from_action, to_action, from_reasons, to_reasons FROM {CHANGES}\"",

@@ -1,4 +1,4 @@
-//! The report of a run: what came in, what was decided, how fast, and where to look further.
+//! The report of a run: its records, decisions, rates and tables, and the commands to try next.
 
 use std::error::Error;
 use std::io::Write;
@@ -16,10 +16,10 @@ use tidegate_sinks::store::StoreUrl;
 use crate::summaries::{self, DecisionTable};
 use crate::text::thousands;
 
-/// Answers one query on standard output.
+/// Runs one query, and writes its rows to standard output.
 ///
 /// # Errors
-/// When the folder, the query or the output fails.
+/// When the folder cannot be read, the query fails, or the rows cannot be written.
 pub fn query(sql: &str, data: &Path, store: Option<&Path>, format: Format) -> Result<(), Box<dyn Error>> {
     runtime()?.block_on(async {
         let catalogue = Catalogue::open(data, store.map(StoreUrl::from))?;
@@ -34,10 +34,10 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-/// Prints the account of a run.
+/// Prints the report of a run.
 ///
 /// # Errors
-/// When its tables cannot be read back.
+/// When its tables cannot be queried.
 pub fn print(
     plan: &Plan,
     options: &Options,
@@ -47,13 +47,13 @@ pub fn print(
 ) -> Result<(), Box<dyn Error>> {
     let catalogue = Catalogue::open(&options.data, options.store.clone())?;
     let runtime = runtime()?;
-    let ask = |sql: String| runtime.block_on(rows_of(&catalogue, &sql));
+    let query_rows = |sql: String| runtime.block_on(rows_of(&catalogue, &sql));
     if as_json {
         println!("{}", summary(plan, options, metrics, report));
         return Ok(());
     }
     println!("{}", head(plan, options, report));
-    summaries::print(plan, &ask)?;
+    summaries::print(plan, &query_rows)?;
     println!("\n{:<30}{:>12}{:>11}{:>14}", "stage", "rows", "busy s", "rows/busy s");
     for stage in metrics.report() {
         let busy = stage.busy.as_secs_f64();
@@ -75,7 +75,7 @@ pub fn print(
         "  facts, receipts, quarantine: read from the log in {}",
         crate::log_of(&options.data).path().display()
     );
-    println!("\nlook further:\n  tidegate sql{} \"{}\"", folder_arguments(options), next_query(plan));
+    println!("\nnext:\n  tidegate sql{} \"{}\"", folder_arguments(options), next_query(plan));
     if plan.steps.iter().any(|step| step.node.is_seal()) {
         match &options.signer {
             Some(signer) => println!(
@@ -115,7 +115,7 @@ fn head(plan: &Plan, options: &Options, report: &Report) -> String {
     let counts = &report.counts;
     let mut out = String::new();
     if let Some(truncated) = &report.recovery.truncated {
-        out += &format!("the log ended in a torn write, which was removed: {truncated:?}\n");
+        out += &format!("the log ended with an incomplete write, which was removed: {truncated:?}\n");
     }
     let seconds = report.elapsed.as_secs_f64();
     let workers =
@@ -123,7 +123,7 @@ fn head(plan: &Plan, options: &Options, report: &Report) -> String {
     if counts.records() == 0 {
         let facts = thousands(report.facts);
         out += &format!(
-            "{}: nothing new; the log holds {facts} facts ({seconds:.1} s, {workers})",
+            "{}: nothing new; the log contains {facts} facts ({seconds:.1} s, {workers})",
             plan.topology.name
         );
         return out;

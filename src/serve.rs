@@ -36,20 +36,20 @@ pub struct Ports {
     #[cfg(feature = "postgres")]
     #[arg(long, default_value = "127.0.0.1:5439", value_name = "ADDRESS:PORT")]
     postgres: SocketAddr,
-    /// The file of API keys, as `tidegate keys api` writes it. Without it, only this machine is
-    /// served.
+    /// The file of API keys, as `tidegate keys api` writes it. Without keys, only programs on this
+    /// machine are served.
     #[arg(long, env = "TIDEGATE_API_KEYS", value_name = "FILE")]
     api_keys: Option<PathBuf>,
-    /// The MiB that all statements together may take for sorting, joining and grouping.
+    /// Memory for sorting, joining and grouping in all SQL statements together, in MiB.
     #[arg(long, default_value_t = QueryRuntime::MEMORY_BYTES >> 20, value_name = "MIB")]
     statement_memory: usize,
-    /// Gives the threads that handle calls real-time priority; the system must permit it.
+    /// Runs the threads that answer calls at real-time priority. The system must permit it.
     #[arg(long)]
     realtime: bool,
 }
 
 impl Ports {
-    /// Where the Postgres wire protocol is served; `None` in a program that was built without it.
+    /// The address of the Postgres port; `None` in a build without it.
     #[cfg(feature = "postgres")]
     fn postgres(&self) -> Option<SocketAddr> {
         Some(self.postgres)
@@ -67,23 +67,23 @@ enum Refused {
     #[error(transparent)]
     Keys(#[from] tidegate_queries::access::KeysError),
     #[error(
-        "{address} can be reached from other machines, and no API key is required; name a file with --api-keys, or serve on 127.0.0.1"
+        "other machines can reach {address}, and there are no API keys; give a file with --api-keys, or serve on 127.0.0.1"
     )]
     Open { address: SocketAddr },
     #[error(
-        "cannot serve {what} on {address}; another program may use the port: choose another with --{what}"
+        "cannot serve {what} on {address}; if another program uses the port, choose another with --{what}"
     )]
     Port { what: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("the system returns no random numbers ({0}); trace ids need them")]
-    Chance(String),
+    Random(String),
     #[error(transparent)]
     Traces(#[from] SettingsError),
     #[error(
-        "the system permits no threads in real time; give the process CAP_SYS_NICE or a limit of 2 or more (`ulimit -r`, systemd's \
-         LimitRTPRIO), or leave out --realtime"
+        "the system does not permit real-time threads; give the process CAP_SYS_NICE or a limit of 2 or more (`ulimit -r`, \
+         systemd's LimitRTPRIO), or leave out --realtime"
     )]
     Realtime { source: std::io::Error },
-    #[error("the threads that serve cannot be started")]
+    #[error("cannot start the threads of the service")]
     Runtime(#[from] std::io::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -91,12 +91,12 @@ enum Refused {
     Query(#[from] tidegate_queries::QueryError),
 }
 
-/// Serves a topology until the process gets a signal to stop.
+/// Runs and serves a topology until the process receives a signal to stop.
 pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> ExitCode {
     let sources = plan.sources.iter().map(|source| source.name.clone()).chain([INGRESS.to_owned()]);
     let sources: Vec<String> = sources.collect();
     let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
-    let (plan, watched) = (Arc::new(plan), RunMetrics::new(&sources, &nodes));
+    let (plan, metrics) = (Arc::new(plan), RunMetrics::new(&sources, &nodes));
     if ports.realtime
         && let Err(source) = Priority::Compute.hold()
     {
@@ -115,15 +115,15 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
         Ok(statements) => statements,
         Err(error) => return refuse(&error.into()),
     };
-    let started = runtime.block_on(start(&plan, options, ports, &watched, (&statements, realtime)));
+    let started = runtime.block_on(start(&plan, options, ports, &metrics, (&statements, realtime)));
     let Started { live, servers, traces, stop, stop_traces } = match started {
         Ok(started) => started,
         Err(refused) => return refuse(&refused),
     };
     runtime.spawn(stop_on_signal(Arc::clone(&live)));
-    let shown = progress::show(&watched, format == Answer::Text && is_terminal() && !log::is_json());
-    let outcome: Result<Report, RunError> = serve(&plan, options, &watched, &live);
-    shown.stop();
+    let display = progress::show(&metrics, format == Answer::Text && is_terminal() && !log::is_json());
+    let outcome: Result<Report, RunError> = serve(&plan, options, &metrics, &live);
+    display.stop();
     let _ = stop.send(true);
     runtime.block_on(async {
         for server in servers {
@@ -141,7 +141,7 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
         tracing::info!(facts = report.facts, commits, upper, "stopped");
     }
     match outcome {
-        Ok(report) => match run_report::print(&plan, options, &watched, &report, format == Answer::Json) {
+        Ok(report) => match run_report::print(&plan, options, &metrics, &report, format == Answer::Json) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(error.as_ref()),
         },
@@ -159,7 +159,7 @@ fn refuse(refused: &Refused) -> ExitCode {
     ExitCode::from(exit::REFUSED)
 }
 
-/// The servers of a service, and the channels that stop them.
+/// A service that was started: its servers, and the channels that stop them.
 struct Started {
     live: Arc<ServeState>,
     servers: Vec<tokio::task::JoinHandle<()>>,
@@ -168,12 +168,12 @@ struct Started {
     stop_traces: watch::Sender<bool>,
 }
 
-/// Opens the ports first, so that a port in use is reported at once, and starts the servers.
+/// Starts the servers. Opens the ports first, so that a port in use is reported at once.
 async fn start(
     plan: &Arc<Plan>,
     options: &Options,
     ports: &Ports,
-    watched: &RunMetrics,
+    metrics: &RunMetrics,
     (statements, realtime): (&QueryRuntime, Option<RealtimeSwitch>),
 ) -> Result<Started, Refused> {
     let keys = match &ports.api_keys {
@@ -203,13 +203,13 @@ async fn start(
         Catalogue::live(Arc::clone(&log), store.clone(), &tables, timelines, graphs, reads, memory)?;
     let catalogue = Arc::new(catalogue);
     let (stop_traces, traces_stop) = watch::channel(false);
-    let traced = settings.map(|settings| follow(settings, plan, &live, traces_stop)).transpose()?;
+    let traced = settings.map(|settings| start_traces(settings, plan, &live, traces_stop)).transpose()?;
     let (traces, exporter) = traced.unzip();
     let telemetry = Arc::new(Telemetry::new(traces));
     let service = Arc::new(Service {
         plan: Arc::clone(plan),
         live: Arc::clone(&live),
-        metrics: watched.clone(),
+        metrics: metrics.clone(),
         catalogue: Arc::clone(&catalogue),
         keys: keys.clone(),
         data: options.data.clone(),
@@ -248,7 +248,7 @@ async fn start(
     }
     if keys.is_empty() && !log::is_json() {
         eprintln!(
-            "no API keys: programs of this machine may read and send facts (psql user `tidegate`, no password)"
+            "no API keys: every program on this machine may read and submit facts (psql user `tidegate`, no password)"
         );
     }
     let (stop, stopped) = watch::channel(false);
@@ -271,7 +271,7 @@ async fn serve_postgres(
     tidegate_postgres::serve(catalogue, keys, telemetry, port, stop).await;
 }
 
-/// Nothing: the program was built without it.
+/// Does nothing: this build has no Postgres port.
 #[cfg(not(feature = "postgres"))]
 async fn serve_postgres(
     _: Arc<Catalogue>,
@@ -282,17 +282,18 @@ async fn serve_postgres(
 ) {
 }
 
-type Followed = (Arc<Traces>, tokio::task::JoinHandle<()>);
+/// The traces, and the task that exports them.
+type StartedTraces = (Arc<Traces>, tokio::task::JoinHandle<()>);
 
-/// Starts the tracer.
-fn follow(
+/// Starts recording and exporting traces.
+fn start_traces(
     settings: Settings,
     plan: &Plan,
     live: &ServeState,
     stop: watch::Receiver<bool>,
-) -> Result<Followed, Refused> {
+) -> Result<StartedTraces, Refused> {
     let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| Refused::Chance(error.to_string()))?;
+    getrandom::fill(&mut seed).map_err(|error| Refused::Random(error.to_string()))?;
     let describe =
         vec![("tidegate.topology", plan.topology.name.clone()), ("tidegate.plan", plan.digest.to_hex())];
     let (traces, exporter) = Traces::start(settings, describe, seed, std::time::SystemTime::now, stop);
@@ -305,13 +306,13 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, Re
     TcpListener::bind(address).await.map_err(|source| Refused::Port { what, address, source })
 }
 
-/// The tables whose rows are served before they are committed. Lines of JSON have no types until
-/// then.
+/// The tables whose rows can be queried before they are committed: all but those of JSON lines,
+/// whose columns have no types until then.
 fn live_tables(plan: &Plan) -> Vec<(String, arrow::datatypes::SchemaRef)> {
     let tables = plan.steps.iter().filter_map(Step::table);
-    let lines: Vec<&str> =
+    let untyped: Vec<&str> =
         tables.filter(|table| table.format == TableFormat::Jsonl).map(|table| table.table.as_str()).collect();
-    plan.tables().into_iter().filter(|(name, _)| !lines.contains(&name.as_str())).collect()
+    plan.tables().into_iter().filter(|(name, _)| !untyped.contains(&name.as_str())).collect()
 }
 
 /// Stops the run on SIGTERM or Ctrl+C; a second signal ends the process.
@@ -324,13 +325,13 @@ async fn stop_on_signal(live: Arc<ServeState>) {
             _ = tokio::signal::ctrl_c() => {}
         }
         if live.ingress.is_stopping() {
-            std::process::exit(i32::from(exit::FAILED)); // Work that is not durable is repeated later.
+            std::process::exit(i32::from(exit::FAILED)); // The next run repeats what is not durable.
         }
         if log::is_json() {
             tracing::info!("stopping");
         } else {
             eprintln!(
-                "stopping: accepted records are finished and committed; send the signal again to stop at once"
+                "stopping: finishing and committing accepted records; send the signal again to stop at once"
             );
         }
         live.ingress.stop();

@@ -1,4 +1,4 @@
-//! What the report of a run shows of its nodes: decisions, the credibility index, drift.
+//! The summaries of nodes in the report of a run: decisions, the credibility index, drift.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -10,10 +10,10 @@ use tidegate_dataflows::node::Summary;
 
 use crate::text::{display, thousands};
 
-/// Reads back the rows of a statement.
-type Ask<'a> = &'a dyn Fn(String) -> Result<Vec<RecordBatch>, Box<dyn Error>>;
+/// Runs a query, and returns its rows.
+type QueryFn<'a> = &'a dyn Fn(String) -> Result<Vec<RecordBatch>, Box<dyn Error>>;
 
-/// How many decisions with the highest scores are shown.
+/// How many of the decisions with the highest scores are printed.
 const TOP: usize = 10;
 
 /// A table of decisions.
@@ -22,11 +22,11 @@ pub struct DecisionTable {
     pub table: String,
     /// The columns that the rules of each reason code read.
     columns: BTreeMap<String, Vec<String>>,
-    /// The table that holds the rows that were decided, if one does.
+    /// The table with the rows that were decided, if there is one.
     inputs: Option<String>,
 }
 
-/// The tables of decisions of a plan. A table may hold decisions as their episodes.
+/// The tables of decisions of a plan. A sealed table holds decisions as episodes.
 pub fn decision_tables(plan: &Plan) -> Vec<DecisionTable> {
     let table_of = |node: &str| plan.table_of(node).map(|table| table.table.clone());
     let sealed = |node: &str| {
@@ -48,35 +48,35 @@ pub fn decision_tables(plan: &Plan) -> Vec<DecisionTable> {
 /// Prints the summary of every node that has one.
 ///
 /// # Errors
-/// When a table cannot be read back.
-pub fn print(plan: &Plan, ask: Ask<'_>) -> Result<(), Box<dyn Error>> {
+/// When a table cannot be queried.
+pub fn print(plan: &Plan, query: QueryFn<'_>) -> Result<(), Box<dyn Error>> {
     for decisions in decision_tables(plan) {
-        print_decisions(&decisions, ask)?;
+        print_decisions(&decisions, query)?;
     }
     for step in &plan.steps {
         let Some(Summary::Table { title, port, columns, clauses }) = step.node.summary() else { continue };
         let input = port.map_or_else(|| step.name.clone(), |port| format!("{}.{port}", step.name));
         if let Some(table) = plan.table_of(&input).map(|table| &table.table) {
             println!("\n{table}: {title}");
-            let rows = ask(format!("SELECT {columns} FROM {table} {clauses}"))?;
+            let rows = query(format!("SELECT {columns} FROM {table} {clauses}"))?;
             print_aligned(&cells_of(&rows));
         }
     }
     Ok(())
 }
 
-fn print_decisions(decisions: &DecisionTable, ask: Ask<'_>) -> Result<(), Box<dyn Error>> {
+fn print_decisions(decisions: &DecisionTable, query: QueryFn<'_>) -> Result<(), Box<dyn Error>> {
     let table = &decisions.table;
     println!("\n{table}");
     let by_action =
-        ask(format!("SELECT action, count(*) AS n FROM {table} GROUP BY action ORDER BY n DESC, action"))?;
+        query(format!("SELECT action, count(*) AS n FROM {table} GROUP BY action ORDER BY n DESC, action"))?;
     for batch in &by_action {
         for row in 0..batch.num_rows() {
             let count = batch.column(1).as_primitive::<Int64Type>().value(row);
             println!("  {:<16}{:>12}", display(batch.column(0), row), thousands(count.unsigned_abs()));
         }
     }
-    let top = ask(format!(
+    let top = query(format!(
         "SELECT _tick, event_id, action, score, reason_codes FROM {table} WHERE score IS NOT NULL \
          ORDER BY score DESC, _tick LIMIT {TOP}"
     ))?;
@@ -85,7 +85,7 @@ fn print_decisions(decisions: &DecisionTable, ask: Ask<'_>) -> Result<(), Box<dy
         for row in 0..batch.num_rows() {
             let cell = |index: usize| display(batch.column(index), row);
             let reasons = reasons_of(batch, row);
-            let values = values_of(decisions, &cell(0), &reasons, ask)?;
+            let values = values_of(decisions, &cell(0), &reasons, query)?;
             lines.push(vec![cell(3), cell(2), cell(1), reasons.join(" "), values]);
         }
     }
@@ -107,12 +107,12 @@ fn reasons_of(batch: &RecordBatch, row: usize) -> Vec<String> {
     (0..codes.len()).map(|index| display(&codes, index)).collect()
 }
 
-/// The values that the rules with these reason codes read of the row that was decided.
+/// The values of the decided row that the rules with these reason codes read.
 fn values_of(
     decisions: &DecisionTable,
     tick: &str,
     reasons: &[String],
-    ask: Ask<'_>,
+    query: QueryFn<'_>,
 ) -> Result<String, Box<dyn Error>> {
     let mut columns: Vec<&str> = Vec::new();
     for column in reasons.iter().filter_map(|reason| decisions.columns.get(reason)).flatten() {
@@ -124,7 +124,7 @@ fn values_of(
     if columns.is_empty() {
         return Ok(String::new());
     }
-    let found = ask(format!("SELECT * FROM {table} WHERE _tick = {tick}"))?;
+    let found = query(format!("SELECT * FROM {table} WHERE _tick = {tick}"))?;
     let Some(found) = found.iter().find(|batch| batch.num_rows() > 0) else { return Ok(String::new()) };
     let values = columns.into_iter().filter_map(|name| {
         let column = found.column_by_name(name).filter(|column| column.is_valid(0))?;

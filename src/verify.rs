@@ -1,10 +1,10 @@
-//! `tidegate verify`: checks a data folder, or one episode.
+//! `tidegate verify`: checks a data folder, or the proof of one decision.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use tidegate_replay::proof::{EpisodeProof, Proven, prove};
+use tidegate_replay::proof::{EpisodeProof, ProofError, Proven, prove};
 use tidegate_replay::verify::{Verified, verify};
 use tidegate_sinks::log::LogFolder;
 use tidegate_sinks::signing::PublicKey;
@@ -18,22 +18,24 @@ pub struct Verify {
     /// The data folder.
     #[arg(long, default_value = "data")]
     data: PathBuf,
-    /// The folder of its committed tables, when it is not in the data folder.
+    /// The folder of the store, if it is not in the data folder.
     #[arg(long)]
     store: Option<PathBuf>,
-    /// Checks one decision, by its id or its event's: tells its reasons, and proves it.
+    /// Prints the reasons of one decision, and checks its proof. ID is a decision id, an event id,
+    /// or TYPE:ID with the event type and the event id. If several nodes decided the fact, its
+    /// first sealed decision is taken.
     #[arg(long, value_name = "ID")]
     episode: Option<String>,
-    /// Writes the proof of that decision to a file, which can be checked without the data.
+    /// Also writes the proof of that decision to a file, which can be checked without the data.
     #[arg(long, value_name = "FILE", requires = "episode")]
     export: Option<PathBuf>,
-    /// Checks a proof file, with nothing but the public key.
+    /// Checks a proof file. It needs no data folder.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["episode", "export"])]
     proof: Option<PathBuf>,
-    /// The public key of whoever signed; may be given several times.
+    /// The file of a public key to check signatures with; may be given several times.
     #[arg(long, value_name = "FILE")]
     public_key: Vec<PathBuf>,
-    /// How to answer.
+    /// The output format.
     #[arg(long, value_enum, default_value_t = Answer::Text)]
     format: Answer,
 }
@@ -52,7 +54,7 @@ pub fn run(arguments: &Verify) -> ExitCode {
     if let Some(file) = &arguments.proof {
         return match std::fs::read_to_string(file) {
             Ok(text) => match EpisodeProof::parse(&text) {
-                Ok(proof) => tell(&proof, &keys, arguments.format),
+                Ok(proof) => print_proof(&proof, &keys, arguments.format),
                 Err(error) => fail(&error),
             },
             Err(error) => {
@@ -66,7 +68,7 @@ pub fn run(arguments: &Verify) -> ExitCode {
     if !folder.is_dir() || !log.exists() {
         let folder = folder.display();
         eprintln!(
-            "tidegate: `{}` or `{folder}` is no folder; name the data folder of a run with --data",
+            "tidegate: `{}` or `{folder}` does not exist; name the data folder of a run with --data",
             log.path().display()
         );
         return ExitCode::from(exit::REFUSED);
@@ -76,7 +78,7 @@ pub fn run(arguments: &Verify) -> ExitCode {
         Err(error) => return fail(&error),
     };
     match &arguments.episode {
-        Some(id) => episode(&store, id, arguments.export.as_deref(), &keys, arguments.format),
+        Some(id) => episode(&log, &store, id, arguments.export.as_deref(), &keys, arguments.format),
         None => everything(&log, &store, &keys, arguments.format),
     }
 }
@@ -106,34 +108,47 @@ fn everything(log: &LogFolder, store: &Store, keys: &[PublicKey], format: Answer
 
 fn print_verified(verified: &Verified) {
     println!(
-        "checked {} commits, {} files of tables ({} bytes), {} sealed records, {} facts, {} receipts and other audit records",
+        "checked {} commits, {} table files ({} bytes), {} sealed records, {} facts, {} receipts and other audit records",
         verified.commits, verified.files, verified.bytes, verified.records, verified.facts, verified.audit
     );
     for (key, count) in &verified.signed {
         match (key.as_str(), verified.keys) {
-            ("", _) => println!("{count} commits are not signed: nothing shows who made them"),
-            (key, 0) => println!("{count} commits name key {key}; give --public-key to check the signatures"),
+            ("", _) => println!("{count} commits are not signed, so nothing proves who wrote them"),
+            (key, 0) => {
+                println!("{count} commits have a signature by key {key}; give --public-key to check it")
+            }
             (key, _) => println!("{count} commits are signed by key {key}"),
         }
     }
     if verified.unsealed > 0 {
-        println!("{} facts stand behind the last commit: in the log, and not sealed yet", verified.unsealed);
+        println!("{} facts after the last commit are in the log, and not sealed yet", verified.unsealed);
     }
     for finding in &verified.findings {
-        println!("WRONG  {finding}");
+        println!("FINDING  {finding}");
     }
     match verified.findings.len() {
-        0 => println!("all of it agrees"),
+        0 => println!("no findings: everything is as it was committed"),
         count => println!(
-            "{count} finding{}: this folder is not what was committed",
+            "{count} finding{}: the folder is not as it was committed",
             if count == 1 { "" } else { "s" }
         ),
     }
 }
 
-fn episode(store: &Store, id: &str, export: Option<&Path>, keys: &[PublicKey], format: Answer) -> ExitCode {
-    let proof = match prove(store, id) {
+fn episode(
+    log: &LogFolder,
+    store: &Store,
+    id: &str,
+    export: Option<&Path>,
+    keys: &[PublicKey],
+    format: Answer,
+) -> ExitCode {
+    let proof = match prove(store, Some(log), id) {
         Ok(proof) => proof,
+        Err(error @ ProofError::Ambiguous { .. }) => {
+            fail(&error);
+            return ExitCode::from(exit::REFUSED);
+        }
         Err(error) => return fail(&error),
     };
     if let Some(file) = export {
@@ -143,11 +158,11 @@ fn episode(store: &Store, id: &str, export: Option<&Path>, keys: &[PublicKey], f
             return ExitCode::from(exit::FAILED);
         }
     }
-    tell(&proof, keys, format)
+    print_proof(&proof, keys, format)
 }
 
-/// Tells an episode, and whether its proof holds.
-fn tell(proof: &EpisodeProof, keys: &[PublicKey], format: Answer) -> ExitCode {
+/// Prints an episode, and the result of checking its proof.
+fn print_proof(proof: &EpisodeProof, keys: &[PublicKey], format: Answer) -> ExitCode {
     let checked = proof.check(keys);
     match (&checked, format) {
         (Ok(proven), Answer::Json) => println!("{}", as_json(proof, proven)),
@@ -162,19 +177,17 @@ fn tell(proof: &EpisodeProof, keys: &[PublicKey], format: Answer) -> ExitCode {
                 Ok(proven) => {
                     let commit = proven.commit.number;
                     println!(
-                        "Record {} has seal {}, number {} of its chain.",
+                        "Its record has digest {} and seal {}, and is number {} in its chain.",
                         proven.digest,
                         proven.seal,
                         proven.place + 1
                     );
-                    println!(
-                        "It is under the root of commit {commit}, and the chain leads to that commit's seal."
-                    );
+                    println!("The proof leads from the record to the root and the seal in commit {commit}.");
                     match (&proven.signed_by, &proven.commit.signature) {
-                        (Some(key), _) => println!("The commit is signed by key {key}, which you gave."),
+                        (Some(key), _) => println!("The commit is signed by the given key {key}."),
                         (None, Some(signature)) => {
                             println!(
-                                "The commit names key {}; give --public-key to check its signature.",
+                                "The commit has a signature by key {}; give --public-key to check it.",
                                 signature.key_id
                             )
                         }
@@ -194,7 +207,7 @@ fn as_json(proof: &EpisodeProof, proven: &Proven) -> serde_json::Value {
     let episode: serde_json::Map<_, _> =
         proof.values().into_iter().map(|(name, text)| (name, value(&text))).collect();
     serde_json::json!({
-        "holds": true, "episode": episode, "record_digest": proven.digest, "seal": proven.seal, "place": proven.place,
+        "holds": true, "episode": episode, "record_digest": proven.digest, "seal": proven.seal, "index": proven.place,
         "commit": proven.commit.number, "signed_by": proven.signed_by,
     })
 }

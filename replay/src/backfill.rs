@@ -1,14 +1,13 @@
-//! Backfills: tables that are declared, and computed anew over a range of the log beside the live
-//! ones.
+//! Backfills: compute declared tables again over a range of the log, beside the live tables.
 //!
-//! A backfill has an id. The control topic holds two facts of that id: the declaration, and at the
-//! end the result. The tables go to a store of their own, `backfills/<id>/store` in the data
-//! folder. The log is locked for these two facts only. The declaration fixes the range, so the
-//! tables follow from the log, and a backfill that was stopped continues behind its last commit to
-//! the same bytes.
+//! A backfill has an id. The control topic contains two facts of that id: the declaration and, at
+//! the end, the result. The tables go to a store of their own, `backfills/<id>/store` in the data
+//! folder. The log is locked only to append these two facts. The declaration fixes the range, so
+//! the log determines the tables. A backfill that was interrupted resumes after its last commit and
+//! writes the same bytes as one that was not.
 //!
-//! Rows are computed from the beginning of the log, since their state may reach back that far; only
-//! those in scope are written.
+//! Rows are computed from the start of the log, because their state may depend on all of it. Only
+//! the rows in scope are written.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,16 +29,16 @@ use tidegate_sinks::table_catalog;
 
 use crate::{ReplayError, run_feed};
 
-/// Where a backfill is run, and how. None of this changes its outputs.
+/// The folders and resources of a backfill. None of this changes its outputs.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The data folder.
     pub data: PathBuf,
     /// The store of the live run's tables and archive.
     pub live: PathBuf,
-    /// How many workers.
+    /// The number of workers.
     pub workers: usize,
-    /// Memory for the index that keeps out duplicates.
+    /// Memory for the index of event ids that finds duplicates, in bytes.
     pub dedupe_bytes: u64,
     /// Signs the commits; without it they are not signed.
     pub signer: Option<Signer>,
@@ -48,75 +47,76 @@ pub struct Options {
 /// The result of a backfill.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Its receipt, as it is in the log.
+    /// Its record in the log.
     pub record: BackfillRecord,
-    /// Whether an earlier call had completed it, so that this one did nothing.
+    /// Whether an earlier call completed the backfill, so that this one did nothing.
     pub repeated: bool,
     /// The folder of its tables.
     pub store: PathBuf,
 }
 
-/// Why a backfill did not begin, or stopped.
+/// Why a backfill was refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackfillError {
-    /// The id is taken.
+    /// The log contains another declaration of the same id.
     #[error(
-        "backfill `{id}` was declared otherwise (declaration {found}, this is {expected}); give the new one another `id`, or \
-         restore the declaration, its topology and rules to go on with it"
+        "backfill `{id}` has another declaration in the log: {found}, and this one is {expected}; give this one another \
+         `id`, or restore the declaration, its topology and its rules to resume that backfill"
     )]
     OtherDeclaration {
         /// The id.
         id: String,
-        /// The digest of what was declared.
+        /// The digest of the declaration in the log.
         found: Digest,
         /// The digest of this declaration.
         expected: Digest,
     },
-    /// It was begun by another build.
+    /// Another build declared it.
     #[error(
-        "backfill `{id}` was declared for build {found}, and this is {own}; go on with that build, or declare a new one"
+        "backfill `{id}` was declared by build {found}, and this build is {own}; resume it with that build, or declare \
+         a new backfill"
     )]
     OtherBuild {
         /// The id.
         id: String,
-        /// The build that was declared.
+        /// The build that declared it.
         found: String,
         /// This build.
         own: String,
     },
-    /// The basis is not there.
-    #[error("the store of `{data}` has no commit {commit}; name one of its commits, or leave `[basis]` out")]
+    /// The store has no commit with the digest in `[basis]`.
+    #[error("the store of `{data}` has no commit {commit}; name one of its commits, or leave out `[basis]`")]
     NoBasis {
         /// The data folder.
         data: PathBuf,
         /// The commit.
         commit: Digest,
     },
-    /// The range is not what the log holds.
+    /// The range is empty, or ends after the log or the basis.
     #[error(
-        "the range from {from} to before {to} does not lie before {end}, where {what} ends; name a range that does, or \
-         leave `to` out"
+        "the range from {from} to {to} is empty or goes beyond {end}, where {what} ends; name a range before that, or \
+         leave out `to`"
     )]
     Range {
         /// The first tick.
         from: Tick,
-        /// The end of the range.
+        /// The end of the range, exclusive.
         to: Tick,
-        /// The end of what is there.
+        /// The end of the log or the basis.
         end: Tick,
-        /// What ends there.
+        /// Which of the two ends there.
         what: &'static str,
     },
-    /// The log cannot be read, or refused the fact.
+    /// The log cannot be read or appended to.
     #[error(transparent)]
     Governance(#[from] Box<GovernanceError>),
-    /// The store refused.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A table could not be written or read.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// It stopped while it was computed.
+    /// The computation failed.
     #[error(transparent)]
     Replay(#[from] Box<ReplayError>),
 }
@@ -138,21 +138,21 @@ pub fn store_of(data: &Path, id: &str) -> PathBuf {
     data.join("backfills").join(id).join("store")
 }
 
-/// Runs a backfill, or goes on with it where it was stopped.
+/// Runs a backfill, or resumes one that was interrupted.
 ///
 /// # Errors
-/// See [`BackfillError`]. What was committed stays, and the same call goes on behind it.
+/// See [`BackfillError`]. What was committed remains, and the same call resumes after it.
 pub fn backfill(
     declaration: &BackfillDeclaration,
     options: &Options,
-    watch: &RunMetrics,
+    metrics: &RunMetrics,
 ) -> Result<Outcome, BackfillError> {
     let store = store_of(&options.data, &declaration.id);
     let declared = declare(declaration, options)?;
     if declared.completion.is_some() {
         return Ok(Outcome { record: declared, repeated: true, store });
     }
-    let commits = compute(declaration, &declared.backfill, options, &Store::open(&store)?, watch)?;
+    let commits = compute(declaration, &declared.backfill, options, &Store::open(&store)?, metrics)?;
     let completion = Some(completion(&commits, &declared.backfill.outputs));
     let record = BackfillRecord { completion, ..declared };
     folder(options).record_backfill(&declaration.plan, |_, records| {
@@ -163,7 +163,7 @@ pub fn backfill(
     Ok(Outcome { record, repeated: false, store })
 }
 
-/// The last step of a backfill, which is declared in the log if it is not yet.
+/// The last step of a backfill in the log. Appends the declaration if there is none.
 fn declare(declaration: &BackfillDeclaration, options: &Options) -> Result<BackfillRecord, BackfillError> {
     let Options { data, live, .. } = options;
     let log = LogFolder::of_data(&Host::real(), data);
@@ -175,7 +175,7 @@ fn declare(declaration: &BackfillDeclaration, options: &Options) -> Result<Backf
     }
     let mut declared = None;
     folder(options).record_backfill(&declaration.plan, |upper, records| {
-        // Another process may have declared it meanwhile.
+        // Another process may have declared it since.
         declared = last_step(declaration, records)?;
         if declared.is_some() {
             return Ok(None);
@@ -211,8 +211,8 @@ fn build() -> String {
     format!("{version} ({commit})")
 }
 
-/// What is declared, with its range: to the end of the basis, if there is one, and else to that of
-/// the log.
+/// The backfill of a declaration, with its range. Without `to`, the range ends with the basis if
+/// there is one, and else with the log.
 fn in_range(
     declaration: &BackfillDeclaration,
     data: &Path,
@@ -248,38 +248,38 @@ fn in_range(
     })
 }
 
-/// Writes what is not committed yet, and returns all commits.
+/// Writes the tables after the last commit of the backfill, and returns all commits.
 fn compute(
     declaration: &BackfillDeclaration,
     backfill: &Backfill,
     options: &Options,
     store: &Store,
-    watch: &RunMetrics,
+    metrics: &RunMetrics,
 ) -> Result<Commits, BackfillError> {
     store.probe()?;
     let plan = &declaration.plan;
     let tables = plan.tables().into_iter().filter(|(table, _)| backfill.outputs.contains(table));
     table_catalog::declare(&tables.collect::<Vec<_>>(), store)?;
-    let behind = CommitContext::to_store(store.clone(), plan.digest, options.signer.clone())?;
-    if behind.lower < backfill.to {
-        let target = Scoped { inner: Arc::clone(&behind.target), scope: backfill.clone() };
-        let lower = behind.lower.max(backfill.from);
-        let output = CommitContext { lower, target: Arc::new(target), ..behind.clone() };
+    let resumed = CommitContext::to_store(store.clone(), plan.digest, options.signer.clone())?;
+    if resumed.lower < backfill.to {
+        let target = Scoped { inner: Arc::clone(&resumed.target), scope: backfill.clone() };
+        let lower = resumed.lower.max(backfill.from);
+        let output = CommitContext { lower, target: Arc::new(target), ..resumed.clone() };
         let log = LogFolder::of_data(&Host::real(), &options.data);
         let archive = Store::open(&options.live)?;
         let plan = &as_if_effective(plan, &log, &archive)?;
         let feed = LogFeed::new(plan, options.workers).up_to(backfill.to);
-        run_feed(feed, plan, &log, &archive, &output, backfill.to, watch)?;
+        run_feed(feed, plan, &log, &archive, &output, backfill.to, metrics)?;
     }
     Ok(Commits::read(store)?)
 }
 
-/// The data folder of the live run, for the steps of the backfill in its log.
+/// The data folder of the live run, whose log records the steps of the backfill.
 fn folder(options: &Options) -> DataFolder {
     DataFolder { dedupe_bytes: options.dedupe_bytes, ..DataFolder::new(&options.data, &options.live) }
 }
 
-/// The receipt of what the commits hold.
+/// The result of a backfill, computed from its commits.
 fn completion(commits: &Commits, outputs: &[String]) -> Completion {
     let heads = commits.list.last().map_or(&[][..], |commit| commit.log.as_slice());
     let facts = heads.iter().filter(|head| head.topic != Topic::Audit).map(|head| head.records).sum();
@@ -297,7 +297,7 @@ fn completion(commits: &Commits, outputs: &[String]) -> Completion {
     Completion { facts, commits: commits.list.len() as u64, head: commits.head, produced }
 }
 
-/// Commits the tables and partitions in scope to another target.
+/// Passes only the tables and partitions in scope to another target.
 struct Scoped {
     inner: Arc<dyn CommitTarget>,
     scope: Backfill,
@@ -308,12 +308,14 @@ impl CommitTarget for Scoped {
         self.inner.accepts(format)
     }
 
-    fn write(&self, cut: &TableSlice) -> Result<Option<TableFile>, TableError> {
+    fn write(&self, slice: &TableSlice) -> Result<Option<TableFile>, TableError> {
         let Backfill { outputs, partitions, .. } = &self.scope;
-        if !outputs.contains(&cut.table) || !(partitions.is_empty() || partitions.contains(&cut.partition)) {
+        if !outputs.contains(&slice.table)
+            || !(partitions.is_empty() || partitions.contains(&slice.partition))
+        {
             return Ok(None);
         }
-        self.inner.write(cut)
+        self.inner.write(slice)
     }
 
     fn commit(&self, interval: CommitInterval) -> Result<(), TableError> {

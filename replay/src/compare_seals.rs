@@ -1,9 +1,9 @@
-//! Compares every seal of a run with what the log, the code and the policies give today.
+//! Compares every seal of a run with the seal that the log, the code and the policies give now.
 //!
 //! The graph runs over the log with a [`CompareTarget`] in place of the store, so nothing is
-//! written. Each interval of each sealed table leads to a seal and a root; they must be those of
-//! the manifest. Where they are not, the stored rows are read, and the first record that differs is
-//! displayed beside the one that was computed.
+//! written. Each interval of each sealed table gives a seal and a root, which must equal those in
+//! the manifest. If they differ, the stored rows are read, and the result contains the first record
+//! that differs, as it was sealed and as it was computed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -30,15 +30,16 @@ use crate::{ReplayError, run_log};
 /// What a comparison found.
 #[derive(Clone, Debug, Default)]
 pub struct Compared {
-    /// How many facts were run again.
+    /// How many facts were replayed.
     pub facts: u64,
     /// How many commits were compared.
     pub commits: u64,
-    /// How many records of sealed tables have the seal they had.
+    /// How many records of sealed tables have the same seal as before.
     pub equal: u64,
-    /// How many files of sealed tables lead to another seal.
+    /// How many files of sealed tables have a different seal.
     pub files: u64,
-    /// Intervals of the log without a commit in the store, because the run stopped before.
+    /// How many intervals of the log have no commit in the store, because the run stopped before
+    /// them.
     pub uncommitted: u64,
     /// The first difference, by commit, table, partition and row.
     pub first: Option<SealDifference>,
@@ -51,11 +52,11 @@ pub struct SealDifference {
     pub commit: u64,
     /// The file in the store, or `log`.
     pub file: String,
-    /// The record in it, as a person finds it.
+    /// The record in it: its row, and its event id.
     pub record: String,
-    /// The tick of the fact that it is about.
+    /// The tick of its fact.
     pub tick: Option<Tick>,
-    /// What differs, a line for each value: its name, what was sealed, what was computed.
+    /// The values that differ: the name, the sealed value, the computed value.
     pub values: Vec<(String, String, String)>,
 }
 
@@ -70,7 +71,7 @@ pub fn compare_seals(
     store: &Store,
     (from, to): (Tick, Tick),
     workers: usize,
-    watch: &RunMetrics,
+    metrics: &RunMetrics,
 ) -> Result<Compared, ReplayError> {
     let commits = Commits::read(store)?;
     let comparison = Arc::new(CompareTarget {
@@ -82,7 +83,8 @@ pub fn compare_seals(
     });
     let output = CommitContext::new(Arc::clone(&comparison) as Arc<dyn CommitTarget>, plan.digest);
     let plan = &effective_plan(plan, &LogFolder::of_data(&Host::real(), data), store)?;
-    let facts = run_log(plan, &LogFolder::of_data(&Host::real(), data), store, &output, to, workers, watch)?;
+    let facts =
+        run_log(plan, &LogFolder::of_data(&Host::real(), data), store, &output, to, workers, metrics)?;
     let state = std::mem::take(&mut *comparison.state.lock().expect("no panic"));
     Ok(Compared { facts, ..state.compared })
 }
@@ -90,7 +92,7 @@ pub fn compare_seals(
 /// A commit target that compares each interval with the manifests.
 struct CompareTarget {
     store: Store,
-    /// By their upper end.
+    /// The commits by the upper end of their intervals.
     commits: BTreeMap<Tick, Commit>,
     from: Tick,
     to: Tick,
@@ -101,7 +103,7 @@ struct CompareTarget {
 struct State {
     compared: Compared,
     /// The files of each interval that were compared.
-    seen: BTreeMap<Tick, BTreeSet<String>>,
+    compared_files: BTreeMap<Tick, BTreeSet<String>>,
 }
 
 impl CompareTarget {
@@ -124,32 +126,33 @@ impl CommitTarget for CompareTarget {
         format == TableFormat::Sealed
     }
 
-    fn write(&self, cut: &TableSlice) -> Result<Option<TableFile>, TableError> {
-        let Some(commit) = self.commits.get(&cut.upper).filter(|c| self.is_in_range(c.lower, c.upper)) else {
+    fn write(&self, slice: &TableSlice) -> Result<Option<TableFile>, TableError> {
+        let Some(commit) = self.commits.get(&slice.upper).filter(|c| self.is_in_range(c.lower, c.upper))
+        else {
             return Ok(None);
         };
-        let stored = cut.file_in(&commit.files);
-        let name = stored.map_or_else(|| cut.name_prefix(), |file| file.name.clone());
+        let stored = slice.file_in(&commit.files);
+        let name = stored.map_or_else(|| slice.name_prefix(), |file| file.name.clone());
         let mut state = self.state.lock().expect("no panic");
-        state.seen.entry(cut.upper).or_default().insert(name.clone());
-        if stored.is_some_and(|file| file.seal == cut.seal) {
-            state.compared.equal += cut.rows.num_rows() as u64;
+        state.compared_files.entry(slice.upper).or_default().insert(name.clone());
+        if stored.is_some_and(|file| file.seal == slice.seal) {
+            state.compared.equal += slice.rows.num_rows() as u64;
             return Ok(None);
         }
         drop(state);
         let difference = match stored {
             None => SealDifference {
                 commit: commit.number,
-                record: row_name(&cut.rows, 0),
-                tick: Some(tick_of(&cut.rows, 0)),
-                values: vec![("rows".into(), "none".into(), cut.rows.num_rows().to_string())],
+                record: row_name(&slice.rows, 0),
+                tick: Some(tick_of(&slice.rows, 0)),
+                values: vec![("rows".into(), "none".into(), slice.rows.num_rows().to_string())],
                 file: name,
             },
             Some(file) => {
                 let rows = self.store.get(&file.name)?;
                 let rows =
                     read_rows(rows, None).map_err(|what| TableError::Chain { name: name.clone(), what })?;
-                first_difference(commit.number, name, &rows, &cut.rows)
+                first_difference(commit.number, name, &rows, &slice.rows)
             }
         };
         self.differ(difference);
@@ -168,9 +171,9 @@ impl CommitTarget for CompareTarget {
         }
         let mut state = self.state.lock().expect("no panic");
         state.compared.commits += 1;
-        let seen = state.seen.remove(&interval.upper).unwrap_or_default();
+        let files = state.compared_files.remove(&interval.upper).unwrap_or_default();
         drop(state);
-        for file in commit.files.iter().filter(|file| file.seal.is_some() && !seen.contains(&file.name)) {
+        for file in commit.files.iter().filter(|file| file.seal.is_some() && !files.contains(&file.name)) {
             self.differ(SealDifference {
                 commit: commit.number,
                 file: file.name.clone(),
@@ -203,7 +206,7 @@ fn tick_of(rows: &RecordBatch, row: usize) -> Tick {
     Tick(columns::ticks(rows).value(row))
 }
 
-/// The first record in which two cuts of one interval differ.
+/// The first record in which the sealed rows of an interval differ from the computed ones.
 fn first_difference(
     commit: u64,
     file: String,
@@ -214,7 +217,7 @@ fn first_difference(
     let row = a.iter().zip(&b).position(|(a, b)| a != b).unwrap_or(a.len().min(b.len()));
     let longer = if row < a.len() { sealed } else { computed };
     let (record, tick, values) = if row >= longer.num_rows() {
-        // Every record is the same, so an earlier interval differs, and the chain carries that on.
+        // Every record is the same, so an earlier interval differs: the chain contains all before.
         ("all rows".to_owned(), None, vec![("chain".into(), "of the run".into(), "of the replay".into())])
     } else {
         let values = if row < a.len() && row < b.len() {
@@ -227,7 +230,7 @@ fn first_difference(
     SealDifference { commit, file, record, tick, values }
 }
 
-/// The values in which one row differs, by the names of the columns.
+/// The values that differ in a row: the name, the sealed value, the computed value.
 fn values_that_differ(
     sealed: &RecordBatch,
     computed: &RecordBatch,
@@ -239,12 +242,12 @@ fn values_that_differ(
     };
     let (sealed, computed) = (values(sealed), values(computed));
     let names: BTreeSet<&String> = sealed.keys().chain(computed.keys()).collect();
-    let displayed = |values: &BTreeMap<String, String>, name: &str| {
+    let text = |values: &BTreeMap<String, String>, name: &str| {
         values.get(name).cloned().unwrap_or_else(|| "-".to_owned())
     };
     names
         .into_iter()
         .filter(|name| sealed.get(*name) != computed.get(*name))
-        .map(|name| (name.clone(), displayed(&sealed, name), displayed(&computed, name)))
+        .map(|name| (name.clone(), text(&sealed, name), text(&computed, name)))
         .collect()
 }

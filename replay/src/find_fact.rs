@@ -1,11 +1,13 @@
-//! Finds one fact of a log, and the record that it was.
+//! Finds the fact of a tick, and the record that became it.
 
 use arrow::array::RecordBatch;
 use tidegate_facts::audit::{RECEIPTS, Receipts};
 use tidegate_facts::{Tick, Topic, columns};
+use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
 use tidegate_sinks::log::{Group, LogError, LogReader, Start, Until};
+use tidegate_sinks::store::Store;
 
-/// The fact of a tick as a line of JSON; `None` when the log has none.
+/// The fact of a tick as its event type and a line of JSON; `None` if the log holds no such fact.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -17,44 +19,75 @@ pub fn fact_at(log: &dyn LogReader, tick: Tick) -> Result<Option<String>, LogErr
     let line = line.trim_end();
     Ok(Some(match written {
         Ok(()) => format!("{event_type} {line}"),
-        Err(error) => format!("{event_type} (cannot be shown: {error})"),
+        Err(error) => format!("{event_type} (cannot be written as JSON: {error})"),
     }))
 }
 
 /// A fact of a log.
 pub struct LocatedFact {
-    /// Its type.
+    /// Its event type.
     pub event_type: String,
     /// Its row.
     pub row: RecordBatch,
-    /// Which record it was: the source, and the position there.
+    /// The source and the position of the record that became the fact; `None` if its receipt is not
+    /// in the same group.
     pub received: Option<(String, u64)>,
 }
 
-/// The fact of a tick; `None` when the log has none.
+/// The fact of a tick; `None` if the log holds no such fact.
 ///
 /// # Errors
-/// When the log cannot be read.
+/// When the log cannot be read, or begins after the tick because it was pruned.
 pub fn row_at(log: &dyn LogReader, tick: Tick) -> Result<Option<LocatedFact>, LogError> {
     for group in log.read(Start::Tick(tick), Until::Complete)? {
         let group = group?;
         if group.lower > tick {
             break;
         }
-        for frame in group.frames.iter().filter(|frame| frame.topic != Topic::Audit) {
-            let Ok(row) = columns::ticks(&frame.rows).values().binary_search(&tick.0) else { continue };
-            let (event_type, row) = (frame.name.clone(), frame.rows.slice(row, 1));
-            return Ok(Some(LocatedFact { event_type, row, received: received(&group, tick) }));
+        if let Some(fact) = fact_in(&group, tick) {
+            return Ok(Some(fact));
         }
     }
     Ok(None)
 }
 
-/// The source and the position of the record that became the fact of a tick: those of its first
-/// receipt. Receipts of duplicates come later.
+/// As [`row_at`], but reads from `archive` what was pruned from the log.
+///
+/// # Errors
+/// [`ArchiveError::Missing`] when the tick is before all groups of the log, and the archive lacks
+/// its group; else when the log or the archive cannot be read.
+pub fn archived_row_at(
+    log: &dyn LogReader,
+    archive: &Store,
+    tick: Tick,
+) -> Result<Option<LocatedFact>, ArchiveError> {
+    for group in read_range(log, Some(archive), Bound::Tick(tick), None, Preference::Log)? {
+        let group = group?;
+        if group.lower > tick {
+            break;
+        }
+        if let Some(fact) = fact_in(&group, tick) {
+            return Ok(Some(fact));
+        }
+    }
+    Ok(None)
+}
+
+/// The fact of a tick, if the group contains it.
+fn fact_in(group: &Group, tick: Tick) -> Option<LocatedFact> {
+    let mut frames = group.frames.iter().filter(|frame| frame.topic != Topic::Audit);
+    frames.find_map(|frame| {
+        let row = columns::ticks(&frame.rows).values().binary_search(&tick.0).ok()?;
+        let (event_type, row) = (frame.name.clone(), frame.rows.slice(row, 1));
+        Some(LocatedFact { event_type, row, received: received(group, tick) })
+    })
+}
+
+/// The source and the position of the record that became the fact of a tick. The first receipt with
+/// the tick names them; receipts of duplicates follow it.
 fn received(group: &Group, tick: Tick) -> Option<(String, u64)> {
-    let frames = group.frames.iter().filter(|f| f.topic == Topic::Audit && f.name == RECEIPTS);
-    frames.into_iter().find_map(|frame| {
+    let mut frames = group.frames.iter().filter(|f| f.topic == Topic::Audit && f.name == RECEIPTS);
+    frames.find_map(|frame| {
         let receipts = Receipts::read(&frame.rows).ok()?;
         let row = (0..receipts.len()).find(|row| receipts.tick(*row) == Some(tick))?;
         Some((receipts.source(row).to_owned(), receipts.position(row)))

@@ -1,9 +1,9 @@
-//! Replays: a log through the same graph, with another output.
+//! Replays: run a log through the same graph again, with another output.
 //!
-//! A replay reads the facts of a data folder's log and archive, feeds them to the graph, and writes
-//! tables to a store of its own. It never validates, stamps or appends. With any number of workers
-//! it must give the files that the log's own run committed; [`compare`] finds the first that
-//! differs.
+//! A replay reads the facts of a data folder from its log and archive, feeds them to the graph, and
+//! writes tables to a store of its own. It never validates, stamps or appends facts. With any
+//! number of workers it must produce the files that the run itself committed; [`compare`] finds the
+//! first that differs.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,8 +42,8 @@ pub enum ReplayError {
     /// A table could not be written or read.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// The folder for the output holds another.
-    #[error("`{path}` holds the output of an earlier run; remove it, or choose another folder")]
+    /// The output folder contains commits.
+    #[error("`{path}` contains the output of an earlier run; remove it, or choose another folder")]
     Occupied {
         /// The folder.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum ReplayError {
     /// The revisions in the log cannot be read.
     #[error(transparent)]
     Governance(#[from] Box<GovernanceError>),
-    /// A worker stopped.
+    /// A worker panicked.
     #[error("a worker stopped: {0}; this is a defect of Tidegate, please report it with the lines above")]
     Worker(String),
 }
@@ -64,9 +64,9 @@ impl From<GovernanceError> for ReplayError {
 
 /// Replays the log and the archive of the data folder `data` through `plan`, into the folder `out`.
 ///
-/// Each revision of a bundle applies from the tick of its activation on, as it did live. A topology
-/// that names another bundle than the log began with decides by that bundle throughout. The replay
-/// ends with the groups that the log has when it begins.
+/// Each revision of a bundle applies from the tick of its activation on, as in the live run. If the
+/// topology names another bundle than the log began with, that bundle decides all facts. The replay
+/// ends with the last group that is in the log when the replay begins.
 ///
 /// # Errors
 /// See [`ReplayError`].
@@ -75,12 +75,12 @@ pub fn replay(
     data: &Path,
     out: &Path,
     workers: usize,
-    watch: &RunMetrics,
+    metrics: &RunMetrics,
 ) -> Result<Commits, ReplayError> {
-    Ok(replay_to(plan, data, out, Tick::MAX, workers, watch)?.1)
+    Ok(replay_to(plan, data, out, Tick::MAX, workers, metrics)?.1)
 }
 
-/// Replays the facts before `to`, and those of the same groups. Also returns their number.
+/// As [`replay`], but only the groups that begin before `to`. Also returns the number of facts.
 ///
 /// # Errors
 /// See [`ReplayError`].
@@ -90,7 +90,7 @@ pub fn replay_to(
     out: &Path,
     to: Tick,
     workers: usize,
-    watch: &RunMetrics,
+    metrics: &RunMetrics,
 ) -> Result<(u64, Commits), ReplayError> {
     let store = Store::open(out)?;
     store.probe()?;
@@ -100,15 +100,15 @@ pub fn replay_to(
     let archive = Store::open(data.join("store"))?;
     let plan = &effective_plan(plan, &LogFolder::of_data(&Host::real(), data), &archive)?;
     let facts =
-        run_log(plan, &LogFolder::of_data(&Host::real(), data), &archive, &output, to, workers, watch)?;
+        run_log(plan, &LogFolder::of_data(&Host::real(), data), &archive, &output, to, workers, metrics)?;
     Ok((facts, Commits::read(&store)?))
 }
 
-/// Feeds the groups of a log that begin before `to` to `plan`, into `output`. Returns the number of
-/// facts.
+/// Runs the groups of a log that begin before `to` through `plan`, into `output`. Returns the
+/// number of facts.
 ///
-/// Groups that the log has pruned are read from `archive`. The caller plans the revisions of the
-/// log.
+/// Groups that were pruned from the log are read from `archive`. The caller has planned the
+/// revisions in the log.
 ///
 /// # Errors
 /// See [`ReplayError`].
@@ -119,12 +119,12 @@ pub fn run_log(
     output: &CommitContext,
     to: Tick,
     workers: usize,
-    watch: &RunMetrics,
+    metrics: &RunMetrics,
 ) -> Result<u64, ReplayError> {
-    run_feed(LogFeed::new(plan, workers), plan, log, archive, output, to, watch)
+    run_feed(LogFeed::new(plan, workers), plan, log, archive, output, to, metrics)
 }
 
-/// Feeds the groups of a log with a feed that may end within the last group.
+/// As [`run_log`], with a feed that may end within a group.
 fn run_feed(
     mut feed: LogFeed,
     plan: &Arc<Plan>,
@@ -132,9 +132,9 @@ fn run_feed(
     archive: &Store,
     output: &CommitContext,
     to: Tick,
-    watch: &RunMetrics,
+    metrics: &RunMetrics,
 ) -> Result<u64, ReplayError> {
-    let running = Workers::start(plan, feed.workers(), output, watch, &Host::real().tasks)
+    let running = Workers::start(plan, feed.workers(), output, metrics, &Host::real().tasks)
         .map_err(ReplayError::Worker)?;
     let mut facts = 0;
     let groups = read_range(log, Some(archive), Bound::Group(0), None, Preference::Log);
@@ -146,9 +146,9 @@ fn run_feed(
             }
             let fed = feed.feed(&group.link, &group);
             facts += fed.facts as u64;
-            watch.set_fed(fed.upper);
+            metrics.set_fed(fed.upper);
             if running.send(fed).is_err() {
-                break; // The worker's own reason follows.
+                break; // `finish` returns the reason.
             }
         }
         Ok(())
@@ -162,18 +162,18 @@ fn run_feed(
     Ok(facts)
 }
 
-/// The first file in which two runs of one log differ.
+/// A file in which two runs of one log differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// The file's name in the store.
     pub name: String,
-    /// Its digest in the first run; `None` when that run has no such file.
+    /// Its digest in the first run; `None` if that run has no such file.
     pub first: Option<Digest>,
-    /// Its digest in the second run.
+    /// Its digest in the second run; `None` if that run has no such file.
     pub second: Option<Digest>,
 }
 
-/// Compares two runs of one log, file by file.
+/// Compares two runs of one log, file by file. Returns the first difference by file name.
 pub fn compare(first: &Commits, second: &Commits) -> Option<Difference> {
     let files = |commits: &Commits| -> std::collections::BTreeMap<String, Digest> {
         commits.list.iter().flat_map(|c| &c.files).map(|f| (f.name.clone(), f.digest)).collect()

@@ -1,8 +1,8 @@
-//! Shadow runs: what would have been decided, had another bundle been in force.
+//! Shadow runs: what another bundle would have decided.
 //!
-//! The graph runs over the log with other settings. Each decision is held against the one that was
-//! sealed for the same fact; those with another action go, with both, to the table `changes` of a
-//! store of its own.
+//! The graph runs over the log with other settings. Each decision is compared with the one that was
+//! sealed for the same fact. Where the actions differ, the table `changes` in a store of its own
+//! gets a row with both decisions.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,25 +29,27 @@ use crate::{ReplayError, run_log};
 /// The table of changed decisions.
 pub const CHANGES: &str = "changes";
 
-/// What a shadow run would have decided.
+/// The result of a shadow run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shadow {
-    /// How many facts were run again.
+    /// How many facts were replayed.
     pub facts: u64,
-    /// How many decisions, by the action that was sealed and the one that would have been taken.
+    /// How many decisions there are, by the sealed action and the action of the shadow run.
     pub actions: BTreeMap<(String, String), u64>,
 }
 
 impl Shadow {
-    /// How many decisions would have another action.
+    /// How many decisions have another action in the shadow run.
     pub fn changed(&self) -> u64 {
         self.actions.iter().filter(|((from, to), _)| from != to).map(|(_, count)| count).sum()
     }
 }
 
-/// Runs the log in `data` through `plan`, whose replaced bundles decide throughout, and holds its
-/// decisions against those in `sealed`; those with another action become the table [`CHANGES`] of
-/// the store `out`.
+/// Runs the log in `data` through `plan`, and compares its decisions with those in `sealed`. Those
+/// with another action go to the table [`CHANGES`] of the store `out`.
+///
+/// A bundle or policy that an override names is in force from the first fact on. The revisions of
+/// its node in the log do not apply.
 ///
 /// # Errors
 /// See [`ReplayError`].
@@ -58,11 +60,11 @@ pub fn shadow(
     out: &Path,
     to: Tick,
     workers: usize,
-    watch: &RunMetrics,
+    metrics: &RunMetrics,
 ) -> Result<Shadow, ReplayError> {
     let out = Store::open(out)?;
     let commits = Commits::read(sealed)?;
-    let against = Arc::new(ShadowTarget {
+    let target = Arc::new(ShadowTarget {
         sealed: sealed.clone(),
         files: commits
             .list
@@ -74,21 +76,22 @@ pub fn shadow(
         out,
         shadow: Mutex::default(),
     });
-    let lower = against.commits.lock().expect("no panic").upper();
+    let lower = target.commits.lock().expect("no panic").upper();
     if lower > Tick::ZERO {
-        return Err(ReplayError::Occupied { path: against.out.location("").into() });
+        return Err(ReplayError::Occupied { path: target.out.location("").into() });
     }
-    let output = CommitContext::new(Arc::clone(&against) as Arc<dyn CommitTarget>, plan.digest);
+    let output = CommitContext::new(Arc::clone(&target) as Arc<dyn CommitTarget>, plan.digest);
     let plan = &as_if_effective(plan, &LogFolder::of_data(&Host::real(), data), sealed)?;
-    let facts = run_log(plan, &LogFolder::of_data(&Host::real(), data), sealed, &output, to, workers, watch)?;
-    let shadow = std::mem::take(&mut *against.shadow.lock().expect("no panic"));
+    let facts =
+        run_log(plan, &LogFolder::of_data(&Host::real(), data), sealed, &output, to, workers, metrics)?;
+    let shadow = std::mem::take(&mut *target.shadow.lock().expect("no panic"));
     Ok(Shadow { facts, ..shadow })
 }
 
-/// An outlet that holds decisions against those of an earlier run.
+/// A commit target that compares decisions with those of an earlier run.
 struct ShadowTarget {
     sealed: Store,
-    /// By table, partition, and the interval of the commit.
+    /// The files of the earlier run by table, partition, and the interval of the commit.
     files: BTreeMap<(String, u16, Tick, Tick), TableFile>,
     out: Store,
     commits: Mutex<Commits>,
@@ -100,11 +103,11 @@ impl CommitTarget for ShadowTarget {
         format == TableFormat::Sealed
     }
 
-    fn write(&self, cut: &TableSlice) -> Result<Option<TableFile>, TableError> {
-        if cut.rows.column_by_name("action").is_none() {
+    fn write(&self, slice: &TableSlice) -> Result<Option<TableFile>, TableError> {
+        if slice.rows.column_by_name("action").is_none() {
             return Ok(None);
         }
-        let before = match self.files.get(&(cut.table.clone(), cut.partition, cut.lower, cut.upper)) {
+        let before = match self.files.get(&(slice.table.clone(), slice.partition, slice.lower, slice.upper)) {
             None => None,
             Some(file) => {
                 let bytes = self.sealed.get(&file.name)?;
@@ -114,7 +117,7 @@ impl CommitTarget for ShadowTarget {
                 )
             }
         };
-        let changes = changes(before.as_ref(), &cut.rows);
+        let changes = changes(before.as_ref(), &slice.rows);
         let (from, to) = (text(&changes, "from_action"), text(&changes, "to_action"));
         let mut shadow = self.shadow.lock().expect("no panic");
         for row in 0..changes.num_rows() {
@@ -130,7 +133,7 @@ impl CommitTarget for ShadowTarget {
         if changed.num_rows() == 0 {
             return Ok(None);
         }
-        cut.derived(CHANGES, changed).write(&self.out).map(Some)
+        slice.derived(CHANGES, changed).write(&self.out).map(Some)
     }
 
     fn commit(&self, interval: CommitInterval) -> Result<(), TableError> {
@@ -142,24 +145,24 @@ fn differ(from: &StringArray, to: &StringArray, row: usize) -> bool {
     from.is_null(row) || from.value(row) != to.value(row)
 }
 
-/// The text of a column, whatever its encoding; empty where there is no such column.
+/// A column as texts, whatever its encoding; nulls if there is no such column.
 fn text(rows: &RecordBatch, name: &str) -> StringArray {
     let column = rows.column_by_name(name).and_then(|column| cast(column, &DataType::Utf8).ok());
     let column = column.unwrap_or_else(|| new_null_array(&DataType::Utf8, rows.num_rows()));
     column.as_string::<i32>().clone()
 }
 
-/// Each decision with the one before it on the same fact.
+/// Each decision with the earlier decision on the same fact.
 fn changes(before: Option<&RecordBatch>, after: &RecordBatch) -> RecordBatch {
     let ticks = columns::ticks(after);
-    let existing: &[i64] = before.map_or(&[], |rows| columns::ticks(rows).values());
-    let place: Vec<Option<usize>> =
-        ticks.values().iter().map(|tick| existing.binary_search(tick).ok()).collect();
+    let earlier: &[i64] = before.map_or(&[], |rows| columns::ticks(rows).values());
+    let indexes: Vec<Option<usize>> =
+        ticks.values().iter().map(|tick| earlier.binary_search(tick).ok()).collect();
     let was = |name: &str| -> ArrayRef {
         let texts = before.map(|rows| text(rows, name));
-        let texts = place.iter().map(|place| {
+        let texts = indexes.iter().map(|index| {
             let texts = texts.as_ref()?;
-            place.filter(|place| texts.is_valid(*place)).map(|place| texts.value(place).to_owned())
+            index.filter(|index| texts.is_valid(*index)).map(|index| texts.value(index).to_owned())
         });
         Arc::new(texts.collect::<StringArray>())
     };
@@ -167,10 +170,10 @@ fn changes(before: Option<&RecordBatch>, after: &RecordBatch) -> RecordBatch {
         rows.column_by_name("score").and_then(|c| c.as_primitive_opt::<Float64Type>().cloned())
     };
     let old_score = before.and_then(score);
-    let from_score: Float64Array = place
+    let from_score: Float64Array = indexes
         .iter()
-        .map(|place| {
-            place.and_then(|place| old_score.as_ref().filter(|s| s.is_valid(place)).map(|s| s.value(place)))
+        .map(|index| {
+            index.and_then(|index| old_score.as_ref().filter(|s| s.is_valid(index)).map(|s| s.value(index)))
         })
         .collect();
     let to_score = score(after).unwrap_or_else(|| Float64Array::new_null(after.num_rows()));
@@ -185,7 +188,7 @@ fn changes(before: Option<&RecordBatch>, after: &RecordBatch) -> RecordBatch {
             .map(|c| c.iter().flatten().collect::<Vec<_>>().join(", "))
             .unwrap_or_default()
     };
-    let from_reasons: StringArray = place.iter().map(|place| Some(list(before?, (*place)?))).collect();
+    let from_reasons: StringArray = indexes.iter().map(|index| Some(list(before?, (*index)?))).collect();
     let to_reasons: StringArray = (0..after.num_rows()).map(|row| Some(list(after, row))).collect();
     RecordBatch::try_from_iter_with_nullable([
         (columns::TICK, Arc::new(ticks.clone()) as ArrayRef, false),

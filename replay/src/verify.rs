@@ -1,14 +1,14 @@
-//! Verification: that a data folder holds what its manifests say, byte for byte, and who vouches
-//! for it.
+//! Verification: checks that a data folder is, byte for byte, what its manifests state, and who
+//! signed them.
 //!
-//! Nothing is taken on trust from what is checked: every commit, every file it names, every record
-//! of the sealed tables and every fact and receipt of the log is read, and its digest computed
-//! again. Whatever does not agree is a [`Finding`] with the file and, as far as it can be told, the
-//! record; the check goes on behind it, so that one damage does not hide another.
+//! The check trusts nothing in the folder. It reads every commit, every file that a commit names,
+//! every record of the sealed tables, and every fact and receipt of the log, and computes their
+//! digests again. Each difference is a [`Finding`] with the file and, where possible, the record.
+//! The check continues after a finding, so that one does not hide another.
 //!
-//! Only the public key comes from outside. Whoever can change every file and has no key can make a
-//! folder that agrees with itself, but not one that is signed; so a check without a key says that
-//! it is one.
+//! Only the public keys come from outside. Someone who can change every file but has no signing key
+//! can make a consistent folder, but not a signed one. So [`Verified`] says how many keys there
+//! were.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -26,12 +26,12 @@ use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::{graph_catalog, table_catalog};
 
-/// One thing that is not as it must be.
+/// One difference from what was committed, or one error.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// The file, as its store or log names it.
+    /// The file, by its name in the store or the log.
     pub file: String,
-    /// Which record of it, when that can be told.
+    /// The record in it, where the check can identify one.
     pub record: Option<String>,
     /// What is wrong.
     pub what: String,
@@ -46,14 +46,14 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// What was checked, and what was found.
+/// The result of a check: how much was read, and the findings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
-    /// How many commits.
+    /// How many commits there are.
     pub commits: u64,
-    /// How many files of tables, and their bytes.
+    /// How many files of tables.
     pub files: u64,
-    /// See [`Self::files`].
+    /// The bytes of these files.
     pub bytes: u64,
     /// How many records of sealed tables.
     pub records: u64,
@@ -61,20 +61,20 @@ pub struct Verified {
     pub facts: u64,
     /// How many receipts and other records of the audit topic.
     pub audit: u64,
-    /// Facts behind the last commit: they are in the log, and no commit vouches for them yet.
+    /// How many facts of the log are after the last commit, so that no commit seals them yet.
     pub unsealed: u64,
-    /// How many commits each key signed; under an empty name those that nobody signed.
+    /// How many commits each key signed, by key id. The empty id counts unsigned commits.
     pub signed: BTreeMap<String, u64>,
-    /// How many public keys there were to check the signatures with.
+    /// How many public keys the caller gave.
     pub keys: usize,
-    /// What is wrong, by file and record.
+    /// The findings, by file and record.
     pub findings: Vec<Finding>,
 }
 
 /// Checks everything in a data folder.
 ///
 /// # Errors
-/// When the store's folders cannot be listed at all; what is wrong inside is a finding.
+/// When the folders of the store cannot be listed. Everything else that is wrong is a finding.
 pub fn verify(log: &dyn LogReader, store: &Store, keys: &[PublicKey]) -> Result<Verified, StoreError> {
     let mut check =
         Check { verified: Verified { keys: keys.len(), ..Verified::default() }, ..Check::default() };
@@ -85,7 +85,7 @@ pub fn verify(log: &dyn LogReader, store: &Store, keys: &[PublicKey]) -> Result<
             check.file(store, commit, file);
         }
     }
-    check.strays(store, &commits)?;
+    check.unnamed_files(store, &commits)?;
     check.schemas(store)?;
     let mut verified = check.verified;
     verified.findings.sort();
@@ -93,18 +93,18 @@ pub fn verify(log: &dyn LogReader, store: &Store, keys: &[PublicKey]) -> Result<
     Ok(verified)
 }
 
-/// So many records of one file are named; of more, their number is told.
+/// The most records of a file that have findings of their own. One more finding counts the others.
 const RECORDS_NAMED_MAX: usize = 5;
 
-/// A check under way.
+/// The state of a check.
 #[derive(Default)]
 struct Check {
     verified: Verified,
-    /// How far the chain of each table and partition has come.
+    /// The state of the hash chain of each table and partition.
     chains: BTreeMap<(String, u16), Chain>,
-    /// For each partition of `traffic` the facts: tick, offset, and half of the payload's digest.
+    /// The facts of each partition of `traffic`: tick, offset, and half of the payload digest.
     facts: BTreeMap<u16, Vec<(Tick, i64, u128)>>,
-    /// Whether all of the log could be read.
+    /// Whether the whole log could be read.
     log_is_whole: bool,
 }
 
@@ -113,21 +113,22 @@ impl Check {
         self.verified.findings.push(Finding { file: file.into(), record, what: what.into() });
     }
 
-    /// The commits that can be read, each checked against the one before it and against the keys.
+    /// Reads the commits, and checks each against the one before and against the keys. Returns
+    /// those that can be read.
     fn commits(&mut self, store: &Store, keys: &[PublicKey]) -> Result<Vec<Commit>, StoreError> {
         let names: BTreeSet<String> = store.list("commits")?.into_iter().collect();
         let last = names.iter().rev().find_map(|name| number_in(name));
         let mut commits: Vec<Commit> = Vec::new();
-        // The digest and the upper end of the commit before, when that one could be read.
+        // The digest and the upper end of the previous commit, if it could be read.
         let mut before = Some((Digest::default(), Tick::ZERO));
-        let wanted: Vec<String> = last.map_or(0..0, |last| 0..last + 1).map(Commit::name).collect();
-        for name in names.iter().filter(|name| !wanted.contains(name)) {
-            self.find(name, None, "has no place among the commits; their names are their numbers, 20 digits");
+        let expected: Vec<String> = last.map_or(0..0, |last| 0..last + 1).map(Commit::name).collect();
+        for name in names.iter().filter(|name| !expected.contains(name)) {
+            self.find(name, None, "is not a commit: the name of a commit is its number in 20 digits");
         }
-        for (number, name) in wanted.iter().enumerate() {
+        for (number, name) in expected.iter().enumerate() {
             self.verified.commits += 1;
             if !names.contains(name) {
-                self.find(name, None, format!("is missing, and commit {} stands behind it", number + 1));
+                self.find(name, None, format!("is missing, but commit {} follows it", number + 1));
                 before = None;
                 continue;
             }
@@ -137,10 +138,10 @@ impl Check {
                     if let Some((previous, upper)) = before
                         && (commit.previous, commit.lower) != (previous, upper)
                     {
-                        let earlier = number.checked_sub(1).map_or(name, |earlier| &wanted[earlier]);
+                        let earlier = number.checked_sub(1).map_or(name, |earlier| &expected[earlier]);
                         let what = format!(
-                            "is not what `{name}` names as the commit before it: digest {previous}, and {} there; \
-                             one of the two was changed or put in another's place",
+                            "is not the commit that `{name}` follows: its digest is {previous}, and the one named \
+                             there is {}; one of the two was changed or replaced",
                             commit.previous
                         );
                         self.find(earlier, None, what);
@@ -166,37 +167,37 @@ impl Check {
         let what = match (&commit.signature, keys) {
             (_, []) if first.as_ref().is_none_or(|first| *first == id) => return,
             (_, []) => format!(
-                "is signed by `{id}`, and the first commit by `{}`; give the public keys of both when that is right",
+                "is signed by `{id}`, but the first commit by `{}`; if both are valid, give both public keys",
                 first.unwrap_or_default()
             ),
             (None, _) => "is not signed".to_owned(),
             (Some(signature), keys) => match keys.iter().find(|key| key.id() == signature.key_id) {
-                None => format!("is signed by key {id}, which is not among the public keys that were given"),
+                None => format!("is signed by key {id}, which is none of the given public keys"),
                 Some(key) if key.verify(commit.signed_text().as_bytes(), signature) => return,
-                Some(_) => format!("does not hold what key {id} signed"),
+                Some(_) => format!("does not match its signature by key {id}"),
             },
         };
         self.find(name, None, what);
     }
 
-    /// Names the first records of a file, and says the number of more there are.
+    /// Adds findings for the first records of a file, and one with the number of the others.
     fn find_records(&mut self, file: &str, records: Vec<(String, String)>) {
         let more = records.len().saturating_sub(RECORDS_NAMED_MAX);
         for (record, what) in records.into_iter().take(RECORDS_NAMED_MAX) {
             self.find(file, Some(record), what);
         }
         if more > 0 {
-            self.find(file, None, format!("{more} more of its records are not what they were"));
+            self.find(file, None, format!("{more} more of its records were changed"));
         }
     }
 
-    /// Reads the log, and compares its chains with the commits.
+    /// Reads the log, and compares its hash chains with the commits.
     fn log(&mut self, log: &dyn LogReader, store: &Store, commits: &[Commit]) {
         let mut uppers = commits.iter().peekable();
         let mut chains = LogChains::default();
         let mut end = Tick::ZERO;
         let mut groups_read = 0;
-        // Of a pruned log the archive has the beginning; both are one history.
+        // If the log was pruned, its first groups are in the archive.
         let groups = match read_range(log, Some(store), Bound::Group(0), None, Preference::Log) {
             Ok(groups) => groups,
             Err(error) => return self.history_error(log, &error),
@@ -230,8 +231,8 @@ impl Check {
                 Ok(Some(TornEnd { segment, at, detail, .. })) => {
                     let record = format!("the last group, at byte {at}");
                     let what = format!(
-                        "is not whole: {detail}; the run was stopped while it wrote this, and the next one takes it \
-                         back, or it was damaged"
+                        "is incomplete: {detail}; either the run was stopped during this write, and the next run \
+                         removes the group, or it was damaged"
                     );
                     self.find(name_in(log, &segment), Some(record), what);
                 }
@@ -243,16 +244,16 @@ impl Check {
         {
             self.log_is_whole = false;
             let what = format!(
-                "ends at {end}, and commit {} vouches for facts up to {}; its last groups are missing or damaged",
+                "ends at {end}, but commit {} seals facts up to {}; the last groups are missing or damaged",
                 commit.number, commit.upper
             );
             self.find(name_in(log, &log.end_location()), None, what);
         }
         let sealed = commits.last().map_or(Tick::ZERO, |commit| commit.upper);
-        let behind = |facts: &Vec<(Tick, i64, u128)>| {
+        let unsealed = |facts: &Vec<(Tick, i64, u128)>| {
             facts.len() - facts.partition_point(|(tick, _, _)| *tick < sealed)
         };
-        self.verified.unsealed = self.facts.values().map(behind).sum::<usize>() as u64;
+        self.verified.unsealed = self.facts.values().map(unsealed).sum::<usize>() as u64;
     }
 
     fn history_error(&mut self, log: &dyn LogReader, error: &ArchiveError) {
@@ -274,7 +275,7 @@ impl Check {
         }
     }
 
-    /// Counts the records of a group, and computes the digests of its payloads again.
+    /// Counts the records of a group, and compares the digests of its payloads with new ones.
     fn group(&mut self, group: &Group) {
         for frame in &group.frames {
             let rows = frame.rows.num_rows() as u64;
@@ -287,12 +288,13 @@ impl Check {
             let (ticks, offsets) = (columns::ticks(&frame.rows), columns::offsets(&frame.rows));
             let hashes = column(columns::PAYLOAD_HASH).as_fixed_size_binary();
             let mut changed = Vec::new();
-            for (row, again) in payload_digests(frame).into_iter().enumerate() {
+            for (row, computed) in payload_digests(frame).into_iter().enumerate() {
                 let tick = Tick(ticks.value(row));
                 let stated = Digest(hashes.value(row).try_into().expect("a digest has 32 bytes"));
-                if stated != again {
+                if stated != computed {
                     let record = format!("fact {tick} of {}", frame.topic);
-                    changed.push((record, format!("its payload has digest {again}, and it says {stated}")));
+                    changed
+                        .push((record, format!("its payload has digest {computed}, but it states {stated}")));
                 }
                 if frame.topic == Topic::Traffic {
                     let facts = self.facts.entry(tick.partition()).or_default();
@@ -302,12 +304,13 @@ impl Check {
             self.find_records("log", changed);
         }
         for facts in self.facts.values_mut() {
-            // Frames of one group may lie in each other's ticks.
+            // The ticks of the frames of one group may interleave.
             let from = facts.partition_point(|(tick, _, _)| *tick < group.lower);
             facts[from..].sort_unstable();
         }
     }
 
+    /// Compares the chain heads in a commit with those of the log.
     fn heads(&mut self, commit: &Commit, found: &[LogHead]) {
         let stated: BTreeMap<_, _> = commit.log.iter().map(|h| ((h.topic, h.partition), h)).collect();
         let found: BTreeMap<_, _> = found.iter().map(|h| ((h.topic, h.partition), h)).collect();
@@ -323,7 +326,7 @@ impl Check {
             let record =
                 format!("partition {partition} of {topic}, between {} and {}", commit.lower, commit.upper);
             let what = format!(
-                "holds {}, and commit {} says {}; a record was changed, lost or moved",
+                "contains {}, but commit {} states {}; a record was changed, lost or moved",
                 describe(found),
                 commit.number,
                 describe(stated)
@@ -332,7 +335,7 @@ impl Check {
         }
     }
 
-    /// One file of a table: its bytes, and the records of a sealed one.
+    /// Checks a file of a table: its bytes and, if the table is sealed, its records.
     fn file(&mut self, store: &Store, commit: &Commit, file: &TableFile) {
         self.verified.files += 1;
         let bytes = match store.get(&file.name) {
@@ -342,7 +345,7 @@ impl Check {
                 return self.find(
                     &file.name,
                     Some(rows),
-                    format!("is missing; commit {} names it", commit.number),
+                    format!("is missing, but commit {} names it", commit.number),
                 );
             }
             Err(error) => return self.find(&file.name, None, error.to_string()),
@@ -352,7 +355,7 @@ impl Check {
         let is_same = found == file.digest;
         if !is_same {
             let what = format!(
-                "has {} bytes with digest {found}, and commit {} says {} with {}",
+                "has {} bytes with digest {found}, but commit {} states {} bytes with digest {}",
                 bytes.len(),
                 commit.number,
                 file.bytes,
@@ -365,13 +368,14 @@ impl Check {
         }
         let rows = match read_rows(bytes, None) {
             Ok(rows) => rows,
-            Err(what) => return self.find(&file.name, None, format!("none of its rows can be read: {what}")),
+            Err(what) => return self.find(&file.name, None, format!("its rows cannot be read: {what}")),
         };
         if file.seal.is_some() {
             self.sealed_rows(file, &rows);
         }
     }
 
+    /// Checks the records of a sealed file, and their chain and root.
     fn sealed_rows(&mut self, file: &TableFile, rows: &RecordBatch) {
         let Some(seal) = file.seal else { return };
         if rows.column_by_name(columns::RECORD_DIGEST).is_none() {
@@ -379,22 +383,23 @@ impl Check {
         }
         self.verified.records += rows.num_rows() as u64;
         let stated = record_digests(rows);
-        let again = match recompute_record_digests(rows) {
-            Ok(again) => again,
+        let computed = match recompute_record_digests(rows) {
+            Ok(computed) => computed,
             Err(error) => return self.find(&file.name, None, error.to_string()),
         };
-        let changed = stated.iter().zip(&again).enumerate().filter(|(_, (stated, again))| stated != again);
-        let changed = changed.map(|(row, (stated, again))| {
-            (row_name(rows, row), format!("has digest {again}, and says {stated}"))
+        let pairs = stated.iter().zip(&computed).enumerate();
+        let changed = pairs.filter(|(_, (stated, computed))| stated != computed);
+        let changed = changed.map(|(row, (stated, computed))| {
+            (row_name(rows, row), format!("has digest {computed}, but states {stated}"))
         });
         self.find_records(&file.name, changed.collect());
-        self.against_the_log(file, rows);
+        self.compare_with_log(file, rows);
         let chain = self.chains.entry((file.table.clone(), file.partition)).or_default();
-        chain.extend(&again);
-        let (chain, root) = (*chain, merkle_root(&again));
+        chain.extend(&computed);
+        let (chain, root) = (*chain, merkle_root(&computed));
         if (chain, root) != (seal.chain, seal.root) {
             let what = format!(
-                "its {} records lead to seal {} and root {root}, and the commit says {} and {}",
+                "its {} records give seal {} and root {root}, but the commit states seal {} and root {}",
                 rows.num_rows(),
                 chain.head,
                 seal.chain.head,
@@ -402,59 +407,67 @@ impl Check {
             );
             self.find(&file.name, None, what);
         }
-        // So that the files behind it are judged on their own.
+        // The check of the next file begins at the stated seal, so that a wrong file causes no
+        // findings for the files after it.
         self.chains.insert((file.table.clone(), file.partition), seal.chain);
     }
 
-    /// Each episode names a fact of the log, its offset and payload.
-    fn against_the_log(&mut self, file: &TableFile, rows: &RecordBatch) {
+    /// Checks that each episode names a fact of the log with its offset and payload digest.
+    fn compare_with_log(&mut self, file: &TableFile, rows: &RecordBatch) {
         let hashes = rows.column_by_name(columns::PAYLOAD_HASH);
         let (Some(ticks), Some(offsets), Some(hashes)) =
             (columns::find_ticks(rows), columns::find_offsets(rows), hashes)
         else {
-            return self.find(&file.name, None, "its rows do not name their facts");
+            return self.find(
+                &file.name,
+                None,
+                "its rows have no tick, offset and payload digest to compare with the log",
+            );
         };
         let hashes = hashes.as_fixed_size_binary();
         let facts = self.facts.get(&file.partition);
-        let mut strangers = Vec::new();
+        let mut differing = Vec::new();
         for row in 0..rows.num_rows() {
             let tick = Tick(ticks.value(row));
             let fact = facts.and_then(|facts| Some(facts[facts.binary_search_by_key(&tick, |f| f.0).ok()?]));
             let hash = Digest(hashes.value(row).try_into().expect("a digest has 32 bytes")).short();
             let what = match fact {
-                Some((_, offset, known)) if (offset, known) == (offsets.value(row), hash) => continue,
+                Some((_, offset, logged)) if (offset, logged) == (offsets.value(row), hash) => continue,
                 Some((_, offset, _)) => {
-                    format!("names its fact otherwise than the log, where it is at offset {offset}")
+                    format!(
+                        "differs from its fact in the log, at offset {offset}, in offset or payload digest"
+                    )
                 }
-                // A log that could not be read to its end says nothing of what is missing.
+                // If the log could not be read to its end, a missing fact proves nothing.
                 None if !self.log_is_whole => continue,
                 None => "names a fact that is not in the log".to_owned(),
             };
-            strangers.push((row_name(rows, row), what));
+            differing.push((row_name(rows, row), what));
         }
-        self.find_records(&file.name, strangers);
+        self.find_records(&file.name, differing);
     }
 
-    /// The objects that say which columns a table has, and which tables a graph has, can be read.
+    /// Checks that the objects with the columns of tables and the tables of entity graphs can be
+    /// read.
     fn schemas(&mut self, store: &Store) -> Result<(), StoreError> {
         let declared = table_catalog::read_declared(store)?;
         for name in store.list("schemas")? {
-            let known = declared.iter().any(|(table, _)| name == format!("schemas/{table}.arrow"));
-            if !known {
-                self.find(name, None, "holds no columns of a table");
+            let is_declared = declared.iter().any(|(table, _)| name == format!("schemas/{table}.arrow"));
+            if !is_declared {
+                self.find(name, None, "does not contain the columns of a table");
             }
         }
         let declared = graph_catalog::read_declared(store)?;
         for name in store.list("graphs")? {
             if !declared.iter().any(|graph| name == format!("graphs/{}.json", graph.node)) {
-                self.find(name, None, "does not say what tables an entity graph has");
+                self.find(name, None, "does not contain the tables of an entity graph");
             }
         }
         Ok(())
     }
 
-    /// Files of tables that no commit names.
-    fn strays(&mut self, store: &Store, commits: &[Commit]) -> Result<(), StoreError> {
+    /// Finds files of tables that no commit names.
+    fn unnamed_files(&mut self, store: &Store, commits: &[Commit]) -> Result<(), StoreError> {
         let named: BTreeSet<&str> = commits.iter().flat_map(|c| &c.files).map(|f| f.name.as_str()).collect();
         let upper = commits.last().map_or(Tick::ZERO, |commit| commit.upper);
         for table in store.list("tables")? {
@@ -463,8 +476,8 @@ impl Check {
                     continue;
                 }
                 let what = if interval_of(&name).is_some_and(|interval| interval.end > upper) {
-                    "is newer than the last commit: the run was stopped before it committed this (run the topology \
-                     again, then verify), or the last commit was removed"
+                    "is newer than the last commit: either the run was stopped before it committed the file (run the \
+                     topology again, then verify), or the last commit was removed"
                 } else {
                     "is named by no commit"
                 };
@@ -479,27 +492,30 @@ fn number_in(name: &str) -> Option<u64> {
     name.strip_prefix("commits/")?.strip_suffix(".json").filter(|digits| digits.len() == 20)?.parse().ok()
 }
 
-/// The commit in an object, and the digest of its bytes; or what is wrong with it.
+/// The commit in an object, and the digest of its bytes.
+///
+/// # Errors
+/// What is wrong with the object.
 fn read_commit(store: &Store, name: &str, number: u64) -> Result<(Commit, Digest), String> {
     let bytes = store.get(name).map_err(|error| error.to_string())?;
     let commit: Commit =
         serde_json::from_slice(&bytes).map_err(|error| format!("cannot be read: {error}"))?;
     if commit.recipe != MANIFEST {
-        return Err(format!("is no `{MANIFEST}` but `{}`", commit.recipe));
+        return Err(format!("is not a `{MANIFEST}` but a `{}`", commit.recipe));
     }
     if commit.text().as_bytes() != bytes {
         return Err("is not in canonical form: it was changed, or written by another program".to_owned());
     }
     if commit.check != commit.computed_check() {
-        return Err("does not have its own check: it was changed".to_owned());
+        return Err("does not match its own check digest: it was changed".to_owned());
     }
     if commit.number != number {
-        return Err(format!("holds commit {}, which was put in the place of commit {number}", commit.number));
+        return Err(format!("contains commit {}, which replaced commit {number}", commit.number));
     }
     Ok((commit, Digest::of(&bytes)))
 }
 
-/// How a person finds a row again.
+/// The name of a row in findings: its index, and its event id if it has one.
 pub(crate) fn row_name(rows: &RecordBatch, row: usize) -> String {
     let event = rows.column_by_name(columns::EVENT_ID).and_then(|ids| ids.as_string_opt::<i32>());
     let event = event.filter(|ids| ids.is_valid(row)).map(|ids| format!(", event `{}`", ids.value(row)));
@@ -516,21 +532,21 @@ fn payload_digests(frame: &Frame) -> Vec<Digest> {
     let fields = payload.and_then(|payload| payload.as_struct_opt());
     let names = fields.map(|f| f.column_names()).unwrap_or_default();
     let values = fields.map(|f| f.columns()).unwrap_or_default();
-    let form =
-        ObjectWriter::new(names.into_iter().zip(values)).expect("the gate writes fields that have a form");
+    let writer = ObjectWriter::new(names.into_iter().zip(values))
+        .expect("the gate admits only fields with a canonical form");
     let mut text = Vec::new();
     (0..rows)
         .map(|row| {
             text.clear();
-            // A float that is no number cannot have passed the gate; its row has another digest
-            // then.
-            let _ = form.push_row(row, &mut text);
+            // This fails for a NaN, which the gate does not admit. The row then has another
+            // digest.
+            let _ = writer.push_row(row, &mut text);
             Digest::of(&text)
         })
         .collect()
 }
 
-/// The name of a segment of the log in the data folder.
+/// The name of a segment relative to the data folder.
 fn name_in(log: &dyn LogReader, segment: &Path) -> String {
     let location = log.location();
     format!("log/{}", segment.strip_prefix(location).unwrap_or(segment).display())
