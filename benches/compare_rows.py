@@ -22,7 +22,11 @@ RENAMED = {
     "vote_loss": "exclusion_reason",
     "kin": "suspected_group",
     "likest": "nearest_stream",
+    "surprise_bits": "evidence_bits",
+    "frauds": "positives",
 }
+# Ends of column names before, and now: answers of `entities` begin with the name of their node.
+RENAMED_SUFFIXES = {"_frauds": "_positives"}
 # Values before, and now, of text columns.
 VALUES = {"cause": {"ENDING": "EXPIRY"}, "exclusion_reason": {"ENDING": "EXPIRY"}}
 # Columns that hold ticks.
@@ -32,6 +36,14 @@ DIGESTS = {
     "bundle_digest", "decision_id", "drift_id", "fingerprint", "frame_digest", "graph_version", "plan_digest",
     "policy_digest", "record_digest", "snapshot_digest", "supersedes", "tally_version",
 }
+
+
+def renamed(name):
+    """The name that a column of an earlier program has now."""
+    for before, now in RENAMED_SUFFIXES.items():
+        if name.endswith(before):
+            return name.removesuffix(before) + now
+    return RENAMED.get(name, name)
 
 
 def tables(store):
@@ -87,7 +99,7 @@ def main(before, after):
         count, left_out, columns = 0, set(), set()
         for partition in sorted(old_files):
             one, other = rows(before, old_files[partition]), rows(after, new_files[partition])
-            one = one.rename_columns([RENAMED.get(name, name) for name in one.column_names])
+            one = one.rename_columns([renamed(name) for name in one.column_names])
             if one.num_rows != other.num_rows:
                 print(f"{table}/{partition}: {one.num_rows} rows and {other.num_rows}")
                 failed = True

@@ -184,7 +184,7 @@ impl Account {
 }
 
 const PROFILE: &str = "concat_ws(' ', first_tick, arrow_cast(last_seen, 'Int32'), days_seen, degree, \
-                       degree_customer, degree_terminal, component, size, frauds)";
+                       degree_customer, degree_terminal, component, size, positives)";
 
 #[test]
 fn graph_functions_agree_with_the_facts_now_and_as_of_any_tick() {

@@ -310,7 +310,7 @@ fn a_step_over_http_needs_the_role_and_follows_the_rules_of_the_lifecycle() {
     service.until_ready();
     let revisions = world.call(&service, "bob", "/v1/revisions", "").json();
     let node =
-        |name: &str| revisions["in_force"].as_array().unwrap().iter().find(|of| of["node"] == name).unwrap();
+        |name: &str| revisions["effective"].as_array().unwrap().iter().find(|of| of["node"] == name).unwrap();
     let (decisions, gate) = (node("decisions"), node("admitted"));
     assert_eq!((&decisions["revision_version"], &decisions["proposal_id"]), (&json!("2"), &json!(id)));
     assert_eq!((&gate["since_utc"], gate["text"].is_string()), (&Value::Null, true), "{gate}");

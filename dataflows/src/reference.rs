@@ -55,8 +55,8 @@ pub fn page(kind: &dyn NodeKind) -> String {
         }
         let _ = writeln!(
             out,
-            "\nA setting with the effect *answer* can change rows, and the plan digest covers it. One with the effect \
-             *wiring* cannot, and the digest leaves it out."
+            "\nAn *answer* setting can change rows, so the plan digest covers it. A *wiring* setting says where records, \
+             files and results are; the same facts give the same rows whatever its value, so the digest leaves it out."
         );
     }
     if !kind.ports().is_empty() {

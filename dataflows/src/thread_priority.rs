@@ -4,8 +4,8 @@
 //! Where more threads want a core than there are, the kernel gives each a time slice of
 //! milliseconds. A call passes several threads, and may wait for a slice at each of them. A
 //! real-time thread waits only for threads of its own priority and above. The system must permit it
-//! (`CAP_SYS_NICE`, or a limit on real-time priority of 3 or more); Linux keeps a twentieth of each
-//! second for ordinary threads.
+//! (`CAP_SYS_NICE`, or a limit on real-time priority of 2 or more, and of 3 for
+//! [`Priority::Outside`]); Linux keeps a twentieth of each second for ordinary threads.
 
 use std::cell::Cell;
 use std::io;
@@ -46,14 +46,20 @@ impl Priority {
         self.set(thread.0)
     }
 
+    /// The real-time priority, which a limit must reach; 0 of ordinary threads.
+    const fn level(self) -> libc::c_int {
+        match self {
+            Priority::Ordinary => 0,
+            Priority::Serve => 1,
+            Priority::Compute => 2,
+            Priority::Outside => 3,
+        }
+    }
+
     /// For a thread, or with 0 for the calling one.
     fn set(self, thread: libc::pid_t) -> io::Result<()> {
-        let (policy, level) = match self {
-            Priority::Ordinary => (libc::SCHED_OTHER, 0),
-            Priority::Serve => (libc::SCHED_RR, 1),
-            Priority::Compute => (libc::SCHED_RR, 2),
-            Priority::Outside => (libc::SCHED_RR, 3),
-        };
+        let level = self.level();
+        let policy = if level == 0 { libc::SCHED_OTHER } else { libc::SCHED_RR };
         let parameters = libc::sched_param { sched_priority: level };
         #[allow(
             unsafe_code,
@@ -154,6 +160,13 @@ mod tests {
         let text = std::fs::read_to_string("/proc/thread-self/stat").expect("there is /proc");
         let behind_name = &text[text.rfind(')').expect("the name stands in brackets")..];
         behind_name.split_whitespace().nth(39).expect("there are 52 fields").to_owned()
+    }
+
+    #[test]
+    fn a_service_needs_a_limit_of_two_and_load_generators_need_three() {
+        let of_service = [Priority::Ordinary, Priority::Serve, Priority::Compute];
+        assert_eq!(of_service.map(Priority::level).into_iter().max(), Some(2));
+        assert_eq!(Priority::Outside.level(), 3);
     }
 
     #[test]

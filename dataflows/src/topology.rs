@@ -500,7 +500,7 @@ fn read_run(section: &Section<'_>) -> Context {
         manifest_fingerprint: form("manifest_fingerprint", "64 lower-case hexadecimal digits", &hex64)
             .unwrap_or_default(),
         parameter_hash: form("parameter_hash", "64 lower-case hexadecimal digits", &hex64),
-        seed: section.count("seed", 0),
+        seed: section.seed("seed"),
         scenario_id: section.text("scenario_id").map(|text| ScenarioId::Name(text.value)),
         run_id: form("run_id", "32 lower-case hexadecimal digits", &hex32),
         scenario_run_id: form("scenario_run_id", "32 lower-case hexadecimal digits", &hex32),

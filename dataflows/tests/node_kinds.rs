@@ -1,13 +1,16 @@
 //! What holds for every kind of node: its digest, its inputs, its reference page.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
+use tidegate_dataflows::Plan;
 use tidegate_dataflows::config::Diagnostics;
 use tidegate_dataflows::node::settings::Default;
 use tidegate_dataflows::node::{Accepts, Effect, NodeKind, Role, Setting};
 use tidegate_dataflows::nodes::KINDS;
 use tidegate_dataflows::plan::REGISTRY;
 use tidegate_dataflows::topology::Topology;
+use tidegate_sinks::store::Store;
 use toml::{Table, Value};
 
 /// The settings of a kind's example, as TOML.
@@ -15,7 +18,8 @@ fn example(kind: &dyn NodeKind) -> Table {
     kind.example().parse().unwrap_or_else(|error| panic!("the example of `{}`: {error}", kind.name()))
 }
 
-/// Takes the place of a value, whose text is put in later: a `toml::Value` does not keep the order of a table.
+/// Replaces a value whose text is put in later, because a `toml::Value` does not keep the order of
+/// a table.
 const PLACEHOLDER: &str = "the value";
 
 /// A topology of one node; `value` is the text of its placeholder.
@@ -115,10 +119,30 @@ fn an_explicit_default_equals_an_omitted_one() {
 fn a_length_of_time_is_the_same_in_other_units() {
     let mut tried = 0;
     for kind in KINDS {
-        for setting in kind.settings().iter().filter(|s| s.value == "length of time") {
-            let [hours, days] = ["\"48h\"", "\"2d\""].map(|span| answers(with(*kind, setting, Some(span))).0);
-            assert_eq!(hours, days, "`{}` of `{}`", setting.key, kind.name());
-            tried += 1;
+        for setting in kind.settings() {
+            let name = format!("`{}` of `{}`", setting.key, kind.name());
+            let both = |before: &str, after: &str| {
+                ["48h", "2d"].map(|span| {
+                    let value = format!("{before}\"{span}\"{after}");
+                    answers(with(*kind, setting, Some(&value))).0
+                })
+            };
+            if setting.value.starts_with("length of time") {
+                let [hours, days] = both("", "");
+                assert_eq!(hours, days, "{name}");
+                tried += 1;
+            }
+            if setting.value.contains("table of lengths of time") {
+                let [hours, days] = both("{ a = ", " }");
+                assert_eq!(hours, days, "{name}");
+                tried += 1;
+            }
+            if setting.value == "list of lengths of time" {
+                // A width as it is written is part of the names of columns.
+                let [hours, days] = both("[", "]");
+                assert_ne!(hours, days, "{name}");
+                tried += 1;
+            }
         }
     }
     assert!(tried > 10, "{tried} settings are lengths of time");
@@ -169,8 +193,8 @@ fn a_renamed_word_is_named_with_the_word_that_replaced_it() {
     }
 }
 
-/// A topology whose nodes give facts, a changelog, and texts and numbers for keys.
-const NODES: &str = r#"
+/// A world of payments and its gate.
+const ADMITTED: &str = r#"
 name = "inputs"
 clock = "event"
 [run]
@@ -196,6 +220,11 @@ name = "admitted"
 kind = "gate"
 inputs = ["transactions"]
 policy = "policies/card-gate.toml"
+"#;
+
+/// Nodes behind the gate that give facts, changelogs, texts and numbers for keys, and columns that
+/// other kinds add.
+const NODES: &str = r#"
 [[node]]
 name = "facts"
 kind = "project"
@@ -203,28 +232,241 @@ input = "admitted"
 passthrough = ["*"]
 columns = { text_key = "cast(customer_id as text)", flag = "amount > 10", record_digest = "payload_hash" }
 [[node]]
+name = "taken"
+kind = "project"
+input = "facts"
+passthrough = ["*"]
+columns = { expires_at = "ts_utc", tested_version = "payload_hash" }
+[[node]]
 name = "changelog"
 kind = "expire"
 input = "facts"
 key = "customer_id"
 ttl = "1h"
 [[node]]
-name = "facts_table"
+name = "families"
+kind = "copy_detection"
+input = "facts"
+claim = "customer_id"
+stream = "text_key"
+value = "flag"
+period = "1d"
+[[node]]
+name = "claims"
+kind = "quorum"
+input = "changelog"
+claim = "customer_id"
+stream = "text_key"
+value = "flag"
+require = { n = 2, k = 1 }
+[[node]]
+name = "drift_events"
+kind = "drift"
+input = "facts"
+key = "text_key"
+period = "1d"
+measures = { together = { statistic = "correlation_drift", member = "event_id", value = "flag" } }
+[[node]]
+name = "decisions"
+kind = "decide"
+input = "admitted"
+bundle = "RULES"
+[[node]]
+name = "digested"
+kind = "project"
+input = "decisions"
+passthrough = ["*"]
+columns = { record_digest = "payload_hash" }
+[[node]]
+name = "stored"
 kind = "sink.parquet"
 input = "facts"
+table = "stored"
 "#;
+
+const BUNDLE: &str = r#"
+id = "node-kinds"
+version = "1"
+score = "cast(amount as double)"
+[[rule]]
+id = "large"
+when = "amount > 10"
+action = "BLOCK"
+reason = "LARGE"
+"#;
+
+/// A node of each kind behind the gate, with most of its settings, that reads `NODES` and has no
+/// fault. `RULES` is the path of a bundle.
+const TESTED: &[(&str, &str)] = &[
+    ("filter", "input = 'facts'\nwhere = 'amount > 10'"),
+    ("project", "input = 'facts'\npassthrough = ['*']\ncolumns = { doubled = 'amount * 2' }"),
+    ("sample", "input = 'facts'\nkey = 'customer_id'\nshare = 0.5\nseed = 1"),
+    ("union", "inputs = ['facts', 'facts']"),
+    (
+        "windows",
+        "input = 'facts'\nlateness_max = '1h'\n[groups.a]\nfrom = 'facts'\nkey = 'customer_id'\nfrom_key = 'customer_id'\n\
+         time = 'ts_utc'\nwhere = 'amount > 0'\ndelay = '1d'\nwindows = ['1d']\naggregates = { n = 'count(*)', total = 'sum(amount)' }",
+    ),
+    (
+        "as_of",
+        "input = 'facts'\ntimeline = 'facts'\nkey = 'customer_id'\ntimeline_key = 'customer_id'\neffective = 'ts_utc'\n\
+         values = { last = 'amount' }",
+    ),
+    (
+        "expire",
+        "input = 'facts'\nkey = 'customer_id'\ntime = 'ts_utc'\nby = 'text_key'\nttl = { a = '15m' }\ncancel = 'flag'",
+    ),
+    (
+        "entities",
+        "input = 'facts'\nidentifiers = { customer = 'customer_id', terminal = ['terminal_id'] }\nunlink = 'flag'\n\
+         links = { customer = ['terminal'] }\nttl = '30d'\ndegree_max = { terminal = 10 }\n\
+         [positives]\nfrom = 'facts'\nwhere = 'flag'\nkind = 'customer'\nidentifier = 'customer_id'\nsubject = 'event_id'\n\
+         [edges.a]\nfrom = 'facts'\nidentifiers = { customer = 'customer_id', terminal = 'terminal_id' }\nunlink = 'flag'",
+    ),
+    (
+        "linkage",
+        "input = 'facts'\nid = 'event_id'\nblocks = ['customer_id']\nblock_max = 100\nthreshold = 5\n\
+         [compare.text_key]\ncomparator = 'levenshtein'\nagree_at = 0.9\ndisagree_at = 0.5\nm = 0.9\nu = 0.01\n\
+         [compare.customer_id]\nwithin = 1\nm = 0.9\nu = 0.01",
+    ),
+    (
+        "quorum",
+        "input = 'facts'\nclaim = 'customer_id'\nstream = 'text_key'\nvalue = 'flag'\ntime = 'ts_utc'\ngroup = 'terminal_id'\n\
+         out_of_band = 'flag'\neligible = 'flag'\npassthrough = ['amount']\nfamilies = 'families'\n\
+         require = { n = 2, k = 1, groups = 1, out_of_band = true }\n\
+         require_from = { from = 'facts', claim = 'customer_id', n = '2', k = '1', groups = '1', out_of_band = 'flag' }",
+    ),
+    (
+        "copy_detection",
+        "input = 'facts'\nclaim = 'customer_id'\nstream = 'text_key'\nvalue = 'flag'\ntime = 'ts_utc'\nperiod = '1d'\n\
+         similarity_min = 0.9\nevidence_bits_min = 50\nweights = true",
+    ),
+    (
+        "drift",
+        "input = 'facts'\nkey = 'text_key'\ntime = 'ts_utc'\nperiod = '2h'\nslide = '1h'\ndelay = '1m'\nlateness_max = '1h'\nrows_min = 2\n\
+         [measures.a]\nstatistic = 'psi'\nfrom = 'facts'\nkey = 'text_key'\nmember = 'event_id'\nvalue = 'amount'\ntime = 'ts_utc'\n\
+         period = '2h'\nslide = '1h'\ndelay = '1m'\nlateness_max = '1h'\nrows_min = 2\nyellow = 0.1\nred = 0.2\n\
+         reference = { edges = [1, 2], counts = [1, 2, 3] }",
+    ),
+    (
+        "credibility",
+        "input = 'drift_events'\nevents_max = 10\nevents_span = '1h'\nexpiring_within = '10m'\ncorrelation = 'together'\n\
+         claims = { from = 'claims', unknown = 'true', fragile = 'false' }\n\
+         evidence = { from = 'changelog', claim = 'text_key', expires = 'expires_at' }\n\
+         regions = { from = 'facts', region = 'text_key', state = \"'OK'\" }",
+    ),
+    ("decide", "input = 'facts'\nbundle = 'RULES'"),
+    ("seal", "input = 'decisions'"),
+    ("sink.parquet", "input = 'facts'\ntable = 'tested_rows'\ncolumns = ['event_id']"),
+    ("sink.jsonl", "input = 'facts'\ntable = 'tested_rows'\ncolumns = ['event_id']"),
+    ("sink.seal", "input = 'facts'\ntable = 'tested_rows'"),
+];
+
+/// The kinds behind the gate.
+fn kinds_behind_the_gate() -> impl Iterator<Item = &'static dyn NodeKind> {
+    KINDS.iter().copied().filter(|kind| matches!(kind.role(), Role::Operator | Role::Sink))
+}
+
+/// The entry of a kind in a table that has one for each kind.
+fn entry_of<T>(kind: &dyn NodeKind, table: &[(&str, T)]) -> T
+where
+    T: Copy,
+{
+    let found = table.iter().find(|(name, _)| *name == kind.name());
+    found.unwrap_or_else(|| panic!("kind `{}` needs an entry in the table of this test", kind.name())).1
+}
+
+/// The node of `TESTED` of a kind.
+fn tested(kind: &dyn NodeKind) -> Table {
+    let settings = entry_of(kind, TESTED);
+    let text = format!("name = \"tested\"\nkind = \"{}\"\n{settings}", kind.name());
+    text.parse().unwrap_or_else(|error| panic!("the node of kind `{}`: {error}", kind.name()))
+}
 
 /// The faults of a topology with `NODES` and one more node.
 fn faults_of(node: &Table, value: Option<&str>) -> Vec<String> {
+    static RULES: LazyLock<PathBuf> = LazyLock::new(|| {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("node_kinds_rules.toml");
+        std::fs::write(&file, BUNDLE).unwrap();
+        file
+    });
     let mut node = node.clone();
     node.insert("name".to_owned(), Value::String("tested".to_owned()));
     let mut nodes = Table::new();
     nodes.insert("node".to_owned(), Value::Array(vec![Value::Table(node)]));
     let nodes = nodes.to_string().replace(&format!("\"{PLACEHOLDER}\""), value.unwrap_or_default());
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("inputs.toml");
-    match tidegate_dataflows::Plan::parse(&file, format!("{NODES}\n{nodes}")) {
+    let text = format!("{ADMITTED}\n{NODES}\n{nodes}").replace("RULES", RULES.to_str().unwrap());
+    match plan_of(text) {
         Ok(_) => Vec::new(),
-        Err(faults) => faults.into_iter().map(|fault| fault.message).collect(),
+        Err(faults) => faults,
+    }
+}
+
+/// The faults of a topology with `NODES` and the node of `TESTED`, one of whose settings has
+/// another value; `None` leaves it out.
+fn faults_with(kind: &dyn NodeKind, key: &str, value: Option<&str>) -> Vec<String> {
+    let mut node = tested(kind);
+    let path: Vec<&str> = key.split('.').collect();
+    set(&mut node, &path, value.map(|_| Value::String(PLACEHOLDER.to_owned())));
+    faults_of(&node, value)
+}
+
+/// The plan of a topology, or its faults.
+fn plan_of(text: String) -> Result<Plan, Vec<String>> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("inputs.toml");
+    Plan::parse(&file, text).map_err(|faults| faults.into_iter().map(|fault| fault.message).collect())
+}
+
+#[test]
+fn the_tested_node_of_every_kind_has_no_fault() {
+    for kind in kinds_behind_the_gate() {
+        assert_eq!(faults_of(&tested(kind), None), Vec::<String>::new(), "{}", kind.name());
+    }
+    assert_eq!(kinds_behind_the_gate().count(), TESTED.len(), "each kind has one entry");
+}
+
+#[test]
+fn no_value_of_a_setting_leaves_a_node_unplanned_without_a_fault() {
+    let values = [
+        "\"\"",
+        "[]",
+        "{}",
+        "[\"\"]",
+        "{ \"\" = \"customer_id\" }",
+        "{ a = [] }",
+        "{ a = {} }",
+        "0",
+        "9223372036854775807",
+        "\"customer_id\"",
+        "\"stored\"",
+    ];
+    for kind in kinds_behind_the_gate() {
+        for setting in kind.settings() {
+            for value in values.into_iter().map(Some).chain([None]) {
+                let faults = faults_with(kind, setting.key, value);
+                let name = format!("`{} = {value:?}` of `{}`", setting.key, kind.name());
+                assert!(!faults.iter().any(|fault| fault.contains("this is a defect")), "{name}: {faults:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_table_is_refused_where_a_node_needs_an_entry() {
+    let empty = [
+        ("expire", "ttl", "{}", "lacks `ttl`"),
+        ("entities", "identifiers", "{}", "lacks `identifiers`"),
+        ("entities", "identifiers", "{ customer = [] }", "kind `customer` in `identifiers`"),
+        ("entities", "links", "{ customer = [] }", "kind `customer` in `links`"),
+        ("entities", "edges.a.identifiers", "{}", "lacks `identifiers`"),
+        ("entities", "edges.a.identifiers", "{ customer = [] }", "kind `customer` in `identifiers`"),
+        ("entities", "degree_max", "{ \"\" = 1 }", "has an entry with an empty name"),
+        ("drift", "measures", "{ \"\" = { value = \"amount\" } }", "has an entry with an empty name"),
+    ];
+    for (name, key, value, what) in empty {
+        let kind = tidegate_dataflows::nodes::kind_of(name).expect("a kind of this name");
+        let faults = faults_with(kind, key, Some(value));
+        assert!(faults.iter().any(|fault| fault.contains(what)), "{name}: {key} = {value}: {faults:?}");
     }
 }
 
@@ -248,14 +490,12 @@ fn inputs_of(kind: &dyn NodeKind) -> Vec<(String, Accepts)> {
 #[test]
 fn every_input_of_every_kind_refuses_what_it_does_not_accept() {
     let mut tried = 0;
-    for kind in KINDS.iter().filter(|kind| matches!(kind.role(), Role::Operator | Role::Sink)) {
-        for (path, accepts) in inputs_of(*kind) {
+    for kind in kinds_behind_the_gate() {
+        for (path, accepts) in inputs_of(kind) {
             let faults = |input: &str| {
-                let mut node = example(*kind);
-                let keys: Vec<&str> = path.split('.').collect();
-                set(&mut node, &keys, Some(Value::String(PLACEHOLDER.to_owned())));
                 let input = format!("\"{input}\"");
-                faults_of(&node, Some(&if path == "inputs" { format!("[{input}]") } else { input }))
+                let value = if path == "inputs" { format!("[{input}]") } else { input };
+                faults_with(kind, &path, Some(&value))
             };
             let refuses = |input: &str, what: &str| {
                 let found = faults(input);
@@ -268,6 +508,8 @@ fn every_input_of_every_kind_refuses_what_it_does_not_accept() {
             assert_eq!(refused, accepts == Accepts::Changelog, "{name}: {found:?}");
             for (input, what) in [
                 ("transactions", "is a source"),
+                ("stored", "`stored` is a sink, which no node can read; read its input `facts` instead"),
+                ("stored.rows", "`stored` is a sink"),
                 ("nobody", "no node is named `nobody`"),
                 ("changelog.early", "has no port `changelog.early`"),
                 ("tested", "reads its own output"),
@@ -281,55 +523,159 @@ fn every_input_of_every_kind_refuses_what_it_does_not_accept() {
     assert!(tried >= 24, "{tried} inputs were tried");
 }
 
-/// The settings of a node, as TOML.
-fn node(kind: &str, settings: &str) -> Table {
-    format!("kind = \"{kind}\"\n{settings}").parse().expect("it is TOML")
+/// For each input of each kind: a setting with which a key of it meets a key of another type;
+/// `None` when no key of the input meets another.
+const KEYS_OF_TWO_TYPES: &[(&str, &str, Option<(&str, &str)>)] = &[
+    ("filter", "input", None),
+    ("project", "input", None),
+    ("sample", "input", None),
+    ("union", "inputs", Some(("inputs", "[\"facts\", \"admitted\"]"))),
+    ("windows", "input", Some(("groups.a.key", "\"text_key\""))),
+    ("windows", "groups.*.from", Some(("groups.a.from_key", "\"text_key\""))),
+    ("as_of", "input", Some(("key", "\"text_key\""))),
+    ("as_of", "timeline", Some(("timeline_key", "\"text_key\""))),
+    ("expire", "input", None),
+    ("entities", "input", Some(("identifiers", "{ customer = [\"customer_id\", \"text_key\"] }"))),
+    ("entities", "positives.from", Some(("positives.identifier", "\"text_key\""))),
+    ("entities", "edges.*.from", Some(("edges.a.identifiers", "{ customer = \"text_key\" }"))),
+    ("linkage", "input", None),
+    ("quorum", "input", Some(("claim", "\"text_key\""))),
+    ("quorum", "require_from.from", Some(("require_from.claim", "\"text_key\""))),
+    ("quorum", "families", Some(("stream", "\"customer_id\""))),
+    ("copy_detection", "input", None),
+    ("drift", "input", None), // Its expressions are cast to texts and numbers.
+    ("drift", "measures.*.from", None),
+    ("credibility", "input", None),
+    ("credibility", "claims.from", None),
+    ("credibility", "evidence.from", None),
+    ("credibility", "regions.from", None),
+    ("decide", "input", None),
+    ("seal", "input", None),
+    ("sink.parquet", "input", None),
+    ("sink.jsonl", "input", None),
+    ("sink.seal", "input", None),
+];
+
+#[test]
+fn keys_of_two_types_are_refused_at_every_input_where_keys_meet() {
+    for kind in kinds_behind_the_gate() {
+        for (path, _) in inputs_of(kind) {
+            let name = format!("`{path}` of `{}`", kind.name());
+            let entry = KEYS_OF_TWO_TYPES.iter().find(|(of, input, _)| *of == kind.name() && *input == path);
+            let (_, _, setting) = entry.unwrap_or_else(|| panic!("{name} needs an entry in the table"));
+            let Some((key, value)) = setting else { continue };
+            let faults = faults_with(kind, key, Some(*value));
+            let is_refused = |fault: &String| {
+                fault.contains("cast one of them") || fault.contains("have different columns")
+            };
+            assert!(faults.iter().any(is_refused), "{name}: {key} = {value}: {faults:?}");
+        }
+    }
+}
+
+/// For each kind: a setting with which one of its outputs, or its table, would have two columns of
+/// one name; `None` when its outputs have the columns of its input or its own alone.
+const TWO_COLUMNS_OF_ONE_NAME: &[(&str, Option<(&str, &str)>)] = &[
+    ("filter", None),
+    ("project", Some(("passthrough", "[\"amount\", \"amount\"]"))),
+    ("sample", None),
+    ("union", None),
+    ("windows", Some(("groups.a.windows", "[\"1d\", \"1d\"]"))),
+    ("as_of", Some(("values", "{ amount = \"amount\" }"))),
+    ("expire", Some(("input", "\"taken\""))),
+    ("entities", Some(("input", "\"taken\""))),
+    ("linkage", None),
+    ("quorum", Some(("passthrough", "[\"customer_id\"]"))),
+    ("copy_detection", None),
+    ("drift", None),
+    ("credibility", None),
+    ("decide", Some(("input", "\"decisions\""))),
+    ("seal", Some(("input", "\"digested\""))),
+    ("sink.parquet", Some(("columns", "[\"amount\", \"amount\"]"))),
+    ("sink.jsonl", Some(("columns", "[\"amount\", \"amount\"]"))),
+    ("sink.seal", None),
+];
+
+#[test]
+fn two_columns_of_one_name_are_refused_at_every_kind_that_could_give_them() {
+    for kind in kinds_behind_the_gate() {
+        let Some((key, value)) = entry_of(kind, TWO_COLUMNS_OF_ONE_NAME) else { continue };
+        let faults = faults_with(kind, key, Some(value));
+        let is_refused = |fault: &String| {
+            fault.contains("gives two columns named") || fault.contains("names `amount` twice")
+        };
+        assert!(faults.iter().any(is_refused), "{}: {key} = {value}: {faults:?}", kind.name());
+    }
+    let seal = tidegate_dataflows::nodes::kind_of("seal").expect("a kind of this name");
+    let faults = faults_with(seal, "columns", Some("[\"amount\", \"amount\"]"));
+    assert!(faults.iter().any(|fault| fault.contains("names `amount` twice")), "seal: {faults:?}");
 }
 
 #[test]
-fn keys_of_two_types_are_refused_wherever_two_nodes_meet() {
-    let other_type = [
-        (
-            "windows",
-            "input = \"facts\"\nfrom = \"facts\"\nkey = \"customer_id\"\nfrom_key = \"text_key\"\nwindows = [\"1d\"]\naggregates = { n = \"count(*)\" }",
-        ),
-        (
-            "as_of",
-            "input = \"facts\"\ntimeline = \"facts\"\nkey = \"customer_id\"\ntimeline_key = \"text_key\"\neffective = \"ts_utc\"",
-        ),
-        (
-            "quorum",
-            "input = \"facts\"\nclaim = \"customer_id\"\nstream = \"text_key\"\nvalue = \"flag\"\nrequire_from = { from = \"facts\", claim = \"text_key\" }",
-        ),
-        ("entities", "input = \"facts\"\nidentifiers = { customer = [\"customer_id\", \"text_key\"] }"),
-    ];
-    for (kind, settings) in other_type {
-        let faults = faults_of(&node(kind, settings), None);
-        assert!(faults.iter().any(|fault| fault.contains("cast one of them")), "{kind}: {faults:?}");
+fn a_port_passes_on_the_columns_that_only_its_readers_read() {
+    let late = |columns: &str| {
+        let nodes = format!(
+            "[[node]]\nname = \"live\"\nkind = \"expire\"\ninput = \"admitted\"\nkey = \"customer_id\"\nttl = \"1h\"\n\
+             [[node]]\nname = \"late\"\nkind = \"sink.parquet\"\ninput = \"live.late\"\ntable = \"late\"\n{columns}"
+        );
+        let plan = plan_of(format!("{ADMITTED}\n{nodes}")).unwrap_or_else(|faults| panic!("{faults:?}"));
+        let (_, schema) = plan.tables().into_iter().find(|(table, _)| table == "late").expect("the table");
+        schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(late("columns = [\"amount\"]"), ["_tick", "amount"]);
+    let all = late("");
+    for column in ["_tick", "customer_id", "ts_utc", "event_id", "amount", "payload_hash", "expires_at"] {
+        assert!(all.iter().any(|name| name == column), "{column} is not among {all:?}");
     }
 }
 
 #[test]
-fn two_columns_of_one_name_are_refused_at_every_kind_that_adds_columns() {
-    let twice = [
-        ("project", "input = \"facts\"\npassthrough = [\"amount\", \"amount\"]"),
-        (
-            "windows",
-            "input = \"facts\"\nkey = \"customer_id\"\nwindows = [\"1d\", \"1d\"]\naggregates = { n = \"count(*)\" }",
-        ),
-        (
-            "as_of",
-            "input = \"facts\"\ntimeline = \"facts\"\nkey = \"customer_id\"\neffective = \"ts_utc\"\nvalues = { amount = \"amount\" }",
-        ),
-        (
-            "quorum",
-            "input = \"facts\"\nclaim = \"customer_id\"\nstream = \"text_key\"\nvalue = \"flag\"\nrequire = { n = 1, k = 1 }\npassthrough = [\"customer_id\"]",
-        ),
-    ];
-    for (kind, settings) in twice {
-        let faults = faults_of(&node(kind, settings), None);
-        assert!(faults.iter().any(|fault| fault.contains("gives two columns named")), "{kind}: {faults:?}");
+fn seeds_use_all_64_bits_and_are_read_back_from_a_store() {
+    let plan = |run: &str, sample: &str| {
+        let nodes = format!(
+            "[[node]]\nname = \"some\"\nkind = \"sample\"\ninput = \"admitted\"\nkey = \"customer_id\"\nshare = 0.5\nseed = {sample}\n\
+             [[node]]\nname = \"stored\"\nkind = \"sink.parquet\"\ninput = \"some\"\n"
+        );
+        let text = format!("{ADMITTED}\n{nodes}").replace("\nseed = 1\n", &format!("\nseed = {run}\n"));
+        plan_of(text).unwrap_or_else(|faults| panic!("{run}, {sample}: {faults:?}"))
+    };
+    // A 64-bit float holds the first of these numbers, and not the second.
+    let numbers = ["9007199254740992", "9007199254740993", "9223372036854775807", "18446744073709551615"];
+    let mut digests = Vec::new();
+    for (run, sample) in numbers.iter().map(|n| (*n, "2")).chain(numbers.iter().map(|n| ("2", *n))) {
+        let plan = plan(run, sample);
+        assert_eq!(plan.topology.run.seed, run.parse().ok(), "{run}");
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        plan.record(&store).unwrap();
+        let again = Plan::from_store(&plan.digest, &store, &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((again.digest, again.topology.run.seed), (plan.digest, plan.topology.run.seed));
+        assert!(!digests.contains(&plan.digest), "seeds {run} and {sample} have a digest of their own");
+        digests.push(plan.digest);
     }
+}
+
+#[test]
+fn a_source_cannot_have_a_name_that_receipts_give_for_something_else() {
+    for (name, what) in [
+        ("governance", "receipts of policy changes are"),
+        ("http", "receipts of records that callers submit are"),
+    ] {
+        let named = ADMITTED
+            .replace("name = \"transactions\"", &format!("name = \"{name}\""))
+            .replace("[\"transactions\"]", &format!("[\"{name}\"]"));
+        let sink = "[[node]]\nname = \"stored\"\nkind = \"sink.parquet\"\ninput = \"admitted\"\n";
+        let faults = plan_of(format!("{named}\n{sink}")).err().expect("the name is reserved");
+        assert_eq!(faults, [format!("no source can be called `{name}`: {what}; give it another name")]);
+    }
+}
+
+#[test]
+fn a_source_that_no_gate_reads_is_refused_also_when_the_gate_reads_none() {
+    let none = ADMITTED.replace("[\"transactions\"]", "[]");
+    let sink = "[[node]]\nname = \"stored\"\nkind = \"sink.parquet\"\ninput = \"admitted\"\n";
+    let faults = plan_of(format!("{none}\n{sink}")).err().expect("the source leads nowhere");
+    assert!(faults.iter().any(|fault| fault.contains("leads nowhere")), "{faults:?}");
 }
 
 #[test]

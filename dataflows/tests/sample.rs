@@ -45,7 +45,7 @@ table = "labels"
 fn topology() -> (PathBuf, String) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fraud.toml");
     let fraud = std::fs::read_to_string(&file).unwrap();
-    let (gate, _) = fraud.split_once("# Who is who").expect("the entity graph comes after the filters");
+    let (gate, _) = fraud.split_once("# The entity graph").expect("the entity graph comes after the filters");
     let world = "customers = 1000, terminals = 2000, days = 100";
     assert!(gate.contains(world));
     (file, gate.replace(world, "customers = 400, terminals = 50, days = 3") + SAMPLE)

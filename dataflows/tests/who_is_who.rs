@@ -328,7 +328,8 @@ fn the_rate_of_the_handbook_with_entities_is_at_least_six_tenths_of_that_without
         let is_of_graph = node.contains("name = \"graph\"") || node.contains("input = \"graph.");
         let node = if is_of_graph { String::new() } else { node.replace("\"graph\"", "\"payments\"") };
         let columns = ["component", "size", "degree_customer", "shared_customer"];
-        let columns = columns.into_iter().chain(["degree_terminal", "shared_terminal", "frauds", "version"]);
+        let columns =
+            columns.into_iter().chain(["degree_terminal", "shared_terminal", "positives", "version"]);
         columns.fold(node, |node, column| node.replace(&format!("\"graph_{column}\","), ""))
     });
     let mut best = [f64::MAX; 2];

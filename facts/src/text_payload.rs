@@ -41,8 +41,9 @@ pub trait TextPayload: Sized {
 
     /// The payload as a JSON object without its absent fields.
     fn to_json(&self) -> serde_json::Value {
-        let texts = Self::FIELDS.iter().zip(self.texts());
-        texts.filter_map(|((name, _), text)| Some(((*name).to_owned(), text?.into()))).collect()
+        let fields = Self::FIELDS.iter().zip(self.texts());
+        let present = fields.filter_map(|((name, _), text)| Some(((*name).to_owned(), text?.into())));
+        present.collect::<serde_json::Map<String, serde_json::Value>>().into()
     }
 
     /// The payload of each row of a frame of facts, with the row's tick.

@@ -7,7 +7,7 @@ const KEY = "tidegate.key";
 let waiting = null;
 let askKey = null;
 
-/** An error answer of the service; an ambiguous event id has `candidates`. */
+/** An error answer of the service; an ambiguous id has `candidates`. */
 export class Refused extends Error {
   constructor(status, message, candidates = []) {
     super(message);

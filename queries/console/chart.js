@@ -73,13 +73,13 @@ function lines(points, label, isNamed) {
   const ends = [["start", left, sorted[0]], ["end", width - right, sorted.at(-1)]].map(([anchor, at, point]) =>
     svg("text.label", { x: at, y: height - 8, "text-anchor": anchor }, narrow.matches ? time(point.at).slice(0, 16) : time(point.at)));
   const names = [...new Set(sorted.map(({ series }) => series))].sort();
-  const drawn = names.map((name, place) => {
+  const drawn = names.map((name, index) => {
     const own = sorted.filter(({ series }) => series === name);
     const dots = sorted.length <= 120 ? own.map((point) =>
       svg("circle.dot", { cx: x(point.t), cy: y(point.of), r: 3 }, svg("title", `${isNamed ? `${name}, ` : ""}${time(point.at)}: ${point.of}`))) : [];
-    return svg(`g.series.of${place}`, svg("polyline.curve", { points: own.map((point) => `${x(point.t).toFixed(1)},${y(point.of).toFixed(1)}`).join(" ") }), dots);
+    return svg(`g.series.of${index}`, svg("polyline.curve", { points: own.map((point) => `${x(point.t).toFixed(1)},${y(point.of).toFixed(1)}`).join(" ") }), dots);
   });
-  const legend = isNamed && el("figcaption.legend", names.map((name, place) => el(`span.of${place}`, name)));
+  const legend = isNamed && el("figcaption.legend", names.map((name, index) => el(`span.of${index}`, name)));
   return el("figure", svg("svg.chart", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Line of ${label}` }, grid, ends, drawn), legend);
 }
 

@@ -19,33 +19,39 @@ const FRESH_MAX = 5;
 const OWN_MAX = 4;
 
 export async function showDecisions(main, { filters }, signal) {
-  const known = (await tables(signal)).find(({ name }) => name === "decisions");
+  const all = (await tables(signal)).filter(({ decisions_of }) => decisions_of);
+  const known = all.find(({ name }) => name === filters.get("table")) ?? all[0];
   if (!known) {
-    fill(main, el("h1", "Decisions"), empty("This topology writes no table `decisions`. Add a node of the kind ",
+    fill(main, el("h1", "Decisions"), empty("This topology writes no table of decisions. Add a node of the kind ",
       code("decide"), " and a sink, or look at what there is under ", el("a", { href: "#/sql" }, "SQL"), "."));
     return;
   }
+  // The table is part of the address only where there are several.
+  const several = all.length > 1 && { table: known.name };
   const own = known.columns.filter(({ name }) => isFeature(name));
   const asked = ["_tick", "event_id", "ts_utc", "decision_id", "action", "score", "reason_codes", "rules_fired", "bundle_id", "bundle_version"]
     .filter((asked) => known.columns.some(({ name }) => name === asked));
-  const columns = columnsFor(own.slice(0, OWN_MAX));
-  const open = (row) => { location.hash = `#/why/${encodeURIComponent(row.event_id)}`; };
+  const addressOf = ({ event_id }) => `#/why/${encodeURIComponent(event_id)}${several ? `?${new URLSearchParams({ node: known.decisions_of })}` : ""}`;
+  const columns = columnsFor(own.slice(0, OWN_MAX), addressOf);
+  const open = (row) => { location.hash = addressOf(row); };
 
+  const tableSelect = several && el("select", { "aria-label": "Table", change: () => { location.hash = `#/decisions?${new URLSearchParams({ table: tableSelect.value })}`; } },
+    all.map(({ name }) => el("option", { value: name, selected: name === known.name }, name)));
   const form = filterForm(own, filters, () => { load(); });
   const state = note();
   const pause = button("Pause", () => live.toggle(), { "data-pause": "", title: "Space" });
-  const place = el("div");
+  const content = el("div");
   const older = button("Older", () => more(), { hidden: true });
   fill(main,
-    el("div.head", el("h1", "Decisions"), searchForm(), el("span.spring"), state, pause),
-    form, place, el("p.center", older));
+    el("div.head", el("h1", "Decisions"), tableSelect, searchForm(), el("span.spring"), state, pause),
+    form, content, el("p.center", older));
 
   let oldest = null;
   let asking = new AbortController();
   const question = (before) => {
     const where = conditions(form, known.columns);
     if (before) where.push(`_tick < ${before}`);
-    return `SELECT ${[...asked, ...own.slice(0, OWN_MAX).map(({ name }) => name)].map(sqlName).join(", ")} FROM decisions`
+    return `SELECT ${[...asked, ...own.slice(0, OWN_MAX).map(({ name }) => name)].map(sqlName).join(", ")} FROM ${sqlName(known.name)}`
       + `${where.length ? ` WHERE ${where.join(" AND ")}` : ""} ORDER BY _tick DESC LIMIT ${PAGE}`;
   };
   const bookmark = (rows) => {
@@ -53,7 +59,7 @@ export async function showDecisions(main, { filters }, signal) {
     older.hidden = rows.length < PAGE;
   };
   const load = async () => {
-    history.replaceState(null, "", `#/decisions${queryOf(form)}`);
+    history.replaceState(null, "", `#/decisions${queryOf(form, several)}`);
     asking.abort();
     const mine = asking = new AbortController();
     try {
@@ -63,34 +69,34 @@ export async function showDecisions(main, { filters }, signal) {
       suggest(form, "actions", rows.map(({ action }) => action));
       suggest(form, "rules", rows.flatMap(({ rules_fired, reason_codes }) => [rules_fired, reason_codes]));
       const shown = table(columns, rows, { label: "Decisions", open, key: keyOf, cards: true });
-      fill(place, shown, rows.length ? "" : nothing(form, load));
+      fill(content, shown, rows.length ? "" : nothing(form, load));
       live.into(shown.querySelector("tbody"), rows);
     } catch (error) {
       if (error.name === "AbortError") return;
       live.into(null, []);
-      fill(place, failure(error, load));
+      fill(content, failure(error, load));
     }
   };
   const more = async () => {
     try {
       const rows = objects(await sql(question(oldest), signal));
       bookmark(rows);
-      live.keep(place.querySelector("tbody").rows.length + rows.length);
-      place.querySelector("tbody").append(...rows.map((row) => tableRow(columns, row, { open, key: keyOf })));
+      live.keep(content.querySelector("tbody").rows.length + rows.length);
+      content.querySelector("tbody").append(...rows.map((row) => tableRow(columns, row, { open, key: keyOf })));
     } catch (error) {
-      if (!signal.aborted) place.append(failure(error));
+      if (!signal.aborted) content.append(failure(error));
     }
   };
-  const live = liveRows({ columns, open, form, state, pause, signal, place, load });
+  const live = liveRows({ columns, open, form, state, pause, signal, content, load, table: known.name });
   await load();
 }
 
 const keyOf = (row) => row.decision_id ?? `${row._tick} ${row.event_id}`;
 
-function columnsFor(own) {
+function columnsFor(own, addressOf) {
   return [
     { name: "happened", cell: ({ ts_utc }) => moment(ts_utc) },
-    { name: "event", cell: ({ event_id }) => el("a", { href: `#/why/${encodeURIComponent(event_id)}` }, event_id) },
+    { name: "event", cell: (row) => el("a", { href: addressOf(row) }, row.event_id) },
     { name: "action", cell: (row) => action(String(row.action)) },
     { name: "score", numeric: true, less: true, cell: ({ score }) => scored(score) },
     { name: "reasons", cell: ({ reason_codes }) => reasons(reason_codes ?? []) },
@@ -158,8 +164,9 @@ function chosen(form) {
   return { action: of("action"), rule: of("rule"), from: of("from"), to: of("to"), column: of("column"), is: of("is") };
 }
 
-function queryOf(form) {
-  const set = chosen(form);
+/** The filters as the query of an address, behind `more`. */
+function queryOf(form, more = false) {
+  const set = { ...more, ...chosen(form) };
   if (!set.is) delete set.column;
   const given = new URLSearchParams(Object.entries(set).filter(([, of]) => of));
   return given.size ? `?${given}` : "";
@@ -190,7 +197,7 @@ function fits(row, { action, rule, from, to, column, is }) {
 }
 
 /** The live rows above those from SQL. */
-function liveRows({ columns, open, form, state, pause, signal, place, load }) {
+function liveRows({ columns, open, form, state, pause, signal, content, load, table }) {
   let body = null;
   let seen = new Set();
   let texts = [];
@@ -218,7 +225,7 @@ function liveRows({ columns, open, form, state, pause, signal, place, load }) {
     const rows = fresh.map((row) => tableRow(columns, row, { open, key: keyOf })).reverse();
     // In a flood every row is fresh, and marking each would cost more than drawing it.
     if (rows.length <= FRESH_MAX) rows.forEach((row) => row.classList.add("fresh"));
-    place.querySelector(".empty")?.remove();
+    content.querySelector(".empty")?.remove();
     body.prepend(...rows);
     while (body.rows.length > kept) body.lastElementChild.remove();
     if (!body.querySelector("[tabindex='0']")) rows[0].setAttribute("tabindex", "0");
@@ -231,7 +238,7 @@ function liveRows({ columns, open, form, state, pause, signal, place, load }) {
   };
   const timer = setInterval(() => { drawNow(); say(); }, DRAW_MS);
   signal.addEventListener("abort", () => clearInterval(timer));
-  tail("decisions", {
+  tail(table, {
     signal,
     onTexts: (some) => {
       came += some.length;

@@ -56,7 +56,7 @@ export function utc(text) {
   return date ? `${date}T${minutes ?? "00:00"}${seconds ?? ":00"}Z` : text;
 }
 
-/** The time a tick was stamped at: a tick is microseconds and twelve bits beneath them. */
+/** The time a tick was stamped at: a tick is microseconds and, below them, eight bits of partition. */
 export function tickTime(tick) {
   const us = BigInt(tick) >> 8n;
   const iso = new Date(Number(us / 1000n)).toISOString();

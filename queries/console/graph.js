@@ -9,7 +9,7 @@ import * as status from "./status.js";
 
 const WIDTH = 176, HEIGHT = 50, LANE = 16, GAP_X = 18, GAP_Y = 30;
 /** Fields of a node that the page formats itself; any other field is shown under its name. */
-const KNOWN = ["name", "kind", "inputs", "rows", "busy_us", "lag_us", "state"];
+const KNOWN = ["name", "kind", "role", "summary", "table", "inputs", "rows", "busy_us", "lag_us", "state"];
 /** A node with a greater lag is marked. */
 const LATE_US = 2_000_000;
 
@@ -57,7 +57,7 @@ function measured(node, now) {
   const busy = status.growth(own("busy_us"));
   return {
     ...node, rate: status.growth(own("rows")), busy: busy === null ? null : busy / 1e6, line: status.growths(own("rows")),
-    committed: node.kind.startsWith("sink.") ? now.committed : null,
+    committed: node.role === "sink" ? now.committed : null,
   };
 }
 
@@ -88,9 +88,9 @@ function detailOf(node, now) {
   const { committed } = node;
   const others = Object.keys(node).filter((key) => ![...KNOWN, "rate", "busy", "line", "committed"].includes(key));
   return card(node.name, facts(
-    ["kind", node.kind],
+    ["kind", kindOf(node)],
     ["from", node.inputs.join(", ") || "outside"],
-    ["to", outputs.join(", ") || (node.kind.startsWith("sink.") ? "the store" : "nothing")],
+    ["to", outputs.join(", ") || (node.table ? `the table ${node.table}` : "nothing")],
     ["rows", `${count(node.rows)} (${rate(node.rate)})`],
     ["busy", `${share(node.busy)} now, ${span(node.busy_us)} in all`],
     node.rows > 0 && ["cost", `${(node.busy_us / node.rows).toPrecision(3)} µs a row`],
@@ -100,6 +100,9 @@ function detailOf(node, now) {
     ...others.map((key) => [key.replace(/_(us|bytes)$/, "").replaceAll("_", " "), plain(key, node[key])]),
   ));
 }
+
+/** The kind of a node. Callers' records come from a source that no topology declares, so it has none. */
+const kindOf = ({ kind, role }) => kind ?? `${role} of callers' records`;
 
 const plain = (key, of) => (typeof of === "number" ? quantity(key, of) : typeof of === "object" ? JSON.stringify(of) : of);
 
@@ -118,13 +121,13 @@ function held(node) {
   return rows ? compact(rows) : null;
 }
 
-function showList(place, nodes, choose, chosen) {
+function showList(list, nodes, choose, chosen) {
   const lags = nodes.some((node) => lagOf(node) !== null);
   const holds = nodes.some((node) => held(node) !== null);
   const columns = [
     { name: "node", cell: ({ name }) => name },
     // The picture shows it too, and the table is narrow.
-    !lags && { name: "kind", cell: ({ kind }) => note(kind) },
+    !lags && { name: "kind", cell: (node) => note(kindOf(node)) },
     { name: "rows", numeric: true, cell: ({ rows }) => count(rows) },
     { name: "rate", numeric: true, cell: (node) => rate(node.rate) },
     { name: "last minute", cell: ({ line }) => spark(line) },
@@ -132,12 +135,12 @@ function showList(place, nodes, choose, chosen) {
     lags && { name: "lag", numeric: true, cell: (node) => (lagOf(node) === null ? "" : span(lagOf(node))) },
     holds && { name: "holds", numeric: true, cell: (node) => held(node) ?? "" },
   ].filter(Boolean);
-  const rows = place.querySelectorAll("tbody tr");
+  const rows = list.querySelectorAll("tbody tr");
   const same = rows.length === nodes.length && nodes.every(({ name }, at) => rows[at].dataset.key === name);
   // Rows stay, and with them the focus and a click in progress; only their cells change.
-  if (!same) fill(place, table(columns, nodes, { label: "Nodes", open: ({ name }) => choose(name), key: ({ name }) => name }));
+  if (!same) fill(list, table(columns, nodes, { label: "Nodes", open: ({ name }) => choose(name), key: ({ name }) => name }));
   else nodes.forEach((node, row) => columns.forEach(({ cell }, at) => fill(rows[row].cells[at], cell(node))));
-  for (const row of place.querySelectorAll("tbody tr")) row.classList.toggle("chosen", row.dataset.key === chosen);
+  for (const row of list.querySelectorAll("tbody tr")) row.classList.toggle("chosen", row.dataset.key === chosen);
 }
 
 function spark(values) {
@@ -148,19 +151,19 @@ function spark(values) {
     svg("polyline", { points: points.join(" ") }));
 }
 
-const family = (kind) => (kind.startsWith("source") ? "source" : kind.startsWith("sink") ? "sink"
-  : ["gate", "decide", "seal"].includes(kind) ? kind : "step");
+/** The class that colours a node. */
+const colourOf = ({ role, summary }) => ({ decisions: "decide", episodes: "seal" })[summary] ?? (role === "operator" ? "step" : role);
 
 /** The picture, and functions that update it without drawing it again. */
 function draw({ nodes }, choose) {
-  const { places, edges, width, height } = layOut(nodes);
+  const { positions, edges, width, height } = layOut(nodes);
   // On a phone a wide graph scrolls sideways, so that its text stays readable.
   const scale = matchMedia("(max-width: 700px)").matches ? 0.84 : 1;
   const paths = edges.map((edge) => {
-    const points = edge.through.map((id) => places.get(id));
+    const points = edge.through.map((id) => positions.get(id));
     return { edge, path: svg("path.edge", { d: curve(points), "marker-end": "url(#to)" }) };
   });
-  const boxes = new Map(nodes.map((node) => [node.name, box(node, places.get(node.name), choose)]));
+  const boxes = new Map(nodes.map((node) => [node.name, box(node, positions.get(node.name), choose)]));
   const marker = svg("marker", { id: "to", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 8, markerHeight: 8, markerUnits: "userSpaceOnUse", orient: "auto" },
     svg("path", { d: "M0 0 L8 4 L0 8 z" }));
   return {
@@ -172,8 +175,10 @@ function draw({ nodes }, choose) {
   };
 }
 
-function box({ name, kind }, { x, y }, choose) {
-  const short = kind.split(".")[0];
+function box(of, { x, y }, choose) {
+  const { name, role } = of;
+  const kind = kindOf(of);
+  const short = role === "operator" ? kind : role;
   const flow = svg("text.flow", { x: 12, y: 37 });
   const load = svg("text.flow", { x: WIDTH - 10, y: 37, "text-anchor": "end" });
   const bar = svg("rect.load", { x: 12, y: HEIGHT - 6, width: 0, height: 2.5, rx: 1 });
@@ -185,7 +190,7 @@ function box({ name, kind }, { x, y }, choose) {
     choose(name);
   };
   const group = svg("g", {
-    class: `node ${family(kind)}`, transform: `translate(${x - WIDTH / 2} ${y})`, tabindex: "0", role: "button",
+    class: `node ${colourOf(of)}`, transform: `translate(${x - WIDTH / 2} ${y})`, tabindex: "0", role: "button",
     "aria-label": `${name}, ${kind}`, click: () => choose(name), keydown: press,
   }, title,
     svg("rect.box", { width: WIDTH, height: HEIGHT, rx: 6 }), svg("rect.side", { width: 4, height: HEIGHT, rx: 2 }),
@@ -252,20 +257,20 @@ function layOut(nodes) {
       edges.push({ from: input, to: name, through: [...through, name] });
     }
   }
-  const places = place(layers, above, (id) => (depth.has(id) ? WIDTH : LANE));
-  const all = [...places.entries()];
+  const positions = arrange(layers, above, (id) => (depth.has(id) ? WIDTH : LANE));
+  const all = [...positions.entries()];
   const left = Math.min(...all.map(([id, { x }]) => x - (depth.has(id) ? WIDTH : LANE) / 2));
   const right = Math.max(...all.map(([id, { x }]) => x + (depth.has(id) ? WIDTH : LANE) / 2));
   for (const [, point] of all) point.x += 2 - left;
-  return { places, edges, width: right - left + 4, height: layers.length * (HEIGHT + GAP_Y) - GAP_Y + 4 };
+  return { positions, edges, width: right - left + 4, height: layers.length * (HEIGHT + GAP_Y) - GAP_Y + 4 };
 }
 
-/** Places each layer in the order of its inputs, as close below them as its neighbours allow. */
-function place(layers, above, widthOf) {
-  const places = new Map();
+/** Arranges each layer in the order of its inputs, as close below them as its neighbours allow. */
+function arrange(layers, above, widthOf) {
+  const positions = new Map();
   layers.forEach((layer, at) => {
     const wish = new Map(layer.map((id, index) => {
-      const from = above.get(id).map((from) => places.get(from).x);
+      const from = above.get(id).map((from) => positions.get(from).x);
       return [id, from.length ? from.reduce((sum, x) => sum + x, 0) / from.length : index * (WIDTH + GAP_X)];
     }));
     const order = [...layer].sort((a, b) => wish.get(a) - wish.get(b));
@@ -275,7 +280,7 @@ function place(layers, above, widthOf) {
       xs.push(Math.max(wish.get(id), least));
     });
     const shift = order.reduce((sum, id, index) => sum + wish.get(id) - xs[index], 0) / order.length;
-    order.forEach((id, index) => places.set(id, { x: xs[index] + shift, y: at * (HEIGHT + GAP_Y) + 1 }));
+    order.forEach((id, index) => positions.set(id, { x: xs[index] + shift, y: at * (HEIGHT + GAP_Y) + 1 }));
   });
-  return places;
+  return positions;
 }

@@ -139,7 +139,7 @@ function receiptOf({ verdict, event_id, tick, partition, offset, reason, detail 
     facts(
       event_id && ["event", el("a", { href: `#/why/${encodeURIComponent(event_id)}` }, event_id)],
       tick && ["tick", code(tick)],
-      partition !== undefined && partition !== null && ["place", `partition ${partition}, offset ${offset}`],
+      partition !== undefined && partition !== null && ["position", `partition ${partition}, offset ${offset}`],
       reason && ["reason", reason],
       detail && ["detail", detail]));
 }

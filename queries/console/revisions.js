@@ -25,14 +25,14 @@ export async function showRevisions(main, { argument }, signal) {
     editor.scrollIntoView({ block: "nearest" });
     editor.querySelector("textarea").focus();
   };
-  const propose = button("Propose a revision", () => revise(revisions.in_force[0]), { class: "primary", disabled: !mayPropose || !revisions.in_force.length });
+  const propose = button("Propose a revision", () => revise(revisions.effective[0]), { class: "primary", disabled: !mayPropose || !revisions.effective.length });
   const open = revisions.proposals.filter(({ state }) => ["proposed", "approved"].includes(state));
   const closed = revisions.proposals.filter((proposal) => !open.includes(proposal));
   fill(main,
     el("div.head", el("h1", "Policies"), el("span.spring"), who(caller), button("Look again", again), propose),
     !mayPropose && limits(caller),
     editor,
-    card("In force", inForce(revisions, mayPropose && revise)),
+    card("In force", effectiveTable(revisions, mayPropose && revise)),
     el("h2.section", open.length ? `Waiting for somebody (${open.length})` : "Proposals"),
     revisions.proposals.length ? null : empty("The rules and the policy are those that this folder began with; nobody has proposed others."),
     open.map((proposal) => proposalCard(proposal, true, again, signal)),
@@ -53,7 +53,7 @@ function limits({ keys, roles }) {
   return roles.includes("approver") ? null : el("p.note", "Your key shows how things stand. To propose takes the role ", el("code", "author"), ", to approve ", el("code", "approver"), ".");
 }
 
-function inForce({ in_force }, revise) {
+function effectiveTable({ effective }, revise) {
   return table([
     { name: "node", cell: ({ node }) => el("b", node) },
     { name: "kind", less: true, cell: (row) => kind(row.kind) },
@@ -62,7 +62,7 @@ function inForce({ in_force }, revise) {
     { name: "by", less: true, cell: ({ proposal_id }) => (proposal_id ? digest(proposal_id, "proposal id") : note("the topology")) },
     { name: "digest", less: true, cell: (row) => digest(row.digest) },
     revise && { name: "", cell: (row) => button("Revise", () => revise(row)) },
-  ].filter(Boolean), in_force, { label: "In force", cards: true });
+  ].filter(Boolean), effective, { label: "In force", cards: true });
 }
 
 /** The text with the next version number: every revision needs a version of its own. */
@@ -77,8 +77,8 @@ function editorFor(revisions, of, again, close) {
   let subject = of;
   const against = note();
   const field = el("textarea", { spellcheck: "false", autocapitalize: "off", rows: 18, "aria-label": "The text of the revision" });
-  const node = el("select", { "aria-label": "Node", change: () => choose(revisions.in_force[node.selectedIndex]) },
-    revisions.in_force.map((each) => el("option", { selected: each === of }, `${each.node} (${kind(each.kind)})`)));
+  const node = el("select", { "aria-label": "Node", change: () => choose(revisions.effective[node.selectedIndex]) },
+    revisions.effective.map((each) => el("option", { selected: each === of }, `${each.node} (${kind(each.kind)})`)));
   const reason = el("input", { name: "reason", required: true, "aria-label": "Why", placeholder: "why it should change", autocomplete: "off" });
   const changes = el("div");
   const trouble = el("div");

@@ -2,19 +2,18 @@
 
 import { sql, tables } from "./api.js";
 import { badge, button, code, columnsOf, el, empty, failure, fill, note, table } from "./dom.js";
-import { count, csvOf, span, time } from "./format.js";
+import { count, csvOf, span, sqlName, time } from "./format.js";
 import { chart, chartable } from "./chart.js";
 
 const HISTORY = "tidegate.sql.history";
 const HISTORY_MAX = 30;
 const DRAFT = "tidegate.sql.draft";
 const ROWS_DRAWN = 1000;
-const FIRST = "SELECT action, count(*) AS decisions\nFROM decisions\nGROUP BY action\nORDER BY 2 DESC";
 
 export async function showSql(main, { filters }, signal) {
   const box = el("textarea", { "data-first": "", spellcheck: "false", autocapitalize: "off", rows: 6, "aria-label": "SQL" });
-  box.value = filters.get("q") ?? sessionStorage.getItem(DRAFT) ?? FIRST;
-  const place = el("div", { "aria-live": "polite" });
+  box.value = filters.get("q") ?? sessionStorage.getItem(DRAFT) ?? "";
+  const output = el("div", { "aria-live": "polite" });
   const past = el("select", { "aria-label": "Earlier queries", change: () => { if (past.value) box.value = past.value; past.selectedIndex = 0; box.focus(); } });
   const beside = el("aside.card.catalogue", el("h2", "Tables"), el("p.loading", "Asking…"));
   let running = null;
@@ -23,15 +22,15 @@ export async function showSql(main, { filters }, signal) {
     const mine = running = new AbortController();
     signal.addEventListener("abort", () => mine.abort());
     const text = box.value.trim().replace(/;$/, "");
-    if (!text) return fill(place, empty("Write a SELECT, then press Ctrl+Enter."));
+    if (!text) return fill(output, empty("Write a SELECT, then press Ctrl+Enter."));
     remember(text);
     showPast(past);
-    fill(place, el("p.loading", "Asking…"));
+    fill(output, el("p.loading", "Asking…"));
     try {
-      fill(place, answerOf(await sql(text, mine.signal)));
+      fill(output, answerOf(await sql(text, mine.signal)));
     } catch (error) {
       if (signal.aborted || running !== mine) return;
-      fill(place, failure(error));
+      fill(output, failure(error));
     }
   };
   box.addEventListener("input", () => sessionStorage.setItem(DRAFT, box.value));
@@ -45,11 +44,13 @@ export async function showSql(main, { filters }, signal) {
     el("div.stack",
       el("div.card", box, el("div.row",
         button("Run", run, { class: "primary" }), el("span.note.wide", "Ctrl+Enter"), el("span.spring"), past)),
-      place), beside));
+      output), beside));
   if (filters.get("q")) run();
-  else fill(place, empty("Only reads: ", code("SELECT"), " over the live and the committed tables. Every answer says as of which tick it is true."));
+  else fill(output, empty("Only reads: ", code("SELECT"), " over the live and the committed tables. Every answer says as of which tick it is true."));
   try {
-    showTables(beside, await tables(signal), box);
+    const all = await tables(signal);
+    showTables(beside, all, box);
+    box.value ||= firstQuestion(all);
   } catch (error) {
     if (!signal.aborted) fill(beside, el("h2", "Tables"), failure(error));
   }
@@ -69,16 +70,25 @@ function showPast(select) {
     all.map((text) => el("option", { value: text }, text.replace(/\s+/g, " ").slice(0, 80))));
 }
 
+/** The statement that the box begins with: decisions by action, or the tables if there are none. */
+function firstQuestion(all) {
+  const decisions = all.find(({ decisions_of, columns }) => decisions_of && columns.some(({ name }) => name === "action"));
+  if (!decisions) return "SHOW TABLES";
+  return `SELECT action, count(*) AS decisions\nFROM ${quoted(decisions.name)}\nGROUP BY action\nORDER BY 2 DESC`;
+}
+
+/** A name as SQL reads it, in quotes only if it needs them. */
+const quoted = (name) => (/^[a-z_][a-z0-9_]*$/.test(name) ? name : sqlName(name));
+
 /** A click on a name writes it where the cursor is. */
-function showTables(place, all, box) {
+function showTables(list, all, box) {
   const insert = (text) => {
     box.setRangeText(text, box.selectionStart, box.selectionEnd, "end");
     box.dispatchEvent(new Event("input"));
     box.focus();
   };
-  const quoted = (name) => (/^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`);
   const name = (of, type) => button([of, type && el("span.type", type)], () => insert(quoted(of)), { class: "name" });
-  fill(place, el("h2", "Tables"), all.length ? all.map((each) => el("details",
+  fill(list, el("h2", "Tables"), all.length ? all.map((each) => el("details",
     el("summary", each.name, note(` ${each.columns.length}`)),
     el("ul", el("li", name(each.name)), each.columns.map((column) => el("li", name(column.name, column.type))))))
     : empty("There are no tables yet."));

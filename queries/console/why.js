@@ -8,12 +8,16 @@ import { action, badge, breakable, button, card, code, command, copier, digest, 
 import { count, isDigest, isFeature, shellWord, time } from "./format.js";
 import * as status from "./status.js";
 
-export async function showWhy(main, { argument: id }, signal) {
+/** The path of a decision, without its id. */
+const DECISIONS = "/v1/decisions/";
+
+export async function showWhy(main, { argument: id, filters }, signal) {
   if (!id) {
     fill(main, el("h1", "Why"), empty("Choose one of the ", el("a", { href: "#/decisions" }, "decisions"), "."));
     return;
   }
-  const path = `/v1/decisions/${encodeURIComponent(id)}`;
+  const node = filters.get("node");
+  const path = `${DECISIONS}${encodeURIComponent(id)}${node ? `?${new URLSearchParams({ node })}` : ""}`;
   const answer = await ambiguous(main, call(path, { signal }));
   if (!answer) return;
   const { decision, fact } = answer;
@@ -40,7 +44,7 @@ export async function showWhy(main, { argument: id }, signal) {
   fill(main,
     el("p.crumb", el("a", { href: "#/decisions" }, "Decisions"), " / ", decision.event_id),
     el("div.head", action(String(decision.action)), el("h1", decision.event_id),
-      note("score ", scored(decision.score), ` · happened ${time(decision.ts_utc)}`)),
+      note("score ", scored(decision.score), ` · happened ${time(decision.ts_utc)}`), others(answer)),
     card("From the record to the seal", links),
     el("div.beside",
       el("div.stack", rulesCard(decision), card("How it came about", reasons), featuresCard(decision)),
@@ -52,15 +56,23 @@ export async function showWhy(main, { argument: id }, signal) {
   if (!answer.sealed) sealLater(reload, signal);
 }
 
-/** The answer; or, if several facts share the event id, nothing, and a list of them to choose from. */
+/** Links to the decisions of other nodes on the same fact. */
+function others({ node, nodes, decision }) {
+  const rest = nodes.filter((other) => other !== node);
+  if (!rest.length) return null;
+  const link = (other) => [" ", el("a", { href: `#/why/${encodeURIComponent(decision.decision_id)}?${new URLSearchParams({ node: other })}` }, other)];
+  return note(`by ${node}; see also`, rest.map(link));
+}
+
+/** The answer; or, if the id names several facts, nothing, and a list of them to choose from. */
 async function ambiguous(main, answer) {
   try {
     return await answer;
   } catch (error) {
     if (!error.candidates?.length) throw error;
-    const link = ({ event_type, event_id, decision_id }) => {
-      const id = event_type ? `${event_type}:${event_id}` : decision_id;
-      return el("li", el("a", { href: `#/why/${encodeURIComponent(id)}` }, id));
+    const link = ({ location }) => {
+      const address = location.slice(DECISIONS.length);
+      return el("li", el("a", { href: `#/why/${address}` }, decodeURIComponent(address.split("?")[0])));
     };
     fill(main, el("h1", "Which fact?"), el("p", error.message), el("ul", error.candidates.map(link)));
     return null;
@@ -71,10 +83,10 @@ async function ambiguous(main, answer) {
 function chain({ decision, fact, received, sealed, proof }) {
   const link = (tone, title, ...lines) => el("li", { class: tone }, el("strong", title), lines.filter(Boolean).map((line) => el("div", line)));
   const facts = decision.basis?.reduce((sum, each) => sum + BigInt(each), 0n);
-  const place = fact && `partition ${Number(BigInt(decision._tick) & 255n)}, offset ${fact._offset ?? decision._offset ?? "–"}`;
+  const position = fact && `partition ${Number(BigInt(decision._tick) & 255n)}, offset ${fact._offset ?? decision._offset ?? "–"}`;
   return el("ol.chain",
     link("good", "Received", received ? ["from ", el("b", received.source)] : "by the gate", received && `position ${count(received.position)}`),
-    link(fact ? "good" : "mind", fact ? "Admitted as a fact" : "Its fact was pruned", place, decision.payload_hash && ["payload ", digest(decision.payload_hash, "payload digest")],
+    link(fact ? "good" : "mind", fact ? "Admitted as a fact" : "Its fact is in neither log nor archive", position, decision.payload_hash && ["payload ", digest(decision.payload_hash, "payload digest")],
       [`under ${decision.policy_id} ${decision.policy_revision}`]),
     link("good", "Seen", facts !== undefined && `as of ${count(facts)} facts`, decision.snapshot_digest && ["snapshot ", digest(decision.snapshot_digest, "snapshot digest")]),
     link("good", "Decided", [action(String(decision.action)), ` by ${decision.bundle_id} ${decision.bundle_version}`], ["decision ", digest(decision.decision_id, "decision id")]),
@@ -168,8 +180,8 @@ function basedOn(decision) {
 
 function factCard(fact, decision) {
   if (!fact) {
-    return card("Fact", el("p", "The fact itself is not in this log any more; its payload's digest is ",
-      decision.payload_hash ? digest(decision.payload_hash) : "unknown", ". The archive brings it back: ", code("tidegate archive hydrate"), "."));
+    return card("Fact", el("p", "Neither the log nor the archive holds the fact; its payload's digest is ",
+      decision.payload_hash ? digest(decision.payload_hash) : "unknown", "."));
   }
   const { payload, context, ...own } = fact;
   // A JavaScript number would round a tick; the decision has it as text.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tidegate_facts::Digest;
+use tidegate_host::{DiskFiles, Files};
 
 /// A role of an API key: what its holder is allowed to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -217,10 +218,12 @@ impl Keys {
             return Err(KeysError::Twice { path: path.to_owned(), id: id.to_owned() });
         }
         let (text, key) = Key::of_secret(id, secret, roles, event_types);
+        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let write = || -> std::io::Result<()> {
             let mut file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
             file.write_all(format!("{}\n", key.entry()).as_bytes())?;
-            file.sync_all()
+            file.sync_all()?;
+            DiskFiles.sync_folder(folder) // The file may be new, and its name not durable.
         };
         write().map_err(|source| KeysError::Write { path: path.to_owned(), source })?;
         Ok(text)

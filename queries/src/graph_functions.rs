@@ -307,7 +307,7 @@ impl<'g> GraphCall<'g> {
         Ok(format!(
             "WITH hints AS ({hints}), {found}, {whole}
              SELECT hints.hint AS hint, hints.kind AS kind, hints.identifier AS identifier,
-                    found.component AS component, whole.size AS size, whole.frauds AS frauds,
+                    found.component AS component, whole.size AS size, whole.positives AS positives,
                     found.first_tick AS first_tick, {first_seen} AS first_seen,
                     candidates.candidates AS candidates, candidates.candidates > 1 AS conflict, {version}
              FROM hints
@@ -353,7 +353,7 @@ impl<'g> GraphCall<'g> {
                     found.first_tick AS first_tick, {first_seen} AS first_seen,
                     sightings.last_seen AS last_seen, sightings.days_seen AS days_seen,
                     degrees.degree AS degree, {columns},
-                    found.component AS component, whole.size AS size, whole.frauds AS frauds, {version}
+                    found.component AS component, whole.size AS size, whole.positives AS positives, {version}
              FROM found
              LEFT JOIN whole ON found.component = whole.component
              CROSS JOIN (SELECT count(*) AS degree, {degrees} FROM ties) AS degrees
@@ -433,9 +433,9 @@ impl<'g> GraphCall<'g> {
     /// The `WITH` part `whole`: the components that these belong to.
     fn whole(&self) -> Result<String, QueryError> {
         Ok(format!(
-            "whole AS (SELECT component, size, frauds FROM {}
+            "whole AS (SELECT component, size, positives FROM {}
                        WHERE component IN (SELECT component FROM found){}
-                       GROUP BY component, size, frauds HAVING sum(_diff) > 0)",
+                       GROUP BY component, size, positives HAVING sum(_diff) > 0)",
             self.changes(&self.graph.components, "components")?,
             self.before_tick("_tick"),
         ))

@@ -884,15 +884,15 @@ fn check_graph(sql: &str, expect: Expect) {
 #[test]
 fn identifiers_are_resolved_to_components_and_a_conflict_is_flagged() {
     check_graph(
-        "select hint, kind, identifier, component, size, frauds, first_seen, candidates, conflict from resolve('card', 1, 'card', '2', 'device', 'nothing') order by hint",
+        "select hint, kind, identifier, component, size, positives, first_seen, candidates, conflict from resolve('card', 1, 'card', '2', 'device', 'nothing') order by hint",
         expect![[r#"
-            +------+--------+------------+-----------+------+--------+--------------------------+------------+----------+
-            | hint | kind   | identifier | component | size | frauds | first_seen               | candidates | conflict |
-            +------+--------+------------+-----------+------+--------+--------------------------+------------+----------+
-            | 1    | card   | 1          | card:1    | 2    | 1      | 2018-04-01T00:00:00.100Z | 2          | true     |
-            | 2    | card   | 2          | card:2    | 1    | 0      | 2018-04-01T00:00:00.300Z | 2          | true     |
-            | 3    | device | nothing    | NULL      | NULL | NULL   | NULL                     | 2          | true     |
-            +------+--------+------------+-----------+------+--------+--------------------------+------------+----------+
+            +------+--------+------------+-----------+------+-----------+--------------------------+------------+----------+
+            | hint | kind   | identifier | component | size | positives | first_seen               | candidates | conflict |
+            +------+--------+------------+-----------+------+-----------+--------------------------+------------+----------+
+            | 1    | card   | 1          | card:1    | 2    | 1         | 2018-04-01T00:00:00.100Z | 2          | true     |
+            | 2    | card   | 2          | card:2    | 1    | 0         | 2018-04-01T00:00:00.300Z | 2          | true     |
+            | 3    | device | nothing    | NULL      | NULL | NULL      | NULL                     | 2          | true     |
+            +------+--------+------------+-----------+------+-----------+--------------------------+------------+----------+
         "#]],
     );
     check_graph(
@@ -927,23 +927,23 @@ fn identifiers_are_resolved_to_components_and_a_conflict_is_flagged() {
 #[test]
 fn a_profile_has_times_members_and_sums() {
     check_graph(
-        "select kind, identifier, first_seen, last_seen, days_seen, degree, degree_card, degree_device, component, size, frauds from profile('card', '1')",
+        "select kind, identifier, first_seen, last_seen, days_seen, degree, degree_card, degree_device, component, size, positives from profile('card', '1')",
         expect![[r#"
-            +------+------------+--------------------------+------------+-----------+--------+-------------+---------------+-----------+------+--------+
-            | kind | identifier | first_seen               | last_seen  | days_seen | degree | degree_card | degree_device | component | size | frauds |
-            +------+------------+--------------------------+------------+-----------+--------+-------------+---------------+-----------+------+--------+
-            | card | 1          | 2018-04-01T00:00:00.100Z | 2018-04-01 | 1         | 1      | 0           | 1             | card:1    | 2    | 1      |
-            +------+------------+--------------------------+------------+-----------+--------+-------------+---------------+-----------+------+--------+
+            +------+------------+--------------------------+------------+-----------+--------+-------------+---------------+-----------+------+-----------+
+            | kind | identifier | first_seen               | last_seen  | days_seen | degree | degree_card | degree_device | component | size | positives |
+            +------+------------+--------------------------+------------+-----------+--------+-------------+---------------+-----------+------+-----------+
+            | card | 1          | 2018-04-01T00:00:00.100Z | 2018-04-01 | 1         | 1      | 0           | 1             | card:1    | 2    | 1         |
+            +------+------------+--------------------------+------------+-----------+--------+-------------+---------------+-----------+------+-----------+
         "#]],
     );
     check_graph(
-        "select first_seen, last_seen, days_seen, degree_card, component, size, p.frauds from profile('device', '9', as_of => '2018-04-01T00:00:00.400000Z') p",
+        "select first_seen, last_seen, days_seen, degree_card, component, size, p.positives from profile('device', '9', as_of => '2018-04-01T00:00:00.400000Z') p",
         expect![[r#"
-            +--------------------------+-----------+-----------+-------------+-----------+------+--------+
-            | first_seen               | last_seen | days_seen | degree_card | component | size | frauds |
-            +--------------------------+-----------+-----------+-------------+-----------+------+--------+
-            | 2018-04-01T00:00:00.100Z | NULL      | 0         | 2           | card:1    | 3    | 1      |
-            +--------------------------+-----------+-----------+-------------+-----------+------+--------+
+            +--------------------------+-----------+-----------+-------------+-----------+------+-----------+
+            | first_seen               | last_seen | days_seen | degree_card | component | size | positives |
+            +--------------------------+-----------+-----------+-------------+-----------+------+-----------+
+            | 2018-04-01T00:00:00.100Z | NULL      | 0         | 2           | card:1    | 3    | 1         |
+            +--------------------------+-----------+-----------+-------------+-----------+------+-----------+
         "#]],
     );
     check_graph(
@@ -959,10 +959,10 @@ fn a_profile_has_times_members_and_sums() {
     check_graph(
         "select * from profile('card', 'unheard of')",
         expect![[r#"
-            +------+------------+------------+------------+-----------+-----------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
-            | kind | identifier | first_tick | first_seen | last_seen | days_seen | degree | degree_card | degree_device | component | size | frauds | before_tick | basis | graph_version |
-            +------+------------+------------+------------+-----------+-----------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
-            +------+------------+------------+------------+-----------+-----------+--------+-------------+---------------+-----------+------+--------+-------------+-------+---------------+
+            +------+------------+------------+------------+-----------+-----------+--------+-------------+---------------+-----------+------+-----------+-------------+-------+---------------+
+            | kind | identifier | first_tick | first_seen | last_seen | days_seen | degree | degree_card | degree_device | component | size | positives | before_tick | basis | graph_version |
+            +------+------------+------------+------------+-----------+-----------+--------+-------------+---------------+-----------+------+-----------+-------------+-------+---------------+
+            +------+------------+------------+------------+-----------+-----------+--------+-------------+---------------+-----------+------+-----------+-------------+-------+---------------+
         "#]],
     );
 }

@@ -6,8 +6,11 @@
 //! object named by the digest of its bytes. The next checkpoint lists the same files and those of
 //! its own interval, without the files whose rows no look-up can reach any more, or which a
 //! snapshot of the timeline's operator replaces. Which rows a file holds follows from the log
-//! alone, so any number of workers can restore it. A checkpoint also lists the runs of the dedupe
-//! index that cover its facts.
+//! alone, so any number of workers can restore it.
+//!
+//! The runs of the dedupe index are not part of a checkpoint. Merging replaces them at any time, so
+//! a list of them would soon name files that are gone. Each run has checksums of its own and states
+//! the ticks that it covers; a start reads the log again for the ticks that no run covers.
 //!
 //! | object | holds |
 //! |---|---|
@@ -36,7 +39,7 @@ use crate::signing::{Signature, Signer};
 use crate::store::{Store, StoreError};
 
 /// The recipe of a checkpoint, which it names.
-const STATE: &str = "tidegate.state.v1";
+const STATE: &str = "tidegate.state.v2";
 /// The folder of checkpoints in a store.
 const FOLDER: &str = "state";
 /// How many checkpoints a store retains, so that a damaged one can be ignored.
@@ -59,22 +62,6 @@ pub struct StateFile {
     /// The number of its rows.
     pub rows: u64,
     /// BLAKE3 of its bytes.
-    pub digest: Digest,
-}
-
-/// One run of the dedupe index, as a checkpoint lists it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DedupeRunFile {
-    /// The first tick that it covers.
-    pub lower: Tick,
-    /// The first tick after those that it covers.
-    pub upper: Tick,
-    /// The name of its file.
-    pub name: String,
-    /// The size of its file in bytes.
-    pub bytes: u64,
-    /// BLAKE3 of these bytes.
     pub digest: Digest,
 }
 
@@ -104,8 +91,6 @@ pub struct Checkpoint {
     pub gate: String,
     /// The state files, by timeline, partition and interval.
     pub files: Vec<StateFile>,
-    /// The runs of the dedupe index that cover the facts before the boundary.
-    pub dedupe_runs: Vec<DedupeRunFile>,
 }
 
 /// The form of a checkpoint in the store.
@@ -188,7 +173,6 @@ impl Checkpoint {
             basis: Vec::new(),
             gate: String::new(),
             files: Vec::new(),
-            dedupe_runs: Vec::new(),
         }
     }
 
@@ -206,7 +190,6 @@ impl Checkpoint {
     /// When the store fails.
     pub fn write(mut self, signer: Option<&Signer>, store: &Store) -> Result<(), StoreError> {
         self.files.sort();
-        self.dedupe_runs.sort();
         let (name, text) = (self.name(), self.text());
         let signature = signer.map(|signer| signer.sign(text.as_bytes()));
         let object = Digested { state: self, digest: Digest::of(text.as_bytes()), signature };
@@ -214,8 +197,7 @@ impl Checkpoint {
         match store.create(&name, object.as_bytes()) {
             // Another build or key wrote the existing one, or it is damaged. This one is right.
             Err(StoreError::Conflict { .. }) => {
-                store.delete(&name)?;
-                store.create(&name, object.as_bytes())?;
+                store.replace(&name, object.as_bytes())?;
             }
             written => {
                 written?;

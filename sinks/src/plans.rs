@@ -4,9 +4,10 @@
 //! | object | holds |
 //! |---|---|
 //! | `plans/<digest>.json` | exactly the text whose BLAKE3 digest is the plan's |
-//! | `plans/<digest>` | a bundle, a policy or another text that a plan names by digest |
+//! | `plans/<digest>` | a bundle or a policy, by the digest of its content that the plan names |
 //!
-//! Objects are named by what they hold, so writing one again finds it there.
+//! Objects are named by what they hold, so writing one again finds it there. Texts of one content
+//! may differ in layout; the first one that was stored stays.
 
 use tidegate_facts::Digest;
 
@@ -42,7 +43,9 @@ pub enum PlanError {
 /// # Errors
 /// When the store fails; [`StoreError::Conflict`] when the object was changed.
 pub fn put_plan(preimage: &str, store: &Store) -> Result<Digest, StoreError> {
-    put(preimage, plan_name, store)
+    let digest = Digest::of(preimage.as_bytes());
+    store.create(&plan_name(&digest), preimage.as_bytes())?;
+    Ok(digest)
 }
 
 /// Reads the plan of this digest, and checks that it has it.
@@ -50,23 +53,38 @@ pub fn put_plan(preimage: &str, store: &Store) -> Result<Digest, StoreError> {
 /// # Errors
 /// See [`PlanError`].
 pub fn get_plan(digest: &Digest, store: &Store) -> Result<String, PlanError> {
-    get(digest, plan_name, store)
+    let name = plan_name(digest);
+    let bytes = store.get(&name)?;
+    let found = Digest::of(&bytes);
+    if found != *digest {
+        return Err(PlanError::Changed { object: store.location(&name), found, expected: *digest });
+    }
+    text_of(&name, bytes.to_vec(), store)
 }
 
-/// Stores a text that a plan names by digest, such as a bundle or a policy, if it is not there yet.
+/// Stores a text that a plan names by the digest of its content, such as a bundle or a policy, if
+/// it is not there yet. Only the caller can compute that digest: it does not depend on how the text
+/// is laid out.
 ///
 /// # Errors
-/// When the store fails; [`StoreError::Conflict`] when the object was changed.
-pub fn put_text(text: &str, store: &Store) -> Result<Digest, StoreError> {
-    put(text, text_name, store)
+/// When the store fails; [`StoreError::Conflict`] when another text is there, which has the same
+/// content in another layout, or was changed.
+pub fn put_text(content: &Digest, text: &str, store: &Store) -> Result<(), StoreError> {
+    store.create(&text_name(content), text.as_bytes()).map(drop)
 }
 
-/// Reads the text of this digest, and checks that it has it.
+/// Reads the text whose content has this digest. The caller checks that it has.
 ///
 /// # Errors
 /// See [`PlanError`].
-pub fn get_text(digest: &Digest, store: &Store) -> Result<String, PlanError> {
-    get(digest, text_name, store)
+pub fn get_text(content: &Digest, store: &Store) -> Result<String, PlanError> {
+    let name = text_name(content);
+    text_of(&name, store.get(&name)?.to_vec(), store)
+}
+
+/// The location of the text whose content has this digest, as messages show it.
+pub fn text_location(content: &Digest, store: &Store) -> String {
+    store.location(&text_name(content))
 }
 
 fn plan_name(digest: &Digest) -> String {
@@ -77,21 +95,8 @@ fn text_name(digest: &Digest) -> String {
     format!("plans/{digest}")
 }
 
-fn put(text: &str, name_of: fn(&Digest) -> String, store: &Store) -> Result<Digest, StoreError> {
-    let digest = Digest::of(text.as_bytes());
-    store.create(&name_of(&digest), text.as_bytes())?;
-    Ok(digest)
-}
-
-fn get(expected: &Digest, name_of: fn(&Digest) -> String, store: &Store) -> Result<String, PlanError> {
-    let name = name_of(expected);
-    let bytes = store.get(&name)?;
-    let found = Digest::of(&bytes);
-    if found != *expected {
-        return Err(PlanError::Changed { object: store.location(&name), found, expected: *expected });
-    }
-    let text = String::from_utf8(bytes.to_vec());
-    text.map_err(|_| PlanError::NotText { object: store.location(&name) })
+fn text_of(name: &str, bytes: Vec<u8>, store: &Store) -> Result<String, PlanError> {
+    String::from_utf8(bytes).map_err(|_| PlanError::NotText { object: store.location(name) })
 }
 
 #[cfg(test)]
@@ -103,11 +108,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let plan = put_plan(r#"{"nodes":[]}"#, &store).unwrap();
-        let rules = put_text("[rules]", &store).unwrap();
+        let rules = Digest::of(b"the content of the rules");
+        put_text(&rules, "[rules]", &store).unwrap();
+        put_text(&rules, "[rules]", &store).unwrap();
         assert_eq!(put_plan(r#"{"nodes":[]}"#, &store).unwrap(), plan);
         assert_eq!(get_plan(&plan, &store).unwrap(), r#"{"nodes":[]}"#);
         assert_eq!(get_text(&rules, &store).unwrap(), "[rules]");
         assert!(matches!(get_text(&plan, &store), Err(PlanError::Store(error)) if error.is_not_found()));
+        let other_layout = put_text(&rules, "[ rules ]", &store);
+        assert!(matches!(other_layout, Err(StoreError::Conflict { .. })), "{other_layout:?}");
+        std::fs::write(folder.path().join(text_name(&rules)), [0xff_u8]).unwrap();
+        assert!(matches!(get_text(&rules, &store), Err(PlanError::NotText { .. })));
         std::fs::write(folder.path().join(plan_name(&plan)), "{}").unwrap();
         assert!(matches!(get_plan(&plan, &store), Err(PlanError::Changed { .. })));
         assert!(matches!(put_plan(r#"{"nodes":[]}"#, &store), Err(StoreError::Conflict { .. })));

@@ -6,13 +6,13 @@
 //! of BLAKE3 over `tidegate.key.v1` and the key.
 
 use std::fmt;
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::{Signature as Ed25519, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use tidegate_facts::Digest;
+use tidegate_host::{DiskFiles, Files, OpenMode};
 
 const SECRET: &str = "tidegate-signing-key ed25519 ";
 const PUBLIC: &str = "tidegate-public-key ed25519 ";
@@ -89,12 +89,20 @@ impl Signer {
     /// # Errors
     /// See [`KeyError`]. A file that other users can read is refused.
     pub fn read(path: &Path) -> Result<Signer, KeyError> {
+        Signer::read_from(&DiskFiles, path)
+    }
+
+    /// As [`Signer::read`], from another file system.
+    ///
+    /// # Errors
+    /// As [`Signer::read`].
+    pub fn read_from(files: &dyn Files, path: &Path) -> Result<Signer, KeyError> {
         let read = |source| KeyError::Read { path: path.to_owned(), source };
-        let mode = std::fs::metadata(path).map_err(read)?.mode() & 0o777;
+        let mode = files.metadata(path).map_err(read)?.permissions;
         if mode & 0o077 != 0 {
             return Err(KeyError::Open { path: path.to_owned(), mode });
         }
-        let text = std::fs::read_to_string(path).map_err(read)?;
+        let text = read_text(files, path)?;
         let secret = hex_after(SECRET, &text).ok_or_else(|| KeyError::Form {
             path: path.to_owned(),
             expected: "signing key",
@@ -104,27 +112,36 @@ impl Signer {
     }
 
     /// Writes the key to `path` and its public key beside it, and returns the path of the public
-    /// key.
+    /// key. Both files are durable on return.
     ///
     /// # Errors
     /// When one of the files exists or cannot be written.
     pub fn write(&self, path: &Path) -> Result<PathBuf, KeyError> {
+        self.write_to(&DiskFiles, path)
+    }
+
+    /// As [`Signer::write`], to another file system.
+    ///
+    /// # Errors
+    /// As [`Signer::write`].
+    pub fn write_to(&self, files: &dyn Files, path: &Path) -> Result<PathBuf, KeyError> {
+        let failed = |path: &Path, source| KeyError::Write { path: path.to_owned(), source };
         let mut beside = path.as_os_str().to_owned();
         beside.push(".pub");
         let beside = PathBuf::from(beside);
         let lines = [
-            (path, 0o600, format!("{SECRET}{}\n", Digest(self.key.to_bytes()))),
-            (&beside, 0o644, format!("{}\n", self.public())),
+            (path, OpenMode::CreatePrivate, format!("{SECRET}{}\n", Digest(self.key.to_bytes()))),
+            (&beside, OpenMode::CreateNew, format!("{}\n", self.public())),
         ];
         for (path, mode, line) in lines {
-            let mut options = std::fs::OpenOptions::new();
-            options.write(true).create_new(true).mode(mode);
-            let written = options.open(path).and_then(|mut file| {
-                file.write_all(line.as_bytes())?;
+            let written = files.open(path, mode).and_then(|file| {
+                file.write_at(line.as_bytes(), 0)?;
                 file.sync_all()
             });
-            written.map_err(|source| KeyError::Write { path: path.to_owned(), source })?;
+            written.map_err(|source| failed(path, source))?;
         }
+        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        files.sync_folder(folder).map_err(|source| failed(path, source))?;
         Ok(beside)
     }
 
@@ -154,8 +171,7 @@ impl PublicKey {
     /// # Errors
     /// See [`KeyError`].
     pub fn read(path: &Path) -> Result<PublicKey, KeyError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
+        let text = read_text(&DiskFiles, path)?;
         PublicKey::parse(&text).ok_or_else(|| KeyError::Form {
             path: path.to_owned(),
             expected: "public key",
@@ -197,6 +213,14 @@ impl fmt::Debug for PublicKey {
     }
 }
 
+/// The text of a key file.
+fn read_text(files: &dyn Files, path: &Path) -> Result<String, KeyError> {
+    let text = files.read(path).and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    });
+    text.map_err(|source| KeyError::Read { path: path.to_owned(), source })
+}
+
 fn hex_after(form: &str, text: &str) -> Option<[u8; 32]> {
     Digest::from_hex(text.strip_prefix(form)?.trim_end()).map(|bytes| bytes.0)
 }
@@ -204,6 +228,8 @@ fn hex_after(form: &str, text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
+    use tidegate_host::SimulatedHost;
 
     use super::*;
 
@@ -233,5 +259,16 @@ mod tests {
         let error = Signer::read(&path).unwrap_err().to_string();
         assert!(error.contains("mode 640") && !error.contains(&Digest([9; 32]).to_hex()), "{error}");
         assert!(!format!("{signer:?}").contains("0909"));
+    }
+
+    #[test]
+    fn a_key_that_was_written_survives_a_power_cut() {
+        let machine = SimulatedHost::new(1);
+        machine.files.create_folder(Path::new("/keys")).unwrap();
+        let (path, signer) = (Path::new("/keys/key"), Signer::from_secret(&[9; 32]));
+        let public = signer.write_to(&machine.files, path).unwrap();
+        let survivor = machine.crash();
+        assert_eq!(Signer::read_from(&survivor.files, path).unwrap().public(), signer.public());
+        assert!(survivor.files.exists(&public));
     }
 }

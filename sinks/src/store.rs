@@ -275,6 +275,17 @@ impl Store {
         Err(StoreError::Conflict { object: self.location(name), found, expected })
     }
 
+    /// Creates the object `name`, in place of the one that has the name. When this returns `Ok`,
+    /// the object is durable; a crash leaves the one or the other.
+    ///
+    /// Only for what can be derived again: a commit or a table file is never replaced.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`] when the backend cannot write it.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.with_retries("replace", name, || self.backend.replace(name, bytes))
+    }
+
     /// Checks that the object `name`, which was created, has this content.
     ///
     /// # Errors
@@ -346,6 +357,16 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             outcome => outcome,
         })
+    }
+
+    /// Removes what creates left unfinished before this moment because their processes were killed,
+    /// and returns the names, sorted.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`] when something cannot be listed or removed.
+    pub fn remove_unfinished(&self, before_micros: i64) -> Result<Vec<String>, StoreError> {
+        let remove = || self.backend.remove_unfinished(before_micros);
+        self.with_retries("remove unfinished files below", "", remove)
     }
 
     /// Makes attempts until one succeeds, one fails for good, or the policy allows no more.

@@ -21,8 +21,7 @@ pub fn declare(tables: &[(String, SchemaRef)], store: &Store) -> Result<(), Stor
             // The same columns in other bytes: another release wrote them, or an unused byte was
             // changed.
             Err(StoreError::Conflict { .. }) if decode(&store.get(&name)?).as_ref() == Some(schema) => {
-                store.delete(&name)?;
-                store.create(&name, &encode(schema))?;
+                store.replace(&name, &encode(schema))?;
             }
             created => {
                 created?;
@@ -59,11 +58,15 @@ fn decode(bytes: &[u8]) -> Option<SchemaRef> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+    use std::path::Path;
     use std::sync::Arc;
 
     use arrow::datatypes::{DataType, Field, TimeUnit};
+    use tidegate_host::SimulatedHost;
 
     use super::*;
+    use crate::store::{LocalBackend, RetryPolicy};
 
     fn table(name: &str, amount: DataType) -> Vec<(String, SchemaRef)> {
         let label = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
@@ -87,5 +90,26 @@ mod tests {
         assert_eq!(read_declared(&store).unwrap(), decisions);
         let other = declare(&table("decisions", DataType::Int64), &store);
         assert!(matches!(other, Err(StoreError::Conflict { .. })), "{other:?}");
+    }
+
+    #[test]
+    fn a_table_stays_known_wherever_a_crash_comes_while_its_columns_are_written_anew() {
+        let open = |machine: &SimulatedHost| {
+            let backend = LocalBackend::open_on(machine.host().files, Path::new("/store")).unwrap();
+            Store::over(Arc::new(backend), RetryPolicy::default()).on_host(&machine.host())
+        };
+        let tables = table("decisions", DataType::Int64);
+        let mut declared = 0;
+        for writes in 0..20 {
+            let machine = SimulatedHost::new(1);
+            let store = open(&machine);
+            let other_bytes = [encode(&tables[0].1), vec![0]].concat();
+            store.create("schemas/decisions.arrow", &other_bytes).unwrap();
+            machine.files.refuse_writes_after(writes, ErrorKind::StorageFull);
+            declared += u32::from(declare(&tables, &store).is_ok());
+            let survivor = open(&machine.crash());
+            assert_eq!(read_declared(&survivor).unwrap(), tables, "after {writes} writes");
+        }
+        assert!((1..20).contains(&declared), "{declared} of 20 were not cut short");
     }
 }

@@ -1,5 +1,7 @@
 //! One test of conformance for every backend of a store, and what a power cut leaves of a local one.
 
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -50,6 +52,12 @@ fn conforms(backend: impl ObjectBackend + 'static) {
     assert!(store.get("a/none").unwrap_err().is_not_found());
     assert!(store.get_range("a/none", 0..1).unwrap_err().is_not_found());
     assert!(store.head("a/none").unwrap_err().is_not_found());
+
+    store.replace("a/b/one.txt", b"one, again").unwrap();
+    assert_eq!(store.get("a/b/one.txt").unwrap(), "one, again");
+    store.replace("a/four.txt", b"four").unwrap();
+    assert_eq!(store.get("a/four.txt").unwrap(), "four", "there was nothing to replace");
+    store.delete("a/four.txt").unwrap();
 
     store.delete("a/b/one.txt").unwrap();
     store.delete("a/b/one.txt").unwrap();
@@ -135,13 +143,32 @@ fn a_backend_that_loses_or_replaces_objects_is_found_by_the_probe() {
     }
 }
 
+/// The store in a local folder of a simulated machine.
+fn open(machine: &SimulatedHost) -> Store {
+    let backend = LocalBackend::open_on(machine.host().files, Path::new("/data/store")).unwrap();
+    Store::over(Arc::new(backend), QUICK).on_host(&machine.host())
+}
+
+#[test]
+fn a_replaced_object_is_the_old_or_the_new_one_wherever_a_crash_comes() {
+    let mut left = BTreeSet::new();
+    for writes in 0..12 {
+        let machine = SimulatedHost::new(1);
+        let store = open(&machine);
+        store.create("a/one", b"old").unwrap();
+        machine.files.refuse_writes_after(writes, ErrorKind::StorageFull);
+        let is_replaced = store.replace("a/one", b"new").is_ok();
+        let survivor = open(&machine.crash());
+        let found = survivor.get("a/one").unwrap();
+        assert!(found == "new" || !is_replaced && found == "old", "after {writes} writes: {found:?}");
+        left.insert(found.to_vec());
+    }
+    assert_eq!(left.len(), 2, "some were cut short, and some were not");
+}
+
 #[test]
 fn what_a_local_folder_reported_as_created_survives_a_power_cut() {
     let machine = SimulatedHost::new(1);
-    let open = |machine: &SimulatedHost| {
-        let backend = LocalBackend::open_on(machine.host().files, Path::new("/data/store")).unwrap();
-        Store::over(Arc::new(backend), QUICK).on_host(&machine.host())
-    };
     let store = open(&machine);
     store.create("a/b/one", b"one").unwrap();
     store.create("a/two", b"two").unwrap();

@@ -1,8 +1,11 @@
 //! The card world: simulated card payments and their fraud labels, determined by a seed.
 //!
 //! The simulator is that of the Fraud Detection Handbook. Customers and terminals have random
-//! locations in a square of 100 by 100. A customer pays at the terminals within `radius`, each day
-//! a Poisson-distributed number of times, around noon, with amounts around a mean of the customer.
+//! locations in a square of 100 by 100, their town. A customer pays at the terminals within
+//! `radius`, each day a Poisson-distributed number of times, around noon, with amounts around a
+//! mean of the customer. The Handbook has one town. In a world of several towns, nobody pays in
+//! another town, so its graph of cards and terminals has at least one component for each town.
+//!
 //! There are three fraud scenarios; a later one overwrites an earlier one:
 //!
 //! 1. Every payment above 220.00.
@@ -42,6 +45,8 @@ pub struct CardWorldConfig {
     pub customers: u32,
     /// The number of terminals.
     pub terminals: u32,
+    /// The number of towns, among which customers and terminals are divided evenly.
+    pub towns: u32,
     /// The number of days.
     pub days: u32,
     /// The start of the first day, in microseconds since 1970-01-01 UTC; whole seconds.
@@ -65,6 +70,7 @@ impl Default for CardWorldConfig {
             seed: 0,
             customers: 1000,
             terminals: 2000,
+            towns: 1,
             days: 100,
             start: 1_767_225_600_000_000, // 2026-01-01T00:00:00Z
             radius: 5.0,
@@ -106,6 +112,9 @@ const CENTS_MAX: i64 = 999_999_999_999;
 const TERMINAL_DAYS: u32 = 28;
 const CUSTOMER_DAYS: u32 = 14;
 
+/// The limit on the number of towns, so that a coordinate keeps a fraction of 2^-30 or finer.
+const TOWNS_MAX: u32 = 10_000;
+
 /// The limit on the total number of terminals near customers: 400 MB of memory.
 const NEAR_MAX: usize = 100_000_000;
 
@@ -124,6 +133,7 @@ impl CardWorldConfig {
             seed,
             customers,
             terminals,
+            towns,
             days,
             start,
             radius,
@@ -133,7 +143,7 @@ impl CardWorldConfig {
             label_delay,
         } = self;
         format!(
-            "{RECIPE} seed={seed} customers={customers} terminals={terminals} days={days} start={start} \
+            "{RECIPE} seed={seed} customers={customers} terminals={terminals} towns={towns} days={days} start={start} \
              radius={radius} payments_daily_max={payments_daily_max} \
              terminals_compromised_daily={terminals_compromised_daily} \
              customers_compromised_daily={customers_compromised_daily} label_delay={label_delay}"
@@ -148,6 +158,9 @@ impl CardWorldConfig {
         }
         if self.terminals > ids_max {
             return refuse("terminals", "must fit 31 bits; use fewer");
+        }
+        if self.towns == 0 || self.towns > TOWNS_MAX {
+            return refuse("towns", "must lie between 1 and 10000; 1 is usual");
         }
         if !(self.radius >= 0.0 && self.radius.is_finite()) {
             return refuse(
@@ -378,18 +391,22 @@ impl CardWorld {
             stolen: VecDeque::new(),
             config,
         };
+        let towns = world.config.towns;
+        let radius = world.config.radius;
+        // The towns lie in a row, farther apart than anyone goes.
+        let town_x = |member: u32| f64::from(member % towns) * (SIDE + radius);
         // Sorted by the first coordinate, so that the terminals near a customer are in one range.
         let mut terminals: Vec<(f64, f64, u32)> = (0..world.config.terminals)
             .map(|terminal| {
                 let mut random = world.random(Purpose::Terminal, 0, terminal);
-                (random.between(0.0, SIDE), random.between(0.0, SIDE), terminal)
+                let (x, y) = (random.between(0.0, SIDE), random.between(0.0, SIDE));
+                (town_x(terminal) + x, y, terminal)
             })
             .collect();
         terminals.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.2.cmp(&b.2)));
-        let radius = world.config.radius;
         for customer in 0..world.config.customers {
             let mut random = world.random(Purpose::Customer, 0, customer);
-            let (x, y) = (random.between(0.0, SIDE), random.between(0.0, SIDE));
+            let (x, y) = (town_x(customer) + random.between(0.0, SIDE), random.between(0.0, SIDE));
             let mean_cents = random.between(500.0, 10_000.0);
             let payments_daily = random.between(0.0, world.config.payments_daily_max);
             let first = world.near.len();
@@ -617,6 +634,15 @@ mod tests {
     }
 
     #[test]
+    fn nobody_pays_in_another_town_and_every_town_has_payments() {
+        let config = CardWorldConfig { towns: 7, radius: 40.0, ..small() };
+        let payments = payments(config);
+        assert!(payments.iter().all(|payment| payment.customer % 7 == payment.terminal % 7));
+        let towns: BTreeSet<u32> = payments.iter().map(|payment| payment.customer % 7).collect();
+        assert_eq!(towns, (0..7).collect());
+    }
+
+    #[test]
     fn payments_have_consecutive_ids_in_the_order_of_time() {
         let batch = read(small(), CardWorldStream::Transactions, 0, 1000);
         let ids = batch.column(0).as_primitive::<Int64Type>().values().to_vec();
@@ -758,6 +784,8 @@ mod tests {
         assert_eq!(refused(CardWorldConfig { radius: f64::NAN, ..small() }), "radius");
         assert_eq!(refused(CardWorldConfig { radius: -1.0, ..small() }), "radius");
         assert_eq!(refused(CardWorldConfig { start: 1, ..small() }), "start");
+        assert_eq!(refused(CardWorldConfig { towns: 0, ..small() }), "towns");
+        assert_eq!(refused(CardWorldConfig { towns: 10_001, ..small() }), "towns");
         assert_eq!(refused(CardWorldConfig { days: u32::MAX, ..small() }), "days");
         assert_eq!(refused(CardWorldConfig { label_delay: i64::MAX, ..small() }), "days");
         assert_eq!(refused(CardWorldConfig { label_delay: -1, ..small() }), "label_delay");

@@ -159,20 +159,22 @@ impl CsvSource {
             let window = file.window();
             // Text appended to the file could close the quote.
             let mut forbid_growth = false;
-            let (bytes, outcome) = match self.splitter.next(window, file.at_end()) {
+            let (bytes, outcome) = match self.splitter.next(window, file.at_last_record()) {
                 Next::Blank { bytes } => {
                     file.skip(bytes);
                     continue;
                 }
                 Next::Incomplete => {
-                    if !file.read_more()? && file.window().is_empty() {
+                    if !file.read_more()? && file.is_consumed() {
                         self.text.finish();
                         self.in_records = false;
                     }
                     continue;
                 }
                 Next::TooLong => {
-                    let (bytes, length) = file.consume_line(self.splitter.record_bytes_max)?;
+                    let Some((bytes, length)) = file.consume_line(self.splitter.record_bytes_max)? else {
+                        continue;
+                    };
                     let detail = text_reader::too_long(length, self.splitter.record_bytes_max);
                     collector.add_unreadable(self.position, bytes, detail);
                     self.position += 1;
@@ -220,6 +222,10 @@ impl Source for CsvSource {
 
     fn fingerprint(&self) -> ReadFingerprint {
         self.text.fingerprint()
+    }
+
+    fn leave_unfinished_line(&mut self) {
+        self.text.leave_unfinished_line();
     }
 }
 
@@ -685,6 +691,26 @@ mod tests {
         fs::write(&path, "a,b\n1,\"half\nwhole\"\n").unwrap();
         let changed = source.fingerprint().check(&path).unwrap_err().to_string();
         assert!(changed.contains("has grown"), "{changed}");
+    }
+
+    #[test]
+    fn an_unfinished_line_is_left_and_read_once_it_is_complete() {
+        let texts =
+            ["a,b\n1,2\n3", "a,b\n1,2\n3,\"x\ny", "a,b\n1,2\n3,4", "a,b\n1,2\n3,aaaaaaaaaaaaaaaaaaaa"];
+        for text in texts {
+            let (_folder, path) = input(text.as_bytes());
+            let options = CsvOptions { record_bytes_max: 10, ..CsvOptions::default() };
+            let mut source = CsvSource::open(&path, 0, 10, options).unwrap();
+            source.leave_unfinished_line();
+            let chunk = source.next().unwrap().unwrap();
+            let Body::Rows { positions, .. } = &chunk.body else { panic!("CSV gives rows") };
+            assert_eq!((positions.as_slice(), chunk.unreadable.len()), (&[0][..], 0), "{text:?}");
+            assert!(source.next().unwrap().is_none());
+            assert_eq!(source.fingerprint().files[0].bytes, 8, "{text:?}");
+            fs::write(&path, format!("{text}\",5\n")).unwrap();
+            source.fingerprint().check(&path).unwrap();
+            assert_eq!(records(&path, 1, 10, 100).len(), 1, "{text:?}");
+        }
     }
 
     #[test]

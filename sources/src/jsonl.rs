@@ -134,8 +134,13 @@ impl JsonlSource {
     fn collect_into(&mut self, collector: &mut LineCollector, rows_max: usize) -> Result<(), SourceError> {
         while let Some(file) = self.text.current()? {
             let before = collector.lines.len();
-            let (used, stop) =
-                collector.add(file.window(), file.at_end(), self.position, self.record_bytes_max, rows_max);
+            let (used, stop) = collector.add(
+                file.window(),
+                file.at_last_record(),
+                self.position,
+                self.record_bytes_max,
+                rows_max,
+            );
             self.position += (collector.lines.len() - before) as u64;
             if used > 0 {
                 file.consume_records(used);
@@ -144,14 +149,14 @@ impl JsonlSource {
                 Stop::Full => break,
                 Stop::Blank(bytes) => file.skip(bytes),
                 Stop::TooLong => {
-                    let (bytes, length) = file.consume_line(self.record_bytes_max)?;
+                    let Some((bytes, length)) = file.consume_line(self.record_bytes_max)? else { continue };
                     let detail = text_reader::too_long(length, self.record_bytes_max);
                     collector.unreadable_bytes += bytes.len();
                     collector.unreadable.push(UnreadableRecord { position: self.position, bytes, detail });
                     self.position += 1;
                 }
                 Stop::Window => {
-                    if !file.read_more()? && file.window().is_empty() {
+                    if !file.read_more()? && file.is_consumed() {
                         self.text.finish();
                     }
                 }
@@ -174,6 +179,10 @@ impl Source for JsonlSource {
 
     fn fingerprint(&self) -> ReadFingerprint {
         self.text.fingerprint()
+    }
+
+    fn leave_unfinished_line(&mut self) {
+        self.text.leave_unfinished_line();
     }
 }
 
@@ -471,6 +480,29 @@ mod tests {
         assert_eq!(ends(&source), ["a.jsonl 11", "b.jsonl 2"]);
         fs::write(&a, "1\n\n2\n\n\n3\n4\n\n").unwrap();
         assert!(source.fingerprint().check(folder.path()).is_err(), "a file before the last may not grow");
+    }
+
+    #[test]
+    fn an_unfinished_line_of_the_last_file_is_left_and_read_once_it_is_complete() {
+        let folder = tempfile::tempdir().unwrap();
+        let b = folder.path().join("b.jsonl");
+        fs::write(folder.path().join("a.jsonl"), "1").unwrap();
+        for unfinished in ["3", "33333333333333333333"] {
+            fs::write(&b, format!("2\n{unfinished}")).unwrap();
+            let mut source = JsonlSource::envelopes(folder.path(), 0, 9, 10).unwrap();
+            source.leave_unfinished_line();
+            assert_eq!(read(&mut source), ["0 1", "1 2"], "a file before the last is complete");
+            let fingerprint = source.fingerprint();
+            assert_eq!(
+                fingerprint.files[1].bytes, 2,
+                "the bytes of the unfinished line do not count as read"
+            );
+            fs::write(&b, format!("2\n{unfinished}4\n")).unwrap();
+            fingerprint.check(folder.path()).unwrap();
+            let mut source = JsonlSource::envelopes(folder.path(), 2, 9, 100).unwrap();
+            source.leave_unfinished_line();
+            assert_eq!(read(&mut source), [format!("2 {unfinished}4")]);
+        }
     }
 
     #[test]

@@ -40,6 +40,13 @@ pub trait Source: Send {
 
     /// A fingerprint of what was read so far, so that a later run can check that it is unchanged.
     fn fingerprint(&self) -> ReadFingerprint;
+
+    /// From now on a last line without a line break is not a record: the program that writes the
+    /// file may not have written the rest of it yet. The line is read once the source is opened
+    /// again.
+    ///
+    /// A source that does not consist of lines, or whose file is compressed, ignores this.
+    fn leave_unfinished_line(&mut self) {}
 }
 
 /// Consecutive records of one source.

@@ -31,6 +31,8 @@ pub(crate) struct TextReader {
     current: Option<OpenTextFile>,
     /// For each finished file, the fingerprint up to its last record, and that of the whole file.
     finished: Vec<(Option<FileFingerprint>, FileFingerprint)>,
+    /// Whether a last line of the last file that has no line break is left unread.
+    leaves_unfinished_line: bool,
 }
 
 /// An open text file: a window of bytes in memory, and the hash of the bytes before it.
@@ -45,9 +47,12 @@ pub(crate) struct OpenTextFile {
     /// The read error, if any. It is stored because a decoder that failed may report the end next.
     error: Option<(io::ErrorKind, String)>,
     consumed: Consumed,
+    /// Whether a last line without a line break is left unread.
+    leaves_unfinished_line: bool,
 }
 
 /// The fingerprint of the consumed part of a file.
+#[derive(Clone)]
 enum Consumed {
     /// A compressed file counts as a whole, from its first record on.
     Whole { fingerprint: FileFingerprint, records: bool },
@@ -56,6 +61,7 @@ enum Consumed {
 }
 
 /// Where the last record ends among the consumed bytes.
+#[derive(Clone)]
 enum LastRecord {
     None,
     /// At the end of the consumed bytes.
@@ -67,7 +73,13 @@ enum LastRecord {
 impl TextReader {
     pub(crate) fn open(path: &Path, format: FileFormat) -> Result<TextReader, SourceError> {
         let files = file_set::find(path, format)?;
-        Ok(TextReader { files, current: None, finished: Vec::new() })
+        Ok(TextReader { files, current: None, finished: Vec::new(), leaves_unfinished_line: false })
+    }
+
+    /// See [`crate::Source::leave_unfinished_line`]. Only the last file can be unfinished: a file
+    /// before it must not grow.
+    pub(crate) fn leave_unfinished_line(&mut self) {
+        self.leaves_unfinished_line = true;
     }
 
     pub(crate) fn files(&self) -> &[InputFile] {
@@ -88,13 +100,19 @@ impl TextReader {
             };
             self.current = Some(OpenTextFile::open(file, consumed)?);
         }
+        let is_last = self.finished.len() + 1 == self.files.len();
+        if let Some(open) = &mut self.current {
+            let may_grow = matches!(open.consumed, Consumed::Bytes { .. });
+            open.leaves_unfinished_line = self.leaves_unfinished_line && is_last && may_grow;
+        }
         Ok(self.current.as_mut())
     }
 
-    /// Closes the current file, which must be consumed completely.
+    /// Closes the current file, which must be consumed completely, but for an unfinished line that
+    /// is left.
     pub(crate) fn finish(&mut self) {
         let open = self.current.take().expect("a file is open");
-        assert!(open.at_end && open.window().is_empty(), "a file is finished before its end");
+        assert!(open.at_end && open.is_consumed(), "a file is finished before its end");
         self.finished.push((
             open.consumed.up_to_last_record(&open.file.name),
             open.consumed.up_to_here(&open.file.name),
@@ -131,6 +149,7 @@ impl OpenTextFile {
             at_end: false,
             error: None,
             consumed,
+            leaves_unfinished_line: false,
         };
         open.read_more()?;
         if open.window().starts_with(BYTE_ORDER_MARK) {
@@ -151,6 +170,17 @@ impl OpenTextFile {
     /// Whether the window reaches to the end of the file.
     pub(crate) fn at_end(&self) -> bool {
         self.at_end
+    }
+
+    /// Whether the window reaches to the end of the file, and a last line in it that has no line
+    /// break is a record.
+    pub(crate) fn at_last_record(&self) -> bool {
+        self.at_end && !self.leaves_unfinished_line
+    }
+
+    /// Whether nothing is left to consume once the end of the file was read.
+    pub(crate) fn is_consumed(&self) -> bool {
+        self.window().is_empty() || self.leaves_unfinished_line
     }
 
     /// Reads until the buffer is full; `false` at the end of the file.
@@ -215,8 +245,12 @@ impl OpenTextFile {
     }
 
     /// Consumes a line of any length. Returns at most `head_bytes_max` of its first bytes, and its
-    /// length without the line break.
-    pub(crate) fn consume_line(&mut self, head_bytes_max: usize) -> Result<(Vec<u8>, u64), SourceError> {
+    /// length without the line break; `None` for an unfinished line, which is left.
+    pub(crate) fn consume_line(
+        &mut self,
+        head_bytes_max: usize,
+    ) -> Result<Option<(Vec<u8>, u64)>, SourceError> {
+        let before = self.leaves_unfinished_line.then(|| self.consumed.clone());
         let mut head = Vec::new();
         let mut length = 0;
         let mut last = None;
@@ -234,6 +268,10 @@ impl OpenTextFile {
             }
             self.consume_records(count);
             if !self.read_more()? {
+                if let Some(before) = before {
+                    self.consumed = before;
+                    return Ok(None);
+                }
                 break;
             }
         }
@@ -241,7 +279,7 @@ impl OpenTextFile {
             length -= 1;
             head.truncate(usize::try_from(length).unwrap_or(usize::MAX));
         }
-        Ok((head, length))
+        Ok(Some((head, length)))
     }
 }
 

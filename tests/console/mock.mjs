@@ -31,7 +31,7 @@ const PEOPLE = { ann: ["author"], bob: ["approver"] };
 const RULES = `id = "card-rules"
 version = "1"
 score = "coalesce(terminal_risk_7d, 0)"
-otherwise = "ALLOW"
+default_action = "ALLOW"
 
 [[rule]]
 id = "amount-over-limit"
@@ -92,7 +92,7 @@ class World {
     /** While set, nothing is committed. */
     this.holds = false;
     const began = (node, kind, revision_id, text) => ({ node, kind, revision_id, revision_version: "1", digest: hex(text), since_tick: null, since_utc: null, proposal_id: null, text });
-    this.inForce = [began("decisions", "bundle", "card-rules", RULES), began("admitted", "gate_policy", "card-gate", GATE)];
+    this.effective = [began("decisions", "bundle", "card-rules", RULES), began("admitted", "gate_policy", "card-gate", GATE)];
     this.proposals = [];
     this.steps = [];
     const [, { proposal_id: strict }] = this.step("propose", "ann", "Terminals were compromised in March; ask for the card earlier", { node: "decisions", text: STRICT });
@@ -227,7 +227,7 @@ class World {
     if (!reason?.trim()) return [400, "`reason` is empty; give the reason for the step"];
     const proposal = this.proposals.find(({ proposal_id }) => id && proposal_id.startsWith(id));
     if (step === "propose") {
-      const of = this.inForce.find((each) => each.node === node);
+      const of = this.effective.find((each) => each.node === node);
       const named = (name) => new RegExp(`^${name}\\s*=\\s*"([^"]*)"`, "m").exec(text)?.[1];
       const [revision_id, revision_version] = [named("id"), named("version") ?? named("revision")];
       if (!revision_id || !revision_version) return [422, `the revision cannot come into force:\n  the revision of ${node}:1: it has no \`id\` and \`version\`; a bundle begins with both`];
@@ -240,7 +240,7 @@ class World {
     const refused = this.following(proposal, actor, ["approver"]).find((each) => each.step === step);
     if (!refused || refused.refused) return [409, refused?.refused ?? `proposal ${proposal.proposal_id.slice(0, 12)} is ${proposal.state}, so that cannot be done`];
     proposal.state = { approve: "approved", activate: "in force", withdraw: "withdrawn", rollback: "rolled back" }[step];
-    const of = this.inForce.find((each) => each.node === proposal.node);
+    const of = this.effective.find((each) => each.node === proposal.node);
     if (step === "activate") {
       of.past = { ...of };
       Object.assign(of, { revision_id: proposal.revision_id, revision_version: proposal.revision_version, digest: proposal.after, text: proposal.text, since_utc: this.now(), since_tick: this.tick(), proposal_id: proposal.proposal_id });
@@ -264,7 +264,7 @@ class World {
 
   revisions(caller) {
     const proposals = this.proposals.map(({ text, before_text, ...proposal }) => ({ ...proposal, proposed_at_utc: this.steps.find((step) => step.proposal_id === proposal.proposal_id && step.step === "proposed").at_utc, next: this.following(proposal, caller.id, caller.roles) }));
-    return { four_eyes: true, in_force: this.inForce.map(({ past, ...of }) => of), proposals, steps: this.steps };
+    return { four_eyes: true, effective: this.effective.map(({ past, ...of }) => of), proposals, steps: this.steps };
   }
 
   commit() {
@@ -276,7 +276,7 @@ class World {
     const uptime_us = Number((process.hrtime.bigint() - this.started) / 1000n) + 93_000_000;
     const rows = decided * 731;
     const node = (name, kind, inputs, cost, share = 1, held = 0) => ({
-      name, kind, inputs, rows: Math.floor(rows * share), busy_us: Math.floor(rows * share * cost), lag_us: cost * 40, ...held && { state: { rows: Math.floor(rows * held), keys: 1000, bytes: Math.floor(rows * held * 41) } },
+      name, kind, ...shownAs(name, kind), inputs, rows: Math.floor(rows * share), busy_us: Math.floor(rows * share * cost), lag_us: cost * 40, ...held && { state: { rows: Math.floor(rows * held), keys: 1000, bytes: Math.floor(rows * held * 41) } },
     });
     const quarantined = {};
     for (const { reason_code } of this.tables.quarantine) quarantined[reason_code] = (quarantined[reason_code] ?? 0) + 1;
@@ -284,7 +284,7 @@ class World {
       topology: "fraud", file: "dataflows/fraud.toml", data: "/var/lib/tidegate/fraud", plan: hex("plan"), clock: "event", partitions: 4, workers: 1, version: "0.1.0", tick: this.tick(), time: this.now(), committed: this.committed, ready: this.ready,
       counts: { admitted: this.tables.facts.length, duplicate: this.twice, quarantined },
       nodes: [
-        { name: "http", kind: "source.http", inputs: [], rows: 0, busy_us: 0 }, node("labels", "source.world", [], 6, 0.9), node("transactions", "source.world", [], 8), node("admitted", "gate", ["labels", "transactions", "http"], 270, 1.9),
+        { name: "http", kind: null, role: "source", summary: null, table: null, inputs: [], rows: 0, busy_us: 0 }, node("labels", "source.world", [], 6, 0.9), node("transactions", "source.world", [], 8), node("admitted", "gate", ["labels", "transactions", "http"], 270, 1.9),
         node("payments", "filter", ["admitted"], 1), node("known_labels", "filter", ["admitted"], 1, 0.9), node("card_history", "as_of", ["payments", "known_labels"], 60, 1, 0.9),
         node("windowed", "windows", ["card_history", "payments", "known_labels"], 480, 1, 1.9), node("features", "project", ["windowed"], 12), node("decisions", "decide", ["features"], 90),
         node("features_table", "sink.parquet", ["features"], 3), node("episodes", "seal", ["decisions"], 230), node("decisions_table", "sink.seal", ["episodes"], 5),
@@ -301,7 +301,7 @@ class World {
     const fired = decision.rules_fired.map((rule, at) => `${rule} (${decision.reason_codes[at]})`);
     const { _tick, payload, ...envelope } = fact;
     return {
-      decision, sealed,
+      node: "decisions", nodes: ["decisions"], decision, sealed,
       reason: [
         `Event ${decision.event_id} happened at ${decision.ts_utc}.`,
         `It was admitted as fact ${decision.decided_at_utc}/${fact.partition}, offset ${fact.offset}, with payload ${fact.payload_hash}, under policy card-gate revision 1 (${decision.policy_digest}).`,
@@ -330,6 +330,13 @@ class World {
     const names = rows.length ? Object.keys(rows[0]) : empty;
     return names.map((column) => ({ name: column, type: typeOf(column, rows.map((row) => row[column]).find((of) => of !== null)) }));
   }
+}
+
+/** What the service gets from its registry of kinds. */
+function shownAs(name, kind) {
+  const role = ["source", "sink"].find((role) => kind.startsWith(`${role}.`)) ?? (kind === "gate" ? kind : "operator");
+  const summary = { decide: "decisions", seal: "episodes" }[kind] ?? null;
+  return { role, summary, table: role === "sink" ? name.replace(/_table$/, "") : null };
 }
 
 function typeOf(name, of) {
@@ -439,7 +446,7 @@ async function answer(world, key, request, response) {
   if (path === "/v1/whoami") return json(response, 200, caller);
   if (path === "/v1/backfills") return json(response, 200, { backfills: world.backfills });
   if (path.startsWith("/v1/revisions")) return revisions(world, caller, path.split("/").slice(3), request, response);
-  if (path === "/v1/tables") return json(response, 200, { tables: Object.keys(world.tables).map((name) => ({ name, columns: world.columns(name) })) });
+  if (path === "/v1/tables") return json(response, 200, { tables: Object.keys(world.tables).map((name) => ({ name, columns: world.columns(name), decisions_of: name === "decisions" ? name : null })) });
   if (path === "/v1/sql") return answerSql(world, request, response);
   if (path === "/v1/facts") {
     const body = await textOf(request);

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::max;
@@ -181,7 +180,7 @@ fn write_intervals<'scope>(
     name: &str,
 ) -> OutputStream<'scope> {
     let scope = rows.scope();
-    let times = Arc::clone(&writer.times);
+    let (times, clock) = (Arc::clone(&writer.times), Arc::clone(&writer.clock));
     let (lower, live) = (open.buffer.lower(), open.live.clone());
     let (open, write) = (Arc::new(Mutex::new(open)), Arc::new(write));
     let mut due: VecDeque<Tick> = VecDeque::new();
@@ -214,12 +213,13 @@ fn write_intervals<'scope>(
             (tap.frontier)(upper);
             while let Some(boundary) = due.pop_front_if(|due| upper.is_none_or(|upper| *due <= upper)) {
                 small.send(&client, &open);
-                let (open, write, times) = (Arc::clone(&open), Arc::clone(&write), Arc::clone(&times));
+                let (open, write) = (Arc::clone(&open), Arc::clone(&write));
+                let (times, clock) = (Arc::clone(&times), Arc::clone(&clock));
                 client.request(move || {
-                    let started = Instant::now();
+                    let started = clock.monotonic();
                     let slices = open.lock().cut_before(boundary);
                     let written = slices.iter().filter_map(|slice| write(slice).transpose()).collect();
-                    times.write.record_duration(started.elapsed());
+                    times.write.record_duration(clock.monotonic().saturating_sub(started));
                     written
                 });
                 writing.push_back((boundary, open_capability.clone()));

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
 
 use tidegate_facts::Tick;
+use tidegate_host::Clock;
 use tidegate_sinks::commits::{CommitInterval, TableError};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -27,6 +27,7 @@ pub fn publish<'scope>(
 ) -> probe::Handle<Tick> {
     let scope = outputs.scope();
     let (context, times) = (writer.context().clone(), Arc::clone(&writer.times));
+    let clock = Arc::clone(&writer.clock);
     let mut due: VecDeque<(CommitBoundary, Capability<Tick>)> = VecDeque::new();
     let mut written: BTreeMap<Tick, Vec<IntervalOutput>> = BTreeMap::new();
     let is_publisher = scope.index() == 0;
@@ -56,10 +57,10 @@ pub fn publish<'scope>(
                 let is_written =
                     |boundary: &CommitBoundary| upper.is_none_or(|upper| boundary.upper <= upper);
                 while let Some((boundary, capability)) = due.pop_front_if(|(due, _)| is_written(due)) {
-                    let (context, times) = (context.clone(), Arc::clone(&times));
+                    let (context, times, clock) = (context.clone(), Arc::clone(&times), Arc::clone(&clock));
                     let outputs = written.remove(&boundary.upper).unwrap_or_default();
                     publishing.push_back((boundary.upper, capability));
-                    client.request(move || publish_interval(&context, &boundary, outputs, &times));
+                    client.request(move || publish_interval(&context, &boundary, outputs, &times, &*clock));
                 }
                 for () in client.results() {
                     let (upper, capability) = publishing.pop_front().expect("a result for each request");
@@ -79,8 +80,9 @@ fn publish_interval(
     boundary: &CommitBoundary,
     outputs: Vec<IntervalOutput>,
     times: &RunTimes,
+    clock: &dyn Clock,
 ) -> Result<(), TableError> {
-    let started = Instant::now();
+    let started = clock.monotonic();
     let (mut files, mut state) = (Vec::new(), Vec::new());
     for output in outputs {
         match output {
@@ -91,17 +93,17 @@ fn publish_interval(
     if boundary.upper > context.lower {
         let (upper, plan, log) = (boundary.upper, context.plan, (*boundary.log).clone());
         context.target.commit(CommitInterval { upper, plan, log, files })?;
-        times.commit.record_duration(started.elapsed());
+        times.commit.record_duration(clock.monotonic().saturating_sub(started));
         if let Some(serve) = &context.serve
             && let Some(commits) = context.target.commits()
         {
             serve.set_commits(Arc::new(commits));
         }
     }
-    let started = Instant::now();
+    let started = clock.monotonic();
     context.target.checkpoint(boundary, state)?;
     if context.target.state_store().is_some() {
-        times.checkpoint.record_duration(started.elapsed());
+        times.checkpoint.record_duration(clock.monotonic().saturating_sub(started));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use parking_lot::Mutex;
 use tidegate_facts::Tick;
-use tidegate_host::{JobQueue, Tasks};
+use tidegate_host::{Clock, JobQueue, Tasks};
 use tidegate_sinks::commits::TableError;
 use timely::dataflow::Scope;
 use timely::scheduling::SyncActivator;
@@ -25,6 +25,7 @@ pub struct TableWriter {
     queue: Arc<dyn JobQueue>,
     has_panicked: Arc<AtomicBool>,
     pub(super) times: Arc<RunTimes>,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 impl TableWriter {
@@ -44,6 +45,7 @@ impl TableWriter {
             queue: Arc::from(queue),
             has_panicked: Arc::default(),
             times: Arc::clone(&metrics.times),
+            clock: Arc::clone(metrics.clock()),
         }
     }
 

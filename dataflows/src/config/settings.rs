@@ -322,6 +322,7 @@ impl<'t> Section<'t> {
                 None => vec![self.text_of(value, name, expected)],
             }
         });
+        self.refuse_empty_names(key, pairs.iter().map(|(name, _)| name));
         self.resolve_pairs(key, &pairs, |texts| {
             texts.iter().map(|text| Value::from(text.value.as_str())).collect()
         });
@@ -336,6 +337,7 @@ impl<'t> Section<'t> {
                 least
             })
         });
+        self.refuse_empty_names(key, pairs.iter().map(|(name, _)| name));
         self.resolve_pairs(key, &pairs, |count| Value::from(*count));
         pairs
     }
@@ -348,6 +350,15 @@ impl<'t> Section<'t> {
             pairs.filter_map(|(name, text)| Some((name, self.span_of(&text, key)?))).collect();
         self.resolve_pairs(key, &pairs, |span| Value::from(span.to_string()));
         pairs
+    }
+
+    /// Adds a fault for each empty name in the table `key`. An empty text means that a fault was
+    /// added, so nothing else would refuse it.
+    fn refuse_empty_names<'n>(&self, key: &str, names: impl Iterator<Item = &'n Spanned>) {
+        for name in names.filter(|name| name.value.is_empty()) {
+            let what = format!("`{key}` of {} has an entry with an empty name; give it a name", self.name);
+            self.diagnostics.add(name.line, what);
+        }
     }
 
     fn resolve_pairs<T>(&self, key: &'static str, pairs: &[(Spanned, T)], to_json: impl Fn(&T) -> Value) {
@@ -390,6 +401,26 @@ impl<'t> Section<'t> {
             None => self.wrong(value, key, &format!("a whole number of at least {least}")),
         }
         number
+    }
+
+    /// A seed: a whole number of 64 bits without a sign.
+    pub fn seed(&self, key: &'static str) -> Option<u64> {
+        let value = self.get(key)?;
+        let integer = value.get_ref().as_integer();
+        let seed = integer.and_then(|seed| u64::from_str_radix(seed.as_str(), seed.radix()).ok());
+        match seed {
+            Some(seed) => self.resolve(key, seed),
+            None => self.wrong(value, key, &format!("a whole number from 0 to {}", u64::MAX)),
+        }
+        seed
+    }
+
+    /// A seed, or `default` when it is missing or wrong.
+    pub fn seed_or(&self, key: &'static str, default: u64) -> u64 {
+        self.seed(key).unwrap_or_else(|| {
+            self.resolve(key, default);
+            default
+        })
     }
 
     /// A whole number of at least `least`, or `default` when it is missing or wrong.
@@ -554,6 +585,7 @@ impl<'t> Section<'t> {
         }
         sections.sort_by_key(|(at, _, _)| *at);
         let sections: Vec<_> = sections.into_iter().map(|(_, name, section)| (name, section)).collect();
+        self.refuse_empty_names(key, sections.iter().map(|(name, _)| name));
         if !sections.is_empty() {
             let tables =
                 sections.iter().map(|(name, section)| (name.value.clone(), Rc::clone(&section.resolved)));

@@ -11,7 +11,7 @@ use tidegate_host::Host;
 use tidegate_operators::governance::revision_lifecycle::Lifecycle;
 use tidegate_sinks::archive::{Bound, Preference, read_range};
 use tidegate_sinks::commits::Commits;
-use tidegate_sinks::log::{EmbeddedLog, Group, LogError, LogFolder, LogOptions, LogWriter};
+use tidegate_sinks::log::{AppendableLog, Group, LogError, LogFolder, LogOptions, LogWriter};
 use tidegate_sinks::sequencer::Sequencer;
 use tidegate_sinks::store::{Store, StoreUrl};
 
@@ -28,8 +28,10 @@ use crate::revision_step::{GovernanceError, StepOutcome, StepRequest};
 pub struct DataFolder {
     /// The machine that has the folder.
     pub host: Host,
-    /// The data folder: log and indexes.
+    /// The data folder: indexes, and the log unless it is another.
     pub data: PathBuf,
+    /// The log.
+    pub log: Arc<dyn AppendableLog>,
     /// The store of its commits and its archive.
     pub store: StoreUrl,
     /// About how much memory the dedupe index may use.
@@ -39,12 +41,17 @@ pub struct DataFolder {
 impl DataFolder {
     /// A data folder of this machine; a step needs little memory for the dedupe index.
     pub fn new(data: &Path, store: impl Into<StoreUrl>) -> DataFolder {
-        DataFolder { host: Host::real(), data: data.to_owned(), store: store.into(), dedupe_bytes: 8 << 20 }
+        let (host, data) = (Host::real(), data.to_owned());
+        let log = Arc::new(LogFolder::of_data(&host, &data));
+        DataFolder { host, data, log, store: store.into(), dedupe_bytes: 8 << 20 }
     }
 
-    fn log(&self) -> Result<LogFolder, GovernanceError> {
-        let log = LogFolder::of_data(&self.host, &self.data);
-        if log.exists() { Ok(log) } else { Err(GovernanceError::NothingRan { data: self.data.clone() }) }
+    /// The log, if a run has begun one.
+    fn log(&self) -> Result<&dyn AppendableLog, GovernanceError> {
+        match self.log.start()? {
+            Some(_) => Ok(&*self.log),
+            None => Err(GovernanceError::NothingRan { data: self.data.clone() }),
+        }
     }
 
     /// The lifecycle of a plan's revisions, read from the log. A run may be active on it. Groups
@@ -56,7 +63,7 @@ impl DataFolder {
         let log = self.log()?;
         let mut history = ControlHistory::default();
         let archive = Store::open(&self.store)?;
-        for group in read_range(&log, Some(&archive), Bound::Group(0), None, Preference::Log)? {
+        for group in read_range(log, Some(&archive), Bound::Group(0), None, Preference::Log)? {
             history.add(plan, &self.data, &group?.frames)?;
         }
         history.lifecycle(plan, &self.data)
@@ -107,24 +114,24 @@ impl DataFolder {
 
     /// Opens a log that no run is active on, and reads all of it.
     fn lock(&self, plan: &Arc<Plan>, plan_match: PlanMatch) -> Result<LockedLog, GovernanceError> {
-        let log = self.log()?;
+        let logged = self.log()?;
         check_pins(plan)?;
         let archive = Store::open(&self.store)?;
         // Only durable facts are committed, so a log that ends before the commits has lost
         // something.
         let acknowledged = Commits::read(&archive)?.upper();
-        let opened = log.open_acknowledged(LogOptions::default(), acknowledged);
+        let opened = logged.open_writer(LogOptions::default(), None, acknowledged);
         let (log, recovery) = opened.map_err(|error| match error {
             LogError::Locked { pid, .. } => GovernanceError::Running { data: self.data.clone(), pid },
             other => other.into(),
         })?;
-        let plan = effective_plan(plan, log.folder(), &archive)?;
+        let plan = effective_plan(plan, logged, &archive)?;
         let index = self.data.join("index/dedupe");
         let (mut dedupe, covered) = DedupeIndex::open(&self.host, &index, self.dedupe_bytes, log.upper())?;
         let mut dedupe_recovery = DedupeRecovery::new(&plan, covered);
         let mut history = ControlHistory::new(plan_match);
         let end = Some(Bound::Group(recovery.groups));
-        for group in read_range(log.folder(), Some(&archive), Bound::Group(0), end, Preference::Log)? {
+        for group in read_range(logged, Some(&archive), Bound::Group(0), end, Preference::Log)? {
             let group = group?;
             history.add(&plan, &self.data, &group.frames)?;
             dedupe_recovery.add(&group, &mut dedupe)?;
@@ -145,7 +152,7 @@ struct LockedLog {
 
 /// Admits one control fact to an open log.
 struct ControlGate {
-    log: EmbeddedLog,
+    log: Box<dyn LogWriter>,
     dedupe: DedupeIndex,
     position: u64,
     order: Reorder,

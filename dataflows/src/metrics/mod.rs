@@ -10,12 +10,13 @@ pub mod histogram;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int32Type;
 use parking_lot::Mutex;
 use tidegate_facts::{Reason, Tick};
+use tidegate_host::{Clock, SystemClock};
 use tidegate_operators::decision::decide::Action;
 use tidegate_operators::temporal::timeline::{TimelineMetrics, Totals};
 
@@ -25,11 +26,13 @@ use crate::timeline_names::node_of_timeline;
 /// The counters of one run, shared by its threads.
 #[derive(Clone)]
 pub struct RunMetrics {
-    started: Instant,
+    clock: Arc<dyn Clock>,
+    /// When the run began, on the monotonic clock.
+    started: Duration,
     stages: Arc<Mutex<BTreeMap<Stage, Arc<Counter>>>>,
     fed_upper: Arc<AtomicI64>,
     /// The newest groups that the workers got: where each ends, and when they got it.
-    groups: Arc<Mutex<VecDeque<(Tick, Instant)>>>,
+    groups: Arc<Mutex<VecDeque<(Tick, Duration)>>>,
     partitions: Arc<Mutex<Vec<PartitionProgress>>>,
     timelines: Arc<Mutex<BTreeMap<String, Arc<TimelineMetrics>>>>,
     loads: Arc<Mutex<Vec<Weak<WorkerLoad>>>>,
@@ -107,8 +110,9 @@ pub enum Stage {
 }
 
 /// The counters of one stage: rows that passed it, and the time it was busy.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counter {
+    clock: Arc<dyn Clock>,
     rows: AtomicU64,
     busy_ns: AtomicU64,
     errors: AtomicU64,
@@ -144,6 +148,19 @@ pub struct StageReport {
 }
 
 impl Counter {
+    fn new(clock: &Arc<dyn Clock>) -> Counter {
+        Counter {
+            clock: Arc::clone(clock),
+            rows: AtomicU64::default(),
+            busy_ns: AtomicU64::default(),
+            errors: AtomicU64::default(),
+            late: AtomicU64::default(),
+            actions: <[AtomicU64; Action::ALL.len()]>::default(),
+            latency: Histogram::default(),
+            frontiers: Mutex::default(),
+        }
+    }
+
     /// Counts rows.
     pub fn add(&self, rows: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
@@ -161,9 +178,9 @@ impl Counter {
 
     /// Runs `work`, a piece of the stage's own work, and counts its time.
     pub fn time<R>(&self, work: impl FnOnce() -> R) -> R {
-        let started = Instant::now();
+        let started = self.clock.monotonic();
         let result = work();
-        let elapsed = started.elapsed();
+        let elapsed = self.clock.monotonic().saturating_sub(started);
         self.add_busy(elapsed);
         self.latency.record_duration(elapsed);
         result
@@ -212,14 +229,22 @@ impl Counter {
 }
 
 impl RunMetrics {
-    /// Counters for these sources and nodes, in the order of the plan.
+    /// Counters for these sources and nodes, in the order of the plan; times are those of this
+    /// machine.
     pub fn new(sources: &[String], nodes: &[String]) -> RunMetrics {
+        RunMetrics::on_clock(sources, nodes, Arc::new(SystemClock))
+    }
+
+    /// As [`RunMetrics::new`], with times by this clock.
+    pub fn on_clock(sources: &[String], nodes: &[String], clock: Arc<dyn Clock>) -> RunMetrics {
         let sources = sources.iter().enumerate().map(|(number, name)| Stage::Source(number, name.clone()));
         let nodes = nodes.iter().enumerate().map(|(number, name)| Stage::Node(number, name.clone()));
         let stages = sources.chain([Stage::Admission, Stage::Log]).chain(nodes);
+        let stages = stages.map(|stage| (stage, Arc::new(Counter::new(&clock)))).collect();
         RunMetrics {
-            started: Instant::now(),
-            stages: Arc::new(Mutex::new(stages.map(|stage| (stage, Arc::default())).collect())),
+            started: clock.monotonic(),
+            clock,
+            stages: Arc::new(Mutex::new(stages)),
             fed_upper: Arc::default(),
             groups: Arc::default(),
             partitions: Arc::default(),
@@ -272,7 +297,7 @@ impl RunMetrics {
         if groups.len() == GROUPS_MAX {
             groups.pop_front();
         }
-        groups.push_back((upper, Instant::now()));
+        groups.push_back((upper, self.clock.monotonic()));
     }
 
     /// Advances the frontier of one worker's part of a node to `upper`, and records the latency of
@@ -282,8 +307,9 @@ impl RunMetrics {
         let groups = self.groups.lock();
         let after = |bound: Tick| groups.partition_point(|(end, _)| *end <= bound);
         let (first, end) = (after(from), after(upper));
+        let now = self.clock.monotonic();
         for (_, fed) in groups.range(first.min(end)..end) {
-            node.latency.record_duration(fed.elapsed());
+            node.latency.record_duration(now.saturating_sub(*fed));
         }
     }
 
@@ -355,7 +381,12 @@ impl RunMetrics {
 
     /// The time since the run began.
     pub fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+        self.clock.monotonic().saturating_sub(self.started)
+    }
+
+    /// The clock of all times here.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// The counters of every stage, in order.
@@ -390,7 +421,19 @@ impl RunMetrics {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_host::ManualClock;
+
     use super::*;
+
+    #[test]
+    fn times_are_those_of_the_clock() {
+        let clock = ManualClock::new(0);
+        let metrics = RunMetrics::on_clock(&[], &["a".to_owned()], Arc::new(clock.clone()));
+        metrics.stage(&Stage::Log).time(|| clock.advance(Duration::from_secs(3)));
+        let busy: Vec<Duration> = metrics.report().into_iter().map(|stage| stage.busy).collect();
+        assert_eq!(busy, [Duration::ZERO, Duration::from_secs(3), Duration::ZERO], "admission, log and a");
+        assert_eq!(metrics.elapsed(), Duration::from_secs(3));
+    }
 
     #[test]
     fn a_group_is_timed_once_at_each_node_and_worker_that_it_passes() {

@@ -361,8 +361,10 @@ pub trait PlannedNode: Any + Send + Sync {
     /// Its own rows, then its ports. A sink has none.
     fn outputs(&self) -> Vec<OutputSpec>;
 
-    /// The columns that it reads of each node or port, when `wanted` are read of its own rows.
-    fn reads(&self, wanted: &ColumnSet, inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)>;
+    /// The columns that it reads of each node or port.
+    ///
+    /// `wanted` has the columns that later nodes read of each of [`Self::outputs`], in their order.
+    fn reads(&self, wanted: &[ColumnSet], inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)>;
 
     /// The timelines that it retains, and which of their rows a checkpoint needs.
     fn timelines(&self) -> Vec<(String, Retention)> {

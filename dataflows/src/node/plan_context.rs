@@ -270,8 +270,14 @@ impl<'p> PlanContext<'p> {
             return Some((0..input.fields().len()).collect());
         }
         let tick = tick_index(input);
-        let named: Vec<Option<usize>> =
-            names.iter().map(|name| self.column(name, input, self.input_name())).collect();
+        let named = names.iter().enumerate().map(|(index, name)| {
+            if !name.is_absent() && names[..index].iter().any(|other| other.value == name.value) {
+                self.fault(name.line, format!("`columns` names `{}` twice; name it once", name.value));
+                return None;
+            }
+            self.column(name, input, self.input_name())
+        });
+        let named: Vec<Option<usize>> = named.collect();
         let mut indexes = named.into_iter().collect::<Option<Vec<_>>>()?;
         if !indexes.contains(&tick) {
             indexes.insert(0, tick);
@@ -343,10 +349,9 @@ impl<'p> PlanContext<'p> {
                 continue;
             }
             // A node that reads a changelog reads its differences as they are; nothing may be
-            // computed from them.
-            let is_diff = text.value == columns::DIFF && *field.data_type() == DataType::Int64;
-            if let Some(diff) = diff.filter(|_| is_diff) {
-                computed.push((ProjectedColumn::Input(diff), field));
+            // computed from them. Facts have none, and the planner refuses them.
+            if text.value == columns::DIFF && *field.data_type() == DataType::Int64 {
+                computed.extend(diff.map(|diff| (ProjectedColumn::Input(diff), field)));
                 continue;
             }
             let planned = self.expression(text, schema, Some(field.data_type()));

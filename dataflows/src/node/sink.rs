@@ -86,7 +86,7 @@ impl PlannedNode for PlannedSink {
         Vec::new()
     }
 
-    fn reads(&self, _: &ColumnSet, inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
+    fn reads(&self, _: &[ColumnSet], inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
         let read = self.0.schema.fields().iter().map(|field| field.name().clone());
         vec![(inputs.name().to_owned(), read.collect())]
     }

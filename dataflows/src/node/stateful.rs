@@ -64,17 +64,18 @@ pub struct StateInput {
     pub exchange: Exchange,
     /// Which of them a checkpoint needs.
     pub retention: Retention,
-    /// Whether the state gives these columns again, so that it reads those that are read of it.
+    /// Whether every output of the state gives these columns again, so that it reads those that
+    /// are read of one of its outputs.
     pub is_passed_on: bool,
 }
 
 impl StateInput {
-    fn reads(&self, node: &str, wanted: &ColumnSet, inputs: &InputSchemas<'_>) -> ColumnSet {
+    fn reads(&self, node: &str, wanted: &[ColumnSet], inputs: &InputSchemas<'_>) -> ColumnSet {
         let schema = inputs.schema_of(node);
         if !self.is_passed_on {
             return columns_of_projection(&self.projection, schema);
         }
-        let mut reads = wanted.clone();
+        let mut reads: ColumnSet = wanted.iter().flatten().cloned().collect();
         for (index, column) in self.projection.columns().enumerate() {
             match column {
                 // The state needs key and time itself, the others when a node reads them.
@@ -103,7 +104,7 @@ pub struct StatePlan {
 
 impl StatePlan {
     /// Reads of each input, for [`PlannedNode::reads`].
-    pub fn reads(&self, wanted: &ColumnSet, inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
+    pub fn reads(&self, wanted: &[ColumnSet], inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
         let read = self.inputs.iter().filter_map(|input| match &input.from {
             InputFrom::Node(node) => Some((node.clone(), input.reads(node, wanted, inputs))),
             InputFrom::Boundaries => None,
@@ -191,7 +192,7 @@ impl PlannedNode for StatefulNode {
         ports.zip(schemas).map(|(port, schema)| OutputSpec { port, schema }).collect()
     }
 
-    fn reads(&self, wanted: &ColumnSet, inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
+    fn reads(&self, wanted: &[ColumnSet], inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
         self.state.reads(wanted, inputs)
     }
 

@@ -184,10 +184,10 @@ impl PlannedNode for Planned {
         vec![OutputSpec::own(SchemaRef::clone(&self.schema))]
     }
 
-    fn reads(&self, wanted: &ColumnSet, inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
+    fn reads(&self, wanted: &[ColumnSet], inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
         let timeline = columns_of_projection(&self.projection, inputs.schema_of(&self.timeline));
         let schema = inputs.schema();
-        let mut own = wanted.clone();
+        let mut own = wanted[0].clone();
         own.extend([self.key, self.time].map(|index| schema.field(index).name().clone()));
         vec![(self.timeline.clone(), timeline), (inputs.name().to_owned(), own)]
     }

@@ -42,7 +42,7 @@ const SETTINGS: &[Setting] = &[
         "column",
         Default::Required,
         "The column with the claimed value.",
-        ["\"said\"", "\"value\""],
+        ["\"claimed\"", "\"value\""],
     ),
     Setting::answer(
         "time",
@@ -108,7 +108,7 @@ impl NodeKind for CopyDetectionKind {
     }
 
     fn example(&self) -> &'static str {
-        "name = \"families\"\nkind = \"copy_detection\"\ninput = \"said\"\nclaim = \"item\"\nstream = \"source\"\nvalue = \"said\"\nperiod = \"1d\"\n"
+        "name = \"families\"\nkind = \"copy_detection\"\ninput = \"claims\"\nclaim = \"item\"\nstream = \"source\"\nvalue = \"claimed\"\nperiod = \"1d\"\n"
     }
 
     fn read(&self, section: &Section<'_>, _: &ReadContext<'_, '_>) -> Box<dyn NodeSpec> {

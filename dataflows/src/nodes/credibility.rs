@@ -196,7 +196,7 @@ struct Part {
 impl NodeSpec for Spec {
     fn inputs(&self) -> Vec<FurtherInput<'_>> {
         let parts = [
-            (&self.claims, Accepts::Either),
+            (&self.claims, Accepts::Changelog),
             (&self.evidence, Accepts::Changelog),
             (&self.regions, Accepts::Facts),
         ];

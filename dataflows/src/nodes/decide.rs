@@ -39,8 +39,9 @@ impl NodeKind for Decide {
 
     fn about(&self) -> &'static str {
         "Decides each row by the rules of a bundle: SQL conditions, each with an action and a reason code. The \
-         strongest action of the rules that fired wins, else the bundle's `default_action`. A rule that fails on a \
-         row counts as fired with EVALUATION_ERROR, and the decision is at least a review. The rules can be revised \
+         first rule that fires decides the action, and the decision cites every rule that fired; when none fires, \
+         the action is the bundle's `default_action`. A rule that fails on a row counts as fired with \
+         EVALUATION_ERROR, and the decision is at least a review. The rules can be revised \
          while the topology runs (`tidegate policy`)."
     }
 
@@ -159,9 +160,9 @@ impl PlannedNode for Planned {
         vec![OutputSpec::own(SchemaRef::clone(&self.schema))]
     }
 
-    fn reads(&self, wanted: &ColumnSet, inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
+    fn reads(&self, wanted: &[ColumnSet], inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
         let rules = self.deciders.values().flat_map(|d| d.rules.iter().map(|r| &r.when).chain([&d.score]));
-        let mut reads = wanted.clone();
+        let mut reads = wanted[0].clone();
         reads.extend(rules.flat_map(columns_of));
         reads.insert(columns::EVENT_ID.to_owned());
         vec![(inputs.name().to_owned(), reads)]

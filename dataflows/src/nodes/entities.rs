@@ -168,9 +168,12 @@ impl NodeKind for EntitiesKind {
             edge.finish();
             read
         });
+        let names = read_names(section);
+        let links = section.text_lists("links");
+        refuse_empty_lists(section, "links", &links, "another kind");
         Box::new(Spec {
-            names: read_names(section),
-            links: section.text_lists("links"),
+            names,
+            links,
             ttl: section.span("ttl"),
             degree_max: section.count_table("degree_max", 1),
             positives,
@@ -180,12 +183,26 @@ impl NodeKind for EntitiesKind {
 }
 
 fn read_names(section: &Section<'_>) -> NameColumns {
+    let before = section.diagnostics().count();
     let identifiers = section.text_lists("identifiers");
-    if !section.has("identifiers") {
+    if identifiers.is_empty() && section.diagnostics().count() == before {
         section
             .missing("identifiers", "a table of kinds and columns, such as { customer = \"customer_id\" }");
     }
+    refuse_empty_lists(section, "identifiers", &identifiers, "a column");
     NameColumns { identifiers, unlink: section.text("unlink") }
+}
+
+/// Adds a fault for each kind in the table `key` whose list is empty; it must name at least `what`.
+fn refuse_empty_lists(section: &Section<'_>, key: &str, lists: &[(Spanned, Vec<Spanned>)], what: &str) {
+    for (kind, _) in lists.iter().filter(|(_, texts)| texts.is_empty()) {
+        let what = format!(
+            "kind `{}` in `{key}` of {} has an empty list; name {what}, or leave the kind out",
+            kind.value,
+            section.name()
+        );
+        section.diagnostics().add(kind.line, what);
+    }
 }
 
 struct Spec {
@@ -371,7 +388,7 @@ impl NameColumns {
         let unlink = self.unlink.as_ref().map(|unlink| cx.boolean_column(unlink, schema, of));
         let time = cx.ts_utc_column(schema, of)?;
         if !is_complete || named.is_empty() || matches!(unlink, Some(None)) {
-            return None; // Each has its own fault.
+            return None; // Each has its own fault, and `read_names` adds that of an empty table.
         }
         let mut projection = InputProjection::new(cx, schema, named[0].1, Some(time));
         for (number, (_, index)) in named.iter().enumerate().skip(1) {
@@ -442,9 +459,9 @@ impl PlannedNode for Planned {
         std::iter::once(OutputSpec::own(SchemaRef::clone(&self.schema))).chain(ports).collect()
     }
 
-    fn reads(&self, requested: &ColumnSet, inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
-        let mut reads = self.state.reads(&ColumnSet::new(), inputs);
-        let mut own = requested.clone();
+    fn reads(&self, wanted: &[ColumnSet], inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
+        let mut reads = self.state.reads(&[], inputs);
+        let mut own = wanted[0].clone();
         own.extend([columns::EVENT_ID, columns::BASIS].map(str::to_owned));
         reads.push((inputs.name().to_owned(), own));
         reads

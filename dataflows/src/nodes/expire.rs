@@ -19,8 +19,10 @@ use crate::timeline_names::Retention;
 /// The kind `expire`.
 pub struct ExpireKind;
 
-const PORTS: &[Port] =
-    &[Port { name: "late", about: "The rows that had already expired when they were admitted." }];
+const PORTS: &[Port] = &[Port {
+    name: "late",
+    about: "Rows that never became alive: those that had expired when they were admitted, those that a newer row or a cancellation of their key had overtaken, cancellations that a newer row had overtaken, and rows without a key, an event time or a time to live.",
+}];
 
 const SETTINGS: &[Setting] = &[
     Setting::answer(
@@ -66,13 +68,12 @@ impl NodeKind for ExpireKind {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn about(&self) -> &'static str {
         "Gives what is alive as a changelog: each key's newest row, until its time to live is over, it is \
-         cancelled or replaced. `expires_at` is when it ends. A row that had already expired when it was admitted \
-         goes to the port `late`."
+         cancelled or replaced. `expires_at` is when it ends. A row that never becomes alive goes to the port `late`."
     }
 
     fn ports(&self) -> &'static [Port] {
@@ -101,7 +102,15 @@ fn read_ttl(section: &Section<'_>) -> Ttl {
     const WHAT: &str = "a length of time such as \"15m\", SQL for seconds, or with `by` a table of values and lengths of time";
     if section.is_table("ttl") {
         let by = section.required_text("by", "the column that says which `ttl` a row has");
-        return Ttl::By(by, section.span_table("ttl"));
+        let before = section.diagnostics().count();
+        let spans = section.span_table("ttl");
+        if spans.is_empty() && section.diagnostics().count() == before {
+            section.missing(
+                "ttl",
+                "a table of the values of `by` and lengths of time, such as { gold = \"15m\" }",
+            );
+        }
+        return Ttl::By(by, spans);
     }
     if let Some(by) = section.text("by") {
         let name = section.name();
@@ -172,7 +181,7 @@ impl Ttl {
             Ttl::By(by, spans) => {
                 cx.column(by, input, cx.input_name())?;
                 if spans.is_empty() {
-                    return None; // Each wrong length of time has its own fault.
+                    return None; // An empty table and each wrong length of time have their fault.
                 }
                 let quoted = |text: &str| text.replace('\'', "''");
                 let cases = spans

@@ -80,8 +80,8 @@ impl PlannedNode for Planned {
         vec![OutputSpec::own(SchemaRef::clone(&self.schema))]
     }
 
-    fn reads(&self, wanted: &ColumnSet, inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
-        let mut reads = wanted.clone();
+    fn reads(&self, wanted: &[ColumnSet], inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
+        let mut reads = wanted[0].clone();
         reads.extend(columns_of(&self.condition));
         vec![(inputs.name().to_owned(), reads)]
     }

@@ -130,7 +130,7 @@ impl PlannedNode for Planned {
         vec![OutputSpec::own(SchemaRef::clone(self.projection.schema()))]
     }
 
-    fn reads(&self, _: &ColumnSet, inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
+    fn reads(&self, _: &[ColumnSet], inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
         vec![(inputs.name().to_owned(), columns_of_projection(&self.projection, inputs.schema()))]
     }
 

@@ -53,7 +53,7 @@ const SETTINGS: &[Setting] = &[
         "column",
         Default::Required,
         "The column with the value it votes for.",
-        ["\"value\"", "\"said\""],
+        ["\"value\"", "\"claimed\""],
     ),
     Setting::answer(
         "time",
@@ -94,7 +94,7 @@ const SETTINGS: &[Setting] = &[
         "require",
         "table",
         Default::Absent("`require_from` says it for each claim"),
-        "What every claim requires that no declaration names: n, k, groups, out_of_band.",
+        "The requirement of claims without a declaration: n, k, groups, out_of_band.",
         ["{ n = 3, k = 2 }", "{ n = 4, k = 2 }"],
     ),
     Setting::answer(
@@ -271,7 +271,7 @@ struct Spec {
     out_of_band: Option<Spanned>,
     eligible: Option<Spanned>,
     passthrough: Vec<Spanned>,
-    /// What claims require that nobody declared, and the line of it.
+    /// The requirement of claims without a declaration, and its line.
     require: Option<(Requirement, u32)>,
     require_from: Option<RequireFrom>,
     families: Option<Spanned>,
@@ -307,6 +307,8 @@ impl NodeSpec for Spec {
             Some(cx.time_column(&self.time, input, of))
         };
         let group = self.group.as_ref().map(|group| cx.retained_column(group, input, of));
+        let expires = Spanned::new(EXPIRES_AT, cx.line);
+        let expires = input.index_of(EXPIRES_AT).is_ok().then(|| cx.time_column(&expires, input, of));
         let [out_of_band, eligible] = [&self.out_of_band, &self.eligible]
             .map(|text| text.as_ref().map(|text| cx.condition(text, input)));
         self.validate_requirement(cx);
@@ -320,7 +322,7 @@ impl NodeSpec for Spec {
             group: optional(group)?.map(|group| projection.keep(group)),
             out_of_band: optional(out_of_band)?.map(|expr| projection.compute("_out_of_band", expr)),
             is_eligible: optional(eligible)?.map(|expr| projection.compute("_eligible", expr)),
-            expires: input.index_of(EXPIRES_AT).ok().map(|index| projection.keep(index)),
+            expires: optional(expires)?.map(|index| projection.keep(index)),
             diff: projection.diff(),
             passthrough: vec![INPUT_KEY],
         };
@@ -412,32 +414,38 @@ impl Spec {
 
     /// Adds a fault when what claims require contradicts itself, or can never be met.
     fn validate_requirement(&self, cx: &PlanContext<'_>) {
-        let needs_stream = |line: u32| {
-            let what = "a claim requires a vote from out of band, and no stream is; say which are in `out_of_band`, such as \"tier = 0\"";
+        let needs_stream = |setting: &str, line: u32| {
+            let what = format!(
+                "`{setting}` asks for an out-of-band vote, but no stream is out of band; set `out_of_band`, such as \
+                 \"tier = 0\""
+            );
             cx.fault(line, what);
         };
         if let Some((require, line)) = &self.require {
             let fault = |what: String| cx.fault(*line, format!("`require` {what}"));
             if require.k > require.n {
                 fault(format!(
-                    "wants {} of {} streams to agree; `k` is at most `n`, how many should vote",
-                    require.k, require.n
+                    "requires {k} of {n} streams to agree; `k` is at most `n`, the number of streams that should vote",
+                    k = require.k,
+                    n = require.n
                 ));
             }
             if require.groups > require.k {
                 fault(format!(
-                    "wants {} to agree, of {} groups, and so many are of as many groups at most; put `k` at {} or more",
-                    require.k, require.groups, require.groups
+                    "requires {k} agreeing votes from {groups} groups; {k} votes come from at most {k} groups: \
+                     set `k` to {groups} or more",
+                    k = require.k,
+                    groups = require.groups
                 ));
             }
             if require.out_of_band && self.out_of_band.is_none() {
-                needs_stream(*line);
+                needs_stream("require", *line);
             }
         }
         if let Some(text) = self.require_from.as_ref().and_then(|from| from.out_of_band.as_ref())
             && self.out_of_band.is_none()
         {
-            needs_stream(text.line);
+            needs_stream("require_from", text.line);
         }
     }
 }

@@ -80,7 +80,7 @@ impl NodeKind for Sample {
         Box::new(Spec {
             key: section.required_text("key", "the column that holds the key"),
             share: share.unwrap_or(0.0),
-            seed: section.count_or("seed", 0, 0),
+            seed: section.seed_or("seed", 0),
         })
     }
 }
@@ -130,8 +130,8 @@ impl PlannedNode for Planned {
         vec![OutputSpec::own(SchemaRef::clone(&self.schema))]
     }
 
-    fn reads(&self, wanted: &ColumnSet, inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
-        let mut reads = wanted.clone();
+    fn reads(&self, wanted: &[ColumnSet], inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
+        let mut reads = wanted[0].clone();
         reads.insert(inputs.schema().field(self.key).name().clone());
         vec![(inputs.name().to_owned(), reads)]
     }

@@ -107,7 +107,7 @@ impl PlannedNode for Planned {
         vec![OutputSpec::own(SchemaRef::clone(&self.schema))]
     }
 
-    fn reads(&self, _: &ColumnSet, inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
+    fn reads(&self, _: &[ColumnSet], inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
         let schema = inputs.schema();
         let read = self.columns.iter().map(|index| schema.field(*index).name().clone());
         vec![(inputs.name().to_owned(), read.collect())]

@@ -31,7 +31,7 @@ const SETTINGS: &[Setting] = &with_event_settings::<2, 10>([
         "world",
         "table, or { same_as = NODE }",
         Default::Required,
-        "The world's settings: seed, start, and of card payments customers, terminals, days, radius; of credibility percent, hours, incidents. Or the node whose world it shares.",
+        "The world's settings: seed, start, and of card payments customers, terminals, towns, days, radius; of credibility percent, hours, incidents. Or the node whose world it shares.",
         ["{ seed = 1 }", "{ seed = 2 }"],
     ),
 ]);
@@ -144,8 +144,9 @@ fn read_card(world: &Section<'_>) -> CardWorldConfig {
     let mut config = CardWorldConfig::default();
     set_small(world, "customers", &mut config.customers);
     set_small(world, "terminals", &mut config.terminals);
+    set_small(world, "towns", &mut config.towns);
     set_small(world, "days", &mut config.days);
-    config.seed = world.count("seed", 0).unwrap_or(config.seed);
+    config.seed = world.seed("seed").unwrap_or(config.seed);
     config.radius = world.number("radius").unwrap_or(config.radius);
     config.start = read_start(world).unwrap_or(config.start);
     world.finish();
@@ -156,7 +157,7 @@ fn read_credibility(world: &Section<'_>) -> CredibilityWorldConfig {
     let mut config = CredibilityWorldConfig::default();
     set_small(world, "percent", &mut config.percent);
     set_small(world, "hours", &mut config.hours);
-    config.seed = world.count("seed", 0).unwrap_or(config.seed);
+    config.seed = world.seed("seed").unwrap_or(config.seed);
     config.incidents = world.flag("incidents").unwrap_or(config.incidents);
     config.start = read_start(world).unwrap_or(config.start);
     world.finish();

@@ -406,10 +406,10 @@ impl PlannedNode for Planned {
         vec![OutputSpec::own(SchemaRef::clone(&self.schema))]
     }
 
-    fn reads(&self, wanted: &ColumnSet, inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
+    fn reads(&self, wanted: &[ColumnSet], inputs: &InputSchemas<'_>) -> Vec<(String, ColumnSet)> {
         let mut reads = Vec::new();
         let schema = inputs.schema();
-        let mut own = wanted.clone();
+        let mut own = wanted[0].clone();
         own.extend([columns::EVENT_ID, columns::BASIS].map(str::to_owned));
         for group in &self.groups {
             let mut from = columns_of_projection(&group.projection, inputs.schema_of(&group.from));

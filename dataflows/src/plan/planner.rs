@@ -17,6 +17,7 @@ use super::{Plan, Revisions, SourcePlan, Step};
 use crate::config::{Diagnostic, Diagnostics, Expressions, Spanned};
 use crate::node::plan_context::{GraphSoFar, PlanContext, TopologyFiles, accepted, node_of_input};
 use crate::node::{ColumnSet, InputSchemas, NodeKind, PlannedNode, Role};
+use crate::serve::INGRESS;
 use crate::topology::{Node, Topology};
 
 /// The table that holds the rows that expressions failed on.
@@ -24,6 +25,12 @@ pub const ERRORS_TABLE: &str = "errors";
 
 /// Tables that every folder has, whose names no sink may take.
 const RESERVED_TABLES: [&str; 5] = [ERRORS_TABLE, "facts", "receipts", "quarantine", "governance"];
+
+/// Names that receipts give as a source although no source has them, and which receipts do.
+const RESERVED_SOURCES: [(&str, &str); 2] = [
+    (control_fact::SOURCE, "receipts of policy changes are"),
+    (INGRESS, "receipts of records that callers submit are"),
+];
 
 /// Plans a topology that has no fault, not even among those that were collected before.
 pub(super) fn plan(
@@ -40,17 +47,9 @@ pub(super) fn plan(
         expressions: Expressions::default(),
         files: &files,
     };
-    let whole = planner.plan(None);
-    let found = diagnostics.take();
-    if !found.is_empty() {
-        return Err(found);
-    }
+    let whole = planner.complete(None)?;
     let read = gate_columns_read(&whole);
-    let draft = planner.plan(Some(&read));
-    let planned = 1 + draft.sources.len() + draft.steps.len();
-    let recorded = planner.recorded_sources();
-    assert_eq!(planned + recorded, topology.nodes.len(), "a node was left out without a fault");
-    let Draft { sources, gate, policies, graph, steps } = draft;
+    let Draft { sources, gate, policies, graph, steps } = planner.complete(Some(&read))?;
     let gate_schema = Arc::clone(&graph.schemas[&gate]);
     let policies = policies.expect("a missing policy is a fault");
     let preimage = preimage(&topology, policies.first(), &steps);
@@ -78,7 +77,53 @@ struct Planner<'t> {
 }
 
 impl<'t> Planner<'t> {
-    /// The plan with only the gate columns in `read`.
+    /// The plan of every node, with only the gate columns in `read`.
+    ///
+    /// # Errors
+    /// Every fault so far.
+    fn complete(&self, read: Option<&ColumnSet>) -> Result<Draft, Vec<Diagnostic>> {
+        let draft = self.plan(read);
+        if self.diagnostics.count() == 0 {
+            self.refuse_unplanned(&draft);
+        }
+        let found = self.diagnostics.take();
+        if found.is_empty() { Ok(draft) } else { Err(found) }
+    }
+
+    /// Adds a fault for each node that is not planned although neither it nor its inputs have one.
+    ///
+    /// A kind adds a fault wherever it plans nothing. This is the fault of a kind that does not.
+    fn refuse_unplanned(&self, draft: &Draft) {
+        let is_planned = |node: &Node| match node.role() {
+            Some(Role::Source) => {
+                let source = node.spec.as_ref().and_then(|spec| spec.source());
+                // The plan of a data folder does not record the transport of its sources.
+                let has_no_transport = source.is_some_and(|source| source.connector.is_none());
+                has_no_transport || draft.sources.iter().any(|source| source.name == node.name)
+            }
+            Some(Role::Gate) => draft.policies.is_some(),
+            Some(Role::Operator | Role::Sink) => draft.steps.iter().any(|step| step.name == node.name),
+            None => false,
+        };
+        for node in &self.topology.nodes {
+            let mut inputs = node.all_inputs().into_iter();
+            let reads_unplanned = inputs.any(|input| {
+                let read = self.topology.node(node_of_input(&input.value));
+                read.is_some_and(|read| !is_planned(read))
+            });
+            if !is_planned(node) && !reads_unplanned {
+                let what = format!(
+                    "{} cannot be planned, and its kind does not say why; this is a defect of kind `{}`: report \
+                     it together with this topology",
+                    node.called("node"),
+                    node.kind_name()
+                );
+                self.fault(node.line, what);
+            }
+        }
+    }
+
+    /// The plan as far as its faults let it come, with only the gate columns in `read`.
     fn plan(&self, read: Option<&ColumnSet>) -> Draft {
         let nodes = &self.topology.nodes;
         let gates: Vec<&Node> = nodes.iter().filter(|node| node.role() == Some(Role::Gate)).collect();
@@ -148,12 +193,6 @@ impl<'t> Planner<'t> {
         step?.outputs.first().map(|own| Arc::clone(&own.schema))
     }
 
-    /// How many sources have no transport, because the plan was read from a data folder.
-    fn recorded_sources(&self) -> usize {
-        let sources = self.topology.nodes.iter().filter_map(|node| node.spec.as_ref()?.source());
-        sources.filter(|source| source.connector.is_none()).count()
-    }
-
     /// The sources in the order in which the gate reads them; all sources are checked. `read` is
     /// what any gate reads.
     fn sources<'n>(
@@ -165,14 +204,14 @@ impl<'t> Planner<'t> {
         let read: BTreeSet<&str> = read.map(|input| input.value.as_str()).collect();
         let mut planned: BTreeMap<&str, Option<SourcePlan>> = BTreeMap::new();
         for node in self.topology.nodes.iter().filter(|node| node.role() == Some(Role::Source)) {
-            if node.name == control_fact::SOURCE {
-                let what = format!(
-                    "no source can be called `{}`, the name under which receipts carry policy changes; give it another name",
-                    node.name
-                );
+            if let Some((name, what)) = RESERVED_SOURCES.iter().find(|(name, _)| *name == node.name) {
+                let what = format!("no source can be called `{name}`: {what}; give it another name");
                 self.fault(node.line, what);
             }
-            if let (Some(gate), false) = (gate, read.is_empty() || read.contains(node.name.as_str())) {
+            // A gate without `inputs` has a fault already. `inputs = []` is none by itself.
+            if let Some(gate) = gate.filter(|gate| !(read.is_empty() && gate.has_faults))
+                && !read.contains(node.name.as_str())
+            {
                 let what = format!(
                     "{} leads nowhere; add it to the `inputs` of gate `{}`",
                     node.called("source"),
@@ -216,16 +255,29 @@ impl<'t> Planner<'t> {
         let is_behind = |node: &&Node| matches!(node.role(), Some(Role::Operator | Role::Sink));
         let mut left: Vec<&Node> = self.topology.nodes.iter().filter(is_behind).collect();
         let mut ordered: Vec<&Node> = Vec::new();
-        for input in left.iter().flat_map(|node| node.all_inputs()) {
-            match self.topology.node(node_of_input(&input.value)).map(Node::role) {
-                None => self.unknown_node(input),
-                Some(Some(Role::Source)) => {
+        for (node, input) in
+            left.iter().flat_map(|node| node.all_inputs().into_iter().map(move |i| (node, i)))
+        {
+            let Some(read) = self.topology.node(node_of_input(&input.value)) else {
+                self.unknown_node(input);
+                continue;
+            };
+            match read.role() {
+                Some(Role::Source) => {
                     let gate = gate.map_or("it".to_owned(), |gate| format!("`{}`", gate.name));
                     let what =
                         format!("`{}` is a source, which only the gate can read; read {gate}", input.value);
                     self.fault(input.line, what);
                 }
-                Some(_) => {}
+                // A sink that reads itself is a cycle.
+                Some(Role::Sink) if read.name != node.name => {
+                    let own = read.inputs.first().filter(|own| !own.is_absent());
+                    let own = own.map_or("its input".to_owned(), |own| format!("its input `{}`", own.value));
+                    let what =
+                        format!("`{}` is a sink, which no node can read; read {own} instead", read.name);
+                    self.fault(input.line, what);
+                }
+                _ => {}
             }
         }
         loop {
@@ -357,17 +409,14 @@ impl<'t> Planner<'t> {
 
 /// The gate's columns that any node reads.
 fn gate_columns_read(draft: &Draft) -> ColumnSet {
-    // Backwards from the sinks: the columns of each node that later nodes read.
+    // Backwards from the sinks: the columns of each node and port that later nodes read.
     let mut read: BTreeMap<String, ColumnSet> = BTreeMap::new();
     for step in draft.steps.iter().rev() {
-        let wanted = read.remove(&step.name).unwrap_or_default();
+        let outputs = step.outputs.iter().map(|output| step.output_name(output));
+        let wanted: Vec<ColumnSet> = outputs.map(|output| read.remove(&output).unwrap_or_default()).collect();
         let inputs = InputSchemas { names: &step.inputs, schemas: &draft.graph.schemas };
-        for (node, columns) in step.node.reads(&wanted, &inputs) {
-            // The columns of a port are the node's own; it reads none of its inputs' columns for
-            // them.
-            if node_of_input(&node) == node {
-                read.entry(node).or_default().extend(columns);
-            }
+        for (output, columns) in step.node.reads(&wanted, &inputs) {
+            read.entry(output).or_default().extend(columns);
         }
     }
     let mut read = read.remove(&draft.gate).unwrap_or_default();

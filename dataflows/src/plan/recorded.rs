@@ -12,10 +12,10 @@ use serde_json::Value;
 use tidegate_facts::Digest;
 use tidegate_operators::decision::decide::BundleText;
 use tidegate_operators::gate::GatePolicy;
-use tidegate_sinks::plans::{PlanError, get_plan, put_plan};
+use tidegate_sinks::plans::{PlanError, get_plan, get_text, put_plan, put_text, text_location};
 use tidegate_sinks::store::{Store, StoreError};
 
-use super::digest::{RECIPE, kind_and_version};
+use super::digest::{RECIPE, content_of, kind_and_version};
 use super::{Plan, Revisions};
 use crate::config::settings::toml_of;
 use crate::config::{Diagnostic, Diagnostics};
@@ -62,41 +62,43 @@ static RECORDED_KINDS: LazyLock<Vec<&'static dyn NodeKind>> = LazyLock::new(|| {
     std::iter::once(&SourceRecorded as &dyn NodeKind).chain(others).collect()
 });
 
-/// The name of the object that holds a text of a plan.
-fn text_name(digest: &Digest) -> String {
-    format!("plans/{digest}")
-}
-
 impl Plan {
     /// Records the plan in a store, unless it is there already.
     ///
     /// # Errors
-    /// When the store fails.
+    /// When the store fails; [`StoreError::Conflict`] when a text there was changed.
     pub fn record(&self, store: &Store) -> Result<(), StoreError> {
-        for (digest, text) in self.recorded_texts() {
-            match store.create(&text_name(&digest), text.as_bytes()) {
-                // Another layout of the same content.
-                Ok(_) | Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(error),
+        for (digest, kind, text) in self.recorded_texts() {
+            match put_text(&digest, &text, store) {
+                Err(conflict @ StoreError::Conflict { .. }) => match text_of(&digest, &kind, store) {
+                    Ok(_) => {} // Another layout of the same content.
+                    Err(
+                        RecordedPlanError::Store(error) | RecordedPlanError::Plan(PlanError::Store(error)),
+                    ) => {
+                        return Err(error);
+                    }
+                    Err(_) => return Err(conflict),
+                },
+                recorded => recorded?,
             }
         }
         put_plan(&self.preimage, store).map(drop)
     }
 
-    /// The texts of the policy and the bundles that the plan began with, by the digest of their
-    /// content.
-    fn recorded_texts(&self) -> Vec<(Digest, Arc<str>)> {
+    /// The texts of the policy and the bundles that the plan began with, and the digest of the
+    /// content of each.
+    fn recorded_texts(&self) -> Vec<(Digest, TextKind, Arc<str>)> {
         let text_of = |node: &str| {
             let path = self.topology.node(node)?.revisable()?.path();
             self.topology.files.get(&self.topology.path_of(path)).cloned()
         };
-        let policy = (self.policies.first().rev().content_digest, self.gate.as_str());
-        let bundles = self.steps.iter();
-        let bundles =
-            bundles.filter_map(|step| Some((step.node.first_revision()?.digest, step.name.as_str())));
+        let policy = (self.policies.first().rev().content_digest, TextKind::Policy, self.gate.as_str());
+        let bundles = self.steps.iter().filter_map(|step| {
+            Some((step.node.first_revision()?.digest, TextKind::Bundle, step.name.as_str()))
+        });
         std::iter::once(policy)
             .chain(bundles)
-            .filter_map(|(digest, node)| Some((digest, text_of(node)?)))
+            .filter_map(|(digest, kind, node)| Some((digest, kind, text_of(node)?)))
             .collect()
     }
 
@@ -116,8 +118,8 @@ impl Plan {
     ) -> Result<Plan, RecordedPlanError> {
         let preimage = get_plan(digest, store)?;
         let other_version = |what: String| RecordedPlanError::OtherVersion { digest: *digest, what };
-        let recorded: Value = serde_json::from_str(&preimage)
-            .map_err(|error| other_version(format!("is not JSON ({error})")))?;
+        let recorded =
+            content_of(&preimage).map_err(|error| other_version(format!("is not JSON ({error})")))?;
         if recorded["recipe"] != RECIPE {
             return Err(other_version(format!(
                 "has the recipe {}, and this program reads {RECIPE}",
@@ -152,16 +154,15 @@ enum TextKind {
 }
 
 fn text_of(digest: &Digest, kind: &TextKind, store: &Store) -> Result<Arc<str>, RecordedPlanError> {
-    let object = text_name(digest);
-    let bytes = store.get(&object)?;
-    let text = String::from_utf8(bytes.to_vec()).ok();
-    let content = text.as_deref().and_then(|text| match kind {
-        TextKind::Bundle => BundleText::parse(text).ok().map(|bundle| bundle.digest()),
-        TextKind::Policy => GatePolicy::parse(text).ok().map(|policy| policy.rev().content_digest),
-    });
-    match text {
-        Some(text) if content == Some(*digest) => Ok(text.into()),
-        _ => Err(RecordedPlanError::Changed { object }),
+    let text = get_text(digest, store)?;
+    let content = match kind {
+        TextKind::Bundle => BundleText::parse(&text).ok().map(|bundle| bundle.digest()),
+        TextKind::Policy => GatePolicy::parse(&text).ok().map(|policy| policy.rev().content_digest),
+    };
+    if content == Some(*digest) {
+        Ok(text.into())
+    } else {
+        Err(RecordedPlanError::Changed { object: text_location(digest, store) })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::plan::SourcePlan;
 use crate::run::error::RunError;
 use crate::run::gate::Gate;
 use crate::run::log_summary::LogSummary;
-use crate::run::source_messages::{Fingerprints, SourceMessage};
+use crate::run::source_messages::{Fingerprints, LastLine, SourceMessage};
 
 impl Gate<'_> {
     /// Starts the thread of a source, at the first record that has no receipt in `summary`.
@@ -23,6 +23,7 @@ impl Gate<'_> {
         number: usize,
         plan: &SourcePlan,
         summary: &LogSummary,
+        last_line: LastLine,
     ) -> Result<Receiver<SourceMessage>, RunError> {
         let failed = |source| RunError::Source { name: plan.name.clone(), source };
         let progress = summary.progress.get(&plan.name);
@@ -33,6 +34,9 @@ impl Gate<'_> {
         let is_other = |progress: &ProgressRecord| progress.fingerprint != source.fingerprint();
         if plan.path().is_none() && progress.is_some_and(is_other) {
             return Err(failed(SourceError::OtherWorld));
+        }
+        if last_line == LastLine::MayGrow {
+            source.leave_unfinished_line();
         }
         let policy = self.plan.policy().clone();
         let mut validator = Validator::new(policy, self.plan.topology.partitions, plan.bounds);

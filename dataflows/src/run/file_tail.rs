@@ -1,16 +1,20 @@
 //! Files of sources that grow while the run is served: read on from where they were read last.
+//!
+//! A program may write a line piece by piece, so the source leaves a last line that has no line
+//! break until its file has changed again.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use tidegate_host::{Files, OpenMode};
+use tidegate_host::Files;
 
 use crate::ingest::admission::Admission;
 use crate::ingest::audit_frames::ProgressRecord;
 use crate::metrics::Stage;
+use crate::run::error::RunError;
 use crate::run::gate::Gate;
-use crate::run::source_messages::{Fingerprints, SourceMessage};
+use crate::run::source_messages::{Fingerprints, LastLine, SourceMessage};
 
 /// How often the gate looks for changes of files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -26,7 +30,7 @@ struct TailedSource {
     /// The number of the source.
     number: usize,
     path: PathBuf,
-    /// The files as they were when they were last read to their ends.
+    /// The files as they were just before the source was last opened.
     seen: Vec<FileState>,
     /// The messages of the thread that reads it now.
     reading: Option<Receiver<SourceMessage>>,
@@ -36,17 +40,6 @@ struct TailedSource {
 type FileState = (PathBuf, u64, i64);
 
 impl TailedFiles {
-    /// The files of the gate's plan, as they are now.
-    pub fn new(gate: &Gate<'_>) -> TailedFiles {
-        let host = &gate.options.host;
-        let sources = gate.plan.sources.iter().enumerate().filter_map(|(number, source)| {
-            let path = source.path()?.to_owned();
-            let seen = file_states(&*host.files, &path);
-            Some(TailedSource { number, path, seen, reading: None })
-        });
-        TailedFiles { looked: host.clock.monotonic(), sources: sources.collect() }
-    }
-
     /// Begins to read the sources whose files have changed.
     pub fn open_changed(&mut self, gate: &Gate<'_>, fingerprints: &Fingerprints) {
         let host = &gate.options.host;
@@ -57,7 +50,7 @@ impl TailedFiles {
         self.looked = now;
         for source in self.sources.iter_mut().filter(|source| source.reading.is_none()) {
             let seen = file_states(&*host.files, &source.path);
-            if seen == source.seen || !seen.iter().all(|(path, ..)| ends_with_a_line(&*host.files, path)) {
+            if seen == source.seen {
                 continue;
             }
             let plan = &gate.plan.sources[source.number];
@@ -68,7 +61,7 @@ impl TailedFiles {
                 let progress = ProgressRecord { source: name.clone(), records, fingerprint };
                 summary.progress.insert(name, progress);
             }
-            match gate.open_source(source.number, plan, &summary) {
+            match gate.open_source(source.number, plan, &summary, LastLine::MayGrow) {
                 Ok(receiver) => source.reading = Some(receiver),
                 Err(error) => gate.warn_about_source(source.number, &error),
             }
@@ -79,7 +72,15 @@ impl TailedFiles {
     }
 
     /// Admits the records that were read since the last call.
-    pub fn admit(&mut self, gate: &Gate<'_>, admission: &mut Admission, fingerprints: &mut Fingerprints) {
+    ///
+    /// # Errors
+    /// [`RunError::SourceThread`] when the thread of a source has ended without a result.
+    pub fn admit(
+        &mut self,
+        gate: &Gate<'_>,
+        admission: &mut Admission,
+        fingerprints: &mut Fingerprints,
+    ) -> Result<(), RunError> {
         for source in &mut self.sources {
             let Some(reading) = &source.reading else { continue };
             match reading.try_recv() {
@@ -93,13 +94,30 @@ impl TailedFiles {
                     source.reading = None;
                 }
                 Err(TryRecvError::Empty) => {}
-                Err(TryRecvError::Disconnected) => source.reading = None,
+                Err(TryRecvError::Disconnected) => {
+                    let name = gate.plan.sources[source.number].name.clone();
+                    tracing::error!(source = name, "the thread of the source has ended without a result");
+                    return Err(RunError::SourceThread { name });
+                }
             }
         }
+        Ok(())
     }
 }
 
 impl Gate<'_> {
+    /// The files of the sources, as they are now. The caller opens the sources afterwards, so that
+    /// whatever is written meanwhile counts as a change.
+    pub(super) fn tailed_files(&self) -> TailedFiles {
+        let host = &self.options.host;
+        let sources = self.plan.sources.iter().enumerate().filter_map(|(number, source)| {
+            let path = source.path()?.to_owned();
+            let seen = file_states(&*host.files, &path);
+            Some(TailedSource { number, path, seen, reading: None })
+        });
+        TailedFiles { looked: host.clock.monotonic(), sources: sources.collect() }
+    }
+
     /// Logs that a source cannot be read.
     fn warn_about_source(&self, number: usize, error: &dyn std::error::Error) {
         let source = &self.plan.sources[number].name;
@@ -123,19 +141,4 @@ fn file_states(files: &dyn Files, path: &Path) -> Vec<FileState> {
     }
     found.sort();
     found
-}
-
-/// Whether a text file does not end in the middle of a line; true of other kinds of files.
-fn ends_with_a_line(files: &dyn Files, path: &Path) -> bool {
-    let is_text = path
-        .extension()
-        .is_some_and(|ending| ["csv", "jsonl", "ndjson", "json"].iter().any(|e| ending == *e));
-    let last_byte = || -> std::io::Result<Option<u8>> {
-        let file = files.open(path, OpenMode::Read)?;
-        let Some(last) = file.len()?.checked_sub(1) else { return Ok(None) };
-        let mut byte = [0];
-        file.read_up_to(&mut byte, last)?;
-        Ok(Some(byte[0]))
-    };
-    !is_text || last_byte().is_ok_and(|last| last.is_none_or(|byte| byte == b'\n'))
 }

@@ -11,7 +11,7 @@ use tidegate_facts::audit::{PROGRESS, RUN, RunRecord, json_record};
 use tidegate_facts::control_fact::SOURCE;
 use tidegate_sinks::commits::TableError;
 use tidegate_sinks::graph_catalog;
-use tidegate_sinks::log::{EmbeddedLog, Group, LogWriter};
+use tidegate_sinks::log::{Group, LogReader, LogWriter};
 use tidegate_sinks::sequencer::Sequencer;
 use tidegate_sinks::store::Store;
 
@@ -27,7 +27,7 @@ use crate::revision_step::GovernanceState;
 use crate::run::error::RunError;
 use crate::run::log_summary::{LogSummary, RestoredCheckpoint};
 use crate::run::options::Options;
-use crate::run::source_messages::{Fingerprints, SourceMessage};
+use crate::run::source_messages::{Fingerprints, LastLine, SourceMessage};
 use crate::serve::{AppendTiming, INGRESS, Phase, ServeState};
 use crate::thread_priority;
 
@@ -37,7 +37,9 @@ pub(super) struct Gate<'r> {
     pub options: &'r Options,
     pub store: &'r Store,
     pub metrics: &'r RunMetrics,
-    pub log: EmbeddedLog,
+    pub log: Box<dyn LogWriter>,
+    /// The same log, for what it held when it was opened.
+    pub logged: &'r dyn LogReader,
     workers: &'r Workers,
     /// The number of groups in the log when it was opened.
     pub recovered: u64,
@@ -62,7 +64,9 @@ pub(super) struct GateSetup<'r> {
     pub options: &'r Options,
     pub store: &'r Store,
     pub metrics: &'r RunMetrics,
-    pub log: EmbeddedLog,
+    pub log: Box<dyn LogWriter>,
+    /// The same log, to read it.
+    pub logged: &'r dyn LogReader,
     pub workers: &'r Workers,
     /// The number of groups in the log.
     pub recovered: u64,
@@ -97,6 +101,7 @@ impl<'r> Gate<'r> {
             store: setup.store,
             metrics,
             log: setup.log,
+            logged: setup.logged,
             workers: setup.workers,
             recovered: setup.recovered,
             summary: LogSummary::default(),
@@ -136,13 +141,17 @@ impl<'r> Gate<'r> {
         if self.recovered == 0 {
             self.append_run_record(&mut admission, &mut feed)?;
         }
+        // Before any source is opened: what is written to a file from here on is found later.
+        let tailed = self.serve.map(|serve| (serve, self.tailed_files()));
         let sources = self.plan.sources.iter().enumerate();
         let sources: Vec<Receiver<SourceMessage>> = sources
-            .map(|(number, source)| self.open_source(number, source, &summary))
+            .map(|(number, source)| self.open_source(number, source, &summary, LastLine::IsRecord))
             .collect::<Result<_, _>>()?;
         let mut fingerprints = self.admit_sources(&mut admission, &mut feed, &sources)?;
-        let activating = match self.serve {
-            Some(serve) => self.serve_calls(serve, &mut admission, &mut feed, &mut fingerprints)?,
+        let activating = match tailed {
+            Some((serve, files)) => {
+                self.serve_calls(serve, &mut admission, &mut feed, files, &mut fingerprints)?
+            }
             None => None,
         };
         thread_priority::reset_current_thread(); // No caller waits from here on.

@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use tidegate_sinks::archive::{self, ArchiveReport};
 use tidegate_sinks::commits::Commits;
-use tidegate_sinks::log::{EmbeddedLog, LogError, LogFolder, LogOptions, Recovery, Until};
+use tidegate_sinks::log::{AppendableLog, LogError, LogFolder, LogOptions, LogWriter, Recovery, Until};
 use tidegate_sinks::store::Store;
 use tidegate_sinks::table_catalog;
 
@@ -84,7 +84,21 @@ pub fn run_into(
     store: &Store,
     metrics: &RunMetrics,
 ) -> Result<Report, RunError> {
-    let graph = GraphRun { plan, options, store, metrics, serve: None };
+    run_on(plan, options, &embedded_log(options), store, metrics)
+}
+
+/// As [`run_into`], with this log in place of the one in the data folder.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn run_on(
+    plan: &Arc<Plan>,
+    options: &Options,
+    log: &dyn AppendableLog,
+    store: &Store,
+    metrics: &RunMetrics,
+) -> Result<Report, RunError> {
+    let graph = GraphRun { plan, options, log, store, metrics, serve: None };
     match graph.run(AdmissionCounts::default())? {
         GraphEnd::Idle(report) => Ok(*report),
         GraphEnd::Revised(_) => unreachable!("only a run that is served takes steps"),
@@ -102,8 +116,9 @@ pub fn serve(
     metrics: &RunMetrics,
     state: &Arc<ServeState>,
 ) -> Result<Report, RunError> {
-    let store = &Store::open(options.store_url())?;
-    let graph = GraphRun { plan, options, store, metrics, serve: Some(state) };
+    let (log, store) = (&embedded_log(options), &Store::open(options.store_url())?);
+    let graph = GraphRun { plan, options, log, store, metrics, serve: Some(state) };
+    state.ingress.set_clock(&options.host.clock);
     let mut counts = AdmissionCounts::default();
     let outcome = loop {
         match graph.run(counts) {
@@ -114,6 +129,11 @@ pub fn serve(
     };
     state.enter(Phase::Stopped);
     outcome
+}
+
+/// The log in the data folder of a run.
+fn embedded_log(options: &Options) -> LogFolder {
+    LogFolder::of_data(&options.host, &options.data)
 }
 
 /// How a graph ended.
@@ -128,6 +148,7 @@ enum GraphEnd {
 struct GraphRun<'r> {
     plan: &'r Arc<Plan>,
     options: &'r Options,
+    log: &'r dyn AppendableLog,
     store: &'r Store,
     metrics: &'r RunMetrics,
     serve: Option<&'r Arc<ServeState>>,
@@ -140,8 +161,8 @@ impl GraphRun<'_> {
         let (mut context, mut checkpoint) =
             CommitContext::with_checkpoints(store.clone(), plan.digest, plan.timelines(), signer)?;
         let (log, recovery) = self.open_log(&mut context, &mut checkpoint)?;
-        let (plan, governance) = &governance::effective_state(plan, log.folder(), store, &BTreeSet::new())?;
-        self.check_run_record(plan, &log, &recovery)?; // Before anything is written to the store.
+        let (plan, governance) = &governance::effective_state(plan, self.log, store, &BTreeSet::new())?;
+        self.check_run_record(plan, &recovery)?; // Before anything is written to the store.
         let commits = context.target.commits().unwrap_or_default();
         if let Some(serve) = serve {
             serve.begin(governance.clone());
@@ -162,6 +183,7 @@ impl GraphRun<'_> {
             store,
             metrics,
             log,
+            logged: self.log,
             workers: &workers,
             recovered: recovery.groups,
             checkpoint,
@@ -180,8 +202,8 @@ impl GraphRun<'_> {
             return Ok(GraphEnd::Revised(counts));
         }
         let archived = if plan.topology.log.archive {
-            let log = LogFolder::of_data(&options.host, &options.data).lock()?;
-            Some(archive::write(log.folder(), Until::Complete, store)?)
+            let _writers_excluded = self.log.exclude_writers()?;
+            Some(archive::write(self.log, Until::Complete, store)?)
         } else {
             None
         };
@@ -195,24 +217,20 @@ impl GraphRun<'_> {
         &self,
         context: &mut CommitContext,
         checkpoint: &mut Option<RestoredCheckpoint>,
-    ) -> Result<(EmbeddedLog, Recovery), RunError> {
+    ) -> Result<(Box<dyn LogWriter>, Recovery), RunError> {
         // Only durable facts are committed, so a log that ends before the commits has lost
         // something.
         let acknowledged = context.lower;
         let log_options = LogOptions { segment_bytes: self.options.segment_bytes };
-        let folder = LogFolder::of_data(&self.options.host, &self.options.data);
-        let from_checkpoint = checkpoint
-            .as_ref()
-            .map(|(checkpoint, _)| folder.open_from(log_options, &checkpoint.position, acknowledged));
-        let (log, recovery) = match from_checkpoint {
-            Some(Err(error @ LogError::OtherPosition { .. })) => {
+        let checked = checkpoint.as_ref().map(|(checkpoint, _)| &checkpoint.position);
+        let (log, recovery) = match self.log.open_writer(log_options, checked, acknowledged) {
+            Err(error @ LogError::OtherPosition { .. }) => {
                 tracing::warn!(%error, "ignoring checkpoint: it is not of this log");
                 *checkpoint = None;
                 context.forget_checkpoint();
-                folder.open_acknowledged(log_options, acknowledged)?
+                self.log.open_writer(log_options, None, acknowledged)?
             }
-            Some(opened) => opened?,
-            None => folder.open_acknowledged(log_options, acknowledged)?,
+            opened => opened?,
         };
         if checkpoint.take_if(|(checkpoint, _)| checkpoint.groups > recovery.groups).is_some() {
             tracing::warn!("ignoring checkpoint: the log has lost the group that holds its boundary");
@@ -222,11 +240,11 @@ impl GraphRun<'_> {
     }
 
     /// Checks that the log belongs to the plan.
-    fn check_run_record(&self, plan: &Plan, log: &EmbeddedLog, recovery: &Recovery) -> Result<(), RunError> {
+    fn check_run_record(&self, plan: &Plan, recovery: &Recovery) -> Result<(), RunError> {
         if recovery.groups == 0 {
             return Ok(());
         }
-        match governance::run_record(log.folder(), self.store)? {
+        match governance::run_record(self.log, self.store)? {
             Some(run) if run.plan != plan.digest => Err(RunError::OtherPlan {
                 data: self.options.data.clone(),
                 topology: run.topology,

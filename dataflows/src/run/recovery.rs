@@ -36,8 +36,8 @@ impl Gate<'_> {
             return Ok(());
         }
         let mut dedupe_recovery = DedupeRecovery::new(self.plan, covered);
-        let (log, store) = (self.log.folder().clone(), self.store);
-        let range = |from, to| read_range(&log, Some(store), from, Some(Bound::Group(to)), Preference::Log);
+        let (logged, store) = (self.logged, self.store);
+        let range = |from, to| read_range(logged, Some(store), from, Some(Bound::Group(to)), Preference::Log);
         let restored =
             self.checkpoint.as_ref().map(|(checkpoint, _)| checkpoint.position.clone()).unwrap_or_default();
         if covered < restored.upper {

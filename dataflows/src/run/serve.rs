@@ -39,13 +39,14 @@ const AHEAD_MAX: Duration = Duration::from_secs(3600);
 const BOUND_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Gate<'_> {
-    /// Admits submissions, steps, and new records of the sources' files, until the run is to stop;
-    /// or until a step takes effect, which is returned.
+    /// Admits submissions, steps, and new records of `files`, until the run is to stop; or until a
+    /// step takes effect, which is returned.
     pub(super) fn serve_calls(
         &mut self,
         serve: &ServeState,
         admission: &mut Admission,
         feed: &mut LogFeed,
+        mut files: TailedFiles,
         fingerprints: &mut Fingerprints,
     ) -> Result<Option<ActivatingStep>, RunError> {
         let (clock, source) = (self.options.host.clock.clone(), self.ingress_source());
@@ -53,10 +54,9 @@ impl Gate<'_> {
         let mut next = self.summary.next_position(INGRESS);
         let mut validator = self.ingress_validator();
         let mut bound_moved = clock.monotonic();
-        let mut files = TailedFiles::new(self);
         let mut uncommitted: Option<Duration> = None;
         serve.ingress.set_counts(&admission.counts);
-        self.log.fill(); // From here on groups are small.
+        self.log.prepare_for_small_groups();
         serve.enter(Phase::Serving);
         tracing::info!(facts = feed.facts(), upper = self.log.upper().0, "serving");
         serve.ingress.set_priority_for_current_thread(Priority::Compute);
@@ -67,7 +67,7 @@ impl Gate<'_> {
             }
             let (taken, now) = (Instant::now(), clock.monotonic());
             files.open_changed(self, fingerprints);
-            files.admit(self, admission, fingerprints);
+            files.admit(self, admission, fingerprints)?;
             if now.saturating_sub(bound_moved) > BOUND_INTERVAL {
                 (validator, bound_moved) = (self.ingress_validator(), now);
             }

@@ -15,5 +15,14 @@ pub(super) enum SourceMessage {
     Failed(SourceError),
 }
 
+/// What the thread of a source does with a last line that has no line break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastLine {
+    /// It is a record: the file is complete.
+    IsRecord,
+    /// It is left until the rest of it is written.
+    MayGrow,
+}
+
 /// For each source that was read to its end, by its number, a fingerprint of what was read.
 pub(super) type Fingerprints = BTreeMap<usize, ReadFingerprint>;

@@ -129,7 +129,6 @@ const PIPELINED_RECORDS_MIN: usize = 48;
 /// Submissions and steps on their way from callers to the gate.
 pub struct Ingress {
     limits: IngressLimits,
-    clock: Arc<dyn Clock>,
     queue: Mutex<Queue>,
     arrived: Condvar,
     counts: Mutex<AdmissionCounts>,
@@ -138,6 +137,8 @@ pub struct Ingress {
 }
 
 struct Queue {
+    /// Measures the time between groups: the clock of the run's machine, once a run has begun.
+    clock: Arc<dyn Clock>,
     phase: Phase,
     submissions: VecDeque<Submission>,
     bytes: usize,
@@ -171,8 +172,8 @@ impl Ingress {
     pub fn new(limits: IngressLimits) -> Ingress {
         Ingress {
             limits,
-            clock: Arc::new(SystemClock),
             queue: Mutex::new(Queue {
+                clock: Arc::new(SystemClock),
                 phase: Phase::CatchingUp,
                 submissions: VecDeque::new(),
                 bytes: 0,
@@ -188,9 +189,9 @@ impl Ingress {
         }
     }
 
-    /// Measures the time between groups with this clock.
-    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Ingress {
-        Ingress { clock, ..self }
+    /// From now on this clock measures the time between groups.
+    pub(crate) fn set_clock(&self, clock: &Arc<dyn Clock>) {
+        self.queue.lock().clock = Arc::clone(clock);
     }
 
     /// Turns this switch on while the run serves, if there is one.
@@ -257,14 +258,14 @@ impl Ingress {
     /// when no group is due after `patience`. `None` once the run is to stop and the queue is
     /// empty.
     pub(crate) fn take(&self, records: usize, patience: Duration) -> Option<Vec<Submission>> {
-        let until = self.clock.monotonic() + patience;
         let mut queue = self.queue.lock();
+        let until = queue.clock.monotonic() + patience;
         queue.batch = records;
         while queue.steps.is_empty() && !self.is_due(&queue) {
             if queue.phase == Phase::Stopping && queue.is_empty() {
                 return None;
             }
-            let left = until.saturating_sub(self.clock.monotonic());
+            let left = until.saturating_sub(queue.clock.monotonic());
             if left.is_zero() {
                 return Some(Vec::new());
             }
@@ -282,7 +283,7 @@ impl Ingress {
             taken.push(submission);
         }
         if count > 0 {
-            queue.taken = Some(self.clock.monotonic());
+            queue.taken = Some(queue.clock.monotonic());
         }
         Some(taken)
     }
@@ -298,7 +299,7 @@ impl Ingress {
 
     /// How long it is until the shortest time between two groups has passed.
     fn time_to_next_group(&self, queue: &Queue) -> Duration {
-        let since = |taken| self.clock.monotonic().saturating_sub(taken);
+        let since = |taken| queue.clock.monotonic().saturating_sub(taken);
         queue
             .taken
             .map_or(Duration::ZERO, |taken| self.limits.group_interval_min.saturating_sub(since(taken)))
@@ -444,7 +445,8 @@ mod tests {
     fn groups_are_an_interval_apart_unless_a_submission_comes_alone_or_many_come() {
         let (interval, clock) = (Duration::from_millis(200), ManualClock::new(0));
         let limits = IngressLimits { group_interval_min: interval, ..IngressLimits::default() };
-        let ingress = Ingress::new(limits).with_clock(Arc::new(clock.clone()));
+        let ingress = Ingress::new(limits);
+        ingress.set_clock(&(Arc::new(clock.clone()) as Arc<dyn Clock>));
         ingress.enter(Phase::Serving);
         let taken = |submissions: usize| {
             (0..submissions).for_each(|_| submit(&ingress, 1).expect("there is room"));

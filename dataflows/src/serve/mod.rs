@@ -33,7 +33,9 @@ pub use crate::serve::ingress::{
 };
 pub use crate::serve::live_reads::{LiveReads, MemoryReads, TimelineSnapshot};
 pub use crate::serve::submission_outcome::{AppendTiming, Receipt, SubmissionOutcome};
-pub use crate::serve::tables::{LiveTables, OnCommit, OnRows};
+pub use crate::serve::tables::{
+    LiveTables, OnCommit, OnRows, SUBSCRIBERS_MAX, Subscription, TooManySubscribers,
+};
 pub use crate::serve::timelines::LiveTimelines;
 
 use crate::revision_step::GovernanceState;

@@ -2,7 +2,8 @@
 //! new rows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Weak};
 
 use arrow::array::RecordBatch;
 use parking_lot::Mutex;
@@ -17,20 +18,60 @@ pub type OnCommit = Box<dyn Fn(&Arc<Commits>) + Send>;
 /// Gets each batch of a table's new rows; returns whether it wants more.
 pub type OnRows = Box<dyn FnMut(&RecordBatch) -> bool + Send>;
 
+/// The most subscribers to new rows. Each of them costs every worker time with every batch.
+pub const SUBSCRIBERS_MAX: usize = 1024;
+
 /// The commits of a graph, and the rows of its tables that no commit has yet.
 #[derive(Default)]
 pub struct LiveTables {
     /// For each table the rows of each worker.
     uncommitted: Mutex<BTreeMap<String, Vec<Arc<UncommittedRows>>>>,
     commits: Mutex<Arc<Commits>>,
-    subscribers: Mutex<Vec<Subscriber>>,
+    subscribers: Arc<Mutex<Subscribers>>,
     on_commit: Mutex<Vec<OnCommit>>,
 }
 
+#[derive(Default)]
+struct Subscribers {
+    list: Vec<Subscriber>,
+    /// How many there have been.
+    count: u64,
+}
+
 struct Subscriber {
+    number: u64,
     table: String,
     on_rows: OnRows,
 }
+
+/// Keeps a subscriber of [`LiveTables::subscribe`] until it is dropped.
+#[must_use = "a subscriber whose subscription is dropped gets no rows"]
+pub struct Subscription {
+    subscribers: Weak<Mutex<Subscribers>>,
+    number: u64,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Some(subscribers) = self.subscribers.upgrade() {
+            subscribers.lock().list.retain(|subscriber| subscriber.number != self.number);
+        }
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Subscription({})", self.number)
+    }
+}
+
+/// Why a subscriber was refused: [`SUBSCRIBERS_MAX`] others get rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} subscribers follow tables already; close one of them, or query the tables instead",
+    SUBSCRIBERS_MAX
+)]
+pub struct TooManySubscribers;
 
 impl LiveTables {
     /// Adds the rows of a table on one worker.
@@ -97,19 +138,31 @@ impl LiveTables {
     }
 
     /// Calls `on_rows` with each batch of a table's new rows, on the worker's thread, until it
-    /// returns `false`.
-    pub fn subscribe(&self, table: &str, on_rows: OnRows) {
-        self.subscribers.lock().push(Subscriber { table: table.to_owned(), on_rows });
+    /// returns `false` or the subscription is dropped.
+    ///
+    /// `on_rows` must not drop a subscription.
+    ///
+    /// # Errors
+    /// When there are [`SUBSCRIBERS_MAX`] subscribers.
+    pub fn subscribe(&self, table: &str, on_rows: OnRows) -> Result<Subscription, TooManySubscribers> {
+        let mut subscribers = self.subscribers.lock();
+        if subscribers.list.len() >= SUBSCRIBERS_MAX {
+            return Err(TooManySubscribers);
+        }
+        let number = subscribers.count;
+        subscribers.count += 1;
+        subscribers.list.push(Subscriber { number, table: table.to_owned(), on_rows });
+        Ok(Subscription { subscribers: Arc::downgrade(&self.subscribers), number })
     }
 
     /// The number of subscribers.
     pub fn subscribers(&self) -> usize {
-        self.subscribers.lock().len()
+        self.subscribers.lock().list.len()
     }
 
     /// Gives new rows of a table to its subscribers.
     pub(crate) fn publish(&self, table: &str, rows: &RecordBatch) {
-        let mut subscribers = self.subscribers.lock();
+        let subscribers = &mut self.subscribers.lock().list;
         if !subscribers.is_empty() {
             subscribers.retain_mut(|subscriber| subscriber.table != table || (subscriber.on_rows)(rows));
         }
@@ -122,7 +175,49 @@ impl LiveTables {
 
     /// The run has ended: subscribers get nothing more.
     pub(crate) fn close(&self) {
-        self.subscribers.lock().clear();
+        self.subscribers.lock().list.clear();
         self.on_commit.lock().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::serve::uncommitted::tests::rows;
+
+    #[test]
+    fn a_subscriber_gets_rows_of_its_table_until_its_subscription_is_dropped() {
+        let tables = LiveTables::default();
+        let (sender, received) = channel();
+        let on_rows = Box::new(move |rows: &RecordBatch| sender.send(rows.num_rows()).is_ok());
+        let subscription = tables.subscribe("t", on_rows).unwrap();
+        let other = tables.subscribe("t", Box::new(|_| true)).unwrap();
+        tables.publish("t", &rows(&[1, 2]));
+        tables.publish("another", &rows(&[1]));
+        assert_eq!(received.try_iter().collect::<Vec<_>>(), [2]);
+        drop(subscription);
+        assert_eq!(tables.subscribers(), 1, "also where no row comes any more");
+        drop(other);
+        assert_eq!(tables.subscribers(), 0);
+    }
+
+    #[test]
+    fn a_subscriber_that_is_too_slow_leaves_with_the_next_row() {
+        let tables = LiveTables::default();
+        let _subscription = tables.subscribe("t", Box::new(|_| false)).unwrap();
+        tables.publish("t", &rows(&[1]));
+        assert_eq!(tables.subscribers(), 0);
+    }
+
+    #[test]
+    fn the_number_of_subscribers_is_bounded_and_one_that_leaves_makes_room() {
+        let tables = LiveTables::default();
+        let subscribe = || tables.subscribe("t", Box::new(|_| true));
+        let mut all: Vec<Subscription> = (0..SUBSCRIBERS_MAX).map(|_| subscribe().unwrap()).collect();
+        assert_eq!(subscribe().err(), Some(TooManySubscribers));
+        drop(all.pop());
+        assert!(subscribe().is_ok());
     }
 }

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use tidegate_facts::digest::push_parts;
 use tidegate_facts::payload_schema::timestamp;
 use tidegate_facts::{Digest, DigestBatch, PolicyRev, Tick, columns, strict_json};
+use toml::de::DeTable;
 
 use crate::core::effective::Effective;
 use crate::core::expr::{ErrorCollector, Expr, Split, error_schema};
@@ -93,6 +94,10 @@ impl BundleText {
     /// # Errors
     /// For each error its line, counted from 1, and a message.
     pub fn parse(text: &str) -> Result<BundleText, Vec<(u32, String)>> {
+        let renamed = renamed_keys(text);
+        if !renamed.is_empty() {
+            return Err(renamed);
+        }
         let bundle: BundleText = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| line_of(text, span.start));
             vec![(line, error.message().to_owned())]
@@ -124,6 +129,20 @@ impl BundleText {
         let canonical = strict_json::canonical(&content.to_string()).expect("serde_json writes valid JSON");
         Digest::of(canonical.as_bytes())
     }
+}
+
+/// Keys that bundles had before, and the words that replaced them.
+const RENAMED: [(&str, &str); 1] = [("otherwise", "default_action")];
+
+/// The errors of a bundle's keys that were renamed; none when the text is not TOML.
+fn renamed_keys(text: &str) -> Vec<(u32, String)> {
+    let Ok(table) = DeTable::parse(text) else { return Vec::new() };
+    let renamed = RENAMED.iter().filter_map(|(before, now)| {
+        let value = table.get_ref().get(*before)?;
+        let what = format!("`{before}` of the bundle is now called `{now}`; rename it");
+        Some((line_of(text, value.span().start), what))
+    });
+    renamed.collect()
 }
 
 /// The line, counted from 1, of the byte at index `at` of `text`.
@@ -516,5 +535,9 @@ mod tests {
         let unknown = BundleText::parse(&BUNDLE.replace("action = \"BLOCK\"", "action = \"STOP\""))
             .expect_err("no such action");
         assert_eq!(unknown[0].0, 15);
+        let before = BUNDLE.replace("version = \"1\"", "version = \"1\"\n        otherwise = \"ALLOW\"");
+        let renamed = BundleText::parse(&before).expect_err("the key was renamed");
+        let what = "`otherwise` of the bundle is now called `default_action`; rename it";
+        assert_eq!(renamed, [(4, what.to_owned())]);
     }
 }

@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::decisions::find_by_tick;
 use super::error::{ApiError, ApiErrorBody};
-use super::plan_nodes::decision_nodes;
+use super::plan_nodes::requested_nodes;
 use super::request::{QueryParams, read_body};
 use super::service::{Service, Shared};
 use super::submission::{
@@ -88,7 +88,7 @@ pub(super) async fn decide(
         let what = format!("timeout_ms is at most {TIMEOUT_MS_MAX}");
         return Err(ApiError::new(StatusCode::BAD_REQUEST, what));
     }
-    let nodes = requested_nodes(&service, params.node)?;
+    let nodes = requested_nodes(&service.plan, params.node.as_deref())?;
     let arrived = Instant::now();
     let deadline = tokio::time::Instant::from_std(arrived) + Duration::from_millis(params.timeout_ms);
     let caller = caller_of(&request);
@@ -104,19 +104,6 @@ pub(super) async fn decide(
         span.answered(answered.as_ref().map_or_else(|error| error.status, Response::status));
     }
     answered
-}
-
-/// The nodes whose decisions a call waits for.
-fn requested_nodes(service: &Service, node: Option<String>) -> Result<Vec<Arc<str>>, ApiError> {
-    let mut nodes = decision_nodes(&service.plan);
-    if let Some(node) = node {
-        let Some(index) = nodes.iter().position(|known| **known == *node) else {
-            let what = format!("no node `{node}` decides; those that do are {}", nodes.join(", "));
-            return Err(ApiError::new(StatusCode::NOT_FOUND, what));
-        };
-        nodes = vec![nodes.swap_remove(index)];
-    }
-    Ok(nodes)
 }
 
 /// Submits a record, waits for its receipt and decisions, and builds the answer.
@@ -151,12 +138,13 @@ async fn submit(
             decisions.iter().map(encode_decision).collect::<Result<Vec<_>, _>>()?
         }
         (Verdict::Duplicate, Some(tick)) => {
+            // Every node has decided on the facts before this tick, or does not decide on them. It
+            // is read first, so that the statement sees all of those decisions.
+            is_decided = tick < service.reads().complete();
             let found = find_by_tick(service, tick).await?;
             let requested = found.into_iter().filter(|found| nodes.iter().any(|node| **node == *found.node));
             let texts = requested.map(|found| encode_row(&found.node, &found.row, 0));
-            let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
-            is_decided = !texts.is_empty();
-            texts
+            texts.collect::<Result<Vec<_>, _>>()?
         }
         _ => Vec::new(),
     };

@@ -15,7 +15,7 @@ use crate::error::QueryError;
 pub(crate) struct ApiError {
     pub(super) status: StatusCode,
     what: String,
-    candidates: Vec<DecisionCandidate>,
+    pub(super) candidates: Vec<DecisionCandidate>,
     /// The seconds after which the caller should retry.
     retry_after: Option<u64>,
 }
@@ -24,20 +24,21 @@ pub(crate) struct ApiError {
 #[derive(Serialize, ToSchema)]
 pub(super) struct ApiErrorBody {
     error: String,
-    /// The decisions that an ambiguous event id may refer to.
+    /// The decisions that an ambiguous id may refer to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     candidates: Vec<DecisionCandidate>,
 }
 
-/// One of several decisions that an ambiguous event id may refer to.
+/// One of the decisions that an ambiguous id may refer to.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct DecisionCandidate {
+    /// Empty if neither the log nor the archive holds the fact.
     pub(super) event_type: String,
     pub(super) event_id: String,
     /// The tick of the fact.
     pub(super) tick: String,
     pub(super) decision_id: String,
-    /// The path of the decision.
+    /// The path of the decision: an exact `TYPE:ID`, or the id of the decision.
     pub(super) location: String,
 }
 

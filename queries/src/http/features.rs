@@ -96,7 +96,7 @@ pub(super) async fn features(
     let at = at.map(|at| Tick::parse(&at).map(Tick::micros)).transpose();
     let at =
         at.map_err(|what| ApiError::new(StatusCode::BAD_REQUEST, format!("`at` is not a time; {what}")))?;
-    let read = look_up_features(&service.plan, service.live.as_ref(), &group, &key, at).map_err(|error| {
+    let read = look_up_features(&service.plan, service.reads(), &group, &key, at).map_err(|error| {
         let answer = |status| ApiError::new(status, &error);
         match error {
             FeatureError::UnknownGroup { .. } => answer(StatusCode::NOT_FOUND),

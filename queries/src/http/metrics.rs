@@ -134,7 +134,7 @@ fn add_service(text: &mut MetricsText, service: &Service) {
     text.gauge("tidegate_lag_seconds", help, lag_us(service) as f64 / 1e6);
     // Prometheus has a clock: `time() - tidegate_watermark_timestamp_seconds` is the age.
     let help = "The time before which every table is complete.";
-    text.gauge("tidegate_watermark_timestamp_seconds", help, seconds(service.live.complete()));
+    text.gauge("tidegate_watermark_timestamp_seconds", help, seconds(service.reads().complete()));
 }
 
 /// The progress of each partition of the log.
@@ -150,21 +150,23 @@ fn add_partitions(text: &mut MetricsText, service: &Service) {
     let times: Vec<_> = newest().map(|(labels, tick)| (labels, seconds(tick))).collect();
     let help = "The time of the newest fact of a partition that this process has read or written.";
     text.family("tidegate_partition_newest_timestamp_seconds", "gauge", help, &times);
-    let complete = service.live.complete();
+    let complete = service.reads().complete();
     let behind = |tick: Tick| if tick < complete { 0.0 } else { seconds(tick) - seconds(complete) };
     let lags: Vec<_> = newest().map(|(labels, tick)| (labels, behind(tick).max(0.0))).collect();
     let help = "The lag of the tables behind the newest fact of a partition, in tick time.";
     text.family("tidegate_partition_lag_seconds", "gauge", help, &lags);
 }
 
+/// The labels of a node: its name, and its kind if it has one.
+fn labels_of(node: &NodeBody) -> Labels<'_> {
+    [("node", node.name.as_str())].into_iter().chain(node.kind.map(|kind| ("kind", kind))).collect()
+}
+
 /// The rate, errors, latency, lag and state of each node.
 fn add_nodes(text: &mut MetricsText, service: &Service) {
     let nodes = nodes(service);
     let of = |number: fn(&NodeBody) -> Option<f64>| -> Vec<(Labels<'_>, f64)> {
-        nodes
-            .iter()
-            .filter_map(|node| Some((vec![("node", node.name.as_str()), ("kind", node.kind)], number(node)?)))
-            .collect()
+        nodes.iter().filter_map(|node| Some((labels_of(node), number(node)?))).collect()
     };
     let rows = of(|node| Some(node.rows as f64));
     text.family("tidegate_rows_total", "counter", "Rows that passed a node since the start.", &rows);
@@ -186,7 +188,7 @@ fn add_nodes(text: &mut MetricsText, service: &Service) {
             .iter()
             .filter_map(|node| {
                 let size = number(node.state.as_ref()?)? as f64;
-                Some((vec![("node", node.name.as_str()), ("kind", node.kind)], size))
+                Some((labels_of(node), size))
             })
             .collect()
     };
@@ -285,7 +287,7 @@ fn add_gate(text: &mut MetricsText, service: &Service) {
 
 /// Commits, checkpoints and uncommitted rows.
 fn add_commits(text: &mut MetricsText, service: &Service) {
-    let (commits, times) = (service.live.tables.commits(), &service.metrics.times);
+    let (commits, times) = (service.reads().commits(), &service.metrics.times);
     text.counter("tidegate_commits_total", "The number of commits.", commits.list.len() as f64);
     let help = "The time before which everything is committed.";
     text.gauge("tidegate_committed_timestamp_seconds", help, seconds(commits.upper()));

@@ -37,7 +37,7 @@ struct Revisions {
     /// Whether someone other than the proposer must approve.
     four_eyes: bool,
     /// One for each node that can be revised.
-    in_force: Vec<EffectiveBody>,
+    effective: Vec<EffectiveBody>,
     /// Newest first.
     proposals: Vec<ProposalBody>,
     /// Every step, newest first.
@@ -175,7 +175,7 @@ pub(super) async fn revisions(
 ) -> Result<Json<impl Serialize>, ApiError> {
     let governance = governance(&service)?;
     let lifecycle = &governance.lifecycle;
-    let in_force = lifecycle.subjects().map(|(subject, _)| {
+    let effective = lifecycle.subjects().map(|(subject, _)| {
         let (revision, since, by) = lifecycle.in_force(subject).expect("it is one of the lifecycle's");
         EffectiveBody {
             node: subject.node.clone(),
@@ -192,7 +192,7 @@ pub(super) async fn revisions(
     let proposals = lifecycle.in_order().into_iter().rev();
     Ok(Json(Revisions {
         four_eyes: service.plan.topology.four_eyes,
-        in_force: in_force.collect(),
+        effective: effective.collect(),
         proposals: proposals.map(|proposal| proposal_body(&service, lifecycle, proposal, &caller)).collect(),
         steps: lifecycle.steps().iter().rev().map(|(tick, step)| step_body(*tick, step)).collect(),
     }))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::metrics::RunMetrics;
-use tidegate_dataflows::serve::ServeState;
+use tidegate_dataflows::serve::{LiveReads, ServeState};
 use tidegate_sinks::log::LogReader;
 use tidegate_sinks::store::Store;
 
@@ -38,6 +38,13 @@ pub struct Service {
     pub telemetry: Arc<Telemetry>,
     /// The threads that statements run on.
     pub statements: tokio::runtime::Handle,
+}
+
+impl Service {
+    /// The uncommitted state that calls read, wherever it is computed.
+    pub(super) fn reads(&self) -> &dyn LiveReads {
+        self.live.as_ref()
+    }
 }
 
 /// The service, as an axum handler extracts it.

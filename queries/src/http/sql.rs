@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
 use super::error::{ApiError, ApiErrorBody};
+use super::plan_nodes::{are_decisions, decision_node_of};
 use super::request::read_body;
 use super::service::{Service, Shared};
 use super::text::time_of;
@@ -265,12 +266,18 @@ struct TableBody {
     name: String,
     #[schema(value_type = Vec<Object>)]
     columns: serde_json::Value,
+    /// The node whose decisions the table holds; null for every other table.
+    decisions_of: Option<String>,
 }
 
 /// Lists the tables.
 #[utoipa::path(get, path = "/v1/tables", tag = "tables", responses((status = 200, body = Tables)))]
 pub(super) async fn tables(State(service): Shared) -> Json<impl Serialize> {
     let tables = service.catalogue.schemas().into_iter();
-    let tables = tables.map(|(name, schema)| TableBody { name, columns: json_rows::columns(&schema) });
+    let tables = tables.map(|(name, schema)| TableBody {
+        columns: json_rows::columns(&schema),
+        decisions_of: decision_node_of(&service.plan, &name).filter(|_| are_decisions(&schema)),
+        name,
+    });
     Json(Tables { tables: tables.collect() })
 }

@@ -9,11 +9,12 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tidegate_dataflows::metrics::StageReport;
 use tidegate_dataflows::node::Role;
+use tidegate_dataflows::plan::Step;
 use tidegate_dataflows::serve::{INGRESS, Phase};
 use tidegate_dataflows::topology::Clock;
 use utoipa::ToSchema;
 
-use super::plan_nodes::table_of;
+use super::plan_nodes::{decides, step_of};
 use super::service::{Service, Shared};
 use super::text::time_of;
 
@@ -113,7 +114,15 @@ struct VerdictCounts {
 #[derive(Serialize, ToSchema)]
 pub(super) struct NodeBody {
     pub(super) name: String,
-    pub(super) kind: &'static str,
+    /// Its kind; null for the source of records that callers send, which no topology declares.
+    pub(super) kind: Option<&'static str>,
+    /// `source`, `gate`, `operator` or `sink`.
+    role: &'static str,
+    /// What its rows are: `decisions` of a node that decides, `episodes` of a node that makes them
+    /// ready to be sealed; null for every other node.
+    summary: Option<&'static str>,
+    /// The table that it commits; null if it is no sink.
+    table: Option<String>,
     pub(super) inputs: Vec<String>,
     pub(super) rows: u64,
     pub(super) busy_us: u64,
@@ -142,7 +151,7 @@ pub(super) struct StateBody {
 /// Shows the state of the service: its progress, and the counters of each node.
 #[utoipa::path(get, path = "/v1/status", tag = "service", responses((status = 200, body = StatusBody)))]
 pub(super) async fn status(State(service): Shared) -> Json<impl Serialize> {
-    let (tick, commits) = (service.live.complete(), service.live.tables.commits());
+    let (tick, commits) = (service.reads().complete(), service.reads().commits());
     let (plan, ready, counts) = (&service.plan, readiness(&service), service.live.ingress.counts());
     Json(StatusBody {
         topology: plan.topology.name.clone(),
@@ -182,47 +191,74 @@ pub(super) fn nodes(service: &Service) -> Vec<NodeBody> {
         service.metrics.report().into_iter().map(|stage| (stage.name.clone(), stage)).collect();
     let uncommitted = service.live.tables.uncommitted();
     let fed = service.metrics.fed_upper();
-    let node_body = |name: &str, kind: &'static str, inputs: Vec<String>, stage: &str| {
-        let stage = stages.get(stage);
-        let lag_us = stage
-            .and_then(|stage| stage.frontier)
-            .map(|frontier| u64::try_from(fed.micros().saturating_sub(frontier.micros())).unwrap_or(0));
-        let state = stage.and_then(|stage| stage.timelines).map(|totals| StateBody {
-            rows: totals.rows,
-            keys: Some(totals.keys),
-            batches: Some(totals.batches),
-            bytes: Some(totals.bytes),
-        });
-        NodeBody {
-            name: name.to_owned(),
-            kind,
-            inputs,
-            rows: stage.map_or(0, |stage| stage.rows),
-            busy_us: stage.map_or(0, |stage| u64::try_from(stage.busy.as_micros()).unwrap_or(u64::MAX)),
-            errors: stage.map_or(0, |stage| stage.errors),
-            lag_us,
-            state,
-        }
-    };
-    let mut nodes = vec![node_body(INGRESS, "source.http", Vec::new(), &format!("source {INGRESS}"))];
+    let node_body =
+        |(name, kind, role): (&str, Option<&'static str>, Role), inputs: Vec<String>, stage: &str| {
+            let stage = stages.get(stage);
+            let lag_us = stage
+                .and_then(|stage| stage.frontier)
+                .map(|frontier| u64::try_from(fed.micros().saturating_sub(frontier.micros())).unwrap_or(0));
+            let state = stage.and_then(|stage| stage.timelines).map(|totals| StateBody {
+                rows: totals.rows,
+                keys: Some(totals.keys),
+                batches: Some(totals.batches),
+                bytes: Some(totals.bytes),
+            });
+            NodeBody {
+                name: name.to_owned(),
+                kind,
+                role: role_name(role),
+                summary: None,
+                table: None,
+                inputs,
+                rows: stage.map_or(0, |stage| stage.rows),
+                busy_us: stage.map_or(0, |stage| u64::try_from(stage.busy.as_micros()).unwrap_or(u64::MAX)),
+                errors: stage.map_or(0, |stage| stage.errors),
+                lag_us,
+                state,
+            }
+        };
+    let ingress = (INGRESS, None, Role::Source);
+    let mut nodes = vec![node_body(ingress, Vec::new(), &format!("source {INGRESS}"))];
     for node in &service.plan.topology.nodes {
-        let (kind, mut inputs) = (node.kind_name(), service.plan.topology.inputs_of(&node.name));
-        nodes.push(match node.role() {
-            Some(Role::Source) => node_body(&node.name, kind, inputs, &format!("source {}", node.name)),
-            Some(Role::Gate) => {
+        let role = node.role().expect("a planned node has a kind");
+        let (named, mut inputs) =
+            ((&*node.name, Some(node.kind_name()), role), service.plan.topology.inputs_of(&node.name));
+        nodes.push(match role {
+            Role::Source => node_body(named, inputs, &format!("source {}", node.name)),
+            Role::Gate => {
                 inputs.push(INGRESS.to_owned());
-                let log = node_body(&node.name, kind, Vec::new(), "gate: log");
-                let admission = node_body(&node.name, kind, inputs, "gate: admission");
+                let log = node_body(named, Vec::new(), "gate: log");
+                let admission = node_body(named, inputs, "gate: admission");
                 NodeBody { busy_us: admission.busy_us + log.busy_us, ..admission }
             }
-            _ => {
-                let rows = table_of(&service.plan, &node.name).and_then(|table| uncommitted.get(table));
-                let body = node_body(&node.name, kind, inputs, &node.name);
+            Role::Operator | Role::Sink => {
+                let step = step_of(&service.plan, &node.name);
+                let table = step.and_then(Step::table).map(|table| table.table.clone());
+                let body = node_body(named, inputs, &node.name);
+                let rows = table.as_ref().and_then(|table| uncommitted.get(table));
                 let buffered =
                     rows.map(|rows| StateBody { rows: *rows, keys: None, batches: None, bytes: None });
-                NodeBody { state: body.state.or(buffered), ..body }
+                let summary = step.and_then(summary_of);
+                NodeBody { state: body.state.or(buffered), summary, table, ..body }
             }
         });
     }
     nodes
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Source => "source",
+        Role::Gate => "gate",
+        Role::Operator => "operator",
+        Role::Sink => "sink",
+    }
+}
+
+/// What the rows of a node are, if pages show them apart.
+fn summary_of(step: &Step) -> Option<&'static str> {
+    if decides(step) {
+        return Some("decisions");
+    }
+    step.node.is_seal().then_some("episodes")
 }

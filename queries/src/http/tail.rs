@@ -24,6 +24,7 @@ const BATCHES_MAX: usize = 1024;
     responses(
         (status = 200, description = "Server-sent events, each a row as a JSON object", content_type = "text/event-stream"),
         (status = 404, description = "There is no such table", body = ApiErrorBody),
+        (status = 503, description = "Too many callers follow tables already", body = ApiErrorBody),
     )
 )]
 pub(super) async fn tail(
@@ -37,8 +38,12 @@ pub(super) async fn tail(
     }
     let (sender, receiver) = mpsc::channel(BATCHES_MAX);
     // The worker only sends references; the rows are encoded here.
-    service.live.tables.subscribe(&table, Box::new(move |rows| sender.try_send(rows.clone()).is_ok()));
-    let open = service.telemetry.subscribers.enter();
+    let on_rows = Box::new(move |rows: &RecordBatch| sender.try_send(rows.clone()).is_ok());
+    let subscription = service.live.tables.subscribe(&table, on_rows);
+    let subscription = subscription
+        .map_err(|refusal| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, refusal.to_string()))?;
+    // Both go with the stream, when the caller has gone away.
+    let open = (subscription, service.telemetry.subscribers.enter());
     let rows =
         futures::stream::unfold((receiver, VecDeque::new(), open), |(mut receiver, mut rows, open)| async {
             while rows.is_empty() {

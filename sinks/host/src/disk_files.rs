@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -26,6 +26,9 @@ impl Files for DiskFiles {
             }
             OpenMode::CreateNew => {
                 options.create_new(true);
+            }
+            OpenMode::CreatePrivate => {
+                options.create_new(true).mode(0o600);
             }
             OpenMode::Truncate => {
                 options.create(true).truncate(true);
@@ -56,6 +59,7 @@ impl Files for DiskFiles {
             bytes: metadata.len(),
             is_folder: metadata.is_dir(),
             modified_micros: i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
+            permissions: metadata.permissions().mode() & 0o777,
         })
     }
 
@@ -160,6 +164,16 @@ mod tests {
         assert!(metadata.modified_micros > 1_577_836_800_000_000);
         DiskFiles.remove_folder(&folder.path().join("a")).unwrap();
         assert!(!DiskFiles.exists(&deep));
+    }
+
+    #[test]
+    fn a_private_file_is_new_and_nobody_else_may_read_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        drop(DiskFiles.open(&path, OpenMode::CreatePrivate).unwrap());
+        assert_eq!(DiskFiles.metadata(&path).unwrap().permissions, 0o600);
+        let again = DiskFiles.open(&path, OpenMode::CreatePrivate).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
     }
 
     #[test]

@@ -101,6 +101,8 @@ pub enum OpenMode {
     CreateIfMissing,
     /// For reading and writing. The file is created, and must not exist before.
     CreateNew,
+    /// As [`OpenMode::CreateNew`]; only its owner may read and write the file.
+    CreatePrivate,
     /// For reading and writing. The file is created or emptied.
     Truncate,
 }
@@ -114,6 +116,8 @@ pub struct FileMetadata {
     pub is_folder: bool,
     /// When it was last written, in microseconds since 1970-01-01 UTC, by the file system's clock.
     pub modified_micros: i64,
+    /// Who may read, write and execute it: the nine permission bits of Unix.
+    pub permissions: u32,
 }
 
 /// A file that is open. It stays usable when it is renamed or removed.

@@ -60,6 +60,7 @@ struct Inode {
     durable: Vec<u8>,
     unsynced: Vec<ByteChange>,
     modified_micros: i64,
+    permissions: u32,
     is_locked: bool,
 }
 
@@ -305,6 +306,7 @@ impl Inode {
             bytes,
             unsynced: Vec::new(),
             modified_micros: self.modified_micros,
+            permissions: self.permissions,
             is_locked: false,
         }
     }
@@ -331,17 +333,20 @@ impl Files for MemoryFiles {
         let mut disk = self.disk.lock();
         let existing = disk.file(&path).map(Arc::clone);
         let inode = match (existing, mode) {
-            (Ok(_), OpenMode::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (Ok(_), OpenMode::CreateNew | OpenMode::CreatePrivate) => {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
             (Ok(inode), _) => inode,
             (Err(error), mode) => {
-                let creates =
-                    matches!(mode, OpenMode::CreateIfMissing | OpenMode::CreateNew | OpenMode::Truncate);
+                let creates = !matches!(mode, OpenMode::Read | OpenMode::Write);
                 if error.kind() != io::ErrorKind::NotFound || !creates {
                     return Err(error);
                 }
                 disk.check_writable()?;
                 disk.check_parent(&path)?;
-                let inode = Inode { modified_micros: self.clock.wall_micros(), ..Inode::default() };
+                let permissions = if mode == OpenMode::CreatePrivate { 0o600 } else { 0o644 };
+                let modified_micros = self.clock.wall_micros();
+                let inode = Inode { modified_micros, permissions, ..Inode::default() };
                 let inode = Arc::new(Mutex::new(inode));
                 disk.change(NameChange::Add(path, Entry::File(Arc::clone(&inode))));
                 inode
@@ -405,13 +410,16 @@ impl Files for MemoryFiles {
         let disk = self.disk.lock();
         match disk.names.get(&normal(path)) {
             None => Err(io::ErrorKind::NotFound.into()),
-            Some(Entry::Folder) => Ok(FileMetadata { bytes: 0, is_folder: true, modified_micros: 0 }),
+            Some(Entry::Folder) => {
+                Ok(FileMetadata { bytes: 0, is_folder: true, modified_micros: 0, permissions: 0o755 })
+            }
             Some(Entry::File(inode)) => {
                 let inode = inode.lock();
                 Ok(FileMetadata {
                     bytes: inode.bytes.len() as u64,
                     is_folder: false,
                     modified_micros: inode.modified_micros,
+                    permissions: inode.permissions,
                 })
             }
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tidegate_host::Host;
 
-use super::ArchiveError;
+use super::error::ArchiveError;
 use super::range_reader::{Bound, Preference, read_range};
 use crate::log::{LogCopy, LogOptions, LogPosition, LogReader};
 use crate::store::Store;

@@ -1,5 +1,5 @@
-//! Removes the table files that no commit names, once they are old enough that no run can need
-//! them.
+//! Removes the table files that no commit names, and the files that killed processes left
+//! unfinished, once they are old enough that no run can need them.
 
 use std::collections::BTreeSet;
 
@@ -9,19 +9,22 @@ use super::file::TABLES;
 use super::{Commit, Commits, TableError, interval_of};
 use crate::store::{Store, StoreError};
 
-/// The age of a commit below which files without a commit stay: a day.
+/// The age of a commit below which files without a commit stay, and that of unfinished files below
+/// which they do: a day.
 const AGE_MICROS_MIN: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// What a sweep removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// The names of the files, sorted.
+    /// The names of the table files that no commit names, sorted.
     pub files: Vec<String>,
+    /// The names of the files that a create left unfinished, sorted.
+    pub unfinished: Vec<String>,
 }
 
 impl Commits {
     /// Removes every table file that no commit names and that ends at or before the upper tick of a
-    /// commit that is more than a day old.
+    /// commit that is more than a day old; and every unfinished file that is more than a day old.
     ///
     /// `now_micros` is the time in microseconds since 1970 UTC; the ages are those of the commit
     /// objects by the store's clock. These commits are all of the store. No run writes files below
@@ -30,7 +33,11 @@ impl Commits {
     /// # Errors
     /// When the store cannot be listed, or a file cannot be removed.
     pub fn sweep(&self, store: &Store, now_micros: i64) -> Result<Swept, TableError> {
-        let mut swept = Swept::default();
+        let unfinished = store.remove_unfinished(now_micros - AGE_MICROS_MIN)?;
+        for file in &unfinished {
+            tracing::info!(file, "removed a file that a process left unfinished when it was killed");
+        }
+        let mut swept = Swept { files: Vec::new(), unfinished };
         let Some(limit) = self.upper_before(store, now_micros - AGE_MICROS_MIN)? else { return Ok(swept) };
         let named: BTreeSet<&str> =
             self.list.iter().flat_map(|commit| &commit.files).map(|file| file.name.as_str()).collect();
@@ -76,7 +83,7 @@ mod tests {
     use super::*;
     use crate::commits::{CommitInterval, TableBuffer, TableFile, TableFileFormat};
     use crate::hash_chains::LogHeads;
-    use crate::store::{FaultSchedule, RetryPolicy, SimulatedBackend};
+    use crate::store::{FaultSchedule, LocalBackend, RetryPolicy, SimulatedBackend};
 
     fn write(store: &Store, lower: i64, upper: i64, value: i64) -> Vec<TableFile> {
         let ticks: ArrayRef = Arc::new(Int64Array::from(vec![lower]));
@@ -116,5 +123,29 @@ mod tests {
         let stored = store.list("tables/t").unwrap();
         let named: Vec<&str> = commits.files_of("t").map(|file| file.name.as_str()).collect();
         assert_eq!(stored, named);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_unfinished_is_removed_after_a_day() {
+        let machine = SimulatedHost::new(1);
+        let host = machine.host();
+        let root = std::path::Path::new("/store");
+        let backend = LocalBackend::open_on(Arc::clone(&host.files), root).unwrap();
+        let store = Store::over(Arc::new(backend), RetryPolicy::default()).on_host(&host);
+        store.create("commits/0.json", b"whole").unwrap();
+        let leave = |name: &str| {
+            let file = host.files.open(&root.join(name), tidegate_host::OpenMode::CreateNew).unwrap();
+            file.write_at(b"half", 0).unwrap();
+        };
+        leave("commits/1.json.unfinished-7-0");
+        machine.clock.advance(Duration::from_secs(2 * 60 * 60));
+        leave("probe.unfinished-8-0");
+        let sweep = || Commits::default().sweep(&store, host.clock.wall_micros()).unwrap().unfinished;
+        assert_eq!(sweep(), [""; 0], "both are young");
+        machine.clock.advance(Duration::from_secs(23 * 60 * 60));
+        assert_eq!(sweep(), ["commits/1.json.unfinished-7-0"], "25 and 23 hours");
+        machine.clock.advance(Duration::from_secs(2 * 60 * 60));
+        assert_eq!(sweep(), ["probe.unfinished-8-0"]);
+        assert_eq!(store.get("commits/0.json").unwrap(), "whole", "an object stays, however old it is");
     }
 }

@@ -150,17 +150,6 @@ impl EmbeddedLog {
     pub fn folder(&self) -> &LogFolder {
         &self.segments.log
     }
-
-    /// Writes zeros over the rest of the segment, as the log does for every segment that follows.
-    /// Small groups are durable sooner then.
-    ///
-    /// The log works without, so an error of the file system is logged as a warning.
-    pub fn fill(&mut self) {
-        let ActiveSegment { file, at, end, .. } = &self.segments.active;
-        if let Err(error) = segment::fill(&**file, *at, *end) {
-            tracing::warn!(%error, "cannot fill the log's segment with zeros; appending to it is slower");
-        }
-    }
 }
 
 impl LogWriter for EmbeddedLog {
@@ -208,6 +197,16 @@ impl LogWriter for EmbeddedLog {
 
     fn upper(&self) -> Tick {
         self.upper
+    }
+
+    /// Writes zeros over the rest of the segment, as the log does for every segment that follows.
+    ///
+    /// The log works without, so an error of the file system is logged as a warning.
+    fn prepare_for_small_groups(&mut self) {
+        let ActiveSegment { file, at, end, .. } = &self.segments.active;
+        if let Err(error) = segment::fill(&**file, *at, *end) {
+            tracing::warn!(%error, "cannot fill the log's segment with zeros; appending to it is slower");
+        }
     }
 
     fn sync_duration(&self) -> Duration {

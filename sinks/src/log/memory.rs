@@ -16,6 +16,8 @@ use parking_lot::Mutex;
 use tidegate_facts::Tick;
 use tidegate_host::Random;
 
+use super::appendable::AppendableLog;
+use super::embedded::Recovery;
 use super::error::LogError;
 use super::format::Encoder;
 use super::group::Group;
@@ -23,6 +25,7 @@ use super::offsets::EndOffsets;
 use super::position::{EpochId, GroupLink, LogPosition};
 use super::raw_groups::RawGroup;
 use super::reader::{GroupSource, Groups, LogReader, Start, Until};
+use super::segment::LogOptions;
 use super::writer::{LogWriter, Pending, Slot};
 
 /// What errors call the log.
@@ -84,9 +87,10 @@ impl MemoryLog {
         MemoryLog { topic: Arc::default(), random }
     }
 
-    /// A writer, whose epoch has not begun.
+    /// A writer behind the last counted group, whose epoch has not begun.
     pub fn writer(&self) -> MemoryWriter {
-        let (end, ends) = (LogPosition::default(), EndOffsets::default());
+        let end = self.topic.lock().end.clone();
+        let ends = EndOffsets::at(&end);
         MemoryWriter { log: self.clone(), epoch: None, encoder: Encoder::new(), end, ends }
     }
 
@@ -128,6 +132,34 @@ impl MemoryTopic {
         self.counted.push_back((offset, bytes));
         Ok(raw.link())
     }
+
+    /// Checks that a position is one between two groups of this log. Its offset is not compared:
+    /// records that are no groups may lie in between.
+    fn check_position(&self, position: &LogPosition) -> Result<(), LogError> {
+        let group = position.group;
+        let other = |detail| LogError::OtherPosition { location: PathBuf::from(LOCATION), group, detail };
+        let mut found = self.start.clone();
+        for (offset, bytes) in &self.counted {
+            if found.group >= group {
+                break;
+            }
+            let raw = decode(bytes, *offset)?;
+            found = found.after(&raw).map_err(|detail| raw.damaged(detail))?;
+        }
+        if found.group != group {
+            let (start, end) = (self.start.group, self.end.group);
+            return Err(other(format!("it holds the groups from {start} to before {end}")));
+        }
+        let expected = LogPosition { offset: found.offset, ..position.clone() };
+        if found == expected {
+            Ok(())
+        } else {
+            Err(other(format!(
+                "it is at tick {} there, behind a group of digest {}",
+                found.upper.0, found.digest
+            )))
+        }
+    }
 }
 
 fn decode(bytes: &[u8], offset: u64) -> Result<RawGroup, LogError> {
@@ -165,6 +197,31 @@ impl LogReader for MemoryLog {
 
     fn location(&self) -> PathBuf {
         PathBuf::from(LOCATION)
+    }
+}
+
+impl AppendableLog for MemoryLog {
+    fn open_writer(
+        &self,
+        _: LogOptions,
+        checked: Option<&LogPosition>,
+        acknowledged: Tick,
+    ) -> Result<(Box<dyn LogWriter>, Recovery), LogError> {
+        let topic = self.topic.lock();
+        if let Some(position) = checked {
+            topic.check_position(position)?;
+        }
+        let (groups, upper, at) = (topic.end.group, topic.end.upper, topic.next_offset);
+        drop(topic);
+        if upper < acknowledged {
+            return Err(LogError::Lost { segment: self.location(), at, upper, acknowledged });
+        }
+        Ok((Box::new(self.writer()), Recovery { groups, upper, truncated: None }))
+    }
+
+    /// Excludes nobody: of two writers, the one whose epoch began first is lost.
+    fn exclude_writers(&self) -> Result<Box<dyn Send>, LogError> {
+        Ok(Box::new(()))
     }
 }
 
@@ -363,6 +420,36 @@ mod tests {
         let mut next = log.writer();
         next.open().unwrap();
         assert_eq!((next.upper(), next.position().group), (Tick(5), 1));
+    }
+
+    #[test]
+    fn a_writer_is_opened_at_a_position_of_the_log_and_behind_what_was_acknowledged() {
+        let log = log();
+        let open = |checked: Option<&LogPosition>, acknowledged| {
+            log.open_writer(LogOptions::default(), checked, Tick(acknowledged))
+        };
+        let (mut writer, recovery) = open(None, 0).unwrap();
+        assert_eq!(recovery, Recovery { groups: 0, upper: Tick::ZERO, truncated: None });
+        writer.open().unwrap();
+        let mut positions = vec![writer.position()];
+        for upper in [5, 9] {
+            let lower = writer.upper();
+            let group = Group { frames: vec![], lower, upper: Tick(upper), commit: false };
+            writer.append_and_wait(&group).unwrap();
+            positions.push(writer.position());
+        }
+        for position in &positions {
+            let (writer, recovery) = open(Some(position), 9).unwrap();
+            assert_eq!((writer.upper(), recovery.groups), (Tick(9), 2), "before its epoch begins");
+        }
+        let other = LogPosition { upper: Tick(6), ..positions[1].clone() };
+        let beyond = LogPosition { group: 3, ..positions[2].clone() };
+        for position in [other, beyond] {
+            let refused = open(Some(&position), 9).err();
+            assert!(matches!(refused, Some(LogError::OtherPosition { .. })), "{refused:?}");
+        }
+        let lost = open(None, 10).err();
+        assert!(matches!(lost, Some(LogError::Lost { upper: Tick(9), .. })), "{lost:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The unit is the [`Group`]: frames of rows that become durable together or not at all. Most of
 //! the workspace only reads a log, through [`LogReader`]; the gate appends to it, through
-//! [`LogWriter`].
+//! [`LogWriter`]. A run opens one for both, as an [`AppendableLog`].
 //!
 //! | | reader | writer |
 //! |---|---|---|
@@ -26,6 +26,7 @@
 //! that does not match its checksums, by name. A group that was durable and was damaged later looks
 //! like a torn one if it is the very last: no checksum can tell the two apart.
 
+mod appendable;
 mod base;
 mod copy;
 mod cursor;
@@ -46,6 +47,7 @@ mod segment;
 mod topic;
 mod writer;
 
+pub use appendable::AppendableLog;
 pub(crate) use copy::LogCopy;
 pub use embedded::{EmbeddedLog, Recovery};
 pub use error::LogError;

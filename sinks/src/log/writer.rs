@@ -51,6 +51,10 @@ pub trait LogWriter: Send {
     /// The tick at which the last appended group ends, and the next one begins.
     fn upper(&self) -> Tick;
 
+    /// Prepares for many small groups, each of which is to be durable soon. Does nothing where a
+    /// log has nothing to prepare.
+    fn prepare_for_small_groups(&mut self) {}
+
     /// How long the last durable group waited for the disk. For telemetry only.
     fn sync_duration(&self) -> Duration;
 

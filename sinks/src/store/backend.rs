@@ -8,9 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::ObjectStore;
 
-use super::StoreUrl;
+use super::url::StoreUrl;
 
-/// A place for objects, which are created once each and never changed.
+/// A place for objects, which are created once each and never changed. Only what can be derived
+/// again, such as a checkpoint, is ever replaced, and always as a whole.
 ///
 /// The interface is synchronous, and each call makes one attempt: [`super::Store`] tries again. A
 /// call must end in bounded time, so a backend behind a network has its own limit and reports
@@ -37,6 +38,14 @@ pub trait ObjectBackend: Debug + Send + Sync {
     /// [`io::ErrorKind::AlreadyExists`] means that a durable object has the name and was not
     /// changed. After any other error the object exists whole, or it does not exist.
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+
+    /// Creates the object `name`, in place of the object that has the name, if there is one. `Ok`
+    /// means that it is there, whole and durable. Whoever reads the name meanwhile finds the one
+    /// object or the other.
+    ///
+    /// # Errors
+    /// After any error the name has the one object or the other, whole.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
 
     /// The content of an object.
     ///
@@ -70,6 +79,17 @@ pub trait ObjectBackend: Debug + Send + Sync {
     /// # Errors
     /// [`io::ErrorKind::NotFound`] when it does not exist; a backend may also report success then.
     fn delete(&self, name: &str) -> io::Result<()>;
+
+    /// Removes what a create left unfinished because its process was killed, if it was written
+    /// before this moment, in microseconds since 1970 UTC. Returns the names of what was removed,
+    /// sorted. No object has such a name.
+    ///
+    /// # Errors
+    /// When something cannot be listed or removed.
+    fn remove_unfinished(&self, before_micros: i64) -> io::Result<Vec<String>> {
+        let _ = before_micros;
+        Ok(Vec::new())
+    }
 }
 
 /// What a store knows of an object without reading it.

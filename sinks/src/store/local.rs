@@ -13,7 +13,8 @@ use object_store::local::LocalFileSystem;
 use parking_lot::Mutex;
 use tidegate_host::{DiskFiles, Files, OpenFile, OpenMode};
 
-use super::{ObjectBackend, ObjectInfo, StoreUrl};
+use super::backend::{ObjectBackend, ObjectInfo};
+use super::url::StoreUrl;
 
 /// Part of the name of every file that is not an object yet.
 const UNFINISHED: &str = ".unfinished-";
@@ -69,6 +70,57 @@ impl LocalBackend {
         Ok(())
     }
 
+    /// Writes `bytes` to a new file beside the object at `path`, syncs it, and has `publish` give
+    /// it the object's name. Returns what `publish` did.
+    fn write_beside(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        publish: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let folder = path.parent().unwrap_or(&self.root);
+        self.create_folder(folder)?;
+        let (file, unfinished) = self.create_unfinished(path)?;
+        let written = file.write_at(bytes, 0).and_then(|()| file.sync_all());
+        let published = written.and_then(|()| publish(&unfinished));
+        let removed = match self.files.remove(&unfinished) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()), // It was renamed.
+            removed => removed,
+        };
+        match &published {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return published,
+            // The process that created the existing file may have been killed before its name was
+            // durable.
+            _ => self.files.sync_folder(folder)?,
+        }
+        published.and(removed)
+    }
+
+    /// Adds the unfinished files below `folder` that were written before a moment.
+    fn unfinished_below(
+        &self,
+        folder: &Path,
+        before_micros: i64,
+        found: &mut Vec<PathBuf>,
+    ) -> io::Result<()> {
+        let paths = match self.files.list(folder) {
+            // This user can have left nothing in a folder that it may not read, such as
+            // `lost+found`.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+            paths => paths?,
+        };
+        for path in paths {
+            // A file may be gone by now: the create that wrote it has ended.
+            let Ok(metadata) = self.files.metadata(&path) else { continue };
+            if metadata.is_folder {
+                self.unfinished_below(&path, before_micros, found)?;
+            } else if is_unfinished(&path) && metadata.modified_micros < before_micros {
+                found.push(path);
+            }
+        }
+        Ok(())
+    }
+
     /// Creates a new file beside the object at `path`, under a name that no other thread and no
     /// process that ended has used.
     fn create_unfinished(&self, path: &Path) -> io::Result<(Arc<dyn OpenFile>, PathBuf)> {
@@ -101,20 +153,13 @@ impl ObjectBackend for LocalBackend {
 
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let path = self.root.join(name);
-        let folder = path.parent().unwrap_or(&self.root);
-        self.create_folder(folder)?;
-        let (file, unfinished) = self.create_unfinished(&path)?;
-        let written = file.write_at(bytes, 0).and_then(|()| file.sync_all());
         // A link, unlike a rename, never replaces an existing file.
-        let linked = written.and_then(|()| self.files.link(&unfinished, &path));
-        let removed = self.files.remove(&unfinished);
-        match &linked {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return linked,
-            // The process that created the existing file may have been killed before its name was
-            // durable.
-            _ => self.files.sync_folder(folder)?,
-        }
-        linked.and(removed)
+        self.write_beside(&path, bytes, |unfinished| self.files.link(unfinished, &path))
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let path = self.root.join(name);
+        self.write_beside(&path, bytes, |unfinished| self.files.rename(unfinished, &path))
     }
 
     fn get(&self, name: &str) -> io::Result<Bytes> {
@@ -138,8 +183,8 @@ impl ObjectBackend for LocalBackend {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             paths => paths?,
         };
-        let names = paths.iter().filter_map(|path| path.file_name()?.to_str());
-        let names = names.filter(|name| !name.contains(UNFINISHED));
+        let objects = paths.iter().filter(|path| !is_unfinished(path));
+        let names = objects.filter_map(|path| path.file_name()?.to_str());
         Ok(names
             .map(|name| if folder.is_empty() { name.into() } else { format!("{folder}/{name}") })
             .collect())
@@ -150,6 +195,27 @@ impl ObjectBackend for LocalBackend {
         self.files.remove(&path)?;
         self.files.sync_folder(path.parent().unwrap_or(&self.root))
     }
+
+    fn remove_unfinished(&self, before_micros: i64) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        self.unfinished_below(&self.root, before_micros, &mut found)?;
+        let mut removed = Vec::new();
+        for path in found {
+            match self.files.remove(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                outcome => outcome?,
+            }
+            let name = path.strip_prefix(&self.root).expect("it was found below the root");
+            removed.push(name.to_string_lossy().into_owned());
+        }
+        removed.sort();
+        Ok(removed)
+    }
+}
+
+/// Whether a file is not an object yet: a create is writing it, or was killed while it did.
+fn is_unfinished(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().contains(UNFINISHED))
 }
 
 /// Creates a folder if it is missing. An existing one costs no sync, so that opening a store is

@@ -12,15 +12,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tidegate_host::{Clock, Host, SystemClock};
 
+use super::backend::{ObjectBackend, ObjectInfo};
 use super::local::range_bytes;
-use super::{ObjectBackend, ObjectInfo, StoreUrl};
+use super::url::StoreUrl;
 
 /// The time limit of a call that transfers no content.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -31,17 +33,58 @@ const MIB_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct ObjectStoreBackend {
     url: StoreUrl,
     client: Arc<dyn ObjectStore>,
+    clock: Arc<dyn Clock>,
 }
 
 impl ObjectStoreBackend {
     /// The objects behind `client`, whose own retries are off. `url` is what messages show.
     pub fn new(client: Arc<dyn ObjectStore>, url: StoreUrl) -> ObjectStoreBackend {
-        ObjectStoreBackend { url, client }
+        ObjectStoreBackend { url, client, clock: Arc::new(SystemClock) }
+    }
+
+    /// The same backend on another machine: the clock of `host` measures its time limits.
+    #[must_use]
+    pub fn on_host(self, host: &Host) -> ObjectStoreBackend {
+        ObjectStoreBackend { clock: Arc::clone(&host.clock), ..self }
     }
 
     /// Objects in the memory of this process, which are lost with the backend.
     pub fn in_memory() -> ObjectStoreBackend {
         ObjectStoreBackend::new(Arc::new(InMemory::new()), StoreUrl::parse("memory://store"))
+    }
+}
+
+impl ObjectStoreBackend {
+    fn put(&self, name: &str, bytes: &[u8], mode: PutMode) -> io::Result<()> {
+        let path = path_of(name)?;
+        let payload = PutPayload::from(bytes.to_vec());
+        let put = self.client.put_opts(&path, payload, PutOptions::from(mode));
+        self.block_on(put, transfer_timeout(bytes.len() as u64)).map(drop)
+    }
+
+    /// Runs a future on this thread.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] when it is not done after `limit`; the future is dropped then.
+    fn block_on<T>(
+        &self,
+        future: impl Future<Output = object_store::Result<T>>,
+        limit: Duration,
+    ) -> io::Result<T> {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut context = Context::from_waker(&waker);
+        let mut future = pin!(future);
+        let deadline = self.clock.monotonic() + limit;
+        loop {
+            if let Poll::Ready(outcome) = future.as_mut().poll(&mut context) {
+                return outcome.map_err(io_error);
+            }
+            let left = deadline.saturating_sub(self.clock.monotonic());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            thread::park_timeout(left);
+        }
     }
 }
 
@@ -61,18 +104,18 @@ impl ObjectBackend for ObjectStoreBackend {
     }
 
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let path = path_of(name)?;
-        let payload = PutPayload::from(bytes.to_vec());
-        let options = PutOptions::from(PutMode::Create);
-        let put = self.client.put_opts(&path, payload, options);
-        block_on(put, transfer_timeout(bytes.len() as u64)).map(drop)
+        self.put(name, bytes, PutMode::Create)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.put(name, bytes, PutMode::Overwrite)
     }
 
     fn get(&self, name: &str) -> io::Result<Bytes> {
         let path = path_of(name)?;
-        let object = block_on(self.client.get(&path), CALL_TIMEOUT)?;
+        let object = self.block_on(self.client.get(&path), CALL_TIMEOUT)?;
         let bytes = object.meta.size;
-        let content = block_on(object.bytes(), transfer_timeout(bytes))?;
+        let content = self.block_on(object.bytes(), transfer_timeout(bytes))?;
         if content.len() as u64 == bytes { Ok(content) } else { Err(io::ErrorKind::ConnectionReset.into()) }
     }
 
@@ -85,27 +128,27 @@ impl ObjectBackend for ObjectStoreBackend {
         if self.head(name)?.bytes < range.end {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let content = block_on(self.client.get_range(&path, range), transfer_timeout(bytes as u64))?;
+        let content = self.block_on(self.client.get_range(&path, range), transfer_timeout(bytes as u64))?;
         if content.len() == bytes { Ok(content) } else { Err(io::ErrorKind::ConnectionReset.into()) }
     }
 
     fn head(&self, name: &str) -> io::Result<ObjectInfo> {
         let path = path_of(name)?;
-        let meta = block_on(self.client.head(&path), CALL_TIMEOUT)?;
+        let meta = self.block_on(self.client.head(&path), CALL_TIMEOUT)?;
         Ok(ObjectInfo { bytes: meta.size, modified_micros: meta.last_modified.timestamp_micros() })
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         let path = path_of(folder)?;
         let prefix = (!folder.is_empty()).then_some(&path);
-        let listed = block_on(self.client.list_with_delimiter(prefix), CALL_TIMEOUT)?;
+        let listed = self.block_on(self.client.list_with_delimiter(prefix), CALL_TIMEOUT)?;
         let objects = listed.objects.into_iter().map(|object| object.location);
         Ok(objects.chain(listed.common_prefixes).map(String::from).collect())
     }
 
     fn delete(&self, name: &str) -> io::Result<()> {
         let path = path_of(name)?;
-        block_on(self.client.delete(&path), CALL_TIMEOUT)
+        self.block_on(self.client.delete(&path), CALL_TIMEOUT)
     }
 }
 
@@ -124,27 +167,6 @@ struct Unpark(Thread);
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
-    }
-}
-
-/// Runs a future on this thread.
-///
-/// # Errors
-/// [`io::ErrorKind::TimedOut`] when it is not done after `limit`; the future is dropped then.
-fn block_on<T>(future: impl Future<Output = object_store::Result<T>>, limit: Duration) -> io::Result<T> {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    let deadline = Instant::now() + limit;
-    loop {
-        if let Poll::Ready(outcome) = future.as_mut().poll(&mut context) {
-            return outcome.map_err(io_error);
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        thread::park_timeout(left);
     }
 }
 

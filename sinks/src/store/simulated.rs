@@ -14,7 +14,9 @@ use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tidegate_host::{Clock, Host, SystemClock};
 
-use super::{ObjectBackend, ObjectInfo, ObjectStoreBackend, StoreUrl};
+use super::backend::{ObjectBackend, ObjectInfo};
+use super::object_store_backend::ObjectStoreBackend;
+use super::url::StoreUrl;
 
 /// How long a call takes that stalls.
 const STALL: Duration = Duration::from_millis(5);
@@ -187,6 +189,15 @@ impl ObjectBackend for SimulatedBackend {
         })
     }
 
+    /// Only calls of [`ObjectBackend::create`] meet the faults of a script.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.call(self.next_fault(false), Some(()), || {
+            self.inner.replace(name, bytes)?;
+            self.modified.lock().insert(name.to_owned(), self.clock.wall_micros());
+            Ok(())
+        })
+    }
+
     fn get(&self, name: &str) -> io::Result<Bytes> {
         self.call(self.next_fault(false), None, || self.inner.get(name))
     }
@@ -207,5 +218,9 @@ impl ObjectBackend for SimulatedBackend {
 
     fn delete(&self, name: &str) -> io::Result<()> {
         self.call(self.next_fault(false), Some(()), || self.inner.delete(name))
+    }
+
+    fn remove_unfinished(&self, before_micros: i64) -> io::Result<Vec<String>> {
+        self.call(self.next_fault(false), None, || self.inner.remove_unfinished(before_micros))
     }
 }

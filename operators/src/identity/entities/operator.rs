@@ -95,7 +95,7 @@ struct ComponentRow {
     tick: Tick,
     component: String,
     size: i64,
-    frauds: i64,
+    positives: i64,
     #[row(name = "_diff")]
     diff: i64,
 }
@@ -155,7 +155,7 @@ impl EntitiesConfig {
             answers.push((format!("shared_{name}"), Answer::Shared(column)));
         }
         if self.positives.is_some() {
-            answers.push(("frauds".to_owned(), Answer::Positives));
+            answers.push(("positives".to_owned(), Answer::Positives));
         }
         answers
     }
@@ -455,7 +455,7 @@ fn port_batches(changes: GraphChanges, graph: &EntityGraph) -> [RecordBatch; 4] 
         tick: change.tick,
         component: change.component.to_string(),
         size: change.size as i64,
-        frauds: change.positives as i64,
+        positives: change.positives as i64,
         diff: change.diff,
     });
     let sightings = changes.sightings.into_iter().map(|sighting| {
