@@ -13,7 +13,7 @@ use tidegate_dataflows::run::{Options, Report};
 use tidegate_queries::{Catalogue, Format};
 use tidegate_sinks::store::StoreUrl;
 
-use crate::summaries::{self, DecisionTable};
+use crate::summaries;
 use crate::text::thousands;
 
 /// Runs one query, and writes its rows to standard output.
@@ -99,9 +99,7 @@ fn folder_arguments(options: &Options) -> String {
 
 fn next_query(plan: &Plan) -> String {
     match summaries::decision_tables(plan).first() {
-        Some(DecisionTable { table, .. }) => {
-            format!("SELECT * FROM {table} WHERE action <> 'ALLOW' ORDER BY score DESC LIMIT 20")
-        }
+        Some(decisions) => decisions.example_query(),
         None => "SELECT decision, reason_code, count(*) FROM receipts GROUP BY 1, 2".to_owned(),
     }
 }

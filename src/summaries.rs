@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use tidegate_dataflows::Plan;
-use tidegate_dataflows::node::Summary;
+use tidegate_dataflows::node::{Summary, TablePlan};
 
 use crate::text::{display, thousands};
 
@@ -22,13 +23,26 @@ pub struct DecisionTable {
     pub table: String,
     /// The columns that the rules of each reason code read.
     columns: BTreeMap<String, Vec<String>>,
+    /// Its schema. A sink may leave columns out.
+    schema: SchemaRef,
     /// The table with the rows that were decided, if there is one.
     inputs: Option<String>,
 }
 
+impl DecisionTable {
+    /// A statement that shows the decisions with the highest scores, or any if the table has none.
+    pub fn example_query(&self) -> String {
+        let order = match has_columns(&self.schema, &["action", "score"]) {
+            true => " WHERE action <> 'ALLOW' ORDER BY score DESC",
+            false => "",
+        };
+        format!("SELECT * FROM {}{order} LIMIT 20", self.table)
+    }
+}
+
 /// The tables of decisions of a plan. A sealed table holds decisions as episodes.
 pub fn decision_tables(plan: &Plan) -> Vec<DecisionTable> {
-    let table_of = |node: &str| plan.table_of(node).map(|table| table.table.clone());
+    let table_of = |node: &str| plan.table_of(node);
     let sealed = |node: &str| {
         let seals = plan.steps.iter().filter(|step| step.node.is_seal() && step.inputs[0] == node);
         seals.filter_map(|step| table_of(&step.name)).next()
@@ -36,10 +50,12 @@ pub fn decision_tables(plan: &Plan) -> Vec<DecisionTable> {
     let decides = plan.steps.iter().filter(|step| matches!(step.node.summary(), Some(Summary::Decisions)));
     decides
         .filter_map(|step| {
+            let table = table_of(&step.name).or_else(|| sealed(&step.name))?;
             Some(DecisionTable {
-                table: table_of(&step.name).or_else(|| sealed(&step.name))?,
+                table: table.table.clone(),
                 columns: step.node.columns_of_reasons(),
-                inputs: table_of(&step.inputs[0]),
+                schema: Arc::clone(&table.schema),
+                inputs: table_of(&step.inputs[0]).map(|table| table.table.clone()),
             })
         })
         .collect()
@@ -54,19 +70,34 @@ pub fn print(plan: &Plan, query: QueryFn<'_>) -> Result<(), Box<dyn Error>> {
         print_decisions(&decisions, query)?;
     }
     for step in &plan.steps {
-        let Some(Summary::Table { title, port, columns, clauses }) = step.node.summary() else { continue };
+        let Some(Summary::Table { title, port, reads, columns, clauses }) = step.node.summary() else {
+            continue;
+        };
         let input = port.map_or_else(|| step.name.clone(), |port| format!("{}.{port}", step.name));
-        if let Some(table) = plan.table_of(&input).map(|table| &table.table) {
+        if let Some(TablePlan { table, schema, .. }) = plan.table_of(&input)
+            && has_columns(schema, reads)
+        {
             println!("\n{table}: {title}");
             let rows = query(format!("SELECT {columns} FROM {table} {clauses}"))?;
-            print_aligned(&cells_of(&rows));
+            match &cells_of(&rows)[..] {
+                [] | [_] => println!("  none"),
+                lines => print_aligned(lines),
+            }
         }
     }
     Ok(())
 }
 
+/// Whether a table has all of these columns.
+fn has_columns(schema: &Schema, names: &[&str]) -> bool {
+    names.iter().all(|name| schema.column_with_name(name).is_some())
+}
+
 fn print_decisions(decisions: &DecisionTable, query: QueryFn<'_>) -> Result<(), Box<dyn Error>> {
-    let table = &decisions.table;
+    let DecisionTable { table, schema, .. } = decisions;
+    if !has_columns(schema, &["action"]) {
+        return Ok(());
+    }
     println!("\n{table}");
     let by_action =
         query(format!("SELECT action, count(*) AS n FROM {table} GROUP BY action ORDER BY n DESC, action"))?;
@@ -75,6 +106,9 @@ fn print_decisions(decisions: &DecisionTable, query: QueryFn<'_>) -> Result<(), 
             let count = batch.column(1).as_primitive::<Int64Type>().value(row);
             println!("  {:<16}{:>12}", display(batch.column(0), row), thousands(count.unsigned_abs()));
         }
+    }
+    if !has_columns(schema, &["_tick", "event_id", "score", "reason_codes"]) {
+        return Ok(());
     }
     let top = query(format!(
         "SELECT _tick, event_id, action, score, reason_codes FROM {table} WHERE score IS NOT NULL \

@@ -338,7 +338,7 @@ pub struct FirstRevision {
     pub digest: Digest,
 }
 
-/// What the account of a run, the status and the console show of a node.
+/// What the report of a run, the status and the console show of a node.
 #[derive(Clone, Debug)]
 pub enum Summary {
     /// Decisions: counts by action, and those with the highest scores.
@@ -349,6 +349,8 @@ pub enum Summary {
         title: &'static str,
         /// The port; `None` for the node's own rows.
         port: Option<&'static str>,
+        /// The columns that the statement reads; a table without one of them is not summarised.
+        reads: &'static [&'static str],
         /// The SELECT list.
         columns: &'static str,
         /// What follows FROM and the table.

@@ -282,6 +282,7 @@ impl NodeSpec for Spec {
         let summary = Summary::Table {
             title: "the index, by six hours",
             port: Some(HISTORY),
+            reads: &["at", "credibility_index", "band"],
             columns: "date_bin(interval '6 hours', at) AS since, min(credibility_index) AS least, \
                       max(credibility_index) AS most, last_value(credibility_index ORDER BY _tick) AS last, \
                       last_value(band ORDER BY _tick) AS band",

@@ -388,8 +388,9 @@ impl NodeSpec for Spec {
             StateFactory::Replayed(Arc::new(move || Box::new(Drift::new(settings.clone()))))
         };
         let summary = Summary::Table {
-            title: "drift events, without those that late facts corrected away",
+            title: "drift events (late facts corrected the others away)",
             port: None,
+            reads: &["measure", "severity", "recurrence_24h"],
             columns: "measure, severity, count(*) AS events, max(recurrence_24h) AS most_in_24h",
             clauses: "WHERE recurrence_24h > 0 GROUP BY 1, 2 ORDER BY 1, 2",
         };

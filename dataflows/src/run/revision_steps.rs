@@ -7,7 +7,7 @@
 //! for the step and started again.
 
 use tidegate_facts::control_fact::SOURCE;
-use tidegate_sinks::log::{Group, LogWriter};
+use tidegate_sinks::log::Group;
 use tokio::sync::oneshot;
 
 use crate::governance::ValidatedStep;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tidegate_facts::Verdict;
 use tidegate_facts::audit::{AuditError, Receipts};
 use tidegate_operators::gate::{TimeBounds, Validator};
-use tidegate_sinks::log::{Group, LogWriter};
+use tidegate_sinks::log::Group;
 
 use crate::ingest::admission::Admission;
 use crate::ingest::audit_frames::receipts_of;

@@ -13,8 +13,9 @@ use syn::{Data, DeriveInput, Error, Field, Fields, parse_macro_input};
 
 /// Implements `tidegate_facts::row::Row` for a struct, and makes the view of its columns.
 ///
-/// For a struct `Pair` it makes `PairColumns<'_>`, a view with one typed array for each field, bound
-/// by name once for a batch. Each field's type must implement `tidegate_facts::row::Column`.
+/// For a struct `Pair` it makes `PairColumns<'_>`, a view with one typed array for each field. The
+/// arrays are bound by name, once for a batch. Each field's type must implement
+/// `tidegate_facts::row::Column`.
 /// `#[row(name = "_tick")]` gives a column another name than its field.
 #[proc_macro_derive(Row, attributes(row))]
 pub fn derive_row(input: TokenStream) -> TokenStream {

@@ -66,8 +66,10 @@ pub struct CachedContext {
     pub text: String,
     /// The index of its event type in the policy, or the error of every record with this context.
     pub event: Result<usize, RecordError>,
-    /// The scope of the dedupe keys of its events. It depends on the class of the event type and not
-    /// on `event`, because another revision of the policy may admit what this one rejects.
+    /// The scope of the dedupe keys of its events.
+    ///
+    /// It depends on the class of the event type and not on `event`, because another revision of
+    /// the policy may admit what this one rejects.
     pub scope: DedupeScope,
 }
 
