@@ -3,7 +3,7 @@
 
     pip install blake3
     tidegate verify --data D --episode ID --export proof.json
-    python3 examples/verify_episode.py proof.json [key.pub]
+    python3 examples/verify_episode.py proof.json key.pub
 
 Prints what was decided and exits with 0 when the proof holds, with 1 and the reason when it does not.
 """
@@ -115,29 +115,28 @@ def check(proof, key):
     require(head.hex() == file["seal"]["chain"]["head"], "the chain does not lead to the manifest's seal")
     require(way["index"] + 1 + len(proof["following"]) == file["rows"], "chain and tree disagree on the place")
     signature = manifest.pop("signature", None)
-    if key:
-        require(signature, "the manifest is not signed")
-        name = h(b"tidegate.key.v1", (32).to_bytes(8, "little"), key).hex()[:16]
-        require(signature["key_id"] == name, f"the manifest is signed by {signature['key_id']}, and your key is {name}")
-        holds = signed_by(key, canonical(manifest).encode(), bytes.fromhex(signature["ed25519"]))
-        require(holds, "the signature does not hold")
+    require(signature, "the manifest is not signed")
+    name = h(b"tidegate.key.v1", (32).to_bytes(8, "little"), key).hex()[:16]
+    require(signature["key_id"] == name, f"the manifest is signed by {signature['key_id']}, and your key is {name}")
+    holds = signed_by(key, canonical(manifest).encode(), bytes.fromhex(signature["ed25519"]))
+    require(holds, "the signature does not hold")
     names = json.loads(frame)["columns"]
     require(len(names) == len(values) - 2, "the frame names other values than the record has")
     episode = dict(zip(names, values[2:]))
     print(f"decision {episode['decision_id']} on {episode['event_id']}: {episode['action']}, rules {episode['rules_fired']}")
     print(f"record {digest.hex()}, seal {own.hex()}, commit {manifest['number']}")
-    print(f"signed by {signature['key_id']}" if key else "signature not checked: give the public key")
+    print(f"signed by {signature['key_id']}")
     print("proven")
 
 
 def main(arguments):
+    if len(arguments) != 2:
+        sys.exit("usage: verify_episode.py proof.json key.pub")
     try:
         with open(arguments[0], encoding="utf-8") as file:
             proof = json.load(file)
-        key = None
-        if len(arguments) > 1:
-            with open(arguments[1], encoding="utf-8") as file:
-                key = bytes.fromhex(file.read().removeprefix("tidegate-public-key ed25519 ").strip())
+        with open(arguments[1], encoding="utf-8") as file:
+            key = bytes.fromhex(file.read().removeprefix("tidegate-public-key ed25519 ").strip())
         check(proof, key)
     except (Wrong, KeyError, ValueError, TypeError, OSError, IndexError) as error:
         sys.exit(f"NOT PROVEN: {error}")

@@ -67,7 +67,7 @@ pub enum Archive {
     },
 }
 
-/// The data folder and its store.
+/// The arguments of `tidegate archive`: the data folder, its store, and the output format.
 #[derive(clap::Args)]
 pub struct StoreArguments {
     /// The data folder.
@@ -116,8 +116,8 @@ fn write(folders: &StoreArguments) -> Result<ExitCode, Box<dyn Error>> {
     let log = folders.log().lock()?;
     let written = archive::write(log.folder(), Until::Complete, &store)?;
     match folders.format {
-        Answer::Text => println!("{}", sentence(&written)),
-        Answer::Json => println!(
+        Answer::Text => outln!("{}", sentence(&written)),
+        Answer::Json => outln!(
             "{}",
             json!({
                 "ranges": written.ranges, "groups": written.groups, "rows": written.rows,
@@ -129,7 +129,7 @@ fn write(folders: &StoreArguments) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The result of archiving, as a sentence.
+/// The result of `tidegate archive write`, as a sentence.
 pub fn sentence(written: &ArchiveReport) -> String {
     let waiting = match written.waiting {
         0 => String::new(),
@@ -155,9 +155,14 @@ fn list(folders: &StoreArguments) -> Result<ExitCode, Box<dyn Error>> {
     let archive = archive::Archive::open(&folders.store()?)?;
     let base = folders.log().start()?.map(|start| start.group);
     if folders.format == Answer::Text {
-        println!(
+        outln!(
             "{:>10} {:>10}  {:<27}  {:<27} {:>12} {:>14}  log",
-            "first", "last", "from", "to", "rows", "bytes"
+            "first",
+            "last",
+            "from",
+            "to",
+            "rows",
+            "bytes"
         );
     }
     for range in &archive.ranges {
@@ -168,14 +173,14 @@ fn list(folders: &StoreArguments) -> Result<ExitCode, Box<dyn Error>> {
             _ => "pruned",
         };
         match folders.format {
-            Answer::Text => println!(
+            Answer::Text => outln!(
                 "{first:>10} {last:>10}  {}  {} {:>12} {:>14}  {in_log}",
                 to_rfc3339(range.start.upper.micros()),
                 to_rfc3339(range.end.upper.micros()),
                 thousands(range.rows),
                 thousands(range.bytes()),
             ),
-            Answer::Json => println!(
+            Answer::Json => outln!(
                 "{}",
                 json!({
                     "first_group": first, "last_group": last,
@@ -194,15 +199,15 @@ fn verify(folders: &StoreArguments) -> Result<ExitCode, Box<dyn Error>> {
     match folders.format {
         Answer::Text => {
             for fault in &verified.faults {
-                println!("{fault}");
+                outln!("{fault}");
             }
             for name in &verified.unclaimed {
-                println!(
+                outln!(
                     "note: no manifest names `{name}`; archiving was interrupted, or a manifest was removed"
                 );
             }
             let state = if verified.faults.is_empty() { "whole" } else { "NOT WHOLE" };
-            println!(
+            outln!(
                 "{state}: {}, {}, {}, {} bytes; {} also in the log, and equal there",
                 counted(verified.ranges, "range"),
                 counted(verified.groups, "group"),
@@ -211,7 +216,7 @@ fn verify(folders: &StoreArguments) -> Result<ExitCode, Box<dyn Error>> {
                 counted(verified.in_log, "group"),
             );
         }
-        Answer::Json => println!(
+        Answer::Json => outln!(
             "{}",
             json!({
                 "whole": verified.faults.is_empty(), "ranges": verified.ranges, "groups": verified.groups,
@@ -232,7 +237,7 @@ fn hydrate(
     let hydrated = archive::hydrate(&folders.log(), &folders.store()?, from, to, &Host::real(), out)?;
     let (first, last) = (hydrated.start.group, hydrated.end.group - 1);
     match folders.format {
-        Answer::Text => println!(
+        Answer::Text => outln!(
             "{} contains groups {first} to {last}, from {} to {}: {}, {} bytes",
             out.display(),
             to_rfc3339(hydrated.start.upper.micros()),
@@ -240,7 +245,7 @@ fn hydrate(
             counted(hydrated.rows, "row"),
             thousands(hydrated.bytes),
         ),
-        Answer::Json => println!(
+        Answer::Json => outln!(
             "{}",
             json!({
                 "first_group": first, "last_group": last,
@@ -277,7 +282,7 @@ fn prune(
     let pruned = archive::prune(&log, &folders.store()?, retention)?;
     match folders.format {
         Answer::Text => {
-            println!(
+            outln!(
                 "removed {} with {}, {} bytes; the log begins with group {} at {}",
                 counted(pruned.segments, "segment"),
                 counted(pruned.groups, "group"),
@@ -287,12 +292,12 @@ fn prune(
             );
             if pruned.unarchived > 0 {
                 let segments = counted(pruned.unarchived, "segment");
-                println!(
+                outln!(
                     "{segments} not removed, because the archive lacks them (run `tidegate archive write`)"
                 );
             }
         }
-        Answer::Json => println!(
+        Answer::Json => outln!(
             "{}",
             json!({
                 "segments": pruned.segments, "groups": pruned.groups, "bytes": pruned.bytes,

@@ -66,7 +66,7 @@ impl DataArguments {
 /// Memory for the index of event ids that finds duplicates. A backfill appends only two facts.
 const DEDUPE_BYTES: u64 = 8 << 20;
 
-/// Runs the command.
+/// Runs `tidegate backfill`.
 pub fn run(arguments: &BackfillArguments) -> ExitCode {
     if let Some(BackfillCommand::List { folders }) = &arguments.command {
         return list(folders);
@@ -99,8 +99,8 @@ pub fn run(arguments: &BackfillArguments) -> ExitCode {
     match outcome {
         Ok(outcome) => {
             match format {
-                Answer::Text => print!("{}", report_text(&outcome, data)),
-                Answer::Json => println!("{}", outcome_json(&outcome)),
+                Answer::Text => out!("{}", report_text(&outcome, data)),
+                Answer::Json => outln!("{}", outcome_json(&outcome)),
             }
             ExitCode::SUCCESS
         }
@@ -125,7 +125,7 @@ fn refused(error: &BackfillError, format: Answer) -> ExitCode {
         return fail(error);
     }
     match format {
-        Answer::Json => println!("{}", json!({"refused": error.to_string()})),
+        Answer::Json => outln!("{}", json!({"refused": error.to_string()})),
         Answer::Text => {
             fail(error);
         }
@@ -180,7 +180,7 @@ fn list(folders: &DataArguments) -> ExitCode {
     match records {
         Ok(records) => {
             for (tick, record) in &records {
-                println!("{}", line(*tick, record, folders));
+                outln!("{}", line(*tick, record, folders));
             }
             ExitCode::SUCCESS
         }

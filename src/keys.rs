@@ -42,7 +42,7 @@ pub enum Keys {
     },
 }
 
-/// A role on the command line.
+/// A role of an API key, as an argument of `tidegate keys api`.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum RoleName {
     Producer,
@@ -74,7 +74,7 @@ pub fn keys(command: &Keys) -> ExitCode {
         }
         Keys::Show { key } => match PublicKey::read(key).or_else(|_| Ok(Signer::read(key)?.public())) {
             Ok(public) => {
-                println!("key {}\n{public}", public.id());
+                outln!("key {}\n{public}", public.id());
                 ExitCode::SUCCESS
             }
             Err::<_, KeyError>(error) => crate::fail(&error),
@@ -97,9 +97,9 @@ fn new(out: &Path) -> ExitCode {
     let signer = Signer::from_secret(&secret);
     match signer.write(out) {
         Ok(public) => {
-            println!("key {}", signer.public().id());
-            println!("  signs:    {}   (keep it secret; name it in {KEY_FILE} or with --key)", out.display());
-            println!("  verifies: {}   (give it to those who check your data)", public.display());
+            outln!("key {}", signer.public().id());
+            outln!("  signs:    {}   (keep it secret; name it in {KEY_FILE} or with --key)", out.display());
+            outln!("  verifies: {}   (give it to those who check your data)", public.display());
             ExitCode::SUCCESS
         }
         Err(error) => crate::fail(&error),
@@ -122,7 +122,7 @@ fn api(id: &str, roles: BTreeSet<Role>, event_types: BTreeSet<String>, file: &Pa
     let Some(secret) = secret() else { return ExitCode::from(crate::exit::FAILED) };
     match ApiKeys::add(file, id, secret, roles, event_types) {
         Ok(key) => {
-            println!("{key}");
+            outln!("{key}");
             eprintln!(
                 "added key `{id}` to {}; copy the key above now, because only its digest is stored",
                 file.display()
@@ -133,7 +133,8 @@ fn api(id: &str, roles: BTreeSet<Role>, event_types: BTreeSet<String>, file: &Pa
     }
 }
 
-/// The signing key in the file that `--key` or the environment names; `None` without a file.
+/// The key that signs commits, from the file that `--key` or the environment names; `None` without
+/// a file.
 ///
 /// # Errors
 /// When the file cannot be read, or contains no signing key.

@@ -21,10 +21,13 @@ use tidegate_sinks::store::StoreUrl;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+#[macro_use]
+mod output;
+
 mod archive;
 mod backfill;
 mod keys;
-mod log;
+mod logging;
 mod policy;
 mod progress;
 mod replay;
@@ -40,7 +43,7 @@ mod verify;
 struct Arguments {
     /// The format of the log on standard error. `RUST_LOG` sets its level.
     #[arg(long, global = true, env = "TIDEGATE_LOG_FORMAT", value_enum, default_value_t)]
-    log_format: log::LogFormat,
+    log_format: logging::LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -187,7 +190,7 @@ mod exit {
 
 fn main() -> ExitCode {
     let Arguments { log_format, command } = Arguments::parse();
-    log::begin(log_format);
+    logging::begin(log_format);
     match command {
         Command::Check { topology, set, format } => check(&topology, &set, format),
         Command::Graph { topology, format } => graph(&topology, format),
@@ -290,15 +293,15 @@ fn plan_of_folder(
 fn refuse(faults: &[Diagnostic], format: Answer) -> ExitCode {
     for fault in faults {
         match format {
-            Answer::Text if log::is_json() => tracing::error!("{fault}"),
+            Answer::Text if logging::is_json() => tracing::error!("{fault}"),
             Answer::Text => eprintln!("{fault}"),
-            Answer::Json => println!(
+            Answer::Json => outln!(
                 "{}",
                 serde_json::json!({"file": fault.file, "line": fault.line, "fault": fault.message})
             ),
         }
     }
-    if format == Answer::Text && !log::is_json() {
+    if format == Answer::Text && !logging::is_json() {
         let count = faults.len();
         eprintln!("\n{count} fault{}; nothing was started", if count == 1 { "" } else { "s" });
     }
@@ -309,8 +312,8 @@ fn check(file: &std::path::Path, set: &[String], format: Answer) -> ExitCode {
     match plan(file, set) {
         Ok(plan) => {
             match format {
-                Answer::Text => println!("ok: {} nodes, plan {}", plan.topology.nodes.len(), plan.digest),
-                Answer::Json => println!("{}", serde_json::json!({"ok": true, "plan": plan.digest})),
+                Answer::Text => outln!("ok: {} nodes, plan {}", plan.topology.nodes.len(), plan.digest),
+                Answer::Json => outln!("{}", serde_json::json!({"ok": true, "plan": plan.digest})),
             }
             ExitCode::SUCCESS
         }
@@ -330,7 +333,7 @@ fn graph(file: &std::path::Path, format: Drawing) -> ExitCode {
     });
     match read {
         Ok(topology) => {
-            print!("{}", draw(&topology, diagram));
+            out!("{}", draw(&topology, diagram));
             ExitCode::SUCCESS
         }
         Err(faults) => refuse(&faults, Answer::Text),
@@ -342,7 +345,7 @@ fn run_plan(plan: Plan, options: &Options, format: Answer) -> ExitCode {
     let sources: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
     let nodes: Vec<String> = plan.steps.iter().map(|s| s.name.clone()).collect();
     let metrics = RunMetrics::new(&sources, &nodes);
-    let display = progress::show(&metrics, format == Answer::Text && !log::is_json());
+    let display = progress::show(&metrics, format == Answer::Text && !logging::is_json());
     let outcome = run(&plan, options, &metrics);
     display.stop();
     match outcome {
@@ -388,6 +391,6 @@ fn bench(
 
 /// Reports an error and its causes.
 fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    log::error(error);
+    logging::error(error);
     ExitCode::from(exit::FAILED)
 }

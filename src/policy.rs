@@ -68,7 +68,8 @@ pub enum PolicyCommand {
     },
 }
 
-/// The topology, its data folder, and the output format.
+/// The arguments of `tidegate policy` that name the topology, its data folder, and the output
+/// format.
 #[derive(Args)]
 pub struct TopologyArguments {
     /// The topology file.
@@ -87,7 +88,7 @@ pub struct TopologyArguments {
     format: Answer,
 }
 
-/// The actor of a step, and the reason.
+/// The arguments of `tidegate policy` that name the actor of a step, and the reason.
 #[derive(Args)]
 pub struct ActorArguments {
     /// The person who takes the step.
@@ -98,7 +99,7 @@ pub struct ActorArguments {
     reason: String,
 }
 
-/// A step that follows a proposal.
+/// The arguments of a step of `tidegate policy` that follows a proposal.
 #[derive(Args)]
 pub struct ProposalArguments {
     #[command(flatten)]
@@ -122,7 +123,7 @@ fn digest(text: &str) -> Result<Digest, String> {
     Digest::from_hex(text).ok_or_else(|| "a digest is 64 lower-case hexadecimal digits".to_owned())
 }
 
-/// Runs one of the commands.
+/// Runs a subcommand of `tidegate policy`.
 pub fn run(command: PolicyCommand) -> ExitCode {
     let (arguments, actor, action) = match command {
         PolicyCommand::List { topology } => return print_lifecycle(&topology, list),
@@ -158,8 +159,8 @@ pub fn run(command: PolicyCommand) -> ExitCode {
     match arguments.folder().take_step(&plan, &request) {
         Ok(outcome) => {
             match arguments.format {
-                Answer::Text => print!("{}", outcome_text(&outcome, &arguments)),
-                Answer::Json => println!("{}", outcome_json(&outcome)),
+                Answer::Text => out!("{}", outcome_text(&outcome, &arguments)),
+                Answer::Json => outln!("{}", outcome_json(&outcome)),
             }
             ExitCode::SUCCESS
         }
@@ -195,7 +196,7 @@ fn refused(error: &GovernanceError, format: Answer) -> ExitCode {
         | OutOfTicks
         | Foreign { .. }
         | Unreadable { .. } => return fail(error),
-        _ if format == Answer::Json => println!("{}", json!({"refused": error.to_string()})),
+        _ if format == Answer::Json => outln!("{}", json!({"refused": error.to_string()})),
         _ => {
             let _ = fail(error);
         }
@@ -262,16 +263,16 @@ fn list(_: &Plan, lifecycle: &Lifecycle, arguments: &TopologyArguments) -> Resul
                 "revision_version": revision.version, "digest": revision.digest,
                 "since_tick": since, "since_utc": since.map(time), "proposal_id": by,
             });
-            println!("{}", json!({"in_force": body}));
+            outln!("{}", json!({"in_force": body}));
         }
         for proposal in lifecycle.in_order() {
-            println!("{}", json!({"proposal": proposal_json(lifecycle, proposal)}));
+            outln!("{}", json!({"proposal": proposal_json(lifecycle, proposal)}));
         }
         for (tick, step) in lifecycle.steps() {
             let mut body = step.payload();
             body["_tick"] = json!(tick);
             body["at_utc"] = json!(time(*tick));
-            println!("{}", json!({"step": body}));
+            outln!("{}", json!({"step": body}));
         }
         return Ok(());
     }
@@ -284,7 +285,7 @@ fn list(_: &Plan, lifecycle: &Lifecycle, arguments: &TopologyArguments) -> Resul
             by.map_or("the topology".to_owned(), |id| format!("proposal {}", id.short_hex())),
         ]
     });
-    print!("{}", table(["node", "in force", "since", "by"], in_force.collect()));
+    out!("{}", table(["node", "in force", "since", "by"], in_force.collect()));
     let proposals = lifecycle.in_order().into_iter().map(|proposal| {
         vec![
             proposal.id.short_hex(),
@@ -293,12 +294,12 @@ fn list(_: &Plan, lifecycle: &Lifecycle, arguments: &TopologyArguments) -> Resul
             lifecycle.status_of(proposal).to_owned(),
         ]
     });
-    print!("\n{}", table(["proposal", "node", "revision", "state"], proposals.collect()));
+    out!("\n{}", table(["proposal", "node", "revision", "state"], proposals.collect()));
     let steps = lifecycle.steps().iter().map(|(tick, step)| {
         let id = step.proposal_id.short_hex();
         vec![time(*tick), id, step.step.to_string(), step.actor.clone(), step.reason.clone()]
     });
-    print!("\n{}", table(["at", "proposal", "step", "actor", "reason"], steps.collect()));
+    out!("\n{}", table(["at", "proposal", "step", "actor", "reason"], steps.collect()));
     Ok(())
 }
 
@@ -326,10 +327,10 @@ fn show(
         body["changes"] = json!(changes);
         let step_json = |(tick, step): &&(Tick, tidegate_facts::governance::StepRecord)| json!({"_tick": tick, "at_utc": time(*tick), "step": step.step, "actor": step.actor, "reason": step.reason});
         body["steps"] = json!(steps.iter().map(step_json).collect::<Vec<_>>());
-        println!("{body}");
+        outln!("{body}");
         return Ok(());
     }
-    println!(
+    outln!(
         "proposal {}\n{} of {}: {}\n",
         proposal.id,
         proposal.after,
@@ -339,8 +340,8 @@ fn show(
     let rows = steps.iter().map(|(tick, step)| {
         vec![time(*tick), step.step.to_string(), step.actor.clone(), step.reason.clone()]
     });
-    print!("{}", table(["at", "step", "actor", "reason"], rows.collect()));
-    println!("\nagainst {}\n{}\n{}", proposal.before.short_hex(), lines(&changes), proposal.text.trim_end());
+    out!("{}", table(["at", "step", "actor", "reason"], rows.collect()));
+    outln!("\nagainst {}\n{}\n{}", proposal.before.short_hex(), lines(&changes), proposal.text.trim_end());
     Ok(())
 }
 

@@ -12,9 +12,6 @@ use tidegate_facts::time::to_rfc3339;
 
 use crate::text::thousands;
 
-/// The stage after which facts are durable.
-const LOGGED: &str = "gate: log";
-
 /// Displays the progress of a run until it is stopped.
 pub struct ProgressDisplay {
     stop: Option<(Sender<()>, JoinHandle<()>)>,
@@ -31,7 +28,7 @@ pub fn show(metrics: &RunMetrics, enabled: bool) -> ProgressDisplay {
     let metrics = metrics.clone();
     let every = if terminal { Duration::from_millis(200) } else { Duration::from_secs(2) };
     let thread = std::thread::spawn(move || {
-        let mut before: Vec<StageReport> = metrics.report();
+        let (mut before, mut facts_before) = (metrics.report(), metrics.fed_facts());
         let mut drawn = 0;
         while receiver.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
             let now = metrics.report();
@@ -39,9 +36,9 @@ pub fn show(metrics: &RunMetrics, enabled: bool) -> ProgressDisplay {
             if terminal {
                 drawn = redraw(&mut err, &metrics, &before, &now, every, drawn);
             } else {
-                let _ = writeln!(err, "{}", line(&metrics, &before, &now, every));
+                let _ = writeln!(err, "{}", line(&metrics, facts_before, &before, &now, every));
             }
-            before = now;
+            (before, facts_before) = (now, metrics.fed_facts());
         }
         if drawn > 0 {
             let _ = write!(std::io::stderr(), "\x1b[{drawn}A\x1b[J");
@@ -90,15 +87,19 @@ fn redraw(
 }
 
 /// One line with the number of facts, the rate, the tick that was reached, and the busiest stage.
-fn line(metrics: &RunMetrics, before: &[StageReport], now: &[StageReport], every: Duration) -> String {
+fn line(
+    metrics: &RunMetrics,
+    facts_before: u64,
+    before: &[StageReport],
+    now: &[StageReport],
+    every: Duration,
+) -> String {
     let stages = || before.iter().zip(now);
     let busy = |(before, now): (&StageReport, &StageReport)| now.busy.saturating_sub(before.busy);
-    let facts = |reports: &[StageReport]| {
-        reports.iter().find(|stage| stage.name == LOGGED).map_or(0, |stage| stage.rows)
-    };
-    let rate = (facts(now) - facts(before)) as f64 / every.as_secs_f64();
-    let (seconds, logged) = (metrics.elapsed().as_secs_f64(), thousands(facts(now)));
-    let mut line = format!("{seconds:6.1} s  {logged} facts ({} a second)", thousands(rate as u64));
+    let facts = metrics.fed_facts();
+    let rate = (facts - facts_before) as f64 / every.as_secs_f64();
+    let (seconds, facts) = (metrics.elapsed().as_secs_f64(), thousands(facts));
+    let mut line = format!("{seconds:6.1} s  {facts} facts ({} a second)", thousands(rate as u64));
     if metrics.fed_upper() > Tick::ZERO {
         line += &format!(", up to {}", to_rfc3339(metrics.fed_upper().micros()));
     }

@@ -85,7 +85,7 @@ pub fn run(arguments: &Replay) -> ExitCode {
     match outcome {
         Ok((lines, code)) => {
             for line in lines {
-                println!("{line}");
+                outln!("{line}");
             }
             code
         }

@@ -9,14 +9,16 @@ use futures::TryStreamExt;
 use serde_json::json;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::metrics::RunMetrics;
+use tidegate_dataflows::plan::ERRORS_TABLE;
 use tidegate_dataflows::run::{Options, Report};
 use tidegate_queries::{Catalogue, Format};
 use tidegate_sinks::store::StoreUrl;
 
+use crate::output::Output;
 use crate::summaries;
 use crate::text::thousands;
 
-/// Runs one query, and writes its rows to standard output.
+/// Runs the query of `tidegate sql`, and reports its rows on standard output.
 ///
 /// # Errors
 /// When the folder cannot be read, the query fails, or the rows cannot be written.
@@ -24,7 +26,7 @@ pub fn query(sql: &str, data: &Path, store: Option<&Path>, format: Format) -> Re
     runtime()?.block_on(async {
         let catalogue = Catalogue::open(data, store.map(StoreUrl::from))?;
         let rows = catalogue.query(sql).await?;
-        let mut out = std::io::BufWriter::new(std::io::stdout());
+        let mut out = std::io::BufWriter::new(Output);
         tidegate_queries::write(format, rows, &mut out).await?;
         Ok(out.flush()?)
     })
@@ -49,41 +51,44 @@ pub fn print(
     let runtime = runtime()?;
     let query_rows = |sql: String| runtime.block_on(rows_of(&catalogue, &sql));
     if as_json {
-        println!("{}", summary(plan, options, metrics, report));
+        outln!("{}", summary(plan, options, metrics, report));
         return Ok(());
     }
-    println!("{}", head(plan, options, report));
+    outln!("{}", head(plan, options, report));
     summaries::print(plan, &query_rows)?;
-    println!("\n{:<30}{:>12}{:>11}{:>14}", "stage", "rows", "busy s", "rows/busy s");
+    outln!("\n{:<30}{:>12}{:>11}{:>14}", "stage", "rows", "busy s", "rows/busy s");
     for stage in metrics.report() {
         let busy = stage.busy.as_secs_f64();
         let rate = if busy > 0.0 { thousands((stage.rows as f64 / busy) as u64) } else { "-".to_owned() };
-        println!("{:<30}{:>12}{busy:>11.2}{rate:>14}", stage.name, thousands(stage.rows));
+        outln!("{:<30}{:>12}{busy:>11.2}{rate:>14}", stage.name, thousands(stage.rows));
     }
-    println!("\ntables in {}", options.store_url());
+    outln!("\ntables in {}", options.store_url());
     for table in report.commits.tables() {
         let (mut rows, mut bytes, mut files) = (0, 0, 0);
         for file in report.commits.files_of(&table) {
             (rows, bytes, files) = (rows + file.rows, bytes + file.bytes, files + 1);
         }
-        println!("  {table:<28}{:>12} rows{:>10.1} MB in {files} files", thousands(rows), bytes as f64 / 1e6);
+        outln!("  {table:<28}{:>12} rows{:>10.1} MB in {files} files", thousands(rows), bytes as f64 / 1e6);
     }
     if let Some(written) = &report.archived {
-        println!("  {}", crate::archive::sentence(written));
+        outln!("  {}", crate::archive::sentence(written));
     }
-    println!(
+    outln!(
         "  facts, receipts, quarantine: read from the log in {}",
         crate::log_of(&options.data).path().display()
     );
-    println!("\nnext:\n  tidegate sql{} \"{}\"", folder_arguments(options), next_query(plan));
+    outln!("\nnext:");
+    for statement in next_queries(plan, report) {
+        outln!("  tidegate sql{} \"{statement}\"", folder_arguments(options));
+    }
     if plan.steps.iter().any(|step| step.node.is_seal()) {
         match &options.signer {
-            Some(signer) => println!(
+            Some(signer) => outln!(
                 "  tidegate verify{} --public-key FILE   (the commits are signed by key {})",
                 folder_arguments(options),
                 signer.public().id()
             ),
-            None => println!(
+            None => outln!(
                 "  tidegate verify{}   (the commits are not signed: `tidegate keys new --out FILE`, then run with --key FILE)",
                 folder_arguments(options)
             ),
@@ -95,6 +100,22 @@ pub fn print(
 fn folder_arguments(options: &Options) -> String {
     let store = options.store.as_ref().map(|store| format!(" --store {}", store)).unwrap_or_default();
     format!(" --data {}{store}", options.data.display())
+}
+
+/// Statements to go on with: first over what went wrong, then over what was decided.
+fn next_queries(plan: &Plan, report: &Report) -> Vec<String> {
+    let mut statements = Vec::new();
+    if !report.counts.quarantined.is_empty() {
+        let columns = "source, position, reason_code, detail, bytes_text";
+        statements.push(format!("SELECT {columns} FROM quarantine LIMIT 20"));
+    }
+    if report.commits.files_of(ERRORS_TABLE).any(|file| file.rows > 0) {
+        statements.push(format!(
+            "SELECT node, expression, cause, count(*) FROM {ERRORS_TABLE} GROUP BY 1, 2, 3 ORDER BY 4 DESC"
+        ));
+    }
+    statements.push(next_query(plan));
+    statements
 }
 
 fn next_query(plan: &Plan) -> String {

@@ -24,9 +24,9 @@ use tidegate_sinks::store::{Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::{Answer, exit, fail, log, progress, report as run_report};
+use crate::{Answer, exit, fail, logging, progress, report as run_report};
 
-/// The ports and limits of a service.
+/// The arguments of `tidegate run` for serving the topology: ports and limits.
 #[derive(clap::Args)]
 pub struct Ports {
     /// The address and port of HTTP and the console.
@@ -121,7 +121,7 @@ pub fn run(plan: Plan, options: &Options, ports: &Ports, format: Answer) -> Exit
         Err(refused) => return refuse(&refused),
     };
     runtime.spawn(stop_on_signal(Arc::clone(&live)));
-    let display = progress::show(&metrics, format == Answer::Text && is_terminal() && !log::is_json());
+    let display = progress::show(&metrics, format == Answer::Text && is_terminal() && !logging::is_json());
     let outcome: Result<Report, RunError> = serve(&plan, options, &metrics, &live);
     display.stop();
     let _ = stop.send(true);
@@ -221,7 +221,7 @@ async fn start(
     });
     let http_at = http_port.local_addr()?;
     let postgres_at = postgres_port.as_ref().map(TcpListener::local_addr).transpose()?;
-    if log::is_json() {
+    if logging::is_json() {
         let topology = &plan.topology;
         tracing::info!(
             topology = topology.name,
@@ -246,7 +246,7 @@ async fn start(
             eprintln!("postgres on {postgres_at}");
         }
     }
-    if keys.is_empty() && !log::is_json() {
+    if keys.is_empty() && !logging::is_json() {
         eprintln!(
             "no API keys: every program on this machine may read and submit facts (psql user `tidegate`, no password)"
         );
@@ -327,7 +327,7 @@ async fn stop_on_signal(live: Arc<ServeState>) {
         if live.ingress.is_stopping() {
             std::process::exit(i32::from(exit::FAILED)); // The next run repeats what is not durable.
         }
-        if log::is_json() {
+        if logging::is_json() {
             tracing::info!("stopping");
         } else {
             eprintln!(

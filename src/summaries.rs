@@ -17,7 +17,7 @@ type QueryFn<'a> = &'a dyn Fn(String) -> Result<Vec<RecordBatch>, Box<dyn Error>
 /// How many of the decisions with the highest scores are printed.
 const TOP: usize = 10;
 
-/// A table of decisions.
+/// A table of decisions that is summarized in the report of a run.
 pub struct DecisionTable {
     /// Its name.
     pub table: String,
@@ -25,8 +25,8 @@ pub struct DecisionTable {
     columns: BTreeMap<String, Vec<String>>,
     /// Its schema. A sink may leave columns out.
     schema: SchemaRef,
-    /// The table with the rows that were decided, if there is one.
-    inputs: Option<String>,
+    /// The table with the rows that were decided.
+    rows: String,
 }
 
 impl DecisionTable {
@@ -40,7 +40,8 @@ impl DecisionTable {
     }
 }
 
-/// The tables of decisions of a plan. A sealed table holds decisions as episodes.
+/// The tables of decisions of a plan, for the summaries in the report of a run. A sealed table
+/// holds decisions as episodes.
 pub fn decision_tables(plan: &Plan) -> Vec<DecisionTable> {
     let table_of = |node: &str| plan.table_of(node);
     let sealed = |node: &str| {
@@ -55,13 +56,14 @@ pub fn decision_tables(plan: &Plan) -> Vec<DecisionTable> {
                 table: table.table.clone(),
                 columns: step.node.columns_of_reasons(),
                 schema: Arc::clone(&table.schema),
-                inputs: table_of(&step.inputs[0]).map(|table| table.table.clone()),
+                // A decision repeats the columns of its input, unless its sink leaves them out.
+                rows: table_of(&step.inputs[0]).unwrap_or(table).table.clone(),
             })
         })
         .collect()
 }
 
-/// Prints the summary of every node that has one.
+/// Prints the summary of every node that has one, for the report of a run.
 ///
 /// # Errors
 /// When a table cannot be queried.
@@ -77,10 +79,10 @@ pub fn print(plan: &Plan, query: QueryFn<'_>) -> Result<(), Box<dyn Error>> {
         if let Some(TablePlan { table, schema, .. }) = plan.table_of(&input)
             && has_columns(schema, reads)
         {
-            println!("\n{table}: {title}");
+            outln!("\n{table}: {title}");
             let rows = query(format!("SELECT {columns} FROM {table} {clauses}"))?;
             match &cells_of(&rows)[..] {
-                [] | [_] => println!("  none"),
+                [] | [_] => outln!("  none"),
                 lines => print_aligned(lines),
             }
         }
@@ -98,13 +100,13 @@ fn print_decisions(decisions: &DecisionTable, query: QueryFn<'_>) -> Result<(), 
     if !has_columns(schema, &["action"]) {
         return Ok(());
     }
-    println!("\n{table}");
+    outln!("\n{table}");
     let by_action =
         query(format!("SELECT action, count(*) AS n FROM {table} GROUP BY action ORDER BY n DESC, action"))?;
     for batch in &by_action {
         for row in 0..batch.num_rows() {
             let count = batch.column(1).as_primitive::<Int64Type>().value(row);
-            println!("  {:<16}{:>12}", display(batch.column(0), row), thousands(count.unsigned_abs()));
+            outln!("  {:<16}{:>12}", display(batch.column(0), row), thousands(count.unsigned_abs()));
         }
     }
     if !has_columns(schema, &["_tick", "event_id", "score", "reason_codes"]) {
@@ -124,7 +126,7 @@ fn print_decisions(decisions: &DecisionTable, query: QueryFn<'_>) -> Result<(), 
         }
     }
     if !lines.is_empty() {
-        println!("\nhighest scores of {table}");
+        outln!("\nhighest scores of {table}");
         let head = ["score", "action", "event", "reasons", "values that the rules read"];
         lines.insert(0, head.map(str::to_owned).to_vec());
         print_aligned(&lines);
@@ -154,11 +156,10 @@ fn values_of(
             columns.push(column);
         }
     }
-    let Some(table) = &decisions.inputs else { return Ok(String::new()) };
     if columns.is_empty() {
         return Ok(String::new());
     }
-    let found = query(format!("SELECT * FROM {table} WHERE _tick = {tick}"))?;
+    let found = query(format!("SELECT * FROM {} WHERE _tick = {tick}", decisions.rows))?;
     let Some(found) = found.iter().find(|batch| batch.num_rows() > 0) else { return Ok(String::new()) };
     let values = columns.into_iter().filter_map(|name| {
         let column = found.column_by_name(name).filter(|column| column.is_valid(0))?;
@@ -187,6 +188,6 @@ fn print_aligned(lines: &[Vec<String>]) {
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     for line in lines {
         let cells = line.iter().zip(&widths).map(|(cell, width)| format!("  {cell:<width$}"));
-        println!("{}", cells.collect::<String>().trim_end());
+        outln!("{}", cells.collect::<String>().trim_end());
     }
 }

@@ -4,7 +4,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-/// A value as text. Floats have at most three decimals.
+/// A value of a column as text for people. Floats have at most three decimals.
 pub fn display(column: &ArrayRef, row: usize) -> String {
     if let DataType::Float64 = column.data_type() {
         let value = column.as_primitive::<Float64Type>().value(row);
@@ -15,7 +15,7 @@ pub fn display(column: &ArrayRef, row: usize) -> String {
     ArrayFormatter::try_new(column.as_ref(), &options).map(|f| f.value(row).to_string()).unwrap_or_default()
 }
 
-/// A number with commas between groups of three digits.
+/// A number as text for people, with commas between groups of three digits.
 pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();

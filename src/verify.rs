@@ -12,7 +12,7 @@ use tidegate_sinks::store::Store;
 
 use crate::{Answer, exit, fail};
 
-/// What to check, and with which keys.
+/// The arguments of `tidegate verify`: what to check, and with which keys.
 #[derive(Args)]
 pub struct Verify {
     /// The data folder.
@@ -29,8 +29,9 @@ pub struct Verify {
     /// Also writes the proof of that decision to a file, which can be checked without the data.
     #[arg(long, value_name = "FILE", requires = "episode")]
     export: Option<PathBuf>,
-    /// Checks a proof file. It needs no data folder.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["episode", "export"])]
+    /// Checks a proof file. It needs no data folder, but a public key: anyone can make a proof that
+    /// is consistent in itself.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["episode", "export"], requires = "public_key")]
     proof: Option<PathBuf>,
     /// The file of a public key to check signatures with; may be given several times.
     #[arg(long, value_name = "FILE")]
@@ -99,7 +100,7 @@ fn everything(log: &LogFolder, store: &Store, keys: &[PublicKey], format: Answer
                 "unsealed_facts": verified.unsealed, "signed": verified.signed,
                 "signatures_checked": verified.keys > 0, "findings": findings.collect::<Vec<_>>(),
             });
-            println!("{answer}");
+            outln!("{answer}");
         }
         Answer::Text => print_verified(&verified),
     }
@@ -107,28 +108,33 @@ fn everything(log: &LogFolder, store: &Store, keys: &[PublicKey], format: Answer
 }
 
 fn print_verified(verified: &Verified) {
-    println!(
+    outln!(
         "checked {} commits, {} table files ({} bytes), {} sealed records, {} facts, {} receipts and other audit records",
-        verified.commits, verified.files, verified.bytes, verified.records, verified.facts, verified.audit
+        verified.commits,
+        verified.files,
+        verified.bytes,
+        verified.records,
+        verified.facts,
+        verified.audit
     );
     for (key, count) in &verified.signed {
         match (key.as_str(), verified.keys) {
-            ("", _) => println!("{count} commits are not signed, so nothing proves who wrote them"),
+            ("", _) => outln!("{count} commits are not signed, so nothing proves who wrote them"),
             (key, 0) => {
-                println!("{count} commits have a signature by key {key}; give --public-key to check it")
+                outln!("{count} commits have a signature by key {key}; give --public-key to check it")
             }
-            (key, _) => println!("{count} commits are signed by key {key}"),
+            (key, _) => outln!("{count} commits are signed by key {key}"),
         }
     }
     if verified.unsealed > 0 {
-        println!("{} facts after the last commit are in the log, and not sealed yet", verified.unsealed);
+        outln!("{} facts after the last commit are in the log, and not sealed yet", verified.unsealed);
     }
     for finding in &verified.findings {
-        println!("FINDING  {finding}");
+        outln!("FINDING  {finding}");
     }
     match verified.findings.len() {
-        0 => println!("no findings: everything is as it was committed"),
-        count => println!(
+        0 => outln!("no findings: everything is as it was committed"),
+        count => outln!(
             "{count} finding{}: the folder is not as it was committed",
             if count == 1 { "" } else { "s" }
         ),
@@ -165,37 +171,41 @@ fn episode(
 fn print_proof(proof: &EpisodeProof, keys: &[PublicKey], format: Answer) -> ExitCode {
     let checked = proof.check(keys);
     match (&checked, format) {
-        (Ok(proven), Answer::Json) => println!("{}", as_json(proof, proven)),
+        (Ok(proven), Answer::Json) => outln!("{}", as_json(proof, proven)),
         (Err(error), Answer::Json) => {
-            println!("{}", serde_json::json!({"holds": false, "what": error.to_string()}))
+            outln!("{}", serde_json::json!({"holds": false, "what": error.to_string()}))
         }
         (checked, Answer::Text) => {
             for line in proof.story() {
-                println!("{line}");
+                outln!("{line}");
             }
             match checked {
                 Ok(proven) => {
                     let commit = proven.commit.number;
-                    println!(
+                    outln!(
                         "Its record has digest {} and seal {}, and is number {} in its chain.",
                         proven.digest,
                         proven.seal,
                         proven.place + 1
                     );
-                    println!("The proof leads from the record to the root and the seal in commit {commit}.");
+                    outln!("The proof leads from the record to the root and the seal in commit {commit}.");
                     match (&proven.signed_by, &proven.commit.signature) {
-                        (Some(key), _) => println!("The commit is signed by the given key {key}."),
+                        (Some(key), _) => outln!("The commit is signed by the given key {key}."),
                         (None, Some(signature)) => {
-                            println!(
+                            outln!(
                                 "The commit has a signature by key {}; give --public-key to check it.",
                                 signature.key_id
                             )
                         }
-                        (None, None) => println!("The commit is not signed."),
+                        (None, None) => outln!("The commit is not signed."),
                     }
-                    println!("proven");
+                    match proven.signed_by {
+                        Some(_) => outln!("proven"),
+                        // Whoever can write the folder could have made all of it.
+                        None => outln!("consistent, but not proven: no signature was checked"),
+                    }
                 }
-                Err(error) => println!("NOT PROVEN: {error}"),
+                Err(error) => outln!("NOT PROVEN: {error}"),
             }
         }
     }

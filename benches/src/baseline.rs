@@ -19,11 +19,11 @@ use tidegate_facts::time::parse_rfc3339_micros;
 
 use crate::workload::{LABEL_DELAY, Payment, mix};
 
-/// The widths of the windows, in microseconds.
+/// The widths of the windows in the hand-written loop, in microseconds.
 pub const WIDTHS: [i64; 3] = [86_400_000_000, 7 * 86_400_000_000, 30 * 86_400_000_000];
 
-/// The features of one payment: for each width the card's payments and their sum, the terminal's
-/// labels and frauds.
+/// The features that the hand-written loop computes for one payment: for each width the card's
+/// payments and their sum, the terminal's labels and frauds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// The card's payments in each window.
@@ -75,7 +75,7 @@ impl Window {
     }
 }
 
-/// The windows of all keys, and what was learned of labels.
+/// The state of the hand-written loop: the windows of all cards and terminals.
 #[derive(Default)]
 pub struct Loop {
     cards: HashMap<i32, [Window; 3]>,
@@ -83,14 +83,14 @@ pub struct Loop {
 }
 
 impl Loop {
-    /// A label is learned.
+    /// Adds a label when it is learned.
     pub fn label(&mut self, terminal: i32, effective: i64, fraud: bool) {
         for window in self.terminals.entry(terminal).or_default() {
             window.push(effective, i64::from(fraud));
         }
     }
 
-    /// A payment is made.
+    /// Adds a payment, and returns its features.
     pub fn payment(&mut self, payment: &Payment) -> Features {
         let mut features = Features::default();
         for (place, window) in self.cards.entry(payment.customer).or_default().iter_mut().enumerate() {
@@ -110,7 +110,7 @@ impl Loop {
     }
 }
 
-/// The windows stage: the sum of the hashes of all payments' features.
+/// The windows stage as a hand-written loop: the sum of the hashes of all payments' features.
 pub fn windows(payments: &[Payment]) -> u64 {
     let mut state = Loop::default();
     let mut learned = 0;
@@ -193,7 +193,7 @@ fn decode(line: &str) -> Decoded {
     }
 }
 
-/// The decode stage: a hash of the decoded fields of all lines.
+/// The decode stage as a hand-written loop: a hash of the decoded fields of all lines.
 pub fn decode_all(text: &str) -> u64 {
     text.lines().map(decode).fold(0, |hash, line| {
         hash.wrapping_add(decoded_hash(
@@ -205,7 +205,7 @@ pub fn decode_all(text: &str) -> u64 {
     })
 }
 
-/// The hash of one decoded line.
+/// The hash of one line, decoded by the hand-written loop or by Tidegate.
 pub fn decoded_hash(id: i64, time: i64, customer: i32, terminal: i32) -> u64 {
     mix(&[
         id.cast_unsigned(),
@@ -215,8 +215,8 @@ pub fn decoded_hash(id: i64, time: i64, customer: i32, terminal: i32) -> u64 {
     ])
 }
 
-/// The gate stage: decode, one hash set of ids, and a strictly increasing stamp; a hash of what was
-/// admitted.
+/// The gate stage as a hand-written loop: decode, one hash set of ids, and a strictly increasing
+/// stamp; a hash of what was admitted.
 pub fn gate(text: &str) -> u64 {
     let mut seen: HashSet<String> = HashSet::new();
     let mut hash = 0u64;
@@ -237,7 +237,8 @@ pub fn gate(text: &str) -> u64 {
     hash
 }
 
-/// The whole job: two files of envelopes to a log and two tables; the hash of the features.
+/// The whole job as a hand-written loop: two files of envelopes to a log and two tables; the hash
+/// of the features.
 ///
 /// # Errors
 /// When a file cannot be read or written.

@@ -13,7 +13,7 @@ pub mod workload;
 
 use serde::Serialize;
 
-/// One stage, measured.
+/// The measure of one stage: Tidegate beside the hand-written loop.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measure {
     /// The stage, and what is special about its workload.
@@ -34,7 +34,7 @@ pub struct Measure {
     pub baseline_hash: String,
 }
 
-/// Measures one stage, or all of them, and prints each as soon as it is known.
+/// Measures one stage of the benches, or all of them, and prints each as soon as it is known.
 ///
 /// `divide` makes every workload so many times smaller.
 ///

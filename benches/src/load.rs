@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token};
 use tidegate_dataflows::thread_priority::Priority;
 
-/// What load to make.
+/// The load of calls that a bench makes on a service at a steady rate.
 #[derive(Clone, Debug)]
 pub struct Load {
     /// Where the service is.
@@ -33,7 +33,7 @@ pub struct Load {
     pub priority: Priority,
 }
 
-/// What came of it.
+/// The outcome of a load on a service: how the calls were answered, and how long they waited.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// From the intended time of each call that was answered with 200, sorted.
@@ -49,8 +49,8 @@ pub struct Outcome {
     pub acknowledged: Vec<String>,
 }
 
-/// What is left of a call beside what the service measured: the way there and back, and waiting for
-/// a core.
+/// The name of what is left of a call's time beside what the service measured: the way there and
+/// back, and waiting for a core.
 pub const REPLY: &str = "reply";
 
 impl Outcome {
@@ -76,7 +76,8 @@ fn at<T: Copy>(sorted: &[T], quantile: f64) -> Option<T> {
     sorted.get(place.saturating_sub(1)).copied()
 }
 
-/// Makes the load. `record` gives the id and the envelope of each call by its number.
+/// Makes the load of calls on a service. `record` gives the id and the envelope of each call by its
+/// number.
 ///
 /// One thread makes the calls of up to a thousand connections, so that the callers take little of
 /// the cores that the service shares with them.

@@ -12,7 +12,7 @@ use tidegate_dataflows::thread_priority::Priority;
 
 use crate::load::{Outcome, answer, connect};
 
-/// What is asked.
+/// The small reads that a bench makes on a service at a steady rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Reads {
     /// Where the service is.
@@ -26,7 +26,7 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Asks; `request` gives each question by its number.
+    /// Makes the reads; `request` gives each of them by its number.
     ///
     /// # Errors
     /// When no connection can be made.

@@ -113,7 +113,7 @@ fn one_key_sql(number: usize) -> String {
     format!("POST /v1/sql HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}")
 }
 
-/// Runs the workload and prints what it gave, a line for each part.
+/// Runs the service bench, from a payment to its decision, and prints a line for each part.
 ///
 /// `ordinary` keeps it from real time also where that is permitted.
 ///

@@ -37,7 +37,7 @@ use crate::Measure;
 use crate::baseline::{self, decoded_hash};
 use crate::workload::{LABEL_DELAY, Payment, Size, payments, push_label, push_payment, write_lines};
 
-/// Every stage.
+/// The names of all stages that the benches measure.
 pub const NAMES: [&str; 7] =
     ["windows", "windows-10x-keys", "windows-10x-history", "log", "decode", "gate", "job"];
 
@@ -46,7 +46,7 @@ const RULES: &str = include_str!("../../dataflows/policies/card-rules.toml");
 const TOPOLOGY: &str = include_str!("../topologies/cards.toml");
 const BATCH_ROWS: usize = 8_192;
 
-/// Measures a stage.
+/// Measures one stage: Tidegate's side and the hand-written loop take turns.
 ///
 /// # Errors
 /// A sentence when it could not be run.
@@ -136,13 +136,14 @@ fn compared(
     }
 }
 
-/// Decoded input of the windows stage: for each group its upper tick, and each worker's payments
-/// and labels.
+/// The decoded input of Tidegate's windows stage: for each group its upper tick, and each worker's
+/// payments and labels.
 pub type WindowGroups = Vec<(Tick, Vec<[RecordBatch; 2]>)>;
 
 const PARTITIONS: u16 = 4;
 
-/// The payments and labels of a workload as batches, stamped as the gate stamps them.
+/// The input of Tidegate's windows stage: payments and labels of a workload as batches, stamped as
+/// the gate stamps them.
 pub fn window_groups(payments: &[Payment], workers: usize) -> WindowGroups {
     let mut groups = Vec::new();
     let mut last = Tick::ZERO;
@@ -206,7 +207,8 @@ fn window_plan(measure: DataType, delay: i64) -> WindowPlan {
     }
 }
 
-/// The windows operator alone, fed with decoded batches; the sum of the hashes of its rows.
+/// Tidegate's windows stage: the windows operator alone, fed with decoded batches; the sum of the
+/// hashes of its rows.
 ///
 /// # Errors
 /// What timely says when a worker failed.
@@ -319,7 +321,7 @@ fn features_hash(rows: &RecordBatch, id: usize, first: usize) -> u64 {
     })
 }
 
-/// Payments and their labels as lines, all payments first.
+/// The input of the decode and gate stages: payments and their labels as lines, all payments first.
 pub fn lines(divide: u32) -> String {
     let mut out = Vec::new();
     let payments = payments(Size { days: 20, ..Size::STANDARD }.divided(divide));
@@ -371,7 +373,7 @@ fn accepted_hash(judged: &Validated) -> u64 {
     })
 }
 
-/// Reading, checking, digesting and laying out lines as columns.
+/// Tidegate's decode stage: reading, checking, digesting and laying out lines as columns.
 pub fn decode_stage(text: &str) -> u64 {
     judged(text).fold(0, |hash, judged| hash.wrapping_add(accepted_hash(&judged)))
 }
@@ -384,7 +386,8 @@ fn admission_in(folder: &Path) -> Result<Admission, String> {
     Ok(Admission::new(Clock::Event, sources, Sequencer::default(), dedupe, Tick::ZERO))
 }
 
-/// All of the gate but the log: judged, duplicates kept out, stamped, receipts made.
+/// Tidegate's gate stage, all of the gate but the log: lines are judged, duplicates kept out, facts
+/// stamped, receipts made.
 ///
 /// # Errors
 /// When the index of what was seen has no folder to live in.

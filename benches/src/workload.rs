@@ -9,7 +9,7 @@ use arrow::datatypes::{Decimal128Type, Int32Type, Int64Type, TimestampMicrosecon
 use tidegate_facts::time::to_rfc3339;
 use tidegate_sources::{Body, CardWorldConfig, CardWorldSource, CardWorldStream, Source};
 
-/// One payment, decoded.
+/// One payment of a bench's workload, decoded.
 #[derive(Clone, Copy, Debug)]
 pub struct Payment {
     /// Its number, in time order.
@@ -26,7 +26,7 @@ pub struct Payment {
     pub fraud: bool,
 }
 
-/// How large a workload is.
+/// The size of a bench's workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     /// Cards.
@@ -55,10 +55,10 @@ impl Size {
     }
 }
 
-/// When a payment's label is learned: seven days after it.
+/// When the label of a payment in the workload is learned: seven days after it.
 pub const LABEL_DELAY: i64 = 7 * 86_400_000_000;
 
-/// The payments of a world, in time order.
+/// The payments of a workload, in time order.
 pub fn payments(size: Size) -> Vec<Payment> {
     let config = CardWorldConfig {
         seed: 42,
@@ -102,7 +102,7 @@ pub const PINS: &str = concat!(
     r#""scenario_run_id":"dddddddddddddddddddddddddddddddd","platform_run_id":"platform_20260101T000000Z""#
 );
 
-/// Appends a payment as an envelope.
+/// Appends a payment of the workload as an envelope.
 pub fn push_payment(payment: &Payment, out: &mut Vec<u8>) {
     let Payment { id, time, customer, terminal, cents, .. } = payment;
     let _ = writeln!(
@@ -114,7 +114,7 @@ pub fn push_payment(payment: &Payment, out: &mut Vec<u8>) {
     );
 }
 
-/// Appends a payment's label as an envelope.
+/// Appends the label of a payment of the workload as an envelope.
 pub fn push_label(payment: &Payment, out: &mut Vec<u8>) {
     let Payment { id, time, customer, terminal, fraud, .. } = payment;
     let _ = writeln!(
@@ -125,7 +125,7 @@ pub fn push_label(payment: &Payment, out: &mut Vec<u8>) {
     );
 }
 
-/// Writes the payments and their labels as two files of envelopes.
+/// Writes the payments of a workload and their labels as two files of envelopes.
 ///
 /// # Errors
 /// When the files cannot be written.
@@ -138,7 +138,7 @@ pub fn write_lines(payments: &[Payment], transactions: &Path, labels: &Path) -> 
     std::fs::write(labels, &out)
 }
 
-/// Mixes numbers into one, for hashes of outputs; not for digests.
+/// Mixes numbers into one, for the hashes of a bench's outputs; not for digests.
 pub fn mix(parts: &[u64]) -> u64 {
     parts.iter().fold(0x9E37_79B9_7F4A_7C15, |hash: u64, part| {
         let hash = (hash ^ part).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -21,7 +21,7 @@ use crate::topology::Override;
 /// derived.
 const PRIMARY: [&str; 7] = ["facts", "receipts", "quarantine", "governance", "traffic", "control", "audit"];
 
-/// A declaration without faults.
+/// The declaration of a backfill, without faults: its plan, range of ticks and output tables.
 #[derive(Clone)]
 pub struct BackfillDeclaration {
     /// The backfill's name in the data folder.

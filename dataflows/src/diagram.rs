@@ -7,7 +7,7 @@ use crate::node::Role;
 use crate::node::plan_context::node_of_input;
 use crate::topology::{Node, Topology};
 
-/// The format of a diagram.
+/// The format in which a topology is drawn as a diagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiagramFormat {
     /// Mermaid, for Markdown.
@@ -37,7 +37,7 @@ fn edges(topology: &Topology) -> Vec<(&str, &str, bool)> {
     edges
 }
 
-/// Draws a topology.
+/// Draws a topology as a diagram.
 pub fn draw(topology: &Topology, format: DiagramFormat) -> String {
     match format {
         DiagramFormat::Mermaid => mermaid(topology),

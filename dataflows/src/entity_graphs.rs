@@ -38,7 +38,7 @@ pub fn entity_graphs(plan: &Plan) -> Vec<Graph> {
         .collect()
 }
 
-/// The version of a graph after the facts that `basis` counts for each partition.
+/// The version of an entity graph after the facts that `basis` counts for each partition.
 pub fn version(graph: &Graph, basis: &[i64]) -> Digest {
     graph_version(&graph.plan, basis)
 }

@@ -24,7 +24,7 @@ use crate::node::FeatureGroup;
 use crate::plan::Plan;
 use crate::serve::LiveReads;
 
-/// The features of one key.
+/// The features of one key, as a feature look-up returns them.
 #[derive(Clone, Debug)]
 pub struct Features {
     /// The feature group, by its name in the topology.
@@ -49,7 +49,7 @@ pub struct Features {
     pub newest: Option<(i64, Tick)>,
 }
 
-/// Why features are null.
+/// Why a feature look-up returns null features for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingReason {
     /// No window can reach a row of the key.
@@ -121,7 +121,7 @@ fn groups_of(plan: &Plan) -> Vec<GroupsOfKey> {
     found
 }
 
-/// The features of a key, for windows that end at `at`, or at the newest tick.
+/// Looks up the features of a key, for windows that end at `at`, or at the newest tick.
 ///
 /// # Errors
 /// When the group is unknown, the key none of its column's values, or nothing has been computed

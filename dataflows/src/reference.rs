@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::node::settings::Default;
 use crate::node::{Accepts, Effect, NodeKind, Role};
 
-/// The reference page of a kind, as Markdown.
+/// The reference page of a kind of node, as Markdown.
 pub fn page(kind: &dyn NodeKind) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "<!-- Made from the registry of node kinds: dataflows/src/nodes. -->\n");
@@ -79,7 +79,7 @@ pub fn page(kind: &dyn NodeKind) -> String {
     out
 }
 
-/// The page that lists every kind.
+/// The index of the reference: the page that lists every kind of node.
 pub fn index(kinds: &[&dyn NodeKind]) -> String {
     let mut out = String::from(
         "<!-- Made from the registry of node kinds: dataflows/src/nodes. -->\n\n# Node kinds\n\n| kind | role | what it does |\n|---|---|---|\n",

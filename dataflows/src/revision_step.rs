@@ -19,7 +19,7 @@ use tidegate_sinks::store::StoreError;
 
 use crate::config::Diagnostic;
 
-/// A request for a step of a revision.
+/// A caller's request for a step of a revision.
 #[derive(Clone, Debug)]
 pub struct StepRequest {
     /// Who takes the step.
@@ -51,7 +51,7 @@ pub enum StepAction {
     RollBack(String),
 }
 
-/// A step that is durable in the log.
+/// The outcome of a requested step of a revision, once it is durable in the log.
 #[derive(Clone, Debug)]
 pub struct StepOutcome {
     /// The step.
@@ -64,7 +64,7 @@ pub struct StepOutcome {
     pub changes: Vec<RevisionChange>,
 }
 
-/// The revisions and backfills of a running topology.
+/// The state of governance in a running topology: its revisions and backfills.
 #[derive(Clone, Debug)]
 pub struct GovernanceState {
     /// Its revisions.
@@ -73,7 +73,7 @@ pub struct GovernanceState {
     pub backfills: Vec<(Tick, BackfillRecord)>,
 }
 
-/// Why a step was not taken, or the revisions in a log cannot be applied.
+/// Why a requested step of a revision was not taken, or the revisions in a log cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum GovernanceError {
     /// The lifecycle does not allow the step now.

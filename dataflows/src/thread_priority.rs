@@ -86,7 +86,8 @@ thread_local! {
     static CURRENT: Cell<Priority> = const { Cell::new(Priority::Ordinary) };
 }
 
-/// Whether the threads of a service run in real time now; shared by them, and off at the beginning.
+/// A switch for the real-time priority of a service's threads, shared by them; off at the
+/// beginning.
 #[derive(Clone, Debug, Default)]
 pub struct RealtimeSwitch(Arc<AtomicBool>);
 
@@ -108,7 +109,7 @@ impl RealtimeSwitch {
     }
 }
 
-/// Makes the calling thread ordinary, whether or not real time is on.
+/// Resets the calling thread to ordinary priority, whether or not real time is on.
 pub fn reset_current_thread() {
     change_current(Priority::Ordinary);
 }
@@ -121,7 +122,7 @@ fn change_current(priority: Priority) {
     }
 }
 
-/// The kernel's id of a thread of this process.
+/// The kernel's id of a thread of this process, by which its priority is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadId(libc::pid_t);
 

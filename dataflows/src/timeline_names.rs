@@ -16,18 +16,18 @@ pub fn snapshot_timeline_name(node: &str) -> String {
 
 const SNAPSHOT: &str = "snapshot";
 
-/// The node to which a timeline belongs.
+/// The node to which a timeline with this name belongs.
 pub fn node_of_timeline(timeline: &str) -> &str {
     timeline.rsplit_once('/').map_or(timeline, |(node, _)| node)
 }
 
-/// Whether a timeline holds snapshots of a node's state, that is, has a name of
-/// [`snapshot_timeline_name`].
+/// Whether a timeline's name says that it holds snapshots of a node's state, as
+/// [`snapshot_timeline_name`] does.
 pub fn is_snapshot_timeline(timeline: &str) -> bool {
     timeline.rsplit_once('/').is_some_and(|(_, number)| number == SNAPSHOT)
 }
 
-/// Which rows of a timeline a checkpoint keeps.
+/// Which rows of a named timeline a checkpoint keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retention {
     /// All.

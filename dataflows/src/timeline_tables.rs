@@ -23,7 +23,7 @@ use crate::serve::LiveReads;
 /// About how many rows a batch has; a key's rows stay together.
 const BATCH_ROWS: usize = 8192;
 
-/// A timeline as a table.
+/// A timeline of a running graph as a table that queries read.
 #[derive(Clone, Debug)]
 pub struct TimelineTable {
     /// Its name in SQL.
@@ -35,7 +35,7 @@ pub struct TimelineTable {
     coverage: Coverage,
 }
 
-/// Why a timeline cannot be read as of a tick.
+/// Why a timeline table cannot be read as of a tick.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AsOfError {
     /// The tick is too early.

@@ -58,7 +58,7 @@ pub struct Topology {
     pub files: BTreeMap<PathBuf, Arc<str>>,
 }
 
-/// What becomes of the log.
+/// What a topology says of its log: whether it is archived, and what pruning leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogSettings {
     /// Whether a run archives its log when it ends.
@@ -67,7 +67,7 @@ pub struct LogSettings {
     pub retention: Option<LogRetention>,
 }
 
-/// What stamps facts with their ticks.
+/// The clock that a topology names to stamp facts with their ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
     /// The wall clock at admission.
@@ -86,7 +86,7 @@ impl Clock {
     }
 }
 
-/// One node of a topology.
+/// One node of a topology, as the topology file writes it.
 #[derive(Clone)]
 pub struct Node {
     /// Its name, unique in the topology.
@@ -133,7 +133,8 @@ impl Node {
     }
 }
 
-/// One `--set node.key=value`, or `--set key=value` for the topology itself.
+/// An override of a setting of a topology: `--set node.key=value`, or `--set key=value` for the
+/// topology itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
     /// The names before the `=`, split at the points.
@@ -216,7 +217,7 @@ fn table_in<'a, 't>(table: &'a mut DeTable<'t>, name: &str) -> Result<&'a mut De
     }
 }
 
-/// The kinds that a topology is read with.
+/// The kinds of nodes that a topology file is read with.
 #[derive(Clone, Copy)]
 pub struct Kinds {
     /// Every kind.

@@ -46,7 +46,7 @@ fn topology() -> (PathBuf, String) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fraud.toml");
     let fraud = std::fs::read_to_string(&file).unwrap();
     let (gate, _) = fraud.split_once("# The entity graph").expect("the entity graph comes after the filters");
-    let world = "customers = 1000, terminals = 2000, days = 100";
+    let world = "customers = 1000, terminals = 2000, towns = 20, radius = 12.0, days = 100";
     assert!(gate.contains(world));
     (file, gate.replace(world, "customers = 400, terminals = 50, days = 3") + SAMPLE)
 }

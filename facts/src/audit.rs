@@ -19,11 +19,11 @@ use serde::{Deserialize, Serialize};
 use crate::columns::{self, dictionary, nullable_offset_field, nullable_tick_field};
 use crate::{Digest, PolicyRev, Reason, Tick, Verdict};
 
-/// The name of frames of receipts.
+/// The name of audit frames of receipts.
 pub const RECEIPTS: &str = "receipts";
-/// The name of the frame that states the plan and the gate policy with which a log began.
+/// The name of the audit frame that states the plan and the gate policy with which a log began.
 pub const RUN: &str = "run";
-/// The name of frames that state how far a source has been read.
+/// The name of audit frames that state how far a source has been read.
 pub const PROGRESS: &str = "progress";
 
 /// The column names of a frame of receipts, in their order.
@@ -37,7 +37,7 @@ const DETAIL: &str = "detail";
 const BYTES: &str = "bytes";
 const ORDER_TIME: &str = "order_time";
 
-/// The columns of a frame of receipts.
+/// The columns of an audit frame of receipts.
 ///
 /// The receipt of an admitted record stores only what its fact lacks: which submitted record it
 /// was. The rest is in the fact with the same tick, which is in the same group of the log.
@@ -98,7 +98,7 @@ pub enum AuditError {
     },
 }
 
-/// The receipts of one frame, with every column bound to its type.
+/// The receipts of one audit frame, with every column bound to its type.
 #[derive(Clone, Debug)]
 pub struct Receipts {
     rows: RecordBatch,
@@ -165,12 +165,12 @@ impl Receipts {
         }
     }
 
-    /// The number of receipts.
+    /// The number of receipts in the audit frame.
     pub fn len(&self) -> usize {
         self.rows.num_rows()
     }
 
-    /// Whether there are no receipts.
+    /// Whether the audit frame has no receipts.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -218,7 +218,7 @@ impl Receipts {
         self.positions.value(row).cast_unsigned()
     }
 
-    /// The gate's verdict.
+    /// The gate's verdict on the record that the receipt is for.
     pub fn verdict(&self, row: usize) -> Verdict {
         Verdict::from_number(self.verdicts.value(row)).expect("`read` has checked the numbers")
     }
@@ -291,7 +291,7 @@ fn bound<A: Clone>(
     bound.transpose()
 }
 
-/// Builds the frame of receipts of one group, record by record.
+/// Builds the audit frame with the receipts of one group, record by record.
 #[derive(Default)]
 pub struct ReceiptBuilder {
     sources: Vec<i32>,
@@ -308,7 +308,7 @@ pub struct ReceiptBuilder {
     order_times: Int64Builder,
 }
 
-/// Which submitted record a receipt is for.
+/// Which submitted record a receipt in an audit frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceiptOrigin {
     /// The index of its source in the list that [`ReceiptBuilder::finish`] gets.
@@ -320,7 +320,7 @@ pub struct ReceiptOrigin {
     pub order_time: Option<i64>,
 }
 
-/// What a receipt states about a quarantined record.
+/// What a receipt in an audit frame states about a quarantined record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuarantineReceipt<'a> {
     /// Why the gate refused the record.
@@ -422,7 +422,8 @@ impl ReceiptBuilder {
     }
 }
 
-/// The record of a [`RUN`] frame: the plan and the gate policy with which a log began.
+/// The record of a [`RUN`] frame in the audit topic: the plan and the gate policy with which a log
+/// began.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// The topology's name.
@@ -435,7 +436,7 @@ pub struct RunRecord {
     pub partitions: u16,
 }
 
-/// The rows of a frame with one JSON record: a single text in a single column.
+/// The rows of an audit frame with one JSON record: a single text in a single column.
 pub fn json_record(record: &impl Serialize) -> RecordBatch {
     let text = serde_json::to_string(record).expect("the record has a JSON form");
     let schema = Arc::new(Schema::new(vec![Field::new("record", DataType::Utf8, false)]));
@@ -443,7 +444,7 @@ pub fn json_record(record: &impl Serialize) -> RecordBatch {
     RecordBatch::try_new(schema, columns).expect("one column of one row")
 }
 
-/// The texts of the JSON records of a frame; `None` for a frame of receipts.
+/// The texts of the JSON records of an audit frame; `None` for a frame of receipts.
 pub fn json_texts(rows: &RecordBatch) -> Option<&StringArray> {
     match rows.columns() {
         [record] => record.as_string_opt(),
@@ -451,7 +452,7 @@ pub fn json_texts(rows: &RecordBatch) -> Option<&StringArray> {
     }
 }
 
-/// Reads the JSON record of a frame called `name`; of several, the last.
+/// Reads the JSON record of an audit frame called `name`; of several, the last.
 ///
 /// # Errors
 /// When the frame has no such record.

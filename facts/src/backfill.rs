@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use crate::text_payload::{TextField, TextPayload, named};
 use crate::{Digest, Tick};
 
-/// The event type of both steps of a backfill.
+/// The event type of the control facts that declare and complete a backfill.
 pub const EVENT_TYPE: &str = "governance.backfill.v1";
-/// The producer of both steps of a backfill.
+/// The producer in the control facts about a backfill.
 pub const PRODUCER: &str = "tidegate.backfill";
 
-/// The step of a backfill that a record states.
+/// The step of a backfill that a control fact records: declared or completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackfillStep {
     /// The range is fixed, and the backfill may be computed.
@@ -27,10 +27,10 @@ pub enum BackfillStep {
 }
 
 impl BackfillStep {
-    /// Every step.
+    /// Both steps of a backfill.
     pub const ALL: [BackfillStep; 2] = [BackfillStep::Declared, BackfillStep::Completed];
 
-    /// The name on the wire.
+    /// The name of the step in a control fact.
     pub fn name(self) -> &'static str {
         match self {
             BackfillStep::Declared => "declared",
@@ -45,7 +45,7 @@ impl fmt::Display for BackfillStep {
     }
 }
 
-/// The declaration of a backfill: its range, its plan and its outputs.
+/// The declaration of a backfill, as a control fact: its range, its plan and its outputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backfill {
     /// The backfill's name in the data folder.
@@ -74,8 +74,8 @@ pub struct Backfill {
     pub basis: Option<Digest>,
 }
 
-/// The outcome of a completed backfill. It depends only on the declaration and the log, not on
-/// restarts.
+/// The outcome of a backfill, as the control fact that completes it states it. It depends only on
+/// the declaration and the log, not on restarts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
     /// The number of facts read; state may require facts from before the range.
@@ -88,7 +88,7 @@ pub struct Completion {
     pub produced: Vec<Produced>,
 }
 
-/// One table of a completed backfill.
+/// One table that a backfill wrote, as the control fact that completes it states it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Produced {
     /// The table's name.

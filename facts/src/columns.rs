@@ -13,55 +13,55 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use crate::Tick;
 use crate::payload_schema::timestamp;
 
-/// The fact's tick, [`tick_type`]; every stream carries it.
+/// The column with the fact's tick, [`tick_type`]; every stream carries it.
 pub const TICK: &str = "_tick";
-/// In a changelog, `+1` for a row that holds from its tick on and `-1` for one that no longer
-/// holds; `Int64`.
+/// The column of a changelog that is `+1` for a row that holds from its tick on and `-1` for one
+/// that no longer holds; `Int64`.
 pub const DIFF: &str = "_diff";
-/// The fact's offset within its topic and partition, [`offset_type`].
+/// The column with the fact's offset within its topic and partition, [`offset_type`].
 pub const OFFSET: &str = "_offset";
-/// The offsets applied as of the fact's tick, [`basis_type`]: for each partition of `traffic`, the
-/// number of facts with a tick not above it.
+/// The column with the offsets applied as of the fact's tick, [`basis_type`]: for each partition of
+/// `traffic`, the number of facts with a tick not above it.
 pub const BASIS: &str = "basis";
-/// The envelope's event id.
+/// The column with the envelope's event id.
 pub const EVENT_ID: &str = "event_id";
-/// The event type; a dictionary of texts.
+/// The column with the event type of the fact; a dictionary of texts.
 pub const EVENT_TYPE: &str = "event_type";
-/// When the event happened.
+/// The column with the event time of the fact: when the event happened.
 pub const TS_UTC: &str = "ts_utc";
-/// When the producer sent the record.
+/// The column with the time at which the producer sent the record.
 pub const EMITTED_AT_UTC: &str = "emitted_at_utc";
-/// The producer's trace id.
+/// The column with the producer's trace id.
 pub const TRACE_ID: &str = "trace_id";
-/// The producer's span id.
+/// The column with the producer's span id.
 pub const SPAN_ID: &str = "span_id";
-/// The id of the event that caused this one.
+/// The column with the id of the event that caused this one.
 pub const PARENT_EVENT_ID: &str = "parent_event_id";
-/// The canonical JSON of the record's [`crate::Context`]; a dictionary of texts.
+/// The column with the canonical JSON of the record's [`crate::Context`]; a dictionary of texts.
 pub const CONTEXT: &str = "context";
-/// BLAKE3-256 of the canonical JSON of the payload.
+/// The column with BLAKE3-256 of the canonical JSON of the payload.
 pub const PAYLOAD_HASH: &str = "payload_hash";
-/// A struct of the payload's fields; for an event type without a schema, the payload's canonical
-/// JSON.
+/// The column with the payload, as a struct of its fields; for an event type without a schema, the
+/// payload's canonical JSON.
 pub const PAYLOAD: &str = "payload";
 
-/// BLAKE3-256 of the canonical JSON of a sealed row's columns before this one.
+/// The column with BLAKE3-256 of the canonical JSON of a sealed row's columns before this one.
 pub const RECORD_DIGEST: &str = "record_digest";
 
-/// The metadata key under which a field carries its Parquet field id.
+/// The metadata key under which the field of a column carries its Parquet field id.
 pub const PARQUET_FIELD_ID: &str = "PARQUET:field_id";
 
-/// The Arrow type of [`TickArray`].
+/// The Arrow type of a column of ticks, [`TickArray`].
 pub type TickType = Int64Type;
-/// A column of ticks.
+/// The array of a column of ticks.
 pub type TickArray = Int64Array;
-/// Builds a [`TickArray`].
+/// Builds a column of ticks, [`TickArray`].
 pub type TickBuilder = Int64Builder;
-/// The Arrow type of [`OffsetArray`].
+/// The Arrow type of a column of offsets, [`OffsetArray`].
 pub type OffsetType = Int64Type;
-/// A column of offsets.
+/// The array of a column of offsets.
 pub type OffsetArray = Int64Array;
-/// Builds an [`OffsetArray`].
+/// Builds a column of offsets, [`OffsetArray`].
 pub type OffsetBuilder = Int64Builder;
 
 /// The data type of columns of ticks.
@@ -74,12 +74,12 @@ pub fn offset_type() -> DataType {
     DataType::Int64
 }
 
-/// The data type of [`BASIS`]: a list with one offset for each partition.
+/// The data type of the column [`BASIS`]: a list with one offset for each partition.
 pub fn basis_type() -> DataType {
     DataType::List(basis_item())
 }
 
-/// The item field of [`basis_type`].
+/// The field of an item in the list column [`BASIS`]: the offset of one partition.
 pub fn basis_item() -> Arc<Field> {
     Arc::new(Field::new("item", offset_type(), false))
 }
@@ -89,39 +89,40 @@ pub fn dictionary() -> DataType {
     DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
 }
 
-/// A column of ticks without nulls.
+/// The Arrow field of a column of ticks without nulls.
 pub fn tick_field(name: &str) -> Field {
     Field::new(name, tick_type(), false)
 }
 
-/// A column of ticks with nulls.
+/// The Arrow field of a column of ticks with nulls.
 pub fn nullable_tick_field(name: &str) -> Field {
     Field::new(name, tick_type(), true)
 }
 
-/// A column of offsets without nulls.
+/// The Arrow field of a column of offsets without nulls.
 pub fn offset_field(name: &str) -> Field {
     Field::new(name, offset_type(), false)
 }
 
-/// A column of offsets with nulls.
+/// The Arrow field of a column of offsets with nulls.
 pub fn nullable_offset_field(name: &str) -> Field {
     Field::new(name, offset_type(), true)
 }
 
-/// The [`BASIS`] column.
+/// The Arrow field of the column [`BASIS`].
 pub fn basis_field() -> Field {
     Field::new(BASIS, basis_type(), false)
 }
 
-/// The field with this Parquet field id, which Iceberg and other readers use to find the column.
+/// The field of a column with this Parquet field id, which Iceberg and other readers use to find
+/// the column.
 pub fn with_parquet_id(field: Field, id: u32) -> Field {
     let mut metadata = field.metadata().clone();
     metadata.insert(PARQUET_FIELD_ID.to_owned(), id.to_string());
     field.with_metadata(metadata)
 }
 
-/// A column of these ticks.
+/// The column of these ticks, as an array.
 pub fn tick_array(ticks: impl IntoIterator<Item = Tick>) -> TickArray {
     TickArray::from_iter_values(ticks.into_iter().map(|tick| tick.0))
 }
@@ -158,7 +159,8 @@ pub fn find_offsets(rows: &RecordBatch) -> Option<&OffsetArray> {
     rows.column_by_name(OFFSET)?.as_primitive_opt::<OffsetType>()
 }
 
-/// The envelope columns of a fact, in order; without tick, offset and payload.
+/// The fields of the columns that hold a fact's envelope, in order; without tick, offset and
+/// payload.
 pub fn envelope_fields() -> Vec<Field> {
     vec![
         Field::new(EVENT_ID, DataType::Utf8, false),

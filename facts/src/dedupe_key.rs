@@ -2,7 +2,8 @@
 
 use crate::{Digest, EventClass, control_fact};
 
-/// The scope within which an event id names one event: a platform run, a class and an event type.
+/// The scope of a dedupe key, within which an event id names one event: a platform run, a class and
+/// an event type.
 ///
 /// Facts that the engine makes itself, such as the steps of revisions, have scopes of their own: no
 /// producer can take an id from them, nor they from a producer.
@@ -19,7 +20,7 @@ impl DedupeScope {
         DedupeScope(digest.0[..16].try_into().expect("a digest has 32 bytes"))
     }
 
-    /// Appends the text of which the key of an event is the digest.
+    /// Appends the text of which the dedupe key of an event is the digest.
     ///
     /// The key is [`Digest::short`] of that digest. Whoever computes many keys hashes the texts in
     /// a batch.

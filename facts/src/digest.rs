@@ -62,12 +62,14 @@ pub fn push_parts(recipe: &str, parts: &[&[u8]], out: &mut Vec<u8>) {
     }
 }
 
-/// The key hash of an `identifier`; the same identifier of another `kind` has another hash.
+/// The key hash of an `identifier`, from the digest of its bytes and its kind; the same identifier
+/// of another `kind` has another hash.
 pub fn key_hash(kind: &str, identifier: &[u8]) -> KeyHash {
     Digest::of_parts(kind, &[identifier]).short()
 }
 
-/// Hashes many short texts at once; gives their digests in the order in which they were pushed.
+/// Computes the [`Digest`]s of many short texts at once; gives them in the order in which they were
+/// pushed.
 ///
 /// Several times faster than [`Digest::of`] for texts of a few hundred bytes.
 #[derive(Default)]

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::strict_json::{self, JsonError};
 use crate::time::parse_rfc3339_micros;
 
-/// The class of an event type, which determines its topic and the pins its records must carry.
+/// The class of an event type, which determines its topic and the pins that its envelopes must
+/// carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventClass {
@@ -64,7 +65,7 @@ pub struct Context {
     pub platform_run_id: Option<String>,
 }
 
-/// The id of a scenario: a text of 1 to 256 characters, or a whole number.
+/// The scenario id in an envelope: a text of 1 to 256 characters, or a whole number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ScenarioId {
@@ -309,12 +310,13 @@ fn in_field(index: usize, error: JsonError) -> JsonError {
     JsonError(format!("`{}`: {}", FIELDS[index], error.0))
 }
 
-/// Whether `text` is `digits` lower-case hexadecimal digits.
+/// Whether the text of an envelope field is `digits` lower-case hexadecimal digits.
 pub fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Whether `text` is `platform_`, a date, `T`, a time and `Z`.
+/// Whether the text of an envelope field names a platform run: `platform_`, a date, `T`, a time and
+/// `Z`.
 pub fn is_platform_run(text: &str) -> bool {
     text.strip_prefix("platform_").and_then(|t| t.strip_suffix('Z')).is_some_and(|t| {
         t.len() == 15
@@ -323,7 +325,7 @@ pub fn is_platform_run(text: &str) -> bool {
 }
 
 impl EventClass {
-    /// Every class.
+    /// Every class of event types.
     pub const ALL: [EventClass; 7] = [
         EventClass::Traffic,
         EventClass::Context,

@@ -18,7 +18,7 @@ pub const EVENT_TYPE: &str = "governance.policy.v1";
 /// The producer of governance steps.
 pub const PRODUCER: &str = "tidegate.policy";
 
-/// The kind of document that a revision replaces.
+/// The kind of document that a governance step revises: a bundle or a gate policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RevisionKind {
@@ -28,7 +28,7 @@ pub enum RevisionKind {
     GatePolicy,
 }
 
-/// One step in the lifecycle of a revision.
+/// A governance step, which a control fact records in the lifecycle of a revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RevisionStep {
@@ -45,10 +45,10 @@ pub enum RevisionStep {
 }
 
 impl RevisionKind {
-    /// Every kind.
+    /// Every kind of document that governance steps revise.
     pub const ALL: [RevisionKind; 2] = [RevisionKind::Bundle, RevisionKind::GatePolicy];
 
-    /// The name on the wire.
+    /// The name of the kind in a control fact.
     pub fn name(self) -> &'static str {
         match self {
             RevisionKind::Bundle => "bundle",
@@ -58,7 +58,7 @@ impl RevisionKind {
 }
 
 impl RevisionStep {
-    /// Every step.
+    /// Every governance step.
     pub const ALL: [RevisionStep; 5] = [
         RevisionStep::Proposed,
         RevisionStep::Approved,
@@ -67,7 +67,7 @@ impl RevisionStep {
         RevisionStep::Withdrawn,
     ];
 
-    /// The name on the wire.
+    /// The name of the step in a control fact.
     pub fn name(self) -> &'static str {
         match self {
             RevisionStep::Proposed => "proposed",
@@ -112,7 +112,7 @@ impl fmt::Display for RevisionStep {
     }
 }
 
-/// The document that a revision replaces: the bundle or the policy of one node.
+/// The document that a governance step revises: the bundle or the policy of one node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject {
     /// Whether it is a bundle or a policy.
@@ -130,7 +130,8 @@ impl fmt::Display for Subject {
     }
 }
 
-/// One version of a bundle or policy: its id, its version and the digest of its content.
+/// One version of a bundle or policy, as a governance step names it: its id, its version and the
+/// digest of its content.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {
     /// Its stable id.
@@ -148,7 +149,7 @@ impl fmt::Display for Revision {
     }
 }
 
-/// The payload of one governance step.
+/// The payload of the control fact of one governance step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepRecord {
     /// The document that is revised.
@@ -173,8 +174,8 @@ pub struct StepRecord {
 }
 
 impl StepRecord {
-    /// The id of a proposal: the same change by the same actor for the same reason is the same
-    /// proposal.
+    /// The id of a revision's proposal: the same change by the same actor for the same reason is
+    /// the same proposal.
     pub fn proposal_id(
         subject: &Subject,
         scope: &str,

@@ -26,7 +26,7 @@ use arrow::datatypes::{DataType, Int32Type, TimeUnit};
 
 use crate::time::{rfc3339, to_rfc3339};
 
-/// Writes rows as canonical JSON objects, with one field for each column.
+/// Writes rows of Arrow columns as canonical JSON objects (JCS), with one field for each column.
 pub struct ObjectWriter<'a> {
     /// The text `"key":` and the values of each field, sorted by the UTF-16 code units of the key.
     fields: Vec<(String, Cells<'a>)>,
@@ -59,7 +59,7 @@ enum Cells<'a> {
 /// Appends a float; writes nothing and returns `false` when it cannot.
 type PushFloat = fn(f64, &mut Vec<u8>) -> bool;
 
-/// A column whose type has no canonical JSON form.
+/// The error for a column whose type has no canonical JSON form (JCS).
 #[derive(Debug, thiserror::Error)]
 #[error(
     "column `{column}` has type {data_type}, which has no canonical JSON form; cast it to a type that has one"
@@ -71,7 +71,7 @@ pub struct UnsupportedType {
     pub data_type: DataType,
 }
 
-/// Whether columns of this type have a canonical JSON form.
+/// Whether Arrow columns of this type have a canonical JSON form (JCS).
 pub fn is_supported(data_type: &DataType) -> bool {
     Cells::of(arrow::array::new_empty_array(data_type).as_ref()).is_some()
 }
@@ -124,7 +124,8 @@ impl<'a> ObjectWriter<'a> {
     }
 }
 
-/// Writes rows as the items of canonical JSON arrays, in the order of the columns.
+/// Writes rows of Arrow columns as the items of canonical JSON arrays (JCS), in the order of the
+/// columns.
 ///
 /// It is for records whose column names are hashed separately. Every row has a form: a null becomes
 /// `null`, and a float that is not finite becomes the string `"NaN"`, `"Infinity"` or
@@ -284,14 +285,16 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// Appends what `write` appends between quotes; the text must need no escapes.
+/// Appends a canonical JSON string: what `write` appends, between quotes; the text must need no
+/// escapes.
 pub fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
     write(out);
     out.push(b'"');
 }
 
-/// Appends the text of [`to_rfc3339`] for microseconds since 1970-01-01 UTC, without quotes.
+/// Appends a time as in canonical JSON: the text of [`to_rfc3339`] for microseconds since
+/// 1970-01-01 UTC, without quotes.
 pub fn push_time(micros: i64, out: &mut Vec<u8>) {
     match rfc3339(micros) {
         Some(text) => out.extend_from_slice(&text),
@@ -299,7 +302,7 @@ pub fn push_time(micros: i64, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the decimal digits of `value`.
+/// Appends the decimal digits of `value` as in canonical JSON, without quotes.
 pub fn push_integer(value: i128, out: &mut Vec<u8>) {
     let mut digits = [0u8; 40];
     let mut start = digits.len();
@@ -328,7 +331,8 @@ pub fn push_integer(value: i128, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[start..]);
 }
 
-/// Appends `unscaled / 10^scale` with all `scale` digits after the point.
+/// Appends the decimal `unscaled / 10^scale` as in canonical JSON, with all `scale` digits after
+/// the point.
 pub fn push_decimal(unscaled: i128, scale: usize, out: &mut Vec<u8>) {
     if unscaled < 0 {
         out.push(b'-');
@@ -346,7 +350,8 @@ pub fn push_decimal(unscaled: i128, scale: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a float as ECMAScript prints it; writes nothing and returns `false` unless it is finite.
+/// Appends a float as in canonical JSON, in the digits that ECMAScript prints; writes nothing and
+/// returns `false` unless it is finite.
 pub fn push_float(value: f64, out: &mut Vec<u8>) -> bool {
     if !value.is_finite() {
         return false;
@@ -368,7 +373,7 @@ fn push_any_float(value: f64, out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// Appends a JSON string with the escapes of RFC 8785 and no others.
+/// Appends a canonical JSON string with the escapes of RFC 8785 and no others.
 pub fn push_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let mut unescaped_start = 0;
@@ -396,7 +401,7 @@ pub fn push_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Appends two lower-case hexadecimal digits for each byte.
+/// Appends bytes as in canonical JSON: two lower-case hexadecimal digits for each, without quotes.
 pub fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let start = out.len();

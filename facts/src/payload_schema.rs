@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field as ArrowField, Fields, TimeUnit};
 
-/// The type of one payload field.
+/// The type of one field of a payload schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FieldType {
     /// `true` or `false`.
@@ -87,12 +87,13 @@ impl std::fmt::Display for FieldType {
     }
 }
 
-/// The Arrow type of all times: microseconds since 1970-01-01, UTC.
+/// The Arrow type of payload fields that are a `timestamp`, and of all other times: microseconds
+/// since 1970-01-01, UTC.
 pub fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
 }
 
-/// One field of a payload.
+/// One field of a payload schema: its name, its type, and whether it is required.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Field {
     /// The key of the field in the payload object.
@@ -103,7 +104,8 @@ pub struct Field {
     pub required: bool,
 }
 
-/// The fields of an event type's payload, as declared. The gate refuses records with other fields.
+/// The payload schema of an event type: the fields of its payload, as declared. The gate refuses
+/// records with other fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PayloadSchema {
     /// The fields in the order of their declaration; their names are unique.

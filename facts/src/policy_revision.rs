@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Digest;
 
-/// The gate policy that was in force: its id, its revision and the digest of its content.
+/// The revision of the gate policy that was in force: the policy's id, its revision and the digest
+/// of its content.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PolicyRev {
     /// The policy's stable name.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The gate's decision about one submitted record.
+/// The verdict of a receipt: the gate's decision about one submitted record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Verdict {
@@ -23,7 +23,7 @@ impl Verdict {
         Verdict::ALL.get(usize::from(number)).copied()
     }
 
-    /// The name on the wire.
+    /// The name of the verdict on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Verdict::Admit => "ADMIT",
@@ -39,8 +39,8 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Why the gate did not admit a record. The gate reports the first reason in the order of its
-/// checks.
+/// The reason in a receipt: why the gate did not admit the record. The gate reports the first
+/// reason in the order of its checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Reason {
@@ -94,7 +94,7 @@ impl Reason {
         Reason::ALL.get(usize::from(number)).copied()
     }
 
-    /// The code on the wire.
+    /// The code of the reason on the wire.
     pub fn code(self) -> &'static str {
         match self {
             Reason::EnvelopeInvalid => "ENVELOPE_INVALID",

@@ -36,7 +36,7 @@ pub use tidegate_derive::Row;
 use crate::payload_schema::timestamp;
 use crate::{Digest, Tick};
 
-/// A batch does not have the columns of a row type.
+/// Why a batch cannot be read as rows of a row type: it does not have their columns.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RowMismatch {
     /// A column is missing.
@@ -92,7 +92,7 @@ pub trait Row: Sized {
     }
 }
 
-/// A type that a field of a row can have.
+/// A type that a field of a row type can have, and the form of its column.
 pub trait Column: Sized {
     /// The array of its column.
     type Array: Array + 'static;
@@ -117,12 +117,12 @@ pub trait Column: Sized {
     fn get(array: &Self::Array, row: usize) -> Self;
 }
 
-/// The field of a column of type `T`.
+/// The Arrow field of a row type's column, for values of type `T`.
 pub fn field<T: Column>(name: &str) -> Field {
     Field::new(name, T::data_type(), T::NULLABLE)
 }
 
-/// Finds the column of a name in a batch, and checks its type.
+/// Finds the column of a row type in a batch by its name, and checks its type.
 ///
 /// # Errors
 /// See [`RowMismatch`].
@@ -172,7 +172,7 @@ primitive!(u64, UInt64Array, DataType::UInt64, |value: &u64| *value, |value| val
 primitive!(f64, Float64Array, DataType::Float64, |value: &f64| *value, |value| value);
 primitive!(Tick, Int64Array, DataType::Int64, |value: &Tick| value.0, Tick);
 
-/// A time in microseconds since 1970-01-01 UTC, in a column of timestamps.
+/// A time as a field of a row: microseconds since 1970-01-01 UTC, in a column of timestamps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Micros(pub i64);
 

@@ -22,7 +22,7 @@ const LEAF: u8 = 0;
 /// The prefix of the text whose digest is an inner node of a tree.
 const NODE: u8 = 1;
 
-/// The state of a hash chain: its length and its last seal.
+/// The state of a hash chain of sealed records: its length and its last seal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Chain {
@@ -78,7 +78,7 @@ fn node(left: &Digest, right: &Digest) -> Digest {
     Digest::of(&node_text(left, right))
 }
 
-/// The Merkle root over the digests of `records`; of no records, BLAKE3 of the empty text.
+/// The Merkle root over the digests of sealed `records`; of no records, BLAKE3 of the empty text.
 pub fn merkle_root(records: &[Digest]) -> Digest {
     let mut leaves = DigestBatch::with_capacity(records.len());
     for record in records {
@@ -99,7 +99,8 @@ pub fn merkle_root(records: &[Digest]) -> Digest {
     level.pop().unwrap_or_else(|| Digest::of(&[]))
 }
 
-/// A Merkle inclusion proof: that a record has a certain index among the records of a root.
+/// A Merkle inclusion proof for a sealed record: that it has a certain index among the records of a
+/// root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proof {

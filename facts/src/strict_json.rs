@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 
 use crate::jcs;
 
-/// The greatest depth to which objects and arrays may nest.
+/// The greatest depth to which objects and arrays may nest in a JSON text that the strict reader
+/// accepts.
 pub const DEPTH_MAX: usize = 32;
 
 /// Why the strict reader refused a JSON text, as a sentence.
@@ -21,8 +22,8 @@ pub const DEPTH_MAX: usize = 32;
 #[error("{0}")]
 pub struct JsonError(pub String);
 
-/// Calls `field` with each key of the JSON object `text` and the source text of its value, in
-/// order.
+/// Reads the untrusted JSON object `text`: calls `field` with each key and the source text of its
+/// value, in order.
 ///
 /// Keys may repeat: `field` gets each of them and may refuse the second. The source text of a value
 /// is checked for syntax and has no white space around it.
@@ -60,7 +61,7 @@ pub fn for_each_field<'a>(
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The string that the JSON text `raw` encodes.
+/// The string that `raw` encodes, the source text of a value in untrusted JSON.
 ///
 /// # Errors
 /// When `raw` is not a JSON string.
@@ -74,12 +75,12 @@ pub fn string(raw: &str) -> Result<Cow<'_, str>, JsonError> {
     }
 }
 
-/// The error that a reader expected `what` and found `raw`.
+/// The error of the strict JSON reader when it expected `what` and found `raw`.
 pub fn expected(what: &str, raw: &str) -> JsonError {
     JsonError(format!("expected {what}, found {}", excerpt(raw)))
 }
 
-/// The first 40 characters of an untrusted text, which is as much as an error quotes.
+/// The first 40 characters of an untrusted JSON text, which is as much as an error quotes.
 pub fn excerpt(text: &str) -> Cow<'_, str> {
     const CHARS_MAX: usize = 40;
     match text.char_indices().nth(CHARS_MAX) {
@@ -100,7 +101,7 @@ fn unreadable(error: &serde_json::Error) -> JsonError {
     }
 }
 
-/// The canonical form (RFC 8785) of any JSON text.
+/// Reads any JSON text strictly, and returns its canonical form (RFC 8785).
 ///
 /// # Errors
 /// On a syntax error, a repeated key in an object, nesting deeper than [`DEPTH_MAX`], or a number

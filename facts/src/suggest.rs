@@ -1,7 +1,7 @@
 //! Suggestions for error messages about unknown names.
 
-/// "did you mean ..?" with the names of `existing` that are nearest to `unknown`, or else all of
-/// them.
+/// Suggests names for an unknown one in an error message: "did you mean ..?" with the names of
+/// `existing` that are nearest to `unknown`, or else all of them.
 pub fn did_you_mean(unknown: &str, existing: &[&str]) -> String {
     const NEAREST_MAX: usize = 3;
     let quoted = |names: &[&str], last: &str| {

@@ -25,7 +25,7 @@ pub use tidegate_derive::TextPayload;
 
 use crate::{Digest, Tick, columns};
 
-/// A payload whose fields are texts. `#[derive(TextPayload)]` implements it.
+/// The payload of a control fact, whose fields are texts. `#[derive(TextPayload)]` implements it.
 pub trait TextPayload: Sized {
     /// The name of each field, and whether it may be absent, in the order of the declaration.
     const FIELDS: &'static [(&'static str, bool)];
@@ -69,14 +69,14 @@ pub trait TextPayload: Sized {
     }
 }
 
-/// The payload's table in a gate policy, as TOML lines.
+/// The table of a payload of texts in the gate policy of control facts, as TOML lines.
 pub fn policy_lines<P: TextPayload>() -> String {
     let line =
         |(name, optional): &(&str, bool)| format!("{name} = \"text{}\"\n", if *optional { "?" } else { "" });
     P::FIELDS.iter().map(line).collect()
 }
 
-/// A type that a field of a payload can have.
+/// A type that a field of a payload of texts can have.
 pub trait TextField: Sized {
     /// Whether the field may be absent.
     const OPTIONAL: bool = false;
@@ -96,7 +96,7 @@ pub trait TextField: Sized {
     }
 }
 
-/// The value of field `name`.
+/// The value of field `name` of a payload of texts.
 ///
 /// # Errors
 /// A sentence that names the field, when its text is missing or invalid.
@@ -107,7 +107,7 @@ pub fn of_text<T: TextField>(name: &str, text: Option<&str>) -> Result<T, String
     }
 }
 
-/// The item of `all` whose name is `text`.
+/// The item of `all` whose name is `text`, the text of a payload's field.
 ///
 /// # Errors
 /// What is wrong with the text, as the end of a sentence.

@@ -17,17 +17,17 @@ use crate::time;
 
 /// The number of low bits of a tick that hold the partition.
 pub const PARTITION_BITS: u32 = 8;
-/// The greatest number of partitions that a log can have.
+/// The greatest number of partitions of a log: as many as the low bits of a tick can number.
 pub const PARTITIONS_MAX: u16 = 1 << PARTITION_BITS;
 /// The last microsecond since 1970-01-01 UTC that a tick can hold (in the year 3111).
 pub const MICROS_MAX: i64 = (1 << (63 - PARTITION_BITS)) - 1;
 
-/// The logical time of one fact: when the gate admitted it, and into which partition. Never
+/// A tick, the logical time of one fact: when the gate admitted it, and into which partition. Never
 /// negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(pub i64);
 
-/// A length of time in microseconds; always positive.
+/// A length of time between ticks, in microseconds; always positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Span(std::num::NonZeroI64);
@@ -59,7 +59,7 @@ impl Tick {
         if same_micros > last { Some(same_micros) } else { Tick::new(last.micros() + 1, partition) }
     }
 
-    /// Microseconds since 1970-01-01 UTC.
+    /// The time of this tick, in microseconds since 1970-01-01 UTC.
     pub fn micros(self) -> i64 {
         self.0 >> PARTITION_BITS
     }
@@ -105,12 +105,12 @@ impl Span {
         if micros <= 0 { None } else { std::num::NonZeroI64::new(micros).map(Span) }
     }
 
-    /// The length in microseconds.
+    /// The length of this span in microseconds.
     pub fn micros(self) -> i64 {
         self.0.get()
     }
 
-    /// Reads `250ms`, `30s`, `5m`, `12h`, `7d` or `2w`.
+    /// Reads a span, such as `250ms`, `30s`, `5m`, `12h`, `7d` or `2w`.
     ///
     /// # Errors
     /// A sentence that shows the form of a span, when `text` is not one.
@@ -236,8 +236,8 @@ impl differential_dataflow::lattice::Maximum for Tick {
     }
 }
 
-/// The tick of a frontier, which has at most one; `None` for the empty frontier, after which no
-/// more facts come.
+/// The tick of a frontier of ticks, which has at most one; `None` for the empty frontier, after
+/// which no more facts come.
 pub fn frontier_tick(frontier: &Antichain<Tick>) -> Option<Tick> {
     frontier.elements().first().copied()
 }

@@ -12,7 +12,7 @@ pub fn to_rfc3339(micros: i64) -> String {
     out
 }
 
-/// Appends the text of [`to_rfc3339`] to `out`.
+/// Appends the RFC 3339 text of a time to `out`, as [`to_rfc3339`] gives it.
 pub fn push_rfc3339(micros: i64, out: &mut String) {
     match rfc3339(micros) {
         Some(text) => out.push_str(std::str::from_utf8(&text).expect("digits and separators are ASCII")),
@@ -25,7 +25,8 @@ pub fn push_rfc3339(micros: i64, out: &mut String) {
     }
 }
 
-/// The text of [`to_rfc3339`] without an allocation; `None` outside the years 0 to 9999.
+/// The RFC 3339 text of a time without an allocation, as [`to_rfc3339`] gives it; `None` outside
+/// the years 0 to 9999.
 pub fn rfc3339(micros: i64) -> Option<[u8; 27]> {
     let (year, rest) = parts(micros);
     let year = u32::try_from(year).ok().filter(|year| *year <= 9999)?;
@@ -58,8 +59,8 @@ fn push_digits(mut value: u32, slots: &mut [u8]) {
     }
 }
 
-/// The microseconds since 1970-01-01 UTC of a text that [`to_rfc3339`] wrote; `None` for any other
-/// form or an impossible date.
+/// Reads the RFC 3339 text of a time that [`to_rfc3339`] wrote, in microseconds since 1970-01-01
+/// UTC; `None` for any other form or an impossible date.
 pub fn parse_rfc3339_micros(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     if bytes.len() != 27 || bytes[26] != b'Z' {

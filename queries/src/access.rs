@@ -42,7 +42,7 @@ impl Role {
     }
 }
 
-/// One API key in the key file.
+/// One API key, an entry of the key file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Key {
@@ -106,7 +106,7 @@ pub enum KeysError {
     },
 }
 
-/// Why a call is denied: its key, or the lack of one.
+/// Why a caller is denied access: its API key, or the lack of one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// The call has no key.
@@ -145,7 +145,7 @@ pub enum Denied {
     },
 }
 
-/// The caller of a service: the holder of a key, or this machine.
+/// The caller of a service: the holder of an API key, or this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     key: Option<Key>,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The format in which [`crate::write()`] writes the rows of an answer.
+/// The format of an answer, in which [`crate::write()`] writes its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// A table with ruled lines. All rows are buffered until the last one has come.
@@ -16,7 +16,7 @@ pub enum Format {
     Parquet,
 }
 
-/// A format was named that does not exist.
+/// Why a format of answers was refused: there is none of this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no format `{format}`; use table, csv, json or parquet")]
 pub struct UnknownFormat {

@@ -31,7 +31,7 @@ use crate::answer_format::Format;
 use crate::error::QueryError;
 use crate::json_rows;
 
-/// The most characters that a line in a cell of a table may have.
+/// The most characters that a line in a cell may have when an answer is written as a table.
 pub const LINE_CHARS_MAX: usize = 4096;
 
 /// Writes the rows of an answer to `out` in `format`, and returns the number of rows.

@@ -29,7 +29,8 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use datafusion::prelude::SessionContext;
 
-/// The most bytes that one call may produce for one batch of rows.
+/// The bound on the result of SQL functions: the most bytes that one call may produce for one batch
+/// of rows.
 pub const RESULT_BYTES_MAX: u64 = 128 << 20;
 
 /// The most bytes that a constant may have: a batch of 8192 rows may repeat it in every row.
@@ -67,7 +68,7 @@ const BOUNDED: [(&str, OutputBound); 13] = [
     ("regexp_replace", OutputBound::Replaced),
 ];
 
-/// Replaces the functions of [`BOUNDED`] in a session.
+/// Replaces the SQL functions of [`BOUNDED`] in a session by those with a bound.
 pub(crate) fn register(context: &SessionContext) {
     let state = context.state();
     for (name, bound) in BOUNDED {

@@ -52,7 +52,8 @@ const SHOW_TABLES: &str = "SHOW TABLES";
 const LIST_TABLES: &str =
     "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY table_name";
 
-/// The SQL tables of a data folder that no topology runs on, or of a running topology.
+/// The catalogue: the SQL tables of a data folder that no topology runs on, or of a running
+/// topology.
 ///
 /// | table | rows |
 /// |---|---|
@@ -74,7 +75,7 @@ pub struct Catalogue {
     graphs: Vec<Graph>,
 }
 
-/// The answer to a statement: its rows, and the tick that they are as of.
+/// The catalogue's answer to a statement: its rows, and the tick that they are as of.
 pub struct Answer {
     /// On a running topology, the tick of the statement: it saw the rows before this tick.
     pub tick: Option<Tick>,
@@ -82,7 +83,7 @@ pub struct Answer {
     pub rows: SendableRecordBatchStream,
 }
 
-/// A table in the list of [`Catalogue::tables`].
+/// A table in the catalogue's list, [`Catalogue::tables`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Its name.

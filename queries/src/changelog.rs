@@ -56,7 +56,7 @@ fn accumulated(name: &str, changes: Arc<dyn TableProvider>) -> DataFusionResult<
         .build()
 }
 
-/// The current rows of a changelog of a running topology.
+/// The current rows of a changelog of a running topology, as a table.
 #[derive(Debug)]
 pub(crate) struct LiveCurrentState {
     changes: Arc<dyn AsOfTable>,

@@ -39,7 +39,7 @@ use crate::error::QueryError;
 /// The URL under which the store is registered with DataFusion.
 pub(crate) const STORE_URL: &str = "tidegate://store/";
 
-/// One committed table of a store.
+/// One committed table of a store, as DataFusion scans it.
 #[derive(Clone, Debug)]
 pub(crate) struct CommittedTable {
     schema: SchemaRef,
@@ -136,7 +136,8 @@ fn planned(files: &[&TableFile]) -> Arc<[PlannedFile]> {
     files.iter().map(planned).collect()
 }
 
-/// The ticks that satisfy a condition on `_tick`; `None` for any other condition.
+/// The ticks that a scan of a committed table needs for a condition on `_tick`; `None` for any
+/// other condition.
 pub(crate) fn ticks_matching(condition: &Expr) -> Option<Range<Tick>> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { return None };
     let (column, op, value) = match (left.as_ref(), right.as_ref()) {
@@ -159,7 +160,7 @@ pub(crate) fn ticks_matching(condition: &Expr) -> Option<Range<Tick>> {
     }
 }
 
-/// Which conditions a scan uses: those on `_tick`, which exclude whole files.
+/// Which conditions a scan of a committed table uses: those on `_tick`, which exclude whole files.
 pub(crate) fn pushed_down(conditions: &[&Expr]) -> Vec<TableProviderFilterPushDown> {
     let pushed = |condition: &&Expr| match ticks_matching(condition) {
         Some(_) => TableProviderFilterPushDown::Inexact,

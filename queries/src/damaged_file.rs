@@ -14,7 +14,7 @@ use tidegate_facts::Digest;
 use tidegate_sinks::commits::{Commits, TableFile};
 use tidegate_sinks::store::Store;
 
-/// The committed files that a query may read.
+/// The committed files that a query may read, and one of which may be damaged.
 #[derive(Debug)]
 pub(crate) struct CommittedFiles {
     store: Store,

@@ -31,7 +31,7 @@ use crate::live_session::{LiveSession, end_of_as_of};
 use crate::log_tables::error::ReadError;
 use crate::log_tables::holds_facts;
 
-/// The name of the function.
+/// The name of the table function `graph_version`.
 pub(crate) const GRAPH_VERSION: &str = "graph_version";
 
 /// The log, the archive and the commits that a graph's basis is counted in.
@@ -43,7 +43,7 @@ pub(crate) struct LogSource {
     pub(crate) end: VisibleEnd,
 }
 
-/// The end of the rows that statements see.
+/// The end of the rows that `graph_version` counts, and that statements see.
 #[derive(Clone, Debug)]
 pub(crate) enum VisibleEnd {
     /// The end of the commits of a folder.

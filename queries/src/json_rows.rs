@@ -16,17 +16,17 @@ use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
 use tidegate_facts::jcs::{push_decimal, push_hex, push_integer, push_time, quoted};
 
-/// The rows as JSON arrays, one string for each.
+/// Encodes the rows of a batch as JSON arrays, one string for each.
 pub(crate) fn arrays(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
     rows(batch, 0..batch.num_rows(), RowShape::Array)
 }
 
-/// The rows as JSON objects, one string for each.
+/// Encodes the rows of a batch as JSON objects, one string for each.
 pub(crate) fn objects(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
     rows(batch, 0..batch.num_rows(), RowShape::Object)
 }
 
-/// One row as a JSON object.
+/// Encodes one row as a JSON object.
 pub(crate) fn object(batch: &RecordBatch, row: usize) -> Result<String, ArrowError> {
     Ok(rows(batch, row..row + 1, RowShape::Object)?.remove(0))
 }
@@ -265,7 +265,7 @@ fn exact_type(data_type: &DataType) -> DataType {
     }
 }
 
-/// The names and types of the columns of an answer, as JSON.
+/// Encodes the names and types of the columns of an answer as JSON.
 pub(crate) fn columns(schema: &Schema) -> serde_json::Value {
     let columns = schema.fields().iter();
     columns

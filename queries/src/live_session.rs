@@ -19,7 +19,7 @@ use tidegate_sinks::store::Store;
 /// How many concurrent statements may each have a tick of their own.
 const STATEMENTS_MAX: usize = 256;
 
-/// A running topology, as its statements see it.
+/// The session of statements with a running topology: what they see of it.
 pub(crate) struct LiveSession {
     pub(crate) live: Arc<dyn LiveReads>,
     pub(crate) store: Store,

@@ -17,7 +17,7 @@ use datafusion::sql::sqlparser::ast::{
     TableWithJoins, VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
 
-/// The names of the columns of each table.
+/// The tables and columns to which names are resolved: the names of the columns of each table.
 pub(crate) type TableColumns = BTreeMap<String, Vec<String>>;
 
 const INFORMATION_SCHEMA: &str = "information_schema";

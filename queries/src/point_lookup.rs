@@ -27,7 +27,7 @@ use tidegate_facts::Tick;
 use crate::error::QueryError;
 use crate::timelines::TimelineProvider;
 
-/// Timelines by name.
+/// The timelines in which one key can be looked up without the planner, by name.
 pub(crate) type Timelines = BTreeMap<String, Arc<TimelineProvider>>;
 
 /// The most rows of an answer that an HTTP thread builds itself: fewer than waking another thread

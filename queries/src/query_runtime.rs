@@ -22,7 +22,7 @@ use crate::error::QueryError;
 /// The stack of a statement thread: two thousand levels of a tree, at ten times the measured need.
 const STACK_BYTES: usize = 32 << 20;
 
-/// The threads that plan and run statements.
+/// The query runtime: the threads that plan and run statements.
 pub struct QueryRuntime(Runtime);
 
 impl QueryRuntime {

@@ -14,10 +14,10 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::bounded_functions::{self, DeferLargeConstants};
 use crate::cooperative_yield::YieldRule;
 
-/// The name of the catalogue in SQL: tables are `tidegate.public.NAME`.
+/// The name of the catalogue in a DataFusion session: tables are `tidegate.public.NAME`.
 pub const CATALOGUE: &str = "tidegate";
 
-/// Creates an empty session whose statements take their memory from `runtime`.
+/// Creates an empty DataFusion session whose statements take their memory from `runtime`.
 pub(crate) fn new_session(runtime: Arc<RuntimeEnv>) -> SessionContext {
     let mut config = SessionConfig::new()
         .with_information_schema(true)

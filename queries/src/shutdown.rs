@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-/// Waits until `stop` turns true, or until its sender is dropped.
+/// Waits for a shutdown request: until `stop` turns true, or its sender is dropped.
 pub async fn shutdown_requested(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }

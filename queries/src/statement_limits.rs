@@ -29,7 +29,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::error::QueryError;
 
-/// The most bytes that the text of a statement may have.
+/// The limit on the text of a statement: the most bytes that it may have.
 pub const SQL_BYTES_MAX: usize = 256 << 10;
 
 /// The most tokens between two commas, counting those around the enclosing brackets.
@@ -57,7 +57,7 @@ fn too_large(what: String) -> QueryError {
     QueryError::TooLarge { what }
 }
 
-/// Checks that a text is small enough to be parsed.
+/// Checks the limits on the text of a statement: it must be small enough to be parsed.
 ///
 /// # Errors
 /// [`QueryError::TooLarge`] when it exceeds a limit.
@@ -137,7 +137,7 @@ impl Chain {
     }
 }
 
-/// Checks that a parsed statement is small enough to be planned.
+/// Checks the limits on a parsed statement: it must be small enough to be planned.
 pub(crate) fn check_statement(statement: &Statement) -> Result<(), QueryError> {
     let mut statement = statement;
     while let Statement::Explain(explain) = statement {
@@ -232,7 +232,7 @@ fn last_of(name: &ObjectName) -> String {
     last.map(|ident| ident.value.to_lowercase()).unwrap_or_default()
 }
 
-/// Checks that a logical plan is small enough to be optimized and run.
+/// Checks the limits on a logical plan: it must be small enough to be optimized and run.
 pub(crate) fn check_plan(plan: &LogicalPlan) -> Result<(), QueryError> {
     let mut nodes = 0;
     let walked = plan.apply_with_subqueries(|_| {

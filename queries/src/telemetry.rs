@@ -22,7 +22,7 @@ const LOGGED_CHARS_MAX: usize = 500;
 /// The most refused requests that are logged in a second; the others are counted.
 const REFUSALS_MAX: u32 = 10;
 
-/// The metrics of all ports of a service.
+/// The telemetry of a service: the metrics of all its ports.
 #[derive(Debug, Default)]
 pub struct Telemetry {
     routes: Mutex<BTreeMap<(String, &'static str), RouteCounters>>,
@@ -35,7 +35,7 @@ pub struct Telemetry {
     traces: Option<Arc<Traces>>,
 }
 
-/// A port that serves statements.
+/// A port whose statements and connections telemetry counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
     /// HTTP.
@@ -51,7 +51,7 @@ struct RouteCounters {
     latency: Histogram,
 }
 
-/// A snapshot of the calls to one route with one method.
+/// A snapshot of telemetry: the calls to one HTTP route with one method.
 pub(crate) struct RouteMetrics {
     pub(crate) route: String,
     pub(crate) method: &'static str,
@@ -59,7 +59,7 @@ pub(crate) struct RouteMetrics {
     pub(crate) latency: HistogramSnapshot,
 }
 
-/// The counters of the statements of one port.
+/// The telemetry of the statements of one port.
 #[derive(Debug, Default)]
 pub(crate) struct StatementMetrics {
     pub(crate) running: Gauge,
@@ -67,7 +67,7 @@ pub(crate) struct StatementMetrics {
     pub(crate) latency: Histogram,
 }
 
-/// How a statement ended.
+/// How a statement ended, as telemetry counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatementOutcome {
     /// The client got every row.
@@ -78,7 +78,7 @@ pub enum StatementOutcome {
     GivenUp,
 }
 
-/// The durations of calls that got a decision.
+/// The telemetry of calls that got a decision: how long they took.
 #[derive(Debug, Default)]
 pub(crate) struct DecisionMetrics {
     pub(crate) whole: Histogram,
@@ -89,11 +89,11 @@ pub(crate) struct DecisionMetrics {
     pub(crate) timeouts: AtomicU64,
 }
 
-/// The current number of something.
+/// A gauge of telemetry: the current number of something.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gauge(Arc<AtomicU64>);
 
-/// Counts one item of a gauge until it is dropped.
+/// Counts one item of a gauge of telemetry until it is dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(Arc<AtomicU64>);
 
@@ -218,7 +218,8 @@ impl Telemetry {
     }
 }
 
-/// Measures one statement until it is dropped; without an outcome it counts as given up.
+/// Measures one statement for telemetry until it is dropped; without an outcome it counts as given
+/// up.
 pub struct StatementTimer {
     telemetry: Arc<Telemetry>,
     port: Port,

@@ -24,7 +24,7 @@ use tidegate_facts::Tick;
 
 use crate::live_session::{AsOfTable, LiveSession};
 
-/// DataFusion's table provider for one timeline.
+/// DataFusion's table provider for one timeline of a running dataflow.
 #[derive(Clone, Debug)]
 pub(crate) struct TimelineProvider {
     table: Arc<TimelineTable>,

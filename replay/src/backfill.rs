@@ -29,7 +29,7 @@ use tidegate_sinks::table_catalog;
 
 use crate::{ReplayError, run_feed};
 
-/// The folders and resources of a backfill. None of this changes its outputs.
+/// The folders and resources with which a backfill is run. None of this changes its outputs.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The data folder.
@@ -44,7 +44,7 @@ pub struct Options {
     pub signer: Option<Signer>,
 }
 
-/// The result of a backfill.
+/// The result of running a backfill: its record in the log and the folder of its tables.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Its record in the log.
@@ -55,7 +55,7 @@ pub struct Outcome {
     pub store: PathBuf,
 }
 
-/// Why a backfill was refused or failed.
+/// Why running a backfill was refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackfillError {
     /// The log contains another declaration of the same id.
@@ -133,7 +133,7 @@ impl From<ReplayError> for BackfillError {
     }
 }
 
-/// The folder of a backfill's tables.
+/// The folder of the tables that a backfill computes, in the data folder `data`.
 pub fn store_of(data: &Path, id: &str) -> PathBuf {
     data.join("backfills").join(id).join("store")
 }

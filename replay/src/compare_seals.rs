@@ -27,7 +27,7 @@ use tidegate_sinks::store::Store;
 use crate::verify::row_name;
 use crate::{ReplayError, run_log};
 
-/// What a comparison found.
+/// What a comparison of seals with a replay found.
 #[derive(Clone, Debug, Default)]
 pub struct Compared {
     /// How many facts were replayed.
@@ -45,7 +45,7 @@ pub struct Compared {
     pub first: Option<SealDifference>,
 }
 
-/// A sealed record, or a part of the log, that differs from the replay.
+/// A difference between seals and a replay: a sealed record, or a part of the log, that differs.
 #[derive(Clone, Debug)]
 pub struct SealDifference {
     /// The commit.

@@ -7,7 +7,8 @@ use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
 use tidegate_sinks::log::{Group, LogError, LogReader, Start, Until};
 use tidegate_sinks::store::Store;
 
-/// The fact of a tick as its event type and a line of JSON; `None` if the log holds no such fact.
+/// Finds the fact of a tick, as its event type and a line of JSON; `None` if the log holds no such
+/// fact.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -23,7 +24,7 @@ pub fn fact_at(log: &dyn LogReader, tick: Tick) -> Result<Option<String>, LogErr
     }))
 }
 
-/// A fact of a log.
+/// A fact that was found in the log by its tick.
 pub struct LocatedFact {
     /// Its event type.
     pub event_type: String,
@@ -34,7 +35,7 @@ pub struct LocatedFact {
     pub received: Option<(String, u64)>,
 }
 
-/// The fact of a tick; `None` if the log holds no such fact.
+/// Finds the fact of a tick, as a row; `None` if the log holds no such fact.
 ///
 /// # Errors
 /// When the log cannot be read, or begins after the tick because it was pruned.
@@ -51,7 +52,7 @@ pub fn row_at(log: &dyn LogReader, tick: Tick) -> Result<Option<LocatedFact>, Lo
     Ok(None)
 }
 
-/// As [`row_at`], but reads from `archive` what was pruned from the log.
+/// Finds the fact of a tick, as a row, in the log or, where the log was pruned, in `archive`.
 ///
 /// # Errors
 /// [`ArchiveError::Missing`] when the tick is before all groups of the log, and the archive lacks

@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub mod backfill;
+mod compare_files;
 pub mod compare_seals;
 pub mod find_fact;
 pub mod proof;
 pub mod shadow;
 pub mod verify;
+
+pub use compare_files::{FileDifference, compare};
 
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::commit::CommitContext;
@@ -22,7 +25,7 @@ use tidegate_dataflows::governance::{GovernanceError, effective_plan};
 use tidegate_dataflows::ingest::log_feed::LogFeed;
 use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_dataflows::render::workers::Workers;
-use tidegate_facts::{Digest, Tick};
+use tidegate_facts::Tick;
 use tidegate_host::Host;
 use tidegate_sinks::archive::{ArchiveError, Bound, Preference, read_range};
 use tidegate_sinks::commits::{Commits, TableError};
@@ -80,7 +83,8 @@ pub fn replay(
     Ok(replay_to(plan, data, out, Tick::MAX, workers, metrics)?.1)
 }
 
-/// As [`replay`], but only the groups that begin before `to`. Also returns the number of facts.
+/// Replays a data folder as [`replay`] does, but only the groups that begin before `to`. Also
+/// returns the number of facts.
 ///
 /// # Errors
 /// See [`ReplayError`].
@@ -104,7 +108,7 @@ pub fn replay_to(
     Ok((facts, Commits::read(&store)?))
 }
 
-/// Runs the groups of a log that begin before `to` through `plan`, into `output`. Returns the
+/// Replays the groups of a log that begin before `to` through `plan`, into `output`. Returns the
 /// number of facts.
 ///
 /// Groups that were pruned from the log are read from `archive`. The caller has planned the
@@ -146,7 +150,7 @@ fn run_feed(
             }
             let fed = feed.feed(&group.link, &group);
             facts += fed.facts as u64;
-            metrics.set_fed(fed.upper);
+            metrics.record_fed(fed.facts, fed.upper);
             if running.send(fed).is_err() {
                 break; // `finish` returns the reason.
             }
@@ -160,28 +164,4 @@ fn run_feed(
     fed?;
     stopped.map_err(ReplayError::Worker)?;
     Ok(facts)
-}
-
-/// A file in which two runs of one log differ.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The file's name in the store.
-    pub name: String,
-    /// Its digest in the first run; `None` if that run has no such file.
-    pub first: Option<Digest>,
-    /// Its digest in the second run; `None` if that run has no such file.
-    pub second: Option<Digest>,
-}
-
-/// Compares two runs of one log, file by file. Returns the first difference by file name.
-pub fn compare(first: &Commits, second: &Commits) -> Option<Difference> {
-    let files = |commits: &Commits| -> std::collections::BTreeMap<String, Digest> {
-        commits.list.iter().flat_map(|c| &c.files).map(|f| (f.name.clone(), f.digest)).collect()
-    };
-    let (first, second) = (files(first), files(second));
-    let names = first.keys().chain(second.keys());
-    names.min_by_key(|name| (first.get(*name) == second.get(*name), name.as_str())).and_then(|name| {
-        let (first, second) = (first.get(name).copied(), second.get(name).copied());
-        (first != second).then(|| Difference { name: name.clone(), first, second })
-    })
 }

@@ -24,10 +24,10 @@ use crate::find_fact::archived_row_at;
 /// The column with the id of a decision.
 const DECISION_ID: &str = "decision_id";
 
-/// The name of the format of a proof; the proof contains it.
+/// The name of the form of an episode's proof; the proof contains it.
 pub const PROOF: &str = "tidegate.proof.v1";
 
-/// What is needed to check one episode.
+/// The proof of one episode: what an auditor needs to check it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpisodeProof {
@@ -50,7 +50,7 @@ pub struct EpisodeProof {
     pub manifest: String,
 }
 
-/// Why a proof is not valid.
+/// Why the proof of an episode is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidProof(pub String);
@@ -98,7 +98,7 @@ pub enum ProofError {
     },
 }
 
-/// One of several sealed decisions that an event id may refer to.
+/// One of several sealed decisions that an event id may refer to when a proof is requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecisionCandidate {
     /// The id of the decision.
@@ -120,7 +120,7 @@ fn lines(candidates: &[DecisionCandidate]) -> String {
     candidates.iter().map(|candidate| format!("\n  {candidate}")).collect()
 }
 
-/// What a valid proof shows.
+/// What the valid proof of an episode shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proven {
     /// The digest of the record.
@@ -410,8 +410,9 @@ impl EpisodeProof {
     }
 }
 
-/// A decision in words, from its columns and their values as JSON: the event, the values that the
-/// decision read, the decision, and its reasons. The decision need not be sealed.
+/// A decision in words, as its proof shows it, from its columns and their values as JSON: the
+/// event, the values that the decision read, the decision, and its reasons. The decision need not
+/// be sealed.
 pub fn story_of(values: &[(String, String)]) -> Vec<String> {
     let plain = |name: &str| -> Option<String> {
         let (_, text) = values.iter().find(|(key, text)| key == name && text != "null")?;

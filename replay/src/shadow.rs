@@ -26,7 +26,7 @@ use tidegate_sinks::store::Store;
 
 use crate::{ReplayError, run_log};
 
-/// The table of changed decisions.
+/// The table of the decisions that a shadow run changes.
 pub const CHANGES: &str = "changes";
 
 /// The result of a shadow run.
@@ -45,8 +45,8 @@ impl Shadow {
     }
 }
 
-/// Runs the log in `data` through `plan`, and compares its decisions with those in `sealed`. Those
-/// with another action go to the table [`CHANGES`] of the store `out`.
+/// Makes a shadow run of the log in `data` through `plan`, and compares its decisions with those in
+/// `sealed`. Those with another action go to the table [`CHANGES`] of the store `out`.
 ///
 /// A bundle or policy that an override names is in force from the first fact on. The revisions of
 /// its node in the log do not apply.

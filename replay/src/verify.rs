@@ -26,7 +26,7 @@ use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
 use tidegate_sinks::{graph_catalog, table_catalog};
 
-/// One difference from what was committed, or one error.
+/// One finding when a data folder is verified: a difference from what was committed, or an error.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// The file, by its name in the store or the log.
@@ -46,7 +46,7 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// The result of a check: how much was read, and the findings.
+/// The result of verifying a data folder: how much was read, and the findings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
     /// How many commits there are.
@@ -71,7 +71,7 @@ pub struct Verified {
     pub findings: Vec<Finding>,
 }
 
-/// Checks everything in a data folder.
+/// Verifies a data folder: checks everything in it.
 ///
 /// # Errors
 /// When the folders of the store cannot be listed. Everything else that is wrong is a finding.

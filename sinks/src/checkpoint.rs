@@ -45,7 +45,8 @@ const FOLDER: &str = "state";
 /// How many checkpoints a store retains, so that a damaged one can be ignored.
 const RETAINED: usize = 3;
 
-/// The rows that one partition added to one timeline in one interval, as an object of the store.
+/// A state file of a checkpoint: the rows that one partition added to one timeline in one interval,
+/// as an object of the store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StateFile {
@@ -65,7 +66,7 @@ pub struct StateFile {
     pub digest: Digest,
 }
 
-/// The state of a run at one commit boundary.
+/// A checkpoint: the state of a run at one commit boundary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {

@@ -9,7 +9,7 @@ use tidegate_facts::Digest;
 
 use crate::store::{Store, StoreError};
 
-/// One entity graph: a node of kind `entities` and its tables.
+/// One entity graph in the graph catalogue of a store: a node of kind `entities` and its tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Graph {
@@ -31,7 +31,7 @@ pub struct Graph {
     pub sightings: Option<String>,
 }
 
-/// Adds graphs to the catalogue.
+/// Adds entity graphs to the graph catalogue of a store.
 ///
 /// # Errors
 /// [`StoreError::Conflict`] when the catalogue has another graph of the same name.
@@ -43,7 +43,7 @@ pub fn declare(graphs: &[Graph], store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The graphs of the catalogue, by name.
+/// The entity graphs in the graph catalogue of a store, by name.
 ///
 /// # Errors
 /// When the store cannot be read. An object that is not a graph is left out.

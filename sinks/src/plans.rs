@@ -37,8 +37,8 @@ pub enum PlanError {
     },
 }
 
-/// Stores a plan by its digest, if it is not there yet. `preimage` is the text that the digest is
-/// of.
+/// Writes a plan to a store by its digest, if it is not there yet. `preimage` is the text that the
+/// digest is of.
 ///
 /// # Errors
 /// When the store fails; [`StoreError::Conflict`] when the object was changed.
@@ -48,7 +48,7 @@ pub fn put_plan(preimage: &str, store: &Store) -> Result<Digest, StoreError> {
     Ok(digest)
 }
 
-/// Reads the plan of this digest, and checks that it has it.
+/// Reads the plan of this digest from a store, and checks that it has it.
 ///
 /// # Errors
 /// See [`PlanError`].
@@ -73,7 +73,8 @@ pub fn put_text(content: &Digest, text: &str, store: &Store) -> Result<(), Store
     store.create(&text_name(content), text.as_bytes()).map(drop)
 }
 
-/// Reads the text whose content has this digest. The caller checks that it has.
+/// Reads a text of a plan, such as a bundle or a policy, by the digest of its content. The caller
+/// checks that it has that digest.
 ///
 /// # Errors
 /// See [`PlanError`].
@@ -82,7 +83,7 @@ pub fn get_text(content: &Digest, store: &Store) -> Result<String, PlanError> {
     text_of(&name, store.get(&name)?.to_vec(), store)
 }
 
-/// The location of the text whose content has this digest, as messages show it.
+/// The location of a plan's text in a store, by the digest of its content, as messages show it.
 pub fn text_location(content: &Digest, store: &Store) -> String {
     store.location(&text_name(content))
 }

@@ -6,7 +6,8 @@ use tidegate_facts::{Tick, Topic};
 
 use crate::log::LogPosition;
 
-/// The last tick that was stamped, and the next offset of each partition.
+/// The sequencer, which stamps facts: it holds the last tick that was stamped, and the next offset
+/// of each partition.
 #[derive(Clone, Debug, Default)]
 pub struct Sequencer {
     last: Tick,
@@ -43,7 +44,7 @@ impl Sequencer {
         true
     }
 
-    /// The first tick behind all that were stamped.
+    /// The first tick behind all that the sequencer stamped.
     pub fn upper(&self) -> Tick {
         if self.last == Tick::ZERO && self.ends.is_empty() { Tick::ZERO } else { self.last.next() }
     }

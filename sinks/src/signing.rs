@@ -17,19 +17,20 @@ use tidegate_host::{DiskFiles, Files, OpenMode};
 const SECRET: &str = "tidegate-signing-key ed25519 ";
 const PUBLIC: &str = "tidegate-public-key ed25519 ";
 
-/// A signing key. Its secret never appears in an error, a log message or `Debug`.
+/// An Ed25519 key that signs commits and state. Its secret never appears in an error, a log message
+/// or `Debug`.
 #[derive(Clone)]
 pub struct Signer {
     key: SigningKey,
 }
 
-/// A public key, which checks signatures.
+/// A public Ed25519 key, which checks the signatures of commits and state.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PublicKey {
     key: VerifyingKey,
 }
 
-/// A signature, and the id of the key that made it.
+/// An Ed25519 signature, and the id of the key that made it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Signature {
@@ -39,7 +40,7 @@ pub struct Signature {
     pub ed25519: String,
 }
 
-/// Why a key could not be used.
+/// Why a signing key or a public key could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read.

@@ -71,7 +71,7 @@ impl Default for RetryPolicy {
     }
 }
 
-/// The outcome of a conditional create that left the wanted object in the store.
+/// The outcome of a conditional create after which the store has the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
     /// This call created the object.

@@ -10,7 +10,7 @@ use arrow::ipc::writer::StreamWriter;
 
 use crate::store::{Store, StoreError};
 
-/// Adds tables to the catalogue.
+/// Adds tables to the table catalogue of a store.
 ///
 /// # Errors
 /// [`StoreError::Conflict`] when the catalogue has other columns for a table.
@@ -31,7 +31,7 @@ pub fn declare(tables: &[(String, SchemaRef)], store: &Store) -> Result<(), Stor
     Ok(())
 }
 
-/// The tables of the catalogue, by name, with their columns.
+/// The tables in the table catalogue of a store, by name, with their columns.
 ///
 /// # Errors
 /// When the store cannot be read. An object that is not a schema is left out.

@@ -375,7 +375,7 @@ fn an_archiving_that_was_cut_short_is_finished_by_the_next() {
 
 #[test]
 fn groups_without_a_complete_range_wait_in_the_log() {
-    let sample = Sample::of(3, 9, |_, group| group.commit &= group.lower < Tick(1 << 24));
+    let sample = Sample::of(3, 9, |_, group| group.commit &= group.lower < Tick(1 << 20));
     let written = sample.write();
     assert_eq!(written.end + written.waiting, 9);
     assert!(written.waiting > 0);

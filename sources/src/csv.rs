@@ -39,7 +39,7 @@ impl Default for CsvOptions {
     }
 }
 
-/// A source of delimited text from a file or a folder.
+/// The CSV source, which reads delimited text from a file or a folder.
 pub struct CsvSource {
     text: TextReader,
     schema: SchemaRef,

@@ -13,7 +13,7 @@ use flate2::read::MultiGzDecoder;
 
 use crate::error::SourceError;
 
-/// The format of a source's files.
+/// The format of the input files that a path denotes: Parquet, CSV or JSON lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileFormat {
     /// Apache Parquet.
@@ -24,7 +24,7 @@ pub enum FileFormat {
     JsonLines,
 }
 
-/// One input file of a source.
+/// One of the input files that a source's path denotes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputFile {
     /// The path relative to the folder, with `/`; the file's name when the source is a single file.
@@ -65,8 +65,8 @@ impl FileFormat {
     }
 }
 
-/// The files that `path` denotes, in order: the file itself, whatever its name, or those of a
-/// folder with an ending of the format.
+/// Finds the input files that `path` denotes, in order: the file itself, whatever its name, or
+/// those of a folder with an ending of the format.
 ///
 /// # Errors
 /// When the path does not exist, a folder cannot be read or has no such file, or a name is not
@@ -90,7 +90,8 @@ pub fn find(path: &Path, format: FileFormat) -> Result<Vec<InputFile>, SourceErr
     Ok(files)
 }
 
-/// A reader of a file's contents, decompressed according to the ending of its name.
+/// Opens an input file, and returns a reader of its contents, decompressed according to the ending
+/// of its name.
 ///
 /// # Errors
 /// When the file cannot be opened.

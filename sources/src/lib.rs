@@ -27,7 +27,7 @@ pub use crate::parquet::ParquetSource;
 pub use crate::read_fingerprint::{FileFingerprint, ReadFingerprint};
 pub use crate::text_reader::RECORD_BYTES_MAX;
 
-/// A finite sequence of records in a fixed order, read chunk by chunk.
+/// A source: a finite sequence of records in a fixed order, read chunk by chunk.
 pub trait Source: Send {
     /// The next records; `None` at the end of what existed when the source was opened.
     ///
@@ -49,7 +49,7 @@ pub trait Source: Send {
     fn leave_unfinished_line(&mut self) {}
 }
 
-/// Consecutive records of one source.
+/// A chunk of consecutive records that a source returns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
     /// The records that the source could read.
@@ -58,7 +58,7 @@ pub struct Chunk {
     pub unreadable: Vec<UnreadableRecord>,
 }
 
-/// The readable records of a chunk: columns, or lines of text.
+/// The readable records of a source's chunk: columns, or lines of text.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
     /// Columns of records.
@@ -83,7 +83,7 @@ pub struct UnreadableRecord {
     pub detail: String,
 }
 
-/// Lines of text, one after the other in one buffer.
+/// The lines of text of a source's chunk, one after the other in one buffer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lines {
     /// All lines, with their line breaks.
@@ -105,12 +105,12 @@ impl Lines {
         })
     }
 
-    /// The number of lines.
+    /// The number of lines in the chunk.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there are no lines.
+    /// Whether the chunk has no lines.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }

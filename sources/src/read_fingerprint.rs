@@ -22,7 +22,7 @@ pub struct ReadFingerprint {
     pub files: Vec<FileFingerprint>,
 }
 
-/// The fingerprint of the consumed beginning of one file.
+/// The fingerprint of what was read of one file of a source: its consumed beginning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileFingerprint {

@@ -12,7 +12,7 @@ use crate::error::SourceError;
 use crate::file_set::{self, FileFormat, InputFile};
 use crate::read_fingerprint::{FileFingerprint, ReadFingerprint};
 
-/// The default limit on the bytes of one record: 1 MiB.
+/// The default limit on the bytes of one record that a source reads from a text file: 1 MiB.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// The greatest limit that can be set; offsets into the text column of a batch have 31 bits.

@@ -24,9 +24,9 @@ pub fn boundary_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![tick_field(columns::TICK), tick_field("boundary"), time]))
 }
 
-/// A row for each commit boundary, at the first tick not before it that a fact of one of
-/// `partitions` partitions could have. The first row is for the boundary at which the state was
-/// `restored`. All rows are on one worker.
+/// Commit boundaries as rows: a row for each boundary, at the first tick not before it that a fact
+/// of one of `partitions` partitions could have. The first row is for the boundary at which the
+/// state was `restored`. All rows are on one worker.
 pub fn boundary_rows<'scope>(
     boundaries: &BoundaryStream<'scope>,
     partitions: u16,

@@ -23,10 +23,10 @@ use crate::serve::ServeState;
 use crate::serve::uncommitted::UncommittedRows;
 use crate::timeline_names::node_of_timeline;
 
-/// A stream of commit boundaries, the same on every worker.
+/// A stream of the commit boundaries that end intervals, the same on every worker.
 pub type BoundaryStream<'scope> = Stream<'scope, Tick, Vec<CommitBoundary>>;
 
-/// A stream of what was written of intervals, each with the upper end of its interval.
+/// A stream of the files written for intervals, each with the upper end of its interval.
 pub type OutputStream<'scope> = Stream<'scope, Tick, Vec<(Tick, IntervalOutput)>>;
 
 /// This many batches go to the writer together, since waking its thread costs as much as a small
@@ -36,7 +36,7 @@ const SMALL_BATCHES: usize = 64;
 /// A batch of this many rows goes to the writer at once.
 const LARGE_BATCH_ROWS: usize = 1024;
 
-/// What happens to the rows of a table before they are buffered.
+/// What happens to the rows of a table before they are buffered for their interval.
 pub struct RowTap {
     /// Returns the rows of a batch that are buffered, with the table's columns.
     pub rows: Box<dyn FnMut(RecordBatch) -> RecordBatch>,
@@ -59,7 +59,8 @@ pub fn write_table<'scope>(
     write_intervals(rows, boundaries.clone(), OpenInterval { buffer, live }, write, tap, writer, name)
 }
 
-/// Writes the rows of a timeline to state files, if the commit target stores state.
+/// Writes the rows of a timeline to state files, interval by interval, if the commit target stores
+/// state.
 pub fn write_state<'scope>(
     rows: &RowStream<'scope>,
     boundaries: &BoundaryStream<'scope>,

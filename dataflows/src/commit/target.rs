@@ -19,7 +19,7 @@ use crate::commit::boundary::{CommitBoundary, LogState};
 use crate::serve::ServeState;
 use crate::timeline_names::{Retention, is_snapshot_timeline, node_of_timeline};
 
-/// How a committed table is written.
+/// The format in which a commit target writes a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableFormat {
     /// Parquet, compressed with zstd.
@@ -30,7 +30,7 @@ pub enum TableFormat {
     Sealed,
 }
 
-/// A file that a graph wrote of one interval.
+/// A file written to the commit target for one interval: of a table, or of a timeline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum IntervalOutput {
     /// Rows of a table.
@@ -39,7 +39,7 @@ pub enum IntervalOutput {
     State(StateFile),
 }
 
-/// Takes the rows of a graph, interval by interval.
+/// A commit target: takes the rows of a graph, interval by interval.
 pub trait CommitTarget: Send + Sync {
     /// Whether it takes tables of this format at all.
     fn accepts(&self, format: TableFormat) -> bool;

@@ -16,7 +16,7 @@ use tidegate_facts::suggest::did_you_mean;
 use tidegate_operators::core::expr::Expr;
 use tidegate_operators::credibility::drift::BEYOND;
 
-/// Plans SQL expressions over one row. One planner serves a whole topology.
+/// Plans the SQL expressions of a topology, each over one row. One planner serves a whole topology.
 pub struct Expressions {
     context: SessionContext,
 }
@@ -39,14 +39,15 @@ impl Default for Expressions {
     }
 }
 
-/// The SQL function that converts a number to whole millionths, the form in which drift measures
-/// it.
+/// The name of the function that topologies' SQL expressions have to convert a number to whole
+/// millionths, the form in which drift measures it.
 ///
 /// It is a function because the equivalent `case` expression costs as much as the drift state
 /// itself.
 pub const MILLIONTHS: &str = "millionths";
 
-/// The bound below which a number has millionths; a greater one becomes [`BEYOND`].
+/// The bound below which the SQL function [`MILLIONTHS`] converts a number; any other becomes plus
+/// or minus [`BEYOND`].
 pub const MEASURED_MAX: f64 = 9e12;
 
 /// Whole millionths of each number. NaN is an error.
@@ -62,7 +63,7 @@ fn millionths(numbers: &ColumnarValue) -> Result<ColumnarValue, DataFusionError>
     Ok(ColumnarValue::Array(Arc::new(whole)))
 }
 
-/// A planned expression and the columns it reads.
+/// A planned SQL expression of a topology, and the columns it reads.
 pub struct PlannedExpr {
     /// The expression.
     pub expr: Expr,

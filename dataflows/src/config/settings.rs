@@ -72,7 +72,7 @@ pub struct Diagnostics {
     list: RefCell<Vec<Diagnostic>>,
 }
 
-/// The byte position of values that come from `--set`: behind every byte of a file.
+/// The byte position of settings that come from `--set`: behind every byte of a settings file.
 pub const FROM_COMMAND_LINE: usize = usize::MAX;
 
 impl Diagnostics {
@@ -175,7 +175,8 @@ impl Resolved {
     }
 }
 
-/// A TOML table that is read key by key. [`Section::finish`] refuses the keys that nobody read.
+/// A section of a settings file: a TOML table that is read key by key. [`Section::finish`] refuses
+/// the keys that nobody read.
 pub struct Section<'t> {
     table: &'t DeTable<'t>,
     /// What faults call the table.
@@ -306,14 +307,15 @@ impl<'t> Section<'t> {
         texts
     }
 
-    /// Names and texts, in the order of the file.
+    /// A table of names and texts, in the order of the settings file.
     pub fn text_table(&self, key: &'static str) -> Vec<(Spanned, Spanned)> {
         let pairs = self.pairs_of(key, "a table of texts", |name, value| self.text_of(value, name, "a text"));
         self.resolve_pairs(key, &pairs, |text| Value::from(text.value.as_str()));
         pairs
     }
 
-    /// Names, and a text or a list of texts for each, in the order of the file.
+    /// A table of names, with a text or a list of texts for each, in the order of the settings
+    /// file.
     pub fn text_lists(&self, key: &'static str) -> Vec<(Spanned, Vec<Spanned>)> {
         let expected = "a text or a list of texts";
         let pairs = self.pairs_of(key, "a table of texts or lists of texts", |name, value| {
@@ -329,7 +331,8 @@ impl<'t> Section<'t> {
         pairs
     }
 
-    /// Names, and a whole number of at least `least` for each, in the order of the file.
+    /// A table of names, with a whole number of at least `least` for each, in the order of the
+    /// settings file.
     pub fn count_table(&self, key: &'static str, least: u64) -> Vec<(Spanned, u64)> {
         let pairs = self.pairs_of(key, "a table of whole numbers", |name, value| {
             whole(value).filter(|number| *number >= least).unwrap_or_else(|| {
@@ -342,7 +345,7 @@ impl<'t> Section<'t> {
         pairs
     }
 
-    /// Names and the lengths of time of their texts, in the order of the file.
+    /// A table of names and lengths of time, in the order of the settings file.
     pub fn span_table(&self, key: &'static str) -> Vec<(Spanned, Span)> {
         let pairs = self.pairs_of(key, "a table of texts", |name, value| self.text_of(value, name, "a text"));
         let pairs = pairs.into_iter().filter(|(_, text)| !text.is_absent());
@@ -679,7 +682,7 @@ fn decimal(value: &TomlSpanned<DeValue<'_>>) -> Option<f64> {
     text.replace('_', "").parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-/// The TOML text of settings in the form of [`Section::resolved`], as an inline value.
+/// Writes resolved settings, in the form of [`Section::resolved`], as an inline value of TOML.
 pub fn toml_of(value: &Value) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let table = |pairs: Vec<(String, String)>| {

@@ -23,7 +23,7 @@ use crate::ingest::reorder::Reorder;
 use crate::plan::Plan;
 use crate::revision_step::{GovernanceError, StepOutcome, StepRequest};
 
-/// A data folder and its store, for commands that read or add steps while no run is active.
+/// A data folder at rest and its store: commands read or add steps while no run is active.
 #[derive(Clone, Debug)]
 pub struct DataFolder {
     /// The machine that has the folder.

@@ -45,8 +45,8 @@ fn backfills_of<'f>(
     Ok(records)
 }
 
-/// Every step of every backfill in a log, in the order of their ticks. Groups that the log has
-/// pruned are read from `archive`. A run may be active on the log.
+/// The history of backfills in a log: every step of each, in the order of their ticks. Groups that
+/// the log has pruned are read from `archive`. A run may be active on the log.
 ///
 /// # Errors
 /// When they cannot be read.
@@ -57,7 +57,7 @@ pub fn backfills(
     backfills_of(&read_topic(log, archive, Topic::Control)?)
 }
 
-/// The steps in some frames, in the order of their ticks.
+/// The steps of revisions in some frames of a log, in the order of their ticks.
 pub(super) fn steps_of<'f>(
     frames: impl IntoIterator<Item = &'f Frame>,
 ) -> Result<Vec<(Tick, StepRecord)>, GovernanceError> {
@@ -98,7 +98,7 @@ fn lifecycle(
     Ok(lifecycle)
 }
 
-/// The texts that came into force, by node.
+/// The texts of revisions that a lifecycle brought into force, by node.
 pub(super) fn revisions(lifecycle: &Lifecycle) -> Revisions {
     let mut revisions = Revisions::new();
     for (subject, _) in lifecycle.subjects() {
@@ -116,8 +116,8 @@ pub(super) fn text_of(proposal: &Proposal) -> RevisionText {
     RevisionText { file, text: proposal.text.as_str().into() }
 }
 
-/// The record of the run that began a log; `None` of an empty log. A group that the log has pruned
-/// is read from `archive`.
+/// The record of the run with which the history in a log begins; `None` of an empty log. A group
+/// that the log has pruned is read from `archive`.
 ///
 /// # Errors
 /// When the log's first group cannot be read.
@@ -138,8 +138,8 @@ fn read_run_record(frame: &Frame) -> Result<RunRecord, GovernanceError> {
         .map_err(|error| GovernanceError::Unreadable { what: error.to_string() })
 }
 
-/// The plan with every revision that the steps in a log brought into force. Groups that the log has
-/// pruned are read from `archive`.
+/// The plan with every revision that the history of steps in a log brought into force. Groups that
+/// the log has pruned are read from `archive`.
 ///
 /// # Errors
 /// When the steps cannot be read, do not follow from each other, or activated a revision that
@@ -152,8 +152,8 @@ pub fn effective_plan(
     effective_state(plan, log, archive, &BTreeSet::new()).map(|(plan, _)| plan)
 }
 
-/// As [`effective_plan`], except that a bundle or policy which replaces the topology's (`--set`) is
-/// in force throughout: a shadow run asks what it would have decided.
+/// The plan of a log's history as [`effective_plan`] has it, but with a replaced bundle or policy
+/// (`--set`) in force throughout: a shadow run asks what it would have decided.
 ///
 /// # Errors
 /// As [`effective_plan`].
@@ -165,7 +165,8 @@ pub fn as_if_effective(
     effective_state(plan, log, archive, &plan.topology.replaced).map(|(plan, _)| plan)
 }
 
-/// As [`effective_plan`], with the state of governance; `replaced` nodes keep their revisions.
+/// The plan that [`effective_plan`] returns, with the state of governance; `replaced` nodes keep
+/// their revisions.
 pub(crate) fn effective_state(
     plan: &Arc<Plan>,
     log: &dyn LogReader,

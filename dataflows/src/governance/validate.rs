@@ -23,7 +23,8 @@ use crate::plan::{Plan, RevisionText};
 use crate::revision_step::{GovernanceError, StepAction, StepOutcome, StepRequest};
 use crate::topology;
 
-/// Validates a requested step: returns its record, its effect, and what its revision changes.
+/// Validates a requested step of a revision: returns its record, its effect, and what its revision
+/// changes.
 ///
 /// This is everything before the gate. A run that has the log open goes on from here.
 ///
@@ -70,7 +71,7 @@ pub fn validate_step(
     Ok((record, effect, changes))
 }
 
-/// What the revision of a step changes against the one that it was proposed on.
+/// What a step of governance changes: its revision against the one that it was proposed on.
 pub fn revision_changes(plan: &Plan, lifecycle: &Lifecycle, record: &StepRecord) -> Vec<RevisionChange> {
     let text = |digest: &Digest| match &record.text {
         Some(text) if record.after.digest == *digest => text.as_str().into(),
@@ -90,8 +91,8 @@ pub fn revision_changes(plan: &Plan, lifecycle: &Lifecycle, record: &StepRecord)
     }
 }
 
-/// The text of a revision that was in force or proposed: that of its proposal, or of the topology's
-/// file.
+/// The text of a revision that governance has in force or as a proposal: that of the proposal, or
+/// of the topology's file.
 pub fn revision_text(plan: &Plan, lifecycle: &Lifecycle, subject: &Subject, digest: &Digest) -> Arc<str> {
     let mut proposed = lifecycle.in_order().into_iter().filter(|p| p.subject == *subject);
     if let Some(proposal) = proposed.find(|p| p.after.digest == *digest) {

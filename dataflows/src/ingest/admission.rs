@@ -24,8 +24,8 @@ use crate::ingest::reorder::{Reorder, ReorderMode};
 use crate::metrics::AdmissionCounts;
 use crate::topology::Clock;
 
-/// Stamps the validated records of all sources with ticks, refuses duplicates, and makes groups for
-/// the log.
+/// The admission of records: stamps the validated records of all sources with ticks, refuses
+/// duplicates, and makes groups for the log.
 pub struct Admission {
     clock: Clock,
     names: Vec<String>,

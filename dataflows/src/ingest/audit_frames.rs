@@ -11,7 +11,7 @@ use tidegate_sources::ReadFingerprint;
 
 use crate::ingest::reorder::ResumePoint;
 
-/// The record of a [`tidegate_facts::audit::PROGRESS`] frame: how far one source was read.
+/// The record of an audit frame [`tidegate_facts::audit::PROGRESS`]: how far one source was read.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ProgressRecord {
     /// The source.

@@ -22,7 +22,8 @@ use crate::ingest::frame_columns::FrameColumns;
 use crate::metrics::PartitionProgress;
 use crate::plan::Plan;
 
-/// One group of the log as the workers get it: its rows, then how far time may advance.
+/// One group of the log as the log feed gives it to the workers: its rows, then how far time may
+/// advance.
 #[derive(Clone, Debug)]
 pub struct GroupInput {
     /// For each worker the batches of the partitions it owns.
@@ -37,7 +38,7 @@ pub struct GroupInput {
     pub basis: Vec<i64>,
 }
 
-/// Turns the groups of a log, in order, into the inputs of a plan's workers.
+/// The feed of a log: turns its groups, in order, into the inputs of a plan's workers.
 pub struct LogFeed {
     schema: SchemaRef,
     workers: usize,

@@ -34,7 +34,8 @@ pub struct OrderedRecord {
     pub record: u32,
 }
 
-/// Where a source goes on after a restart, collected from its receipts in the log.
+/// Where the reordering of a source resumes after a restart, collected from its receipts in the
+/// log.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ResumePoint {
     /// The first position without a receipt.
@@ -81,7 +82,7 @@ impl ResumePoint {
     }
 }
 
-/// Which records of a source wait for later chunks of it.
+/// How the records of a source are reordered: which of them wait for later chunks of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReorderMode {
     /// A record waits until no earlier one can come, and admission waits for this source.
@@ -92,7 +93,7 @@ pub enum ReorderMode {
     Arrival,
 }
 
-/// The records of one source that admission has not taken.
+/// The records of one source that are reordered, until admission takes them.
 #[derive(Debug, Default)]
 pub struct Reorder {
     mode: ReorderMode,

@@ -16,7 +16,7 @@ const COUNTS: [u64; BUCKETS] =
 
 const BUCKETS: usize = 16;
 
-/// A histogram of durations or counts.
+/// A histogram of durations or counts, with fixed buckets.
 #[derive(Debug)]
 pub struct Histogram {
     ends: &'static [u64; BUCKETS],

@@ -23,7 +23,7 @@ use tidegate_operators::temporal::timeline::{TimelineMetrics, Totals};
 use crate::metrics::histogram::{Histogram, HistogramSnapshot};
 use crate::timeline_names::node_of_timeline;
 
-/// The counters of one run, shared by its threads.
+/// The metrics of one run: counters by stage, shared by its threads.
 #[derive(Clone)]
 pub struct RunMetrics {
     clock: Arc<dyn Clock>,
@@ -31,6 +31,7 @@ pub struct RunMetrics {
     started: Duration,
     stages: Arc<Mutex<BTreeMap<Stage, Arc<Counter>>>>,
     fed_upper: Arc<AtomicI64>,
+    fed_facts: Arc<AtomicU64>,
     /// The newest groups that the workers got: where each ends, and when they got it.
     groups: Arc<Mutex<VecDeque<(Tick, Duration)>>>,
     partitions: Arc<Mutex<Vec<PartitionProgress>>>,
@@ -43,7 +44,7 @@ pub struct RunMetrics {
 /// How many groups may be between the log and the slowest node and still be timed.
 const GROUPS_MAX: usize = 4096;
 
-/// Histograms of the parts of a run that belong to no node.
+/// The metrics of the parts of a run that belong to no node, as histograms.
 #[derive(Debug)]
 pub struct RunTimes {
     /// Appending a group to the log, until it is durable.
@@ -60,7 +61,7 @@ pub struct RunTimes {
     pub checkpoint: Histogram,
 }
 
-/// How many records admission gave each verdict.
+/// The metrics of admission: how many records got each verdict.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdmissionCounts {
     /// New facts.
@@ -78,7 +79,7 @@ impl AdmissionCounts {
     }
 }
 
-/// The progress of one partition of the log.
+/// The progress of one partition of the log, among the metrics of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartitionProgress {
     /// How many facts it has.
@@ -87,7 +88,7 @@ pub struct PartitionProgress {
     pub newest: Option<Tick>,
 }
 
-/// The work that one worker has taken and not finished.
+/// The load of one worker, among the metrics of a run: what it has taken and not finished.
 #[derive(Debug, Default)]
 pub struct WorkerLoad {
     /// Rows that have not reached their sinks.
@@ -96,7 +97,7 @@ pub struct WorkerLoad {
     pub boundaries: AtomicU64,
 }
 
-/// A stage of a run; stages are ordered as records pass them.
+/// A stage of a run that has metrics of its own; stages are ordered as records pass them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Reading and validating the records of a source; its number and name.
@@ -109,7 +110,7 @@ pub enum Stage {
     Node(usize, String),
 }
 
-/// The counters of one stage: rows that passed it, and the time it was busy.
+/// The metrics of one stage: rows that passed it, and the time it was busy.
 #[derive(Debug)]
 pub struct Counter {
     clock: Arc<dyn Clock>,
@@ -123,7 +124,7 @@ pub struct Counter {
     frontiers: Mutex<Vec<Weak<AtomicI64>>>,
 }
 
-/// The counters of a stage at one moment.
+/// The metrics of one stage at one moment.
 #[derive(Clone, Debug)]
 pub struct StageReport {
     /// The stage's name.
@@ -246,6 +247,7 @@ impl RunMetrics {
             clock,
             stages: Arc::new(Mutex::new(stages)),
             fed_upper: Arc::default(),
+            fed_facts: Arc::default(),
             groups: Arc::default(),
             partitions: Arc::default(),
             timelines: Arc::default(),
@@ -288,8 +290,9 @@ impl RunMetrics {
             .map(|(_, c)| Arc::clone(c))
     }
 
-    /// The workers got everything before `upper`.
-    pub fn set_fed(&self, upper: Tick) {
+    /// Records that the workers got so many facts more, and with them everything before `upper`.
+    pub fn record_fed(&self, facts: usize, upper: Tick) {
+        self.fed_facts.fetch_add(facts as u64, Ordering::Relaxed);
         if self.fed_upper.fetch_max(upper.0, Ordering::Relaxed) >= upper.0 {
             return; // A group without facts moves nothing.
         }
@@ -374,6 +377,11 @@ impl RunMetrics {
         })
     }
 
+    /// The number of facts that the workers got.
+    pub fn fed_facts(&self) -> u64 {
+        self.fed_facts.load(Ordering::Relaxed)
+    }
+
     /// The tick before which the workers got everything.
     pub fn fed_upper(&self) -> Tick {
         Tick(self.fed_upper.load(Ordering::Relaxed))
@@ -441,7 +449,7 @@ mod tests {
         let node = metrics.node("a");
         let (first, second) = (node.worker_frontier(), node.worker_frontier());
         for upper in [10, 20, 20, 30] {
-            metrics.set_fed(Tick(upper));
+            metrics.record_fed(1, Tick(upper));
         }
         let timed = || node.latency.snapshot().count;
         metrics.advance(&node, &first, Tick(9));

@@ -32,10 +32,10 @@ pub use self::render_context::RenderContext;
 pub use self::settings::{Effect, Setting};
 pub use self::source::SourceSpec;
 
-/// Names of columns.
+/// The names of the columns that a node reads of an input.
 pub type ColumnSet = BTreeSet<String>;
 
-/// Where a kind of node is in a topology.
+/// The role of a kind of node: where nodes of this kind are in a topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// It reads records from outside. Only the gate reads it.
@@ -68,7 +68,7 @@ pub struct Port {
     pub about: &'static str,
 }
 
-/// What the settings of a node are read with.
+/// The context in which a kind of node reads the settings of a node.
 pub struct ReadContext<'s, 't> {
     /// The topology file.
     pub file: &'s Path,
@@ -84,7 +84,7 @@ impl ReadContext<'_, '_> {
     }
 }
 
-/// Where a path of the settings in `file` leads.
+/// Where a path in the settings of a node leads, for a topology in `file`.
 pub fn path_from(file: &Path, path: &Spanned) -> PathBuf {
     if path.line == 0 {
         return PathBuf::from(&path.value);
@@ -92,7 +92,7 @@ pub fn path_from(file: &Path, path: &Spanned) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).join(&path.value)
 }
 
-/// A kind of node.
+/// A kind of node: its name, its settings, and how a node of this kind is read from a topology.
 pub trait NodeKind: Sync {
     /// The word that a topology writes as `kind`.
     fn name(&self) -> &'static str;
@@ -153,7 +153,7 @@ pub struct FurtherInput<'n> {
     pub accepts: Accepts,
 }
 
-/// A file of a topology that can be revised while the topology runs.
+/// A file that a node names and that can be revised while the topology runs.
 pub enum Revisable<'n> {
     /// The rules of a `decide`.
     Bundle(&'n Spanned),
@@ -170,7 +170,7 @@ impl<'n> Revisable<'n> {
     }
 }
 
-/// What the rows of an output carry, for rules between kinds.
+/// What the rows of a node's output carry, for rules between kinds of nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Capability {
     /// Features that were looked up, under a digest. An episode must hold that digest.
@@ -181,7 +181,7 @@ pub enum Capability {
     StreamGroups,
 }
 
-/// One node of a topology, as it is written.
+/// One node as its kind of node reads it from a topology, before it is planned.
 pub trait NodeSpec: Any + Send + Sync {
     /// The nodes that it reads besides `input`, in the order of the file.
     fn inputs(&self) -> Vec<FurtherInput<'_>> {
@@ -268,7 +268,7 @@ impl InputSchemas<'_> {
     }
 }
 
-/// A timeline of a running graph that queries can read as a table.
+/// A timeline of a planned node that queries can read as a table.
 #[derive(Clone, Debug)]
 pub struct LiveTable {
     /// The name that it has in SQL, unless a committed table has it.
@@ -285,7 +285,7 @@ pub struct LiveTable {
     pub coverage: Coverage,
 }
 
-/// Which rows of a timeline belong to its table as of a tick.
+/// Which rows of a planned node's timeline belong to its live table as of a tick.
 #[derive(Clone, Copy, Debug)]
 pub enum Coverage {
     /// Those within `reach` before the tick, retained for `lateness_max` longer. In microseconds.
@@ -299,7 +299,7 @@ pub enum Coverage {
     Latest,
 }
 
-/// A group of features of one key, which `/v1/features` can read.
+/// A group of features that a planned node has for each key, and that `/v1/features` can read.
 #[derive(Clone, Debug)]
 pub struct FeatureGroup {
     /// Its name; empty for the only group of a node.
@@ -314,7 +314,7 @@ pub struct FeatureGroup {
     pub names: Vec<String>,
 }
 
-/// What a sink commits.
+/// The table that a planned sink node commits.
 #[derive(Clone)]
 pub struct TablePlan {
     /// The table's name.
@@ -327,7 +327,7 @@ pub struct TablePlan {
     pub format: TableFormat,
 }
 
-/// The revision that a node began with.
+/// The revision with which a planned node began.
 #[derive(Clone, Debug)]
 pub struct FirstRevision {
     /// The id of the bundle or policy.
@@ -338,7 +338,7 @@ pub struct FirstRevision {
     pub digest: Digest,
 }
 
-/// What the report of a run, the status and the console show of a node.
+/// The summary of a planned node for the report of a run, the status and the console.
 #[derive(Clone, Debug)]
 pub enum Summary {
     /// Decisions: counts by action, and those with the highest scores.
@@ -358,7 +358,7 @@ pub enum Summary {
     },
 }
 
-/// A node that was checked: nothing can go wrong with it any more. Workers share it.
+/// A planned node: it was checked, and nothing can go wrong with it any more. Workers share it.
 pub trait PlannedNode: Any + Send + Sync {
     /// Its own rows, then its ports. A sink has none.
     fn outputs(&self) -> Vec<OutputSpec>;

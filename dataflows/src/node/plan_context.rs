@@ -23,7 +23,8 @@ use tidegate_operators::gate::GatePolicy;
 use super::{Accepts, Capability, ColumnSet, path_from};
 use crate::config::{Diagnostics, Expressions, PlannedExpr, Spanned};
 
-/// A text that replaces a file of the topology, and the name that faults give it.
+/// A text that nodes are planned with in place of a file of the topology, and the name that faults
+/// give it.
 #[derive(Clone, Debug)]
 pub struct RevisionText {
     /// What faults call it.
@@ -32,11 +33,11 @@ pub struct RevisionText {
     pub text: Arc<str>,
 }
 
-/// The texts that became effective after the topology's own files, by node, each with its first
-/// tick; `None` for the topology's own file.
+/// The texts that nodes are planned with once they are effective after the topology's own files, by
+/// node, each with its first tick; `None` for the topology's own file.
 pub type Revisions = BTreeMap<String, Vec<(Tick, Option<RevisionText>)>>;
 
-/// The texts of the files that a topology names, read once.
+/// The texts of the files that a topology names, read once while its nodes are planned.
 pub struct TopologyFiles<'t> {
     topology: &'t Path,
     texts: RefCell<BTreeMap<PathBuf, Arc<str>>>,
@@ -81,7 +82,7 @@ impl<'t> TopologyFiles<'t> {
     }
 }
 
-/// What is known of the nodes before one, and of who reads it.
+/// What is known when a node is planned: of the nodes before it, and of who reads it.
 #[derive(Default)]
 pub struct GraphSoFar {
     /// The columns of each node and port that could be planned. One that is missing has a fault, or
@@ -93,7 +94,7 @@ pub struct GraphSoFar {
     pub read: BTreeSet<String>,
 }
 
-/// What one node is planned with.
+/// The context in which one node is planned.
 pub struct PlanContext<'p> {
     /// Its name.
     pub name: &'p str,
@@ -362,7 +363,7 @@ impl<'p> PlanContext<'p> {
     }
 }
 
-/// Plans every revision of a file: its own text, and those that became effective later.
+/// Plans every revision of a node's file: its own text, and those that became effective later.
 pub fn every_revision<T: Clone>(
     later: &[(Tick, Option<RevisionText>)],
     file: &RevisionText,
@@ -383,29 +384,29 @@ pub fn every_revision<T: Clone>(
     Some(values)
 }
 
-/// What faults call a node: `what` and its name, if it has one.
+/// What faults of planning call a node: `what` and its name, if it has one.
 pub fn called(what: &str, name: &str) -> String {
     if name.is_empty() { format!("a {what}") } else { format!("{what} `{name}`") }
 }
 
-/// The node that an input names: itself, or the one before the point when it names a port
-/// (`NODE.PORT`).
+/// The node that an input of a planned node names: itself, or the one before the point when it
+/// names a port (`NODE.PORT`).
 pub fn node_of_input(input: &str) -> &str {
     input.split_once('.').map_or(input, |(node, _)| node)
 }
 
-/// The index of the tick column, which every stream carries.
+/// The index of the tick column, for planning: every stream carries one.
 pub fn tick_index(schema: &Schema) -> usize {
     schema.index_of(columns::TICK).expect("every stream carries _tick")
 }
 
-/// Whether equal keys of both types are found equal.
+/// Whether a node can be planned with keys of both types: equal keys are then found equal.
 pub fn is_same_key_type(one: &DataType, other: &DataType) -> bool {
     decoded_type(one) == decoded_type(other) || one.is_integer() && other.is_integer()
 }
 
-/// Whether rows of `schema` may come from an input that `accepts` them; else what is wrong and how
-/// to mend it.
+/// Checks, when a node is planned, that its input `accepts` rows of `schema`; else says what is
+/// wrong and how to mend it.
 ///
 /// # Errors
 /// A sentence that begins with the name of the reading node.
@@ -424,13 +425,13 @@ pub fn accepted(accepts: Accepts, schema: &Schema, called: &str, input: &str) ->
     }
 }
 
-/// The columns that an expression reads.
+/// The columns that an expression of a planned node reads.
 pub fn columns_of(expr: &Expr) -> ColumnSet {
     let columns = datafusion::physical_expr::utils::collect_columns(&expr.physical);
     columns.into_iter().map(|column| column.name().to_owned()).collect()
 }
 
-/// The input columns that a projection reads.
+/// The input columns that a projection of a planned node reads.
 pub fn columns_of_projection(projection: &Projection, input: &Schema) -> ColumnSet {
     let mut read = ColumnSet::new();
     for column in projection.columns() {

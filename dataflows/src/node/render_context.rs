@@ -25,7 +25,7 @@ use crate::commit::{
 };
 use crate::metrics::{Counter, RunMetrics};
 
-/// How far rows have reached each sink; `None` where no more rows come.
+/// How far rows have reached each sink of a rendered graph; `None` where no more rows come.
 ///
 /// A probe for each sink would be one more operator each.
 #[derive(Default)]
@@ -45,7 +45,7 @@ impl SinkProgress {
     }
 }
 
-/// What the nodes of a graph add to while they render.
+/// The parts of a graph that its nodes add to while they render.
 pub struct GraphParts<'scope> {
     /// The rows of every node and port so far.
     pub streams: BTreeMap<String, RowStream<'scope>>,
@@ -59,7 +59,7 @@ pub struct GraphParts<'scope> {
     pub progress: SinkProgress,
 }
 
-/// What a planned node renders itself with.
+/// The context in which a planned node renders itself into a graph.
 ///
 /// `'scope` is the graph's, `'cx` only the call's.
 pub struct RenderContext<'cx, 'scope> {
@@ -267,7 +267,7 @@ impl<'scope> RenderContext<'_, 'scope> {
     }
 }
 
-/// Counts the rows of a node, and reports its frontier.
+/// Counts the rows of a rendered node, and reports its frontier.
 #[derive(Clone)]
 pub struct NodeCounter {
     counter: Arc<Counter>,

@@ -1,6 +1,6 @@
 //! The declaration of a setting: its type, default, effect and meaning.
 
-/// Whether a setting can change an answer.
+/// The effect of a setting of a node: whether it can change an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// It decides rows or their order, so the plan digest covers it.
@@ -10,7 +10,7 @@ pub enum Effect {
     Wiring,
 }
 
-/// What a setting is when a topology does not write it.
+/// The default of a setting of a node: what it is when a topology does not write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Default {
     /// It must be written.
@@ -21,7 +21,7 @@ pub enum Default {
     Value(&'static str),
 }
 
-/// One setting of a kind of node.
+/// The declaration of one setting of a kind of node.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     /// Its key. Keys inside tables are joined with `.`; `*` is a name that the topology chooses.

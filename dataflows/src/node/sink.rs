@@ -10,7 +10,7 @@ use super::{ColumnSet, InputSchemas, NodeSpec, OutputSpec, PlannedNode, RenderCo
 use crate::commit::TableFormat;
 use crate::config::{Section, Spanned};
 
-/// The name of the committed table.
+/// The setting of every kind of sink that names the committed table.
 pub const TABLE_SETTING: Setting = Setting::answer(
     "table",
     "text",
@@ -19,7 +19,7 @@ pub const TABLE_SETTING: Setting = Setting::answer(
     ["\"payments\"", "\"all_payments\""],
 );
 
-/// The columns of the committed table.
+/// The setting of a kind of sink that names the columns of the committed table.
 pub const COLUMNS_SETTING: Setting = Setting::answer(
     "columns",
     "list of columns",
@@ -35,7 +35,7 @@ pub struct SinkSpec {
     format: TableFormat,
 }
 
-/// Reads a sink of rows with the columns that it names.
+/// Reads the settings of a sink, which commits the columns that it names.
 pub fn read_sink(section: &Section<'_>, format: TableFormat) -> Box<dyn NodeSpec> {
     let columns = if format == TableFormat::Sealed { Vec::new() } else { section.texts("columns") };
     Box::new(SinkSpec { table: read_table(section), columns, format })

@@ -13,7 +13,7 @@ use super::settings::{Default, Setting};
 use super::{NodeSpec, PlannedNode, ReadContext};
 use crate::config::{Section, Spanned};
 
-/// How a source opens its records.
+/// The options with which a source opens its records.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenOptions {
     /// The records that one batch holds at most.
@@ -22,7 +22,8 @@ pub struct OpenOptions {
     pub record_bytes_max: usize,
 }
 
-/// Where a source's records are, and how they are read. One for each kind of source.
+/// The connector of a source: where its records are, and how they are read. One for each kind of
+/// source.
 pub trait Connector: Send + Sync {
     /// The columns of its rows; `None` when its records are envelopes.
     ///
@@ -63,7 +64,7 @@ pub struct SourceSpec {
     pub out_of_order_max: Option<Span>,
 }
 
-/// How rows become events.
+/// How the rows of a source become events, as a topology writes it.
 #[derive(Clone, Debug)]
 pub struct EventMapping {
     /// The event type.
@@ -155,10 +156,10 @@ pub const fn with_event_settings<const OWN: usize, const ALL: usize>(own: [Setti
     all
 }
 
-/// Words of sources that were renamed.
+/// Words in the settings of sources that were renamed, and the words that replaced them.
 pub const RENAMED: &[(&str, &str)] = &[("late", "out_of_order_max")];
 
-/// The node of a kind of source.
+/// A node that is a source, of whatever kind.
 pub struct SourceNode(pub SourceSpec);
 
 impl NodeSpec for SourceNode {
@@ -182,7 +183,7 @@ pub enum Records {
     Unknown,
 }
 
-/// Reads what every kind of source has.
+/// Reads the settings that every kind of source has.
 pub fn read_source(
     section: &Section<'_>,
     connector: Option<Arc<dyn Connector>>,
@@ -227,7 +228,8 @@ pub fn read_source(
     Box::new(SourceNode(SourceSpec { connector, event, time_between, out_of_order_max }))
 }
 
-/// Reads `path`, or the path of the node that it shares. `None` when it is missing or wrong.
+/// Reads the `path` of a source, or the path of the node that it shares. `None` when it is missing
+/// or wrong.
 pub fn read_path(section: &Section<'_>, cx: &ReadContext<'_, '_>) -> Option<std::path::PathBuf> {
     let own = if section.is_table("path") {
         let same = section.section("path").expect("it is a table");
@@ -247,7 +249,7 @@ pub fn read_path(section: &Section<'_>, cx: &ReadContext<'_, '_>) -> Option<std:
     own.filter(|text| !text.is_absent()).map(|text| cx.path_of(&text))
 }
 
-/// Adds the fault that no node of a name has something.
+/// Adds the fault that a source names a node to share with, and that no node of this name can.
 pub fn no_such_node(section: &Section<'_>, cx: &ReadContext<'_, '_>, other: &Spanned, has: &str) {
     let existing: Vec<&str> = cx.sections.iter().map(|(name, _)| name.as_str()).collect();
     let mend = did_you_mean(&other.value, &existing);

@@ -20,10 +20,10 @@ use super::{ColumnSet, InputSchemas, OutputSpec, PlannedNode, Port, RenderContex
 use crate::commit::boundary_rows::boundary_schema;
 use crate::timeline_names::{Retention, snapshot_timeline_name, timeline_name};
 
-/// Makes a worker's state.
+/// Makes the state of a stateful node on one worker.
 pub type MakeState<S> = Arc<dyn Fn() -> Box<S> + Send + Sync>;
 
-/// How a worker's state is made, and how a start restores it.
+/// How a worker makes the state of a stateful node, and how a start restores it.
 #[derive(Clone)]
 pub enum StateFactory {
     /// A start feeds it the retained rows of its inputs again.
@@ -32,7 +32,7 @@ pub enum StateFactory {
     Snapshotted(MakeState<dyn SnapshotOperator>, SnapshotSpec),
 }
 
-/// The rows of a state's snapshots.
+/// The rows of the snapshots that a stateful node takes of its state.
 #[derive(Clone)]
 pub struct SnapshotSpec {
     /// Their columns.
@@ -43,7 +43,7 @@ pub struct SnapshotSpec {
     pub order: Vec<usize>,
 }
 
-/// Where a state reads rows.
+/// Where the state of a stateful node reads rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InputFrom {
     /// From a node or port.
@@ -52,7 +52,7 @@ pub enum InputFrom {
     Boundaries,
 }
 
-/// One input of a state.
+/// One input of the state of a stateful node.
 #[derive(Clone)]
 pub struct StateInput {
     /// Where the rows come from.
@@ -90,7 +90,7 @@ impl StateInput {
     }
 }
 
-/// A state, planned.
+/// The planned state of a stateful node: its inputs, its outputs, and what makes it.
 #[derive(Clone)]
 pub struct StatePlan {
     /// What it reads.
@@ -167,7 +167,7 @@ impl StatePlan {
     }
 }
 
-/// A node that is nothing but a state.
+/// A stateful node that is nothing but its state.
 pub struct StatefulNode {
     name: String,
     state: StatePlan,
@@ -175,7 +175,8 @@ pub struct StatefulNode {
     summary: Option<Summary>,
 }
 
-/// The planned node of a state. Its outputs behind the first are the kind's ports, in their order.
+/// Makes the planned node of a state. Its outputs behind the first are the kind's ports, in their
+/// order.
 pub fn stateful(
     cx: &PlanContext<'_>,
     ports: &'static [Port],
@@ -213,7 +214,7 @@ impl PlannedNode for StatefulNode {
     }
 }
 
-/// The columns of a state's input in the making: tick, key and event time first.
+/// Collects the columns of an input of a stateful node: tick, key and event time first.
 pub struct InputProjection<'s> {
     node: String,
     schema: &'s Schema,
@@ -284,7 +285,8 @@ impl<'s> InputProjection<'s> {
     }
 }
 
-/// The value of a column that may be missing: `None` when it could not be planned.
+/// The planned value of a setting that a stateful node may leave out: `None` when it could not be
+/// planned.
 pub fn optional<T>(asked: Option<Option<T>>) -> Option<Option<T>> {
     match asked {
         None => Some(None),
@@ -293,7 +295,7 @@ pub fn optional<T>(asked: Option<Option<T>>) -> Option<Option<T>> {
     }
 }
 
-/// The type of a column as a state retains it.
+/// The type of a column as the state of a stateful node retains it.
 pub fn retained_type(schema: &Schema, index: usize) -> DataType {
     tidegate_operators::core::row_encoding::decoded_type(schema.field(index).data_type())
 }

@@ -17,7 +17,7 @@ use crate::node::{
 };
 use crate::timeline_names::{Retention, timeline_name};
 
-/// The kind `as_of`.
+/// The kind of node `as_of`.
 pub struct AsOfKind;
 
 const SETTINGS: &[Setting] = &[

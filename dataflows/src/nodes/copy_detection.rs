@@ -14,7 +14,7 @@ use crate::node::stateful::{InputProjection, SnapshotSpec, StateFactory, StatePl
 use crate::node::{Capability, NodeKind, NodeSpec, PlanContext, PlannedNode, Port, ReadContext, Setting};
 use crate::timeline_names::Retention;
 
-/// The kind `copy_detection`.
+/// The kind of node `copy_detection`.
 pub struct CopyDetectionKind;
 
 const PORTS: &[Port] = &[Port {

@@ -18,7 +18,7 @@ use crate::node::{
 };
 use crate::timeline_names::Retention;
 
-/// The kind `credibility`.
+/// The kind of node `credibility`.
 pub struct CredibilityKind;
 
 const HISTORY: &str = "history";

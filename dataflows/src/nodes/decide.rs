@@ -17,7 +17,7 @@ use crate::node::{
     ReadContext, RenderContext, Revisable, Setting, Summary,
 };
 
-/// The kind `decide`.
+/// The kind of node `decide`.
 pub struct Decide;
 
 const SETTINGS: &[Setting] = &[Setting::wiring(

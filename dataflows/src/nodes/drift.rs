@@ -23,10 +23,10 @@ use crate::node::{
 };
 use crate::timeline_names::Retention;
 
-/// The kind `drift`.
+/// The kind of node `drift`.
 pub struct DriftKind;
 
-/// The port with the rows of all closed periods.
+/// The port of a `drift` with the rows of all closed periods.
 pub(super) const PERIODS: &str = "periods";
 
 const PORTS: &[Port] =

@@ -28,7 +28,7 @@ use crate::node::{
 };
 use crate::timeline_names::Retention;
 
-/// The kind `entities`.
+/// The kind of node `entities`.
 pub struct EntitiesKind;
 
 const PORTS: &[Port] = &[

@@ -16,7 +16,7 @@ use crate::node::stateful::{InputProjection, SnapshotSpec, StateFactory, StatePl
 use crate::node::{NodeKind, NodeSpec, PlanContext, PlannedNode, Port, ReadContext, Setting};
 use crate::timeline_names::Retention;
 
-/// The kind `expire`.
+/// The kind of node `expire`.
 pub struct ExpireKind;
 
 const PORTS: &[Port] = &[Port {

@@ -12,7 +12,7 @@ use crate::node::{
     RenderContext, Setting,
 };
 
-/// The kind `filter`.
+/// The kind of node `filter`.
 pub struct Filter;
 
 const SETTINGS: &[Setting] = &[Setting::answer(

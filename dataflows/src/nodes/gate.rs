@@ -4,7 +4,7 @@ use crate::config::{Section, Spanned};
 use crate::node::settings::Default;
 use crate::node::{NodeKind, NodeSpec, PlanContext, PlannedNode, ReadContext, Revisable, Role, Setting};
 
-/// The kind `gate`.
+/// The kind of node `gate`.
 pub struct Gate;
 
 const SETTINGS: &[Setting] = &[Setting::wiring(

@@ -15,7 +15,7 @@ use crate::node::settings::Default;
 use crate::node::stateful::{InputProjection, StateFactory, StatePlan, stateful};
 use crate::node::{NodeKind, NodeSpec, PlanContext, PlannedNode, Port, ReadContext, Setting};
 
-/// The kind `linkage`.
+/// The kind of node `linkage`.
 pub struct LinkageKind;
 
 const PORTS: &[Port] = &[Port {

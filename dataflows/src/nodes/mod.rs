@@ -29,7 +29,7 @@ mod windows;
 
 use crate::node::NodeKind;
 
-/// Every kind of node, in the order of the reference.
+/// The registry of nodes: every kind of node, in the order of the reference.
 pub static KINDS: &[&dyn NodeKind] = &[
     &source_parquet::SourceParquet,
     &source_csv::SourceCsv,
@@ -56,10 +56,10 @@ pub static KINDS: &[&dyn NodeKind] = &[
     &sink_seal::SinkSeal,
 ];
 
-/// Kinds that were renamed, and their names now.
+/// The kinds of nodes that were renamed, and their names in the registry now.
 pub const RENAMED_KINDS: &[(&str, &str)] = &[("families", "copy_detection")];
 
-/// The kind of a name.
+/// The kind of node that the registry has under a name.
 pub fn kind_of(name: &str) -> Option<&'static dyn NodeKind> {
     KINDS.iter().copied().find(|kind| kind.name() == name)
 }

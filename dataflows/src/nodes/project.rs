@@ -15,7 +15,7 @@ use crate::node::{
     RenderContext, Setting,
 };
 
-/// The kind `project`.
+/// The kind of node `project`.
 pub struct Project;
 
 const SETTINGS: &[Setting] = &[

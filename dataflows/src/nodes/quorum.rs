@@ -23,7 +23,7 @@ use crate::node::{
 };
 use crate::timeline_names::Retention;
 
-/// The kind `quorum`.
+/// The kind of node `quorum`.
 pub struct QuorumKind;
 
 const VOTES: &str = "votes";

@@ -14,7 +14,7 @@ use crate::node::{
     RenderContext, Setting,
 };
 
-/// The kind `sample`.
+/// The kind of node `sample`.
 pub struct Sample;
 
 const SETTINGS: &[Setting] = &[
@@ -110,7 +110,8 @@ struct Planned {
     schema: SchemaRef,
 }
 
-/// Whether a key is among the `share` of all keys that the seed chooses.
+/// Whether `sample` chooses a key: whether it is among the `share` of all keys that the seed
+/// chooses.
 pub fn is_in_sample(key: KeyHash, share: f64, seed: u64) -> bool {
     let point = mix(key as u64 ^ mix((key >> 64) as u64 ^ mix(seed)));
     // 53 bits, so that the quotient is exact.

@@ -12,7 +12,7 @@ use crate::node::{
     ReadContext, RenderContext, Setting,
 };
 
-/// The kind `seal`.
+/// The kind of node `seal`.
 pub struct Seal;
 
 const SETTINGS: &[Setting] = &[Setting::answer(

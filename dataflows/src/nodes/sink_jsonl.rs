@@ -5,7 +5,7 @@ use crate::config::Section;
 use crate::node::sink::{COLUMNS_SETTING, TABLE_SETTING, read_sink};
 use crate::node::{Accepts, NodeKind, NodeSpec, ReadContext, Role, Setting};
 
-/// The kind `sink.jsonl`.
+/// The kind of node `sink.jsonl`.
 pub struct SinkJsonl;
 
 impl NodeKind for SinkJsonl {

@@ -5,7 +5,7 @@ use crate::config::Section;
 use crate::node::sink::{TABLE_SETTING, read_sink};
 use crate::node::{Accepts, NodeKind, NodeSpec, ReadContext, Role, Setting};
 
-/// The kind `sink.seal`.
+/// The kind of node `sink.seal`.
 pub struct SinkSeal;
 
 impl NodeKind for SinkSeal {

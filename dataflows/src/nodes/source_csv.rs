@@ -13,7 +13,7 @@ use crate::node::source::{
 };
 use crate::node::{NodeKind, NodeSpec, ReadContext, Role, Setting};
 
-/// The kind `source.csv`.
+/// The kind of node `source.csv`.
 pub struct SourceCsv;
 
 const SETTINGS: &[Setting] = &with_event_settings::<2, 10>([

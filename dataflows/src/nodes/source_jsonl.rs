@@ -13,7 +13,7 @@ use crate::node::source::{
 };
 use crate::node::{NodeKind, NodeSpec, ReadContext, Role, Setting};
 
-/// The kind `source.jsonl`.
+/// The kind of node `source.jsonl`.
 pub struct SourceJsonl;
 
 const SETTINGS: &[Setting] = &with_event_settings::<2, 10>([

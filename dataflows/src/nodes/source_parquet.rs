@@ -13,7 +13,7 @@ use crate::node::source::{
 };
 use crate::node::{NodeKind, NodeSpec, ReadContext, Role, Setting};
 
-/// The kind `source.parquet`.
+/// The kind of node `source.parquet`.
 pub struct SourceParquet;
 
 const SETTINGS: &[Setting] = &with_event_settings::<1, 9>([Setting::wiring(

@@ -4,8 +4,8 @@ use crate::config::Section;
 use crate::node::source::{EVENT_SETTINGS, Records, read_source};
 use crate::node::{NodeKind, NodeSpec, ReadContext, Role, Setting};
 
-/// The kind `source`. A plan that was read from a data folder has it in place of every kind of
-/// source.
+/// The kind of node `source`, a recorded source. A plan that was read from a data folder has it in
+/// place of every kind of source.
 pub struct SourceRecorded;
 
 impl NodeKind for SourceRecorded {

@@ -16,7 +16,7 @@ use crate::node::source::{
 };
 use crate::node::{NodeKind, NodeSpec, ReadContext, Role, Setting};
 
-/// The kind `source.world`.
+/// The kind of node `source.world`.
 pub struct SourceWorld;
 
 const SETTINGS: &[Setting] = &with_event_settings::<2, 10>([

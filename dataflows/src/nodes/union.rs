@@ -13,7 +13,7 @@ use crate::node::{
     RenderContext, Setting,
 };
 
-/// The kind `union`.
+/// The kind of node `union`.
 pub struct Union;
 
 impl NodeKind for Union {

@@ -21,7 +21,7 @@ use crate::node::{
 };
 use crate::timeline_names::{Retention, timeline_name};
 
-/// The kind `windows`.
+/// The kind of node `windows`.
 pub struct Windows;
 
 const SETTINGS: &[Setting] = &[

@@ -17,7 +17,7 @@ use super::Step;
 use crate::node::NodeKind;
 use crate::topology::{Node, Topology};
 
-/// The recipe of the preimage.
+/// The recipe of the preimage of the plan digest.
 pub(super) const RECIPE: &str = "tidegate.plan.v2";
 
 /// The versions of the recipes that all kinds share. One counts up when what it computes changes.
@@ -30,7 +30,7 @@ const RECIPES: [(&str, u32); 6] = [
     ("table", 2),    // How rows become files.
 ];
 
-/// The name and version of a kind, as the digest covers them.
+/// The name and version of a kind of node, as the plan digest covers them.
 pub(super) fn kind_and_version(kind: &dyn NodeKind) -> String {
     format!("{}@{}", kind.digest_name(), kind.version())
 }
@@ -58,7 +58,8 @@ pub(super) fn preimage(topology: &Topology, policy: &GatePolicy, steps: &[Step])
         .expect("a float holds every number that is left")
 }
 
-/// The content of a preimage: what [`preimage`] wrote, with its whole numbers as numbers.
+/// The content of a plan digest's preimage: what [`preimage`] wrote, with its whole numbers as
+/// numbers.
 ///
 /// # Errors
 /// When it is not JSON.
@@ -123,7 +124,7 @@ fn node_of(node: &Node, steps: &[Step]) -> Option<Value> {
     Some(value)
 }
 
-/// The digest of a preimage.
+/// The plan digest of a preimage.
 pub(super) fn plan_digest(preimage: &str) -> Digest {
     Digest::of(preimage.as_bytes())
 }

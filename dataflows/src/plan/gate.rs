@@ -16,7 +16,8 @@ use crate::node::ColumnSet;
 use crate::node::plan_context::{TopologyFiles, every_revision};
 use crate::topology::Node;
 
-/// The topology's policy, and those that became effective later. `None` after a fault was added.
+/// Plans the gate's policies: the topology's, and those that became effective later. `None` after a
+/// fault was added.
 pub(super) fn plan_policies(
     gate: &Node,
     files: &TopologyFiles<'_>,
@@ -153,14 +154,14 @@ pub fn gate_fields() -> Vec<Field> {
     fields
 }
 
-/// The fields of a record's context that can be read as columns; its event type has a column of its
-/// own.
+/// The columns in the gate's rows that have the fields of a record's context; its event type has a
+/// column of its own.
 pub fn context_columns() -> impl Iterator<Item = &'static str> {
     CONTEXT.into_iter().filter(|index| *index != EVENT_TYPE).map(|index| FIELDS[index])
 }
 
-/// The column of a payload field: its name, or `payload_` and its name where the envelope has one
-/// like it.
+/// The column in the gate's rows of a payload field: its name, or `payload_` and its name where the
+/// envelope has one like it.
 pub fn payload_column(field: &str) -> String {
     let is_taken = gate_fields().iter().any(|f| f.name() == field);
     if is_taken { format!("payload_{field}") } else { field.to_owned() }

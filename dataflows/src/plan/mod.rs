@@ -34,10 +34,10 @@ pub use self::recorded::RecordedPlanError;
 pub use self::sources::SourcePlan;
 pub use crate::node::plan_context::{RevisionText, Revisions};
 
-/// The kinds of nodes that topologies are read with.
+/// The kinds of nodes that a plan reads its topology with.
 pub const REGISTRY: Kinds = Kinds { all: KINDS, renamed: RENAMED_KINDS };
 
-/// A topology that can run.
+/// A checked plan: a topology that can run.
 #[derive(Clone)]
 pub struct Plan {
     /// The topology that it was planned from.
@@ -59,7 +59,7 @@ pub struct Plan {
     pub preimage: String,
 }
 
-/// A node behind the gate, planned.
+/// A step of a plan: a planned node behind the gate.
 #[derive(Clone)]
 pub struct Step {
     /// Its name.

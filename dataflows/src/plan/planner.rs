@@ -20,7 +20,7 @@ use crate::node::{ColumnSet, InputSchemas, NodeKind, PlannedNode, Role};
 use crate::serve::INGRESS;
 use crate::topology::{Node, Topology};
 
-/// The table that holds the rows that expressions failed on.
+/// The name of the table that the planner reserves for rows on which expressions failed.
 pub const ERRORS_TABLE: &str = "errors";
 
 /// Tables that every folder has, whose names no sink may take.

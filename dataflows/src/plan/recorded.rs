@@ -23,7 +23,7 @@ use crate::node::{NodeKind, Role};
 use crate::nodes::{KINDS, source_recorded::SourceRecorded};
 use crate::topology::{Kinds, Override, Topology};
 
-/// Why a plan cannot be read from a store.
+/// Why a recorded plan cannot be read from a store.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordedPlanError {
     /// The store failed, or does not have an object.

@@ -20,10 +20,10 @@ use crate::node::SourceSpec;
 use crate::node::source::{Connector, EventMapping, OpenOptions};
 use crate::topology::{Clock, Node, Topology};
 
-/// Every time that a tick can hold.
+/// The bounds of a source in a plan that declares none: every time that a tick can hold.
 pub const ANY_TIME: TimeBounds = TimeBounds { from: 0, to: MICROS_MAX };
 
-/// A source that can be opened.
+/// A source of a plan, which can be opened.
 #[derive(Clone)]
 pub struct SourcePlan {
     /// Its name.
@@ -42,7 +42,7 @@ pub struct SourcePlan {
     pub record_bytes_max: usize,
 }
 
-/// How rows become events.
+/// How the rows of a source in a plan become events.
 #[derive(Clone)]
 pub struct Mapping {
     /// The columns of the source that are read.
@@ -102,7 +102,7 @@ pub(super) fn plan_source(
     Some(plan)
 }
 
-/// What every record of a mapped source carries.
+/// The context that every record of a mapped source in a plan carries.
 pub fn context_of(run: &Context, event_type: &str, mapping: &EventMapping) -> Context {
     Context {
         event_type: event_type.to_owned(),
@@ -354,25 +354,40 @@ impl SourcePlan {
         // The batch has the columns that are read, in the order of the file.
         let batch = in_order_of(batch, &mapping.reads);
         let (mapped, faults) = mapping.apply(&batch);
-        if faults.is_empty() {
-            return validator.validate_rows(&mapped, positions, &mapping.context);
+        let mut validated = if faults.is_empty() {
+            validator.validate_rows(&mapped, positions, &mapping.context)
+        } else {
+            validate_mapped(validator, mapping, &mapped, positions, faults)
+        };
+        // The record as in its source: an expression of the mapping may have lost what is wrong.
+        for rejection in &mut validated.rejected {
+            let position = validated.positions[rejection.record as usize];
+            let row = positions.binary_search(&position).expect("a position of the chunk");
+            rejection.bytes = json_of(&batch.slice(row, 1));
         }
-        let failed: Vec<usize> = faults.iter().map(|(row, _)| *row).collect();
-        let good: BooleanArray =
-            (0..batch.num_rows()).map(|row| Some(failed.binary_search(&row).is_err())).collect();
-        let good_positions: Vec<u64> = positions
-            .iter()
-            .enumerate()
-            .filter(|(row, _)| failed.binary_search(row).is_err())
-            .map(|(_, p)| *p)
-            .collect();
-        let good = filter_record_batch(&mapped, &good).expect("one flag for each row");
-        let validated = validator.validate_rows(&good, &good_positions, &mapping.context);
-        let rejected = faults.into_iter().map(|(row, detail)| {
-            (positions[row], rejection(Reason::SchemaFail, detail, json_of(&batch.slice(row, 1))))
-        });
-        validated.with_rejected(rejected.collect())
+        validated
     }
+}
+
+/// Validates the rows whose mapping has no fault, and rejects the others.
+fn validate_mapped(
+    validator: &mut Validator,
+    mapping: &Mapping,
+    mapped: &RecordBatch,
+    positions: &[u64],
+    faults: Vec<(usize, String)>,
+) -> Validated {
+    let failed: Vec<usize> = faults.iter().map(|(row, _)| *row).collect();
+    let is_mapped = |row: usize| failed.binary_search(&row).is_err();
+    let good: BooleanArray = (0..mapped.num_rows()).map(|row| Some(is_mapped(row))).collect();
+    let good_positions: Vec<u64> =
+        positions.iter().enumerate().filter(|(row, _)| is_mapped(*row)).map(|(_, p)| *p).collect();
+    let good = filter_record_batch(mapped, &good).expect("one flag for each row");
+    let validated = validator.validate_rows(&good, &good_positions, &mapping.context);
+    let rejected = faults.into_iter();
+    let rejected =
+        rejected.map(|(row, detail)| (positions[row], rejection(Reason::SchemaFail, detail, Vec::new())));
+    validated.with_rejected(rejected.collect())
 }
 
 fn rejection(reason: Reason, detail: String, bytes: Vec<u8>) -> Rejection {

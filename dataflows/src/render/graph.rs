@@ -16,7 +16,7 @@ use crate::metrics::RunMetrics;
 use crate::node::render_context::{GraphParts, RenderContext, SinkProgress};
 use crate::plan::{ERRORS_TABLE, Plan};
 
-/// How far the graph of one worker has come.
+/// How far the rendered graph of one worker has come.
 pub struct Probes {
     /// How far rows have reached the sinks. The worker takes no more rows while this is too far
     /// behind.
@@ -25,7 +25,7 @@ pub struct Probes {
     pub committed: probe::Handle<Tick>,
 }
 
-/// Renders the graph of `plan` behind its gate, whose rows are `facts`.
+/// Renders the timely graph of `plan` behind its gate, whose rows are `facts`.
 ///
 /// `restored` has the retained rows of each timeline from before the start. Files are written by
 /// `writer`.

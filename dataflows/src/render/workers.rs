@@ -27,7 +27,7 @@ use crate::render::graph::{Probes, render};
 use crate::serve::ServeState;
 use crate::thread_priority::Priority;
 
-/// The running workers of one graph.
+/// The running timely workers of one graph.
 pub struct Workers {
     senders: Vec<SyncSender<WorkerInput>>,
     /// Their threads, which park while there is nothing to do.
@@ -89,7 +89,7 @@ impl Workers {
     }
 }
 
-/// One worker's part of a group.
+/// What one worker takes of a group of the log: the rows of its partitions.
 pub struct WorkerInput {
     /// The rows of the partitions that it owns.
     pub rows: Vec<RecordBatch>,
@@ -108,7 +108,7 @@ const BOUNDARIES_IN_FLIGHT_MAX: usize = 2;
 /// How long a worker parks before it looks for failures by itself.
 const PARK_MAX: Duration = Duration::from_millis(10);
 
-/// Whether a worker has more to do.
+/// Whether a worker of a graph has more to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerStatus {
     /// It has, or will have when another group comes.
@@ -117,7 +117,7 @@ pub enum WorkerStatus {
     Finished,
 }
 
-/// One worker of a graph, which runs as long as [`GraphWorker::turn`] is called.
+/// One timely worker of a graph, which runs as long as [`GraphWorker::turn`] is called.
 ///
 /// A thread of [`Workers`] calls it in a loop and parks; a simulation draws which worker has the
 /// next turn.

@@ -19,7 +19,7 @@ use crate::run::source_messages::{Fingerprints, LastLine, SourceMessage};
 /// How often the gate looks for changes of files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The sources of a plan that read files.
+/// The files that a served run tails: those of a plan's sources that read files.
 pub(super) struct TailedFiles {
     looked: Duration,
     sources: Vec<TailedSource>,

@@ -268,7 +268,7 @@ impl<'r> Gate<'r> {
 
     /// Gives a group to the workers.
     pub fn send(&self, input: GroupInput) -> Result<(), RunError> {
-        self.metrics.set_fed(input.upper);
+        self.metrics.record_fed(input.facts, input.upper);
         if let Some(serve) = self.serve {
             serve.group_sent(input.upper, input.basis.clone());
         }

@@ -17,7 +17,7 @@ use crate::run::error::RunError;
 /// A checkpoint from which a graph was restored, and the heads of the log's hash chains there.
 pub(super) type RestoredCheckpoint = (Checkpoint, LogHeads);
 
-/// What the gate learnt from the groups of its log, as a checkpoint stores it.
+/// The summary of a log: what the gate learnt from its groups, as a checkpoint stores it.
 #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct LogSummary {
     /// For each source where it goes on.

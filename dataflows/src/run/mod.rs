@@ -49,7 +49,7 @@ use crate::run::gate::{Gate, GateOutcome, GateSetup};
 use crate::run::log_summary::RestoredCheckpoint;
 use crate::serve::{Phase, ServeState};
 
-/// What a run did.
+/// The report of a run: what it found, admitted and committed.
 #[derive(Debug)]
 pub struct Report {
     /// What opening the log found.
@@ -66,7 +66,7 @@ pub struct Report {
     pub elapsed: Duration,
 }
 
-/// Runs a plan until its sources are idle.
+/// Runs a plan until its sources are idle, with the log and the store that the options name.
 ///
 /// # Errors
 /// See [`RunError`]. Groups that were durable stay, and a later run goes on from there.
@@ -74,7 +74,7 @@ pub fn run(plan: &Arc<Plan>, options: &Options, metrics: &RunMetrics) -> Result<
     run_into(plan, options, &Store::open(options.store_url())?, metrics)
 }
 
-/// As [`run`], into this store.
+/// Runs a plan until its sources are idle, and commits to this store.
 ///
 /// # Errors
 /// See [`RunError`].
@@ -87,7 +87,7 @@ pub fn run_into(
     run_on(plan, options, &embedded_log(options), store, metrics)
 }
 
-/// As [`run_into`], with this log in place of the one in the data folder.
+/// Runs a plan until its sources are idle, on this log in place of the one in the data folder.
 ///
 /// # Errors
 /// See [`RunError`].

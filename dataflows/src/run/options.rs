@@ -8,7 +8,8 @@ use tidegate_sinks::log::LogOptions;
 use tidegate_sinks::signing::Signer;
 use tidegate_sinks::store::StoreUrl;
 
-/// How a plan is run. None of this changes an answer.
+/// The options of a run: its data folder, store, workers and memory. None of this changes an
+/// answer.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The data folder: log and indexes.

@@ -21,7 +21,7 @@ use crate::serve::{PendingStep, ServeState};
 /// Answers the caller of a step.
 type StepReply = oneshot::Sender<Result<StepOutcome, GovernanceError>>;
 
-/// A step that takes effect once everything before it is committed.
+/// A step of a revision that takes effect once everything before it is committed.
 pub(super) struct ActivatingStep {
     step: ValidatedStep,
     reply: StepReply,

@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 
 use crate::serve::submission_outcome::SubmissionOutcome;
 
-/// Rows that a `decide` node emitted together, and their texts, which are written once for all
-/// callers.
+/// Decisions that a `decide` node emitted together, and their texts, which are written once for all
+/// waiting callers.
 #[derive(Debug)]
 pub struct DecisionBatch {
     /// The rows.
@@ -43,7 +43,7 @@ impl DecisionBatch {
     }
 }
 
-/// The decision of one node on one fact.
+/// The decision of one node on one fact, for a caller that waits.
 #[derive(Clone, Debug)]
 pub struct Decision {
     /// The node.
@@ -56,7 +56,8 @@ pub struct Decision {
     pub decided: Instant,
 }
 
-/// The receipts of a submission and the decisions on its first record.
+/// What a caller that waits for decisions gets: the receipts of its submission and the decisions on
+/// its first record.
 #[derive(Debug)]
 pub struct DecisionReply {
     /// The receipts.
@@ -97,7 +98,7 @@ impl Drop for PendingReply {
     }
 }
 
-/// The gate's side of a wait: goes with the submission.
+/// The gate's side of a wait for decisions: goes with the submission.
 pub struct DecisionWaiter {
     reply: Arc<PendingReply>,
     nodes: Vec<Arc<str>>,
@@ -126,7 +127,8 @@ impl Drop for WaitGuard {
     }
 }
 
-/// The caller's side of a wait. Once it is dropped, no node's decision is kept for the caller.
+/// The caller's side of a wait for decisions. Once it is dropped, no node's decision is kept for
+/// the caller.
 pub struct PendingDecision {
     reply: oneshot::Receiver<Result<DecisionReply, String>>,
     guard: Option<Arc<WaitGuard>>,

@@ -18,10 +18,10 @@ use crate::serve::decisions::DecisionWaiter;
 use crate::serve::submission_outcome::SubmissionOutcome;
 use crate::thread_priority::{Priority, RealtimeSwitch};
 
-/// The source that the receipts of records submitted over HTTP name.
+/// The name of the ingress in receipts: the source of records that callers submit over HTTP.
 pub const INGRESS: &str = "http";
 
-/// Records that one caller submits together.
+/// Records that one caller submits together to the ingress queue.
 pub struct Submission {
     /// Each as the bytes of a JSON envelope.
     pub records: Vec<Vec<u8>>,
@@ -31,7 +31,7 @@ pub struct Submission {
     pub arrived: Instant,
 }
 
-/// How a submission is answered.
+/// How a submission in the ingress queue is answered.
 pub enum SubmissionReply {
     /// With the receipts, or why there are none. Dropped unanswered when the run fails.
     Receipts(oneshot::Sender<Result<SubmissionOutcome, String>>),
@@ -58,7 +58,7 @@ impl Submission {
     }
 }
 
-/// A step of a revision that waits for the gate.
+/// A step of a revision that waits in the ingress queue for the gate.
 pub struct PendingStep {
     /// The request.
     pub request: StepRequest,
@@ -67,7 +67,7 @@ pub struct PendingStep {
     pub reply: oneshot::Sender<Result<StepOutcome, GovernanceError>>,
 }
 
-/// Why the queue refused a submission or a step.
+/// Why the ingress queue refused a submission or a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// The files of the topology are being read, the log replayed, or a revision activated.
@@ -81,7 +81,7 @@ pub enum Unavailable {
     Stopping,
 }
 
-/// The phase of a run.
+/// The phase of a run, by which the ingress queue accepts submissions or refuses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The log is replayed and files are read; or the graph is planned again, with another revision
@@ -95,7 +95,7 @@ pub enum Phase {
     Stopped,
 }
 
-/// The bounds of the queue.
+/// The bounds of the ingress queue.
 #[derive(Clone, Copy, Debug)]
 pub struct IngressLimits {
     /// Bytes of records that wait for the log.
@@ -126,7 +126,7 @@ impl Default for IngressLimits {
 /// ones.
 const PIPELINED_RECORDS_MIN: usize = 48;
 
-/// Submissions and steps on their way from callers to the gate.
+/// The ingress queue: submissions and steps on their way from callers to the gate.
 pub struct Ingress {
     limits: IngressLimits,
     queue: Mutex<Queue>,

@@ -12,7 +12,7 @@ use tidegate_sinks::commits::Commits;
 
 use crate::serve::ServeState;
 
-/// The uncommitted state of a running topology, as queries read it.
+/// The live reads of queries: the uncommitted state of a running topology, as they see it.
 ///
 /// Everything before [`LiveReads::complete`] is final: a read as of an earlier tick returns the
 /// same rows whenever it is repeated, from uncommitted rows or from commits.
@@ -66,7 +66,7 @@ impl LiveReads for ServeState {
     }
 }
 
-/// Live state that is set by hand, for tests and simulations of readers.
+/// Live reads of a state that is set by hand, for tests and simulations of readers.
 #[derive(Default)]
 pub struct MemoryReads(Mutex<MemoryState>);
 

@@ -41,7 +41,7 @@ pub use crate::serve::timelines::LiveTimelines;
 use crate::revision_step::GovernanceState;
 use crate::serve::timelines::BasisHistory;
 
-/// The state of a run that is served, shared between the run and the threads that answer calls.
+/// The state that a served run shares with the threads that answer calls.
 pub struct ServeState {
     /// Submissions and steps on their way to the gate.
     pub ingress: Ingress,

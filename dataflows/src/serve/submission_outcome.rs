@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_facts::{Reason, Tick, Verdict};
 
-/// The receipt of one submitted record.
+/// The receipt of one record in the outcome of a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// The gate's verdict.
@@ -22,7 +22,7 @@ pub struct Receipt {
     pub offset: Option<u64>,
 }
 
-/// The durable receipts of a submission, and how long it took to get them.
+/// The outcome of a submission: its durable receipts, and how long it took to get them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubmissionOutcome {
     /// In the order of the records.
@@ -36,7 +36,7 @@ pub struct SubmissionOutcome {
     pub appended: AppendTiming,
 }
 
-/// When a group was appended to the log.
+/// When the group that holds a submission was appended to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendTiming {
     /// When the append began.

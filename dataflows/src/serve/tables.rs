@@ -12,16 +12,19 @@ use tidegate_sinks::commits::Commits;
 
 use crate::serve::uncommitted::UncommittedRows;
 
-/// Gets the list of commits after each commit that is published.
+/// A subscriber to the commits of a running graph's tables: gets their list after each that is
+/// published.
 pub type OnCommit = Box<dyn Fn(&Arc<Commits>) + Send>;
 
-/// Gets each batch of a table's new rows; returns whether it wants more.
+/// A subscriber to a table of a running graph: gets each batch of new rows, and returns whether it
+/// wants more.
 pub type OnRows = Box<dyn FnMut(&RecordBatch) -> bool + Send>;
 
-/// The most subscribers to new rows. Each of them costs every worker time with every batch.
+/// The most subscribers to new rows of a running graph's tables. Each of them costs every worker
+/// time with every batch.
 pub const SUBSCRIBERS_MAX: usize = 1024;
 
-/// The commits of a graph, and the rows of its tables that no commit has yet.
+/// The tables of a running graph: its commits, and the rows that no commit has yet.
 #[derive(Default)]
 pub struct LiveTables {
     /// For each table the rows of each worker.
@@ -44,7 +47,7 @@ struct Subscriber {
     on_rows: OnRows,
 }
 
-/// Keeps a subscriber of [`LiveTables::subscribe`] until it is dropped.
+/// Keeps a subscriber to a table, from [`LiveTables::subscribe`], until it is dropped.
 #[must_use = "a subscriber whose subscription is dropped gets no rows"]
 pub struct Subscription {
     subscribers: Weak<Mutex<Subscribers>>,
@@ -65,7 +68,7 @@ impl fmt::Debug for Subscription {
     }
 }
 
-/// Why a subscriber was refused: [`SUBSCRIBERS_MAX`] others get rows.
+/// Why a subscriber to a table was refused: [`SUBSCRIBERS_MAX`] others get rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{} subscribers follow tables already; close one of them, or query the tables instead",

@@ -101,12 +101,12 @@ impl UncommittedRows {
         within.map(|batch| batch.rows.clone()).collect()
     }
 
-    /// The number of rows.
+    /// The number of uncommitted rows.
     pub fn count(&self) -> usize {
         self.0.lock().batches.iter().map(|batch| batch.rows.num_rows()).sum()
     }
 
-    /// Whether there are no rows.
+    /// Whether the table has no uncommitted rows on this worker.
     pub fn is_empty(&self) -> bool {
         self.0.lock().batches.is_empty()
     }

@@ -11,7 +11,7 @@
 //! AVX-512. The tests compare the hashes with those of the `blake3` crate for every text length up
 //! to beyond one chunk.
 
-/// A BLAKE3-256 digest.
+/// The BLAKE3-256 hash of one text of a batch.
 pub type Hash = [u8; 32];
 
 /// The number of texts that are hashed at a time, one in each 32-bit lane of a register.
@@ -24,7 +24,7 @@ const BLOCK: usize = 64;
 /// How many texts to buffer before hashing: enough to fill the lanes, few enough for the cache.
 const BUFFERED_MAX: usize = 4 * LANES;
 
-/// Hashes texts that are appended one after the other, in batches.
+/// Hashes many short texts with BLAKE3, in batches that fill the lanes of AVX-512 registers.
 ///
 /// The hashes come out in the order in which the texts were pushed.
 #[derive(Default)]

@@ -11,7 +11,8 @@ use syn::punctuated::Punctuated;
 use syn::token::Comma;
 use syn::{Data, DeriveInput, Error, Field, Fields, parse_macro_input};
 
-/// Implements `tidegate_facts::row::Row` for a struct, and makes the view of its columns.
+/// The entry of `#[derive(Row)]`: implements `tidegate_facts::row::Row` for a struct, and makes the
+/// view of its columns.
 ///
 /// For a struct `Pair` it makes `PairColumns<'_>`, a view with one typed array for each field. The
 /// arrays are bound by name, once for a batch. Each field's type must implement
@@ -23,7 +24,8 @@ pub fn derive_row(input: TokenStream) -> TokenStream {
     row::expand(&input).unwrap_or_else(Error::into_compile_error).into()
 }
 
-/// Implements `tidegate_facts::text_payload::TextPayload` for a struct.
+/// The entry of `#[derive(TextPayload)]`: implements `tidegate_facts::text_payload::TextPayload`
+/// for a struct.
 ///
 /// Each field's type must implement `tidegate_facts::text_payload::TextField`. A payload field has
 /// the name of the struct's field.

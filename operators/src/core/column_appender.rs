@@ -19,7 +19,7 @@ impl ColumnAppender {
         ColumnAppender { appended: appended.into_iter().map(Arc::new).collect(), last: None }
     }
 
-    /// Appends one column for each field, in the order of the fields.
+    /// Appends to a batch one column for each field of the appender, in the order of the fields.
     ///
     /// # Panics
     /// When a column does not have the type of its field, or not one value for each row.

@@ -44,7 +44,7 @@ impl<T> Effective<T> {
         &self.first
     }
 
-    /// The value of the last change; the first value when there is no change.
+    /// The value that is effective last: that of the last change, or the first when there is none.
     pub fn last(&self) -> &T {
         self.later.last().map_or(&self.first, |(_, value)| value)
     }
@@ -54,18 +54,19 @@ impl<T> Effective<T> {
         std::iter::once(&self.first).chain(self.later.iter().map(|(_, value)| value))
     }
 
-    /// The tick of every change, ascending.
+    /// The tick of every change of the effective value, ascending.
     pub fn changes(&self) -> impl Iterator<Item = Tick> {
         self.later.iter().map(|(tick, _)| *tick)
     }
 
-    /// Maps every value; the ticks stay.
+    /// Maps every value; the ticks from which they are effective stay.
     pub fn map<U>(&self, mut value: impl FnMut(&T) -> U) -> Effective<U> {
         let first = value(&self.first);
         Effective { first, later: self.later.iter().map(|(tick, v)| (*tick, value(v))).collect() }
     }
 
-    /// Combines two values that change independently: the result changes whenever either does.
+    /// Combines two effective values that change independently: the result changes whenever either
+    /// does.
     pub fn combine<U, V>(&self, other: &Effective<U>, both: impl Fn(&T, &U) -> V) -> Effective<V> {
         let mut ticks: Vec<Tick> = self.changes().chain(other.changes()).collect();
         ticks.sort_unstable();

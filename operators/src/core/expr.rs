@@ -14,7 +14,7 @@ use tidegate_facts::columns;
 
 use crate::core::rows::ticks_of;
 
-/// A planned SQL expression and the text it was planned from.
+/// A planned SQL expression, which operators evaluate on batches, and the text it was planned from.
 #[derive(Clone, Debug)]
 pub struct Expr {
     /// The SQL text, as error rows contain it.
@@ -25,7 +25,7 @@ pub struct Expr {
     pub data_type: DataType,
 }
 
-/// A row for which an expression could not be evaluated.
+/// A row of a batch for which a SQL expression could not be evaluated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowError {
     /// The index of the row in its batch.
@@ -35,7 +35,8 @@ pub struct RowError {
 }
 
 impl Expr {
-    /// The value of each row, null where the evaluation failed, and the errors by row, ascending.
+    /// The expression's value for each row, null where the evaluation failed, and the errors by
+    /// row, ascending.
     pub fn evaluate(&self, batch: &RecordBatch) -> (ArrayRef, Vec<RowError>) {
         let mut errors = Vec::new();
         let values = self.bisect(batch, 0, &mut errors);
@@ -60,7 +61,7 @@ impl Expr {
     }
 }
 
-/// Computes the columns of each row from the columns of its input, as a `project` node does.
+/// A projection by SQL expressions: computes the columns of a `project` node's rows from its input.
 pub struct Projection {
     /// The origin and the field of each column.
     columns: Vec<(ProjectedColumn, Field)>,
@@ -68,7 +69,7 @@ pub struct Projection {
     schema: SchemaRef,
 }
 
-/// The origin of one column of a projection.
+/// The origin of one column of a projection: an input column, or a SQL expression.
 #[derive(Clone, Debug)]
 pub enum ProjectedColumn {
     /// The column of the input with this index, unchanged.
@@ -85,7 +86,7 @@ impl Projection {
         Projection { columns, node: node.into(), schema }
     }
 
-    /// The origin of each column, in order.
+    /// The origin of each column of the projection, in order.
     pub fn columns(&self) -> impl Iterator<Item = &ProjectedColumn> {
         self.columns.iter().map(|(column, _)| column)
     }
@@ -123,8 +124,8 @@ fn nullable(schema: &Schema) -> SchemaRef {
     ))
 }
 
-/// Passes the rows for which `condition` is true, as a `filter` node does; rows for which it is
-/// null are dropped, and rows for which it fails become error rows of `node`.
+/// Passes the rows of a batch for which the SQL expression `condition` is true, drops those for
+/// which it is false or null, and returns those for which it fails as error rows of `node`.
 pub fn filter(node: &str, condition: &Expr, batch: &RecordBatch) -> Split {
     let mut errors = ErrorCollector::new(node, batch);
     let holds = errors.evaluate(condition);
@@ -140,7 +141,7 @@ pub fn filter(node: &str, condition: &Expr, batch: &RecordBatch) -> Split {
     Split { passed, errors: errors.into_batch() }
 }
 
-/// The result of a row-wise step: passed rows, and rows of the `errors` stream.
+/// The result of evaluating expressions row by row: passed rows, and rows of the `errors` stream.
 pub struct Split {
     /// The rows for which no expression failed.
     pub passed: RecordBatch,
@@ -148,7 +149,8 @@ pub struct Split {
     pub errors: Option<RecordBatch>,
 }
 
-/// The schema of the `errors` stream: the fact's tick, the node, the expression, and the cause.
+/// The schema of the `errors` stream of failed expressions: the fact's tick, the node, the
+/// expression, and the cause.
 pub fn error_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         columns::tick_field(columns::TICK),
@@ -158,7 +160,7 @@ pub fn error_schema() -> SchemaRef {
     ]))
 }
 
-/// Collects the failed evaluations of one batch.
+/// Collects the errors of the expressions that are evaluated on one batch.
 pub struct ErrorCollector<'b> {
     node: &'b str,
     batch: &'b RecordBatch,
@@ -167,7 +169,7 @@ pub struct ErrorCollector<'b> {
 }
 
 impl<'b> ErrorCollector<'b> {
-    /// A collector without errors.
+    /// A collector for the expressions of one batch, without errors.
     pub fn new(node: &'b str, batch: &'b RecordBatch) -> ErrorCollector<'b> {
         ErrorCollector { node, batch, errors: Vec::new() }
     }
@@ -179,17 +181,17 @@ impl<'b> ErrorCollector<'b> {
         values
     }
 
-    /// Adds errors of `expr` on this batch.
+    /// Adds errors of the expression `expr` on this batch.
     pub fn add(&mut self, expr: &Expr, errors: Vec<RowError>) {
         self.errors.extend(errors.into_iter().map(|error| (error, Arc::clone(&expr.text))));
     }
 
-    /// Whether there are no errors.
+    /// Whether no expression failed on the batch.
     pub fn is_empty(&self) -> bool {
         self.errors.is_empty()
     }
 
-    /// The indexes of the rows with an error, each once, ascending.
+    /// The indexes of the rows for which an expression failed, each once, ascending.
     pub fn rows(&self) -> Vec<usize> {
         let mut rows: Vec<usize> = self.errors.iter().map(|(error, _)| error.row).collect();
         rows.sort_unstable();
@@ -209,7 +211,8 @@ impl<'b> ErrorCollector<'b> {
         Split { passed, errors: self.into_batch() }
     }
 
-    /// The errors as rows of the `errors` stream, in the order of the batch; `None` without errors.
+    /// The expressions' errors as rows of the `errors` stream, in the order of the batch; `None`
+    /// without errors.
     pub fn into_batch(mut self) -> Option<RecordBatch> {
         if self.errors.is_empty() {
             return None;

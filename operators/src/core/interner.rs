@@ -9,7 +9,8 @@ use arrow::datatypes::DataType;
 
 use super::row_encoding::RowCodec;
 
-/// The distinct values of a column and their numbers; [`Interner::NULL`] is the number of null.
+/// The interned values of a column, each once, and their numbers; [`Interner::NULL`] is the number
+/// of null.
 ///
 /// Numbers follow the order of arrival, so no output may depend on them. To order values, compare
 /// the bytes that [`Interner::get`] returns.
@@ -20,7 +21,7 @@ pub struct Interner {
 }
 
 impl Interner {
-    /// The number of null.
+    /// The number by which an interner addresses null.
     pub const NULL: u32 = 0;
 
     /// An interner for a column of type `data_type`, with no value but null.
@@ -30,7 +31,8 @@ impl Interner {
         Interner { codec, numbers: [(Arc::clone(&null), Interner::NULL)].into(), values: vec![null] }
     }
 
-    /// The number of each row's value in the column with index `column`; stores new values.
+    /// Interns the values of the column with index `column`, and returns the number of each row's
+    /// value.
     pub fn intern(&mut self, batch: &RecordBatch, column: usize) -> Vec<u32> {
         let rows = self.codec.encode(batch, &[column]);
         let mut last: Option<(usize, u32)> = None;
@@ -60,22 +62,23 @@ impl Interner {
         number
     }
 
-    /// The encoded value of a number; encoded values are ordered as the values are.
+    /// The encoded value that was interned under a number; encoded values are ordered as the values
+    /// are.
     pub fn get(&self, number: u32) -> &[u8] {
         &self.values[number as usize]
     }
 
-    /// The count of values, including null.
+    /// The count of interned values, including null.
     pub fn len(&self) -> usize {
         self.values.len()
     }
 
-    /// Whether there is no value but null.
+    /// Whether no value but null was interned.
     pub fn is_empty(&self) -> bool {
         self.values.len() == 1
     }
 
-    /// The values of `numbers` as a column.
+    /// The interned values with these `numbers`, as a column.
     pub fn column(&self, numbers: impl IntoIterator<Item = u32>) -> ArrayRef {
         self.codec.decode(numbers.into_iter().map(|number| self.get(number))).remove(0)
     }

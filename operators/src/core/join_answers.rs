@@ -17,7 +17,7 @@ use timely::dataflow::operators::{Capability, Operator};
 use super::column_appender::ColumnAppender;
 use super::rows::{RowStream, Rows, ticks_of};
 
-/// Appends to each row the columns of its answer, except the answer's first column, its tick.
+/// Joins each row with its answer: appends the answer's columns, except the first one, its tick.
 ///
 /// # Panics
 /// When a row has no answer once the frontier of `answers` has passed it.

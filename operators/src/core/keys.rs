@@ -8,17 +8,17 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use tidegate_facts::{KeyHash, digest::key_hash};
 
-/// The key of a row whose identifier is null. Such a row belongs to no group: it matches no other
-/// row.
+/// The key, in arrangements, of a row whose identifier is null. Such a row belongs to no group: it
+/// matches no other row.
 pub const NULL_KEY: KeyHash = KeyHash::MAX;
 
-/// Whether a column of this type can be a key column.
+/// Whether a column of this type can be a key column of an arrangement.
 pub fn is_key(data_type: &DataType) -> bool {
     data_type.is_integer()
         || matches!(data_type, DataType::Utf8 | DataType::Boolean | DataType::FixedSizeBinary(_))
 }
 
-/// The key of each row, given the column of identifiers.
+/// The 128-bit key of each row, computed from the column of identifiers.
 ///
 /// An integer is its own key, so nothing is hashed for it; texts and bytes are hashed.
 ///

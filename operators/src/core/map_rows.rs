@@ -10,7 +10,8 @@ use timely::progress::operate::FrontierInterest;
 use super::expr::Split;
 use super::rows::{RowStream, Rows};
 
-/// Applies `step` to each batch and returns the stream of passed rows and the stream of errors.
+/// Maps batches by a stateless `step`, and returns the stream of passed rows and the stream of
+/// errors.
 ///
 /// * Time: each output is at the time of its input.
 /// * State: none.
@@ -22,7 +23,8 @@ pub fn map_rows<'scope>(
     map_rows_with_passthrough(rows, None, name, step)
 }
 
-/// Like [`map_rows`], and emits the rows of `passthrough` unchanged among the passed rows.
+/// Maps batches by a stateless `step`, as [`map_rows`] does, and emits the rows of `passthrough`
+/// unchanged among the passed rows.
 ///
 /// Restored timeline rows take this way: the step was applied to them before the restart.
 pub fn map_rows_with_passthrough<'scope>(

@@ -11,16 +11,17 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use arrow::row::{RowConverter, Rows, SortField};
 
-/// Encodes rows of some columns as bytes, and decodes them.
+/// Encodes rows of some columns as bytes, which operators keep in their state, and decodes them.
 pub struct RowCodec {
     types: Vec<DataType>,
     converter: RowConverter,
 }
 
-/// One encoded row.
+/// One row encoded as bytes, as operators keep it in their state.
 pub type EncodedRow = Box<[u8]>;
 
-/// The type that a column has after decoding: the value type for a dictionary, else its own.
+/// The type that a column has after the decoding of encoded rows: the value type for a dictionary,
+/// else its own.
 pub fn decoded_type(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Dictionary(_, values) => values.as_ref().clone(),
@@ -28,12 +29,12 @@ pub fn decoded_type(data_type: &DataType) -> DataType {
     }
 }
 
-/// The field that a column has after decoding; see [`decoded_type`].
+/// The field that a column has after the decoding of encoded rows; see [`decoded_type`].
 pub fn decoded_field(field: &Field) -> Field {
     field.clone().with_data_type(decoded_type(field.data_type()))
 }
 
-/// Whether a column of this type can be encoded.
+/// Whether rows with a column of this type can be encoded for an operator's state.
 pub fn is_encodable(data_type: &DataType) -> bool {
     RowConverter::supports_fields(&[SortField::new(data_type.clone())])
 }

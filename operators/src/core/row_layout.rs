@@ -13,15 +13,15 @@ use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use tidegate_facts::row::Row;
 
-/// The index of the key in the inputs of stateful operators, which begin with tick, key and event
-/// time.
+/// The index of the key in the row layout of stateful operators' inputs: tick, key, event time,
+/// then the other columns.
 pub const INPUT_KEY: usize = 1;
 
-/// The index of the event time in the inputs of stateful operators.
+/// The index of the event time in the row layout of stateful operators' inputs.
 pub const INPUT_TIME: usize = 2;
 
-/// The layout of batches of `R`: prefix columns, then the columns of `R`, some of them with other
-/// types.
+/// The row layout of batches of `R`: prefix columns, then the columns of `R`, some of them with
+/// other types.
 pub struct RowLayout<R> {
     schema: SchemaRef,
     prefix: usize,
@@ -31,7 +31,7 @@ pub struct RowLayout<R> {
 }
 
 impl<R: Row> RowLayout<R> {
-    /// Returns a layout with the columns `prefix` before those of `R`.
+    /// Returns a row layout with the columns `prefix` before those of `R`.
     ///
     /// Each field of `planned` replaces the field of `R` with its name, which must be a `u32`.
     ///
@@ -51,12 +51,12 @@ impl<R: Row> RowLayout<R> {
         RowLayout { schema, prefix: count, planned, row: PhantomData }
     }
 
-    /// The schema of the batches.
+    /// The schema of batches with this row layout.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// The index of a column.
+    /// The index of a column of the row layout.
     ///
     /// # Panics
     /// If there is no such column.
@@ -76,8 +76,8 @@ impl<R: Row> RowLayout<R> {
         columns
     }
 
-    /// A batch of these rows. `prefix` has one array for each prefix column, and `planned` one for
-    /// each planned column.
+    /// A batch of these rows in this row layout. `prefix` has one array for each prefix column, and
+    /// `planned` one for each planned column.
     pub fn batch(&self, prefix: Vec<ArrayRef>, rows: &[R], planned: Vec<ArrayRef>) -> RecordBatch {
         let columns = prefix.into_iter().chain(self.columns(rows, planned)).collect();
         RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("the columns are the layout's")

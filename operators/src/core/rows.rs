@@ -14,7 +14,8 @@ use timely::Accountable;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::ContainerBytes;
 
-/// An Arrow batch in which each row has a tick, in the column `_tick`.
+/// The container of every stream of rows: an Arrow batch in which each row has a tick, in the
+/// column `_tick`.
 #[derive(Clone, Debug)]
 pub struct Rows(pub RecordBatch);
 
@@ -24,7 +25,8 @@ pub struct Rows(pub RecordBatch);
 /// owns the partition of its tick (see [`partition_owner`]) and stays there.
 pub type RowStream<'scope> = Stream<'scope, Tick, Rows>;
 
-/// The worker that owns a partition: every row whose tick has this partition belongs to it.
+/// The worker that owns the rows of a partition: every row whose tick has this partition belongs to
+/// it.
 pub fn partition_owner(partition: u16, workers: usize) -> usize {
     usize::from(partition) % workers
 }
@@ -39,7 +41,7 @@ impl Rows {
     }
 }
 
-/// The column `_tick` of a batch.
+/// The tick of each row of a batch: its column `_tick`.
 ///
 /// # Panics
 /// When the batch has no such column; the plan gives one to every stream.
@@ -47,7 +49,7 @@ pub fn ticks_of(batch: &RecordBatch) -> &columns::TickArray {
     columns::ticks(batch)
 }
 
-/// The event times of a timestamp column, in microseconds.
+/// The event time of each row, from a timestamp column, in microseconds.
 ///
 /// # Panics
 /// When the column is not a timestamp in microseconds; the plan checks that.
@@ -62,7 +64,7 @@ pub fn repeated_text(text: &str, rows: usize) -> ArrayRef {
     Arc::new(DictionaryArray::new(Int32Array::from(vec![0; rows]), values))
 }
 
-/// A column of digests, 32 bytes each.
+/// A column with a digest for each row, 32 bytes each.
 pub fn digest_column(digests: &[Digest]) -> FixedSizeBinaryArray {
     let bytes: Vec<u8> = digests.iter().flat_map(|digest| digest.0).collect();
     FixedSizeBinaryArray::new(32, Buffer::from_vec(bytes), None)

@@ -26,7 +26,8 @@ use tidegate_facts::columns::TickArray;
 use super::rows::ticks_of;
 use super::tick_ordered::TickOperator;
 
-/// A [`TickOperator`] whose state can be written as rows and restored from them.
+/// A [`TickOperator`] that takes snapshots: its state can be written as rows and restored from
+/// them.
 pub trait SnapshotOperator: TickOperator {
     /// The state as rows in any order: the snapshot's columns without the tick.
     fn snapshot(&self) -> Vec<ArrayRef>;
@@ -53,8 +54,8 @@ impl SnapshotOperator for Box<dyn SnapshotOperator> {
     }
 }
 
-/// An operator with two additional inputs, boundaries and restored snapshot rows, and one
-/// additional output, the snapshot rows. The additional ones come last.
+/// A stateful operator that takes snapshots, with two additional inputs, boundaries and restored
+/// snapshot rows, and one additional output, the snapshot rows. The additional ones come last.
 pub struct Snapshotting<S> {
     operator: S,
     /// The snapshot output at ticks without a boundary.

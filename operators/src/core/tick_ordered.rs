@@ -52,7 +52,7 @@ impl TickOperator for Box<dyn TickOperator> {
     }
 }
 
-/// To which workers the rows of an input are sent.
+/// To which workers the rows of an input of a tick-ordered operator are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exchange {
     /// To the owner of the key in the column with this index.
@@ -63,7 +63,7 @@ pub enum Exchange {
     Broadcast,
 }
 
-/// One input of a [`TickOperator`].
+/// One input of a [`TickOperator`], which receives rows in the order of their ticks.
 pub struct OperatorInput<'scope> {
     /// The rows, on their partition owners.
     pub rows: RowStream<'scope>,
@@ -73,7 +73,7 @@ pub struct OperatorInput<'scope> {
     pub exchange: Exchange,
 }
 
-/// One output of a [`TickOperator`].
+/// One output of a [`TickOperator`], which receives rows in the order of their ticks.
 pub struct OperatorOutput {
     /// The schema of the rows, which includes `_tick`.
     pub schema: SchemaRef,
@@ -83,7 +83,8 @@ pub struct OperatorOutput {
     pub order: Vec<usize>,
 }
 
-/// Runs `operator` over `inputs` and returns one stream for each of `outputs`.
+/// Runs a stateful operator over `inputs` in the order of ticks, and returns one stream for each of
+/// `outputs`.
 ///
 /// Input rows with ticks below `restored` come from a checkpoint. The operator processes them to
 /// rebuild its state, and the rows that it emits below `restored` are dropped.
@@ -161,8 +162,8 @@ pub fn run_in_tick_order<'scope, S: TickOperator>(
     streams.into_iter().map(deliver).collect()
 }
 
-/// Merges several streams into one: rows in the order of ticks, and rows of one tick in the order
-/// of the streams, whichever arrived first.
+/// Merges several streams into one in the order of ticks: rows of one tick come in the order of the
+/// streams, whichever arrived first.
 ///
 /// `schema` becomes the schema of all rows; the streams have its types, perhaps under other names.
 ///

@@ -76,7 +76,8 @@ pub struct CopyConfig {
     pub learns_weights: bool,
 }
 
-/// How often two streams agreed and differed on claims on which at least one of them was wrong.
+/// The error overlap of two streams in copy detection: how often they agreed and differed on claims
+/// on which at least one of them was wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ErrorOverlap {
     /// How often both reported the same wrong value.
@@ -87,7 +88,8 @@ pub struct ErrorOverlap {
     pub surprise: u64,
 }
 
-/// How often two streams agreed and differed on contested claims, whoever was right.
+/// The contested overlap of two streams in copy detection: how often they agreed and differed on
+/// contested claims, whoever was right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContestedOverlap {
     /// How often they reported the same value.
@@ -152,7 +154,8 @@ impl ErrorOverlap {
     }
 }
 
-/// The relation of two streams: independent, suspected copies, or shown to be copies.
+/// The relation of two streams in copy detection: independent, suspected copies, or shown to be
+/// copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Relation {
     /// Nothing indicates copying, or copying is excluded.
@@ -163,10 +166,11 @@ pub enum Relation {
     Family,
 }
 
-/// Two streams, the lesser number first.
+/// A pair of streams that copy detection compares, the lesser number first.
 pub type StreamPair = (u32, u32);
 
-/// What two streams that are not independent have in common, and their relation.
+/// The similarity of two streams that copy detection found not to be independent, and their
+/// relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Similarity {
     /// The overlap where at least one was wrong.
@@ -195,7 +199,8 @@ pub struct StreamFinding {
     pub weight: u32,
 }
 
-/// Counts the overlaps of streams over rounds, and derives families and suspected groups from them.
+/// The state of copy detection: counts the overlaps of streams over rounds, and derives copy
+/// families and suspected groups from them.
 pub struct CopyDetector {
     config: CopyConfig,
     round: Option<i64>,
@@ -214,10 +219,11 @@ pub struct CopyDetector {
 /// A stream's report on a claim: stream, event time in microseconds, value.
 type Report = (u32, i64, u32);
 
-/// The entries of a map that differ, by key: the value before and the value after.
+/// The entries of a map that a round of copy detection changed, by key: the value before and the
+/// value after.
 pub type EntryChanges<K, V> = Vec<(K, Option<V>, Option<V>)>;
 
-/// The findings and the suspected pairs that a round changed.
+/// The findings and the suspected pairs that a round of copy detection changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RoundChanges {
     /// The findings about streams.
@@ -227,7 +233,7 @@ pub struct RoundChanges {
 }
 
 impl CopyDetector {
-    /// Returns a detector without reports.
+    /// Returns a copy detector without reports.
     pub fn new(config: CopyConfig) -> CopyDetector {
         CopyDetector {
             config,
@@ -242,7 +248,7 @@ impl CopyDetector {
         }
     }
 
-    /// Whether a report of this event time ends the current round.
+    /// Whether a report of this event time ends the current round of copy detection.
     pub fn ends_round(&self, time: i64) -> bool {
         self.round.is_some_and(|round| self.round_of(time) > round)
     }

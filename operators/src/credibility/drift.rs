@@ -42,11 +42,11 @@ use tidegate_facts::{Digest, KeyHash, Tick};
 use periods::Periods;
 use severity::{DriftEvent, DriftLevel};
 
-/// The greatest value that a statistic can have. Greater values are clamped to it, lesser ones to
-/// its opposite.
+/// The greatest value that a drift statistic can have. Greater values are clamped to it, lesser
+/// ones to its opposite.
 pub const BEYOND: i64 = i64::MAX;
 
-/// One row of a measure's input: a fact's tick, event time, measured value and member.
+/// One row of a drift measure's input: a fact's tick, event time, measured value and member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observation {
     /// The tick of the fact.
@@ -60,11 +60,12 @@ pub struct Observation {
     pub member: KeyHash,
 }
 
-/// A statistic over a period: how it accumulates facts in panes, and how it measures several panes.
+/// A drift statistic over a period: how it accumulates facts in panes, and how it measures several
+/// panes.
 pub trait Statistic: 'static {
     /// The accumulated facts of one pane.
     type Pane: Default;
-    /// What periods are compared with.
+    /// The reference with which a drift statistic compares periods.
     type Reference: Serialize + DeserializeOwned;
 
     /// Adds a fact to a pane.
@@ -81,7 +82,8 @@ pub trait Statistic: 'static {
     fn measure(&self, panes: &[&Self::Pane], reference: &Self::Reference) -> Option<Measurement>;
 }
 
-/// The statistic of one period, and what it is compared with, in millionths.
+/// What a drift measure finds for one period: the statistic, and what it is compared with, in
+/// millionths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measurement {
     /// The value that the bounds are compared with.
@@ -123,7 +125,7 @@ pub struct MeasureConfig {
     pub periods: periods::PeriodConfig,
 }
 
-/// The row of a closed period of one key, or a revision of it.
+/// The row that drift detection emits for a closed period of one key, or a revision of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClosedPeriod {
     /// The tick of the close.
@@ -154,7 +156,7 @@ pub struct ClosedPeriod {
     pub event: Option<DriftEvent>,
 }
 
-/// One statistic over the periods of every key.
+/// A drift measure: one statistic over the periods of every key.
 pub struct DriftMeasure(Box<dyn AnyPeriods>);
 
 /// [`Periods`] of any statistic.
@@ -186,7 +188,7 @@ impl<S: Statistic> AnyPeriods for Periods<S> {
 }
 
 impl DriftMeasure {
-    /// Returns a measure without facts.
+    /// Returns a drift measure without facts.
     pub fn new(config: MeasureConfig) -> DriftMeasure {
         let kind = config.kind.clone();
         match kind {
@@ -209,8 +211,8 @@ impl DriftMeasure {
         DriftMeasure(Box::new(Periods::new(config, statistic)))
     }
 
-    /// Adds a fact. Its tick must not be before the last one, and everything due up to it must be
-    /// closed.
+    /// Adds a fact to the drift measure. Its tick must not be before the last one, and everything
+    /// due up to it must be closed.
     pub fn add(&mut self, key: &str, fact: &Observation) {
         self.0.add(key, fact);
     }
@@ -233,7 +235,7 @@ impl DriftMeasure {
 }
 
 impl StatisticKind {
-    /// The name of the statistic's category, in topologies and rows.
+    /// The name of the drift statistic's category, in topologies and rows.
     pub fn name(&self) -> &'static str {
         match self {
             StatisticKind::TimingEntropy => "timing_entropy",
@@ -246,12 +248,12 @@ impl StatisticKind {
         }
     }
 
-    /// Whether the statistic distinguishes the members of a key.
+    /// Whether the drift statistic distinguishes the members of a key.
     pub fn reads_members(&self) -> bool {
         matches!(self, StatisticKind::CorrelationDrift | StatisticKind::TtlCompression)
     }
 
-    /// Whether the statistic learns its reference, from facts of any age.
+    /// Whether the drift statistic learns its reference, from facts of any age.
     pub fn learns_reference(&self) -> bool {
         matches!(
             self,

@@ -90,7 +90,8 @@ pub enum CredibilityEvent<'a> {
     },
 }
 
-/// How well the clocks of a region agree with the others: OK, WARN or CRITICAL.
+/// How well a region's clocks agree with the others, for the credibility index: OK, WARN or
+/// CRITICAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RegionState {
     /// They agree.
@@ -128,7 +129,7 @@ pub struct CredibilityConfig {
     pub expiring_within: Span,
 }
 
-/// A change of the terms at a tick.
+/// A change of the credibility index's terms at a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TermsChange {
     /// The tick of the change.
@@ -208,7 +209,7 @@ impl Terms {
         (100 - self.drift - self.correlation - self.quorum - self.ttl - self.sync).clamp(0, 100)
     }
 
-    /// The band of the index; bands begin at 95, 85, 70 and 50.
+    /// The band of the credibility index; bands begin at 95, 85, 70 and 50.
     pub fn band(&self) -> &'static str {
         match self.index() {
             95.. => "stable",
@@ -353,7 +354,7 @@ impl ClaimLifetimes {
 }
 
 impl CredibilityIndex {
-    /// Returns an index of 100, without rows.
+    /// Returns a credibility index of 100, without rows.
     pub fn new(config: CredibilityConfig) -> CredibilityIndex {
         CredibilityIndex {
             config,
@@ -369,7 +370,7 @@ impl CredibilityIndex {
         }
     }
 
-    /// The terms as of the current tick.
+    /// The terms of the credibility index as of the current tick.
     pub fn terms(&self) -> Terms {
         let now = self.tick.micros();
         let correlations = self.correlations.values().filter(|of| self.forgotten_at(of.since) > now);

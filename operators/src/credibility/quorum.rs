@@ -50,7 +50,7 @@ mod snapshot;
 
 pub use operator::{DeclarationColumns, EvidenceColumns, FamilyColumns, Quorum, QuorumConfig};
 
-/// One piece of evidence: the value that a stream reports for a claim.
+/// One piece of evidence of a quorum: the value that a stream reports for a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// The event time in microseconds, at most that of the tick at which the evidence arrived.
@@ -70,7 +70,7 @@ pub struct Evidence {
     pub is_eligible: bool,
 }
 
-/// The requirement of a claim: how many streams should vote, and how many must agree.
+/// The quorum requirement of a claim: how many streams should vote, and how many must agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Requirement {
     /// How many streams should vote.
@@ -89,7 +89,8 @@ impl Requirement {
     pub const INCOMPLETE: Requirement = Requirement { n: 0, k: 0, groups: 0, out_of_band: false };
 }
 
-/// How far a claim can be relied on: VERIFIED, DEGRADED or UNKNOWN.
+/// The status of a claim by its quorum, that is, how far it can be relied on: VERIFIED, DEGRADED or
+/// UNKNOWN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimStatus {
     /// The quorum holds, and as many streams vote as should.
@@ -100,7 +101,7 @@ pub enum ClaimStatus {
     Unknown,
 }
 
-/// Why a claim is not verified.
+/// Why a claim is not verified by its quorum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusReason {
     /// The claim has no requirement, or an incomplete one.
@@ -121,7 +122,7 @@ pub enum StatusReason {
     FamiliesUnknown,
 }
 
-/// Why a stream's vote does not count for the leading value of a claim.
+/// Why a quorum does not count a stream's vote for the leading value of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExclusionReason {
     /// The vote is for another value.
@@ -140,7 +141,8 @@ pub enum ExclusionReason {
     Withdrawn,
 }
 
-/// What caused a claim to be evaluated. Of several causes in one tick, the first of these counts.
+/// What caused the quorum of a claim to be evaluated. Of several causes in one tick, the first of
+/// these counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ChangeCause {
     /// New evidence arrived.
@@ -153,7 +155,7 @@ pub enum ChangeCause {
     Families,
 }
 
-/// The evaluated state of a claim: its status, its leading value and its vote counts.
+/// The evaluated quorum of a claim: its status, its leading value and its vote counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimState {
     /// The claim's passthrough row; see [`ClaimTable::row`].
@@ -181,7 +183,7 @@ pub struct ClaimState {
     pub at_last_evidence: (u32, ClaimStatus),
 }
 
-/// A change of the evaluated state of a claim.
+/// A change of a claim's evaluated quorum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimChange {
     /// The claim's number.
@@ -194,7 +196,8 @@ pub struct ClaimChange {
     pub cause: ChangeCause,
 }
 
-/// The vote of one stream on a claim, and why it does not count for the leading value.
+/// The vote of one stream in the quorum of a claim, and why it does not count for the leading
+/// value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamVote {
     /// The claim's passthrough row; see [`ClaimTable::row`].
@@ -213,7 +216,7 @@ pub struct StreamVote {
     pub exclusion: Option<ExclusionReason>,
 }
 
-/// A row of the votes changelog: a vote is added or retracted.
+/// A row of the quorum's votes changelog: a vote is added or retracted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoteChange {
     /// The claim's number.
@@ -249,7 +252,7 @@ struct Claim {
     votes: Vec<StreamVote>,
 }
 
-/// The evidence, the declaration and the evaluated state of every claim.
+/// The state of a quorum: the evidence, the declaration and the evaluated state of every claim.
 pub struct ClaimTable {
     numbers: BTreeMap<KeyHash, u32>,
     claims: Vec<Claim>,
@@ -274,7 +277,7 @@ pub struct ClaimTable {
 }
 
 impl ClaimTable {
-    /// Returns an empty table.
+    /// Returns a quorum's table without claims.
     ///
     /// * `default_requirement`: the requirement of claims without a declaration.
     /// * `is_append_only`: evidence is never retracted.
@@ -475,12 +478,12 @@ impl ClaimTable {
         }
     }
 
-    /// The number of claims.
+    /// The number of claims of the quorum.
     pub fn len(&self) -> usize {
         self.claims.len()
     }
 
-    /// Whether there are no claims.
+    /// Whether the quorum has no claims.
     pub fn is_empty(&self) -> bool {
         self.claims.is_empty()
     }

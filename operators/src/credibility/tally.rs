@@ -12,8 +12,8 @@
 
 use crate::core::interner::Interner;
 
-/// A stream's ballot on one claim: the value that it reports, and what the quorum knows of the
-/// stream.
+/// A stream's ballot in the tally of one claim: the value that it reports, and what the quorum
+/// knows of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ballot {
     /// The stream's number in the interner of streams.
@@ -26,13 +26,14 @@ pub struct Ballot {
     pub out_of_band: bool,
 }
 
-/// The copy family, the suspected group and the vote weight of every stream.
+/// The copy family, the suspected group and the vote weight of every stream, as a tally reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FamilyTable {
     by_stream: Vec<Membership>,
 }
 
-/// A stream's membership in a copy family and in a suspected group, and the weight of its vote.
+/// A stream's membership in a copy family and in a suspected group, and the weight of its vote in a
+/// tally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Membership {
     /// The family, named by one of its streams; `None` if the stream copies nobody.
@@ -46,7 +47,7 @@ pub struct Membership {
     pub is_examined: bool,
 }
 
-/// The weight of a vote to which copy detection gives no other, in thousandths.
+/// The weight in a tally of a vote to which copy detection gives no other, in thousandths.
 pub const WEIGHT_DEFAULT: u32 = 1_000;
 
 impl Membership {
@@ -70,7 +71,7 @@ impl FamilyTable {
     }
 }
 
-/// A ballot after the count: its weight, and whether it is the vote of its stream, of a family, or
+/// A ballot after the tally: its weight, and whether it is the vote of its stream, of a family, or
 /// of nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CountedBallot {
@@ -88,7 +89,7 @@ pub struct CountedBallot {
     pub spokesperson: Spokesperson,
 }
 
-/// Who votes for a stream: the stream, another stream of its copy family, or nobody.
+/// Who votes for a stream in a tally: the stream, another stream of its copy family, or nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spokesperson {
     /// The stream itself, alone or for its family. Only these ballots count as votes.
@@ -99,7 +100,8 @@ pub enum Spokesperson {
     Nobody,
 }
 
-/// The value with the greatest weight of votes, and its lead over the second.
+/// The leader of a tally: the value with the greatest weight of votes, and its lead over the
+/// second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leader {
     /// The leading value; the least of several with the same weight.
@@ -115,8 +117,8 @@ impl Leader {
     }
 }
 
-/// The counted ballots of one claim. Reused from count to count, so that counting does not
-/// allocate.
+/// The tally of one claim: its counted ballots. Reused from count to count, so that counting does
+/// not allocate.
 #[derive(Default)]
 pub struct VoteTally {
     /// The ballots of the last count, each with its spokesperson.

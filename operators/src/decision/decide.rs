@@ -23,7 +23,8 @@ use crate::core::effective::Effective;
 use crate::core::expr::{ErrorCollector, Expr, Split, error_schema};
 use crate::core::rows::{digest_column, repeated_text, ticks_of};
 
-/// The action of a decision, in the order of severity.
+/// The action that a bundle decides for an event, from allowing to blocking it, in the order of
+/// severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Action {
@@ -38,10 +39,10 @@ pub enum Action {
 }
 
 impl Action {
-    /// Every action, in the order of severity.
+    /// Every action of a decision, in the order of severity.
     pub const ALL: [Action; 4] = [Action::Allow, Action::StepUp, Action::QueueReview, Action::Block];
 
-    /// The name in bundles, rows and receipts.
+    /// The name of the action in bundles, rows and receipts.
     pub fn name(self) -> &'static str {
         match self {
             Action::Allow => "ALLOW",
@@ -145,12 +146,12 @@ fn renamed_keys(text: &str) -> Vec<(u32, String)> {
     renamed.collect()
 }
 
-/// The line, counted from 1, of the byte at index `at` of `text`.
+/// The line of a bundle or policy file, counted from 1, with the byte at index `at` of `text`.
 pub fn line_of(text: &str, at: usize) -> u32 {
     1 + text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count() as u32
 }
 
-/// A rule with its planned condition.
+/// A rule of a bundle with its planned condition.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// The rule's name.
@@ -213,7 +214,7 @@ pub fn decision_fields() -> Vec<Field> {
     ]
 }
 
-/// The reason code of a rule whose evaluation failed.
+/// The reason code that a decision cites for a rule whose evaluation failed.
 pub const EVALUATION_ERROR: &str = "EVALUATION_ERROR";
 
 impl Decider {
@@ -223,8 +224,8 @@ impl Decider {
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 
-    /// Decides each row. A failed evaluation makes the decision at least a review and adds an error
-    /// row; no row is dropped.
+    /// Decides each row of a batch by the bundle. A failed evaluation makes the decision at least a
+    /// review and adds an error row; no row is dropped.
     ///
     /// # Panics
     /// When the rows have no `event_id`; the plan checks that.

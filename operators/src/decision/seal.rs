@@ -24,10 +24,10 @@ use crate::core::rows::{digest_column, repeated_text};
 /// The name of the canonical form of an episode; the form contains it.
 pub const EPISODE: &str = "tidegate.episode.v1";
 
-/// The name of the column with the plan digest.
+/// The name of the column with the plan digest, which sealing appends to each decision.
 pub const PLAN_DIGEST: &str = "plan_digest";
 
-/// The columns of an episode's frame: the bundle, policy and plan that were effective.
+/// The columns of a sealed episode's frame: the bundle, policy and plan that were effective.
 pub const UNDER: [&str; 7] = [
     "bundle_digest",
     "bundle_id",
@@ -38,7 +38,7 @@ pub const UNDER: [&str; 7] = [
     "policy_revision",
 ];
 
-/// The columns that a row must have to be sealed.
+/// The columns that a row must have to be sealed as an episode.
 pub const NEEDED: [&str; 5] =
     [columns::OFFSET, columns::EVENT_ID, columns::PAYLOAD_HASH, columns::BASIS, "decision_id"];
 
@@ -119,7 +119,7 @@ impl Episode {
     }
 }
 
-/// Recomputes the record digest of each row from its other columns.
+/// Recomputes the record digest of each sealed episode from its other columns.
 ///
 /// # Errors
 /// When a column has no canonical form; Tidegate does not write such rows.

@@ -24,7 +24,8 @@ use super::payload::{Cell, ColumnBuilder};
 use super::policy::{EventPolicy, KeySource};
 use crate::core::rows::digest_column;
 
-/// Records of one event type that passed all checks except that for a partition key.
+/// Records of one event type that the gate admits unless they lack a partition key: they passed all
+/// other checks.
 pub struct ValidRows {
     /// The index of each record in [`Validated::positions`](super::outcome::Validated::positions).
     pub records: Vec<u32>,
@@ -46,7 +47,7 @@ pub struct ValidRows {
     pub payload: Vec<ArrayRef>,
 }
 
-/// A record without a value for any partition key.
+/// A record that the gate cannot admit, because it has no value for any partition key.
 pub struct MissingKey {
     /// The index of the record in [`Validated::positions`](super::outcome::Validated::positions).
     pub record: u32,
@@ -56,8 +57,8 @@ pub struct MissingKey {
     pub payload_hash: Digest,
 }
 
-/// The topic of a class: facts about the platform go to `control`, facts about the world to
-/// `traffic`.
+/// The topic to which facts of a class are admitted: facts about the platform go to `control`,
+/// facts about the world to `traffic`.
 pub fn topic_of(class: EventClass) -> Topic {
     match class {
         EventClass::Control | EventClass::Audit => Topic::Control,
@@ -66,7 +67,8 @@ pub fn topic_of(class: EventClass) -> Topic {
 }
 
 impl ValidRows {
-    /// Converts the records to facts; returns those without a partition key separately.
+    /// Converts valid records to the facts that are admitted; returns those without a partition key
+    /// separately.
     pub fn accept(
         self,
         event: &EventPolicy,
@@ -159,7 +161,7 @@ impl ValidRows {
     }
 }
 
-/// Builds the columns of one event type from valid lines.
+/// Builds the columns of one event type from valid lines, for admission as facts.
 pub struct BatchBuilder {
     records: Vec<u32>,
     contexts: Vec<u32>,

@@ -21,8 +21,8 @@ use super::payload;
 use super::policy::EventPolicy;
 use super::time_bounds::TimeBounds;
 
-/// Checks whether rows with these columns can be validated as an event type; returns every error,
-/// each a sentence that says how to correct it.
+/// Checks whether columnar records with these columns can be validated as an event type; returns
+/// every error, each a sentence that says how to correct it.
 pub fn check_columns(schema: &Schema, event: &EventPolicy) -> Vec<String> {
     let optional = |name, field_type| (name, field_type, false);
     let mut expected = vec![
@@ -74,12 +74,12 @@ fn is_readable(name: &str, from: &DataType, field_type: FieldType) -> bool {
     }
 }
 
-/// The first error of each row. Checks run in the gate's order, and later errors of a row are
-/// ignored.
+/// The first error of each row of a columnar batch. Checks run in the gate's order, and later
+/// errors of a row are ignored.
 pub struct RowErrors(Vec<Option<RecordError>>);
 
 impl RowErrors {
-    /// No errors, for this many rows.
+    /// No errors, for a columnar batch of this many rows.
     pub fn none(rows: usize) -> RowErrors {
         RowErrors(vec![None; rows])
     }
@@ -117,7 +117,7 @@ impl RowErrors {
     }
 }
 
-/// The envelopes of all rows, as columns of facts.
+/// The envelopes of all columnar records, as columns of facts.
 pub struct EnvelopeColumns {
     event_id: ArrayRef,
     ts_utc: ArrayRef,
@@ -255,7 +255,8 @@ fn envelope_error(name: &str, what: &str) -> RecordError {
     RecordError::new(Reason::EnvelopeInvalid, format!("`{name}` {what}"))
 }
 
-/// The payloads of all rows, as columns of facts; rejects the rows that do not match the schema.
+/// The payloads of all columnar records, as columns of facts; rejects the rows that do not match
+/// the schema.
 pub fn payload_columns(batch: &RecordBatch, event: &EventPolicy, errors: &mut RowErrors) -> Vec<ArrayRef> {
     let Some(schema) = &event.payload else {
         let texts = batch.column_by_name(columns::PAYLOAD).expect("the plan checks that it exists");
@@ -310,8 +311,8 @@ fn is_writable(column: &ArrayRef) -> bool {
     }
 }
 
-/// Writes rows as JSON, for display and for submitting them again: each value in its canonical
-/// form, or as text when it has none.
+/// Writes columnar records as JSON, for display and for submitting them again: each value in its
+/// canonical form, or as text when it has none.
 pub fn rows_as_json(batch: &RecordBatch, rows: &[u32]) -> Vec<Vec<u8>> {
     let as_text = |column: &ArrayRef| cast(column, &DataType::Utf8).ok();
     let has_canonical_form =

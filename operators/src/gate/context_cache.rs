@@ -58,7 +58,7 @@ impl RecordError {
     }
 }
 
-/// A context, and what follows from it alone.
+/// A cached context of records, and what follows from it alone.
 pub struct CachedContext {
     /// The context.
     pub context: Context,
@@ -73,7 +73,7 @@ pub struct CachedContext {
     pub scope: DedupeScope,
 }
 
-/// The contexts of recent records, each with a number.
+/// The gate's cache of the contexts of recent records, each with a number.
 pub struct ContextCache {
     events: Vec<EventPolicy>,
     all: Vec<CachedContext>,
@@ -81,7 +81,7 @@ pub struct ContextCache {
 }
 
 impl ContextCache {
-    /// An empty cache for a policy with these event types, in the order of their names.
+    /// An empty context cache for a policy with these event types, in the order of their names.
     pub fn new(events: Vec<EventPolicy>) -> ContextCache {
         ContextCache { events, all: Vec::new(), numbers: BTreeMap::new() }
     }
@@ -101,7 +101,7 @@ impl ContextCache {
         self.all.len()
     }
 
-    /// Removes all contexts; numbers that were returned before become invalid.
+    /// Removes all contexts from the cache; numbers that were returned before become invalid.
     pub fn clear(&mut self) {
         self.all.clear();
         self.numbers.clear();

@@ -17,10 +17,11 @@ use tidegate_facts::time::to_rfc3339;
 use super::number::{POWERS, within};
 use super::payload::{self, Cell};
 
-/// The times of the years 0000 to 9999, in microseconds since 1970 UTC.
+/// The times that the gate converts: those of the years 0000 to 9999, in microseconds since 1970
+/// UTC.
 pub const WRITABLE: std::ops::RangeInclusive<i64> = -62_167_219_200_000_000..=253_402_300_799_999_999;
 
-/// Whether a column of type `from` can be converted to `to`, except for single values that are
+/// Whether the gate can convert a column of type `from` to `to`, except for single values that are
 /// rejected.
 pub fn is_convertible(from: &DataType, to: FieldType) -> bool {
     if matches!(from, DataType::Null) || is_text(from) {
@@ -36,7 +37,7 @@ pub fn is_convertible(from: &DataType, to: FieldType) -> bool {
     }
 }
 
-/// Whether a column of this type has texts.
+/// Whether a source column of this type has texts, which convert to every type.
 pub fn is_text(from: &DataType) -> bool {
     match from {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
@@ -45,8 +46,8 @@ pub fn is_text(from: &DataType) -> bool {
     }
 }
 
-/// Converts a column to type `to`. A value that does not fit becomes null, and `reject` is called
-/// with its row and the reason.
+/// Converts a source column to the payload type `to`. A value that does not fit becomes null, and
+/// `reject` is called with its row and the reason.
 ///
 /// # Panics
 /// For a column type that [`is_convertible`] refuses.
@@ -124,8 +125,8 @@ pub fn convert(column: &ArrayRef, to: FieldType, mut reject: impl FnMut(usize, S
     }
 }
 
-/// Converts a timestamp column of any unit to microseconds, UTC; a column without a zone is read as
-/// UTC.
+/// Converts a source's timestamp column of any unit to microseconds, UTC; a column without a zone
+/// is read as UTC.
 ///
 /// A time between two microseconds, or outside the years 0000 to 9999, becomes null, and `reject`
 /// is called with its row and its text.

@@ -19,7 +19,7 @@ use tidegate_facts::{Context, Envelope, PayloadSchema};
 use super::context_cache::ContextCache;
 use super::line_template::{LineTemplate, SlotField};
 
-/// A line with a valid envelope.
+/// A JSON line with a valid envelope.
 pub struct Line<'a> {
     /// The number of its context in the cache.
     pub context: u32,
@@ -29,7 +29,7 @@ pub struct Line<'a> {
     pub payload: Payload<'a>,
 }
 
-/// The payload of a line.
+/// The payload of a JSON line.
 pub enum Payload<'a> {
     /// The JSON text of the object; `None` for a record without a payload.
     Object(Option<&'a str>),
@@ -37,7 +37,7 @@ pub enum Payload<'a> {
     Values,
 }
 
-/// Reads lines; caches the source texts of contexts, and templates of recent lines.
+/// Reads JSON lines; caches the source texts of contexts, and templates of recent lines.
 #[derive(Default)]
 pub struct LineReader {
     /// The indexes in [`FIELDS`] of the last line's keys, in its order.
@@ -128,12 +128,12 @@ impl LineReader {
         None
     }
 
-    /// The count of cached contexts.
+    /// The count of contexts that the line reader has cached.
     pub fn len(&self) -> usize {
         self.numbers.len()
     }
 
-    /// Clears the cached contexts and templates.
+    /// Clears the line reader's cached contexts and templates.
     pub fn clear(&mut self) {
         self.last = None;
         self.numbers.clear();
@@ -213,12 +213,12 @@ fn time_of(raw: &str) -> Option<i64> {
     parse_rfc3339_micros(&strict_json::string(raw).ok()?)
 }
 
-/// Whether a text has 1 to `chars_max` characters.
+/// Whether a text of a line's envelope, or of a row's, has 1 to `chars_max` characters.
 pub fn fits(text: &str, chars_max: usize) -> bool {
     !text.is_empty() && (text.len() <= chars_max || text.chars().count() <= chars_max)
 }
 
-/// The fields of an invalid line's envelope that could be read.
+/// The fields that could be read of an invalid JSON line's envelope.
 #[derive(Default)]
 pub struct PartialEnvelope {
     /// The event type.

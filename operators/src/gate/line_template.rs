@@ -12,7 +12,7 @@ use tidegate_facts::strict_json;
 
 use super::number::is_number;
 
-/// An earlier line with slots for the scalars that may differ.
+/// A template of JSON lines: an earlier line with slots for the scalars that may differ.
 pub struct LineTemplate {
     text: String,
     /// In the order of the text.
@@ -28,7 +28,7 @@ struct Slot {
     field: SlotField,
 }
 
-/// The field whose value is in a slot.
+/// The field whose value is in a slot of a line template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotField {
     /// The field of the envelope with this index in [`FIELDS`].

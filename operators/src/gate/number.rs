@@ -55,7 +55,8 @@ pub fn is_number(bytes: &[u8]) -> bool {
     Number::parse(bytes).is_some()
 }
 
-/// Parses an integer without point or exponent; `None` for other texts, and outside 64 bits.
+/// Parses a number strictly as an integer without point or exponent; `None` for other texts, and
+/// outside 64 bits.
 pub fn integer(text: &str) -> Option<i64> {
     let (whole, rest) = digits(text.strip_prefix('-').unwrap_or(text).as_bytes());
     if !rest.is_empty() || (whole.len() > 1 && whole[0] == b'0') {
@@ -64,13 +65,14 @@ pub fn integer(text: &str) -> Option<i64> {
     text.parse().ok()
 }
 
-/// Parses a finite float; zero has no sign, because its canonical form has none.
+/// Parses a number strictly as a finite float; zero has no sign, because its canonical form has
+/// none.
 pub fn float(text: &str) -> Option<f64> {
     Number::parse(text.as_bytes())?;
     text.parse::<f64>().ok().filter(|value| value.is_finite()).map(|value| value + 0.0)
 }
 
-/// Why a text is not a decimal of the declared precision and scale.
+/// Why the text of a number is not a decimal of the declared precision and scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotDecimal {
     /// The text is not a number.
@@ -81,8 +83,8 @@ pub enum NotDecimal {
     Digits,
 }
 
-/// Parses a decimal: returns `text` times `10^scale` when that is an integer of at most `precision`
-/// digits, at most 18.
+/// Parses a number exactly as a decimal: returns `text` times `10^scale` when that is an integer of
+/// at most `precision` digits, at most 18.
 pub fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, NotDecimal> {
     let Number { negative, whole, fraction, exponent } =
         Number::parse(text.as_bytes()).ok_or(NotDecimal::Number)?;
@@ -107,12 +109,13 @@ pub fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, NotDecimal>
     within(if negative { -unscaled } else { unscaled } * power, precision).ok_or(NotDecimal::Digits)
 }
 
-/// Returns `unscaled` when it has at most `precision` digits, at most 18; else `None`.
+/// Returns the decimal number `unscaled` when it has at most `precision` digits, at most 18; else
+/// `None`.
 pub fn within(unscaled: i128, precision: u8) -> Option<i128> {
     (unscaled.abs() < POWERS[usize::from(precision)]).then_some(unscaled)
 }
 
-/// The powers of ten up to `10^18`.
+/// The powers of ten up to `10^18`, for decimal numbers.
 pub const POWERS: [i128; 19] = {
     let mut powers = [1; 19];
     let mut exponent = 1;

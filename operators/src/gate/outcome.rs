@@ -5,7 +5,8 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use tidegate_facts::{Digest, EventClass, Reason, Topic};
 
-/// The outcome of some records. Each record is in `accepted` or in `rejected`, once.
+/// The outcome of the gate's validation of some records. Each record is in `accepted` or in
+/// `rejected`, once.
 #[derive(Clone, Debug, Default)]
 pub struct Validated {
     /// The position of every record in its source, in order.
@@ -21,7 +22,7 @@ pub struct Validated {
     pub rejected: Vec<Rejection>,
 }
 
-/// The facts of one event type, in the order of their records.
+/// The facts of one event type that validation accepted, in the order of their records.
 #[derive(Clone, Debug)]
 pub struct AcceptedBatch {
     /// The event type.
@@ -41,7 +42,7 @@ pub struct AcceptedBatch {
     pub keys: Vec<u128>,
 }
 
-/// A record that the gate rejected, and why.
+/// A record that validation rejected, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     /// The index of the record in [`Validated::positions`].

@@ -13,7 +13,7 @@ use tidegate_facts::{Field, FieldType, PayloadSchema};
 
 use super::number::{self, NotDecimal};
 
-/// The value of one field in one record.
+/// The value of one payload field in one JSON record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell<'a> {
     /// The record does not have the field.
@@ -34,7 +34,7 @@ pub enum Cell<'a> {
     Time(i64),
 }
 
-/// Reads the object `text` into one cell for each field of `schema`.
+/// Reads the payload `text`, a JSON object, into one cell for each field of `schema`.
 ///
 /// # Errors
 /// An error that names the field: the schema does not have it, it is repeated, missing, or of
@@ -66,8 +66,8 @@ pub fn read<'a>(text: &'a str, schema: &PayloadSchema, cells: &mut Vec<Cell<'a>>
     check_missing(schema, cells)
 }
 
-/// Like [`read`], from pairs of a field's index, none of them twice, and the source text of its
-/// value.
+/// Reads a JSON payload into cells, as [`read`] does, from pairs of a field's index, none of them
+/// twice, and the source text of its value.
 ///
 /// # Errors
 /// An error that names a field that is missing or of another type.
@@ -93,7 +93,7 @@ fn check_missing(schema: &PayloadSchema, cells: &[Cell<'_>]) -> Result<(), JsonE
     Ok(())
 }
 
-/// The error of a required field without a value.
+/// The error of a required payload field without a value.
 pub fn missing(field: &str) -> JsonError {
     JsonError(format!("`{field}` is missing; send it, or declare it optional in the policy"))
 }
@@ -117,7 +117,7 @@ fn cell<'a>(raw: &'a str, field: &Field) -> Result<Cell<'a>, JsonError> {
     cell.map_err(|error| JsonError(format!("`{}`: {error}", field.name)))
 }
 
-/// Parses a text strictly as a value of a type other than text.
+/// Parses a text strictly as the value of a payload field of a type other than text.
 ///
 /// # Errors
 /// An error with what was expected and what was found.
@@ -146,7 +146,7 @@ pub fn value(text: &str, field_type: FieldType) -> Result<Cell<'static>, JsonErr
     cell.ok_or_else(|| strict_json::expected(&description(field_type), text))
 }
 
-/// A description of the values of a type, for error messages.
+/// A description of the values of a payload field's type, for error messages.
 pub fn description(field_type: FieldType) -> String {
     match field_type {
         FieldType::Bool => "true or false".to_owned(),
@@ -180,7 +180,7 @@ pub enum ColumnBuilder {
 }
 
 impl ColumnBuilder {
-    /// A builder of an empty column.
+    /// A builder of an empty payload column.
     pub fn new(field_type: FieldType) -> ColumnBuilder {
         match field_type {
             FieldType::Bool => ColumnBuilder::Bool(BooleanBuilder::new()),

@@ -40,7 +40,7 @@ pub struct EventPolicy {
     pub payload: Option<PayloadSchema>,
 }
 
-/// A source of a partition key.
+/// A source of a partition key, as a gate policy declares it for an event type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
     /// The envelope's event id.
@@ -51,7 +51,7 @@ pub enum KeySource {
     Key(String),
 }
 
-/// One error of a policy file. A file with an error has no effect.
+/// One error of a gate policy file. A file with an error has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {message}")]
 pub struct PolicyError {
@@ -66,7 +66,7 @@ const RECORD_BYTES_DEFAULT: usize = 1 << 20;
 const RECORD_BYTES_LIMIT: usize = 1 << 26;
 
 impl GatePolicy {
-    /// Parses a policy file.
+    /// Parses a gate policy file.
     ///
     /// # Errors
     /// Every error of the file, in the order of its lines.

@@ -123,13 +123,13 @@ impl Validator {
         validated.finish(|rejected| rows_as_json(batch, rejected))
     }
 
-    /// Whether the policy has this event type.
+    /// Whether the validator's policy has this event type.
     pub fn has_event_type(&self, event_type: &str) -> bool {
         self.policy.event(event_type).is_some()
     }
 
-    /// Checks whether rows with these columns can be validated as `event_type`; returns every
-    /// error, each a sentence that says how to correct it.
+    /// Checks whether this validator can validate rows with these columns as `event_type`; returns
+    /// every error, each a sentence that says how to correct it.
     pub fn check_columns(&self, schema: &Schema, event_type: &str) -> Vec<String> {
         let Some(event) = self.policy.event(event_type) else {
             let existing: Vec<&str> = self.policy.events().map(|event| event.event_type.as_ref()).collect();

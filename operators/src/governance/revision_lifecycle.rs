@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use tidegate_facts::governance::{Revision, RevisionKind, RevisionStep, StepRecord, Subject};
 use tidegate_facts::{Digest, Tick};
 
-/// The state of the revisions of all subjects.
+/// The life cycle of the revisions of all subjects: their state after the steps so far.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     four_eyes: bool,
@@ -31,7 +31,7 @@ struct SubjectState {
     history: Vec<(Tick, Option<Digest>)>,
 }
 
-/// A proposal and its steps so far.
+/// A proposal of a revision and its steps so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
     /// The id of the proposal.
@@ -50,7 +50,7 @@ pub struct Proposal {
     pub by: BTreeMap<RevisionStep, String>,
 }
 
-/// The effect of an allowed step.
+/// The effect of an allowed step in a revision's life cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepEffect {
     /// The step changes the state.
@@ -60,7 +60,7 @@ pub enum StepEffect {
     Repeated(Tick),
 }
 
-/// Why a step is not allowed. A refused step changes nothing.
+/// Why a step in a revision's life cycle is not allowed. A refused step changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The node has nothing to revise.
@@ -182,14 +182,14 @@ pub enum Refusal {
 }
 
 impl Lifecycle {
-    /// The state without steps; `initial` are the topology's own revisions.
+    /// A life cycle without steps; `initial` are the topology's own revisions.
     pub fn new(four_eyes: bool, initial: impl IntoIterator<Item = (Subject, Revision)>) -> Lifecycle {
         let unchanged = |initial| SubjectState { initial, active: Vec::new(), history: Vec::new() };
         let subjects = initial.into_iter().map(|(subject, initial)| (subject, unchanged(initial)));
         Lifecycle { four_eyes, subjects: subjects.collect(), proposals: BTreeMap::new(), steps: Vec::new() }
     }
 
-    /// Applies a step; a repeated step changes nothing.
+    /// Applies a step of a revision's life cycle; a repeated step changes nothing.
     ///
     /// # Errors
     /// When the step is not allowed.
@@ -235,7 +235,7 @@ impl Lifecycle {
         Ok(StepEffect::New)
     }
 
-    /// Checks whether a step is allowed.
+    /// Checks whether a step of a revision's life cycle is allowed.
     ///
     /// # Errors
     /// When the step is not allowed.
@@ -437,7 +437,7 @@ impl Lifecycle {
         Ok(state.active.last().map_or(&state.initial, |id| &self.proposals[id].after))
     }
 
-    /// The subject of a node.
+    /// The subject whose revisions a node applies.
     ///
     /// # Errors
     /// When the node has none.
@@ -494,13 +494,13 @@ impl Lifecycle {
         }
     }
 
-    /// All proposals, in the order in which they were made.
+    /// All proposals of revisions, in the order in which they were made.
     pub fn in_order(&self) -> Vec<&Proposal> {
         let made = self.steps.iter().filter(|(_, step)| step.step == RevisionStep::Proposed);
         made.map(|(_, step)| &self.proposals[&step.proposal_id]).collect()
     }
 
-    /// All steps, in the order of their ticks.
+    /// All steps of the life cycle, in the order of their ticks.
     pub fn steps(&self) -> &[(Tick, StepRecord)] {
         &self.steps
     }

@@ -29,7 +29,7 @@ enum Status {
     Conflict,
 }
 
-/// The names of the results of a look-up, as the status column contains them.
+/// The names of the results of an as-of look-up, as the status column contains them.
 pub const STATUS: [&str; 3] = ["NOT_FOUND", "RESOLVED", "CONFLICT"];
 
 /// The settings of an as-of look-up: its timeline, and the columns that it reads and adds.
@@ -53,7 +53,7 @@ pub struct AsOf<'scope> {
 }
 
 impl AsOf<'_> {
-    /// The fields of the columns that are added to each row.
+    /// The fields of the columns that an as-of look-up adds to each row.
     pub fn fields(status: &str, tick: &str, values: &[(String, DataType)]) -> Vec<Field> {
         let status = Field::new(status, columns::dictionary(), false);
         let tick = columns::nullable_tick_field(tick);

@@ -40,7 +40,7 @@ use crate::core::rows::ticks_of;
 use crate::core::snapshotting::SnapshotOperator;
 use crate::core::tick_ordered::TickOperator;
 
-/// The name of the column with the time at which a row expires.
+/// The name of the column in which the expire operator emits the time at which a live row expires.
 pub const EXPIRES_AT: &str = "expires_at";
 
 /// The tick at which a row of `tick` expires; `None` if it has expired on arrival.
@@ -53,7 +53,7 @@ pub fn expiry(tick: Tick, time: Option<i64>, ttl: Option<i64>) -> Option<Tick> {
     Tick::new(expires, tick.partition()).filter(|expires| *expires > tick)
 }
 
-/// The live rows by key, and the queue of their expiries.
+/// The expire operator's live rows by key, and the queue of their expiries.
 #[derive(Default)]
 pub struct ExpiryQueue {
     live: BTreeMap<KeyHash, LiveRow>,
@@ -74,7 +74,7 @@ struct Cancellation {
     row: EncodedRow,
 }
 
-/// A live row: its event time, its expiry and its encoded columns.
+/// A live row of the expire operator: its event time, its expiry and its encoded columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveRow {
     /// The event time in microseconds, at most that of the tick at which the row arrived.
@@ -85,7 +85,8 @@ pub struct LiveRow {
     pub row: EncodedRow,
 }
 
-/// What an arriving row does: become live, cancel its key, or arrive too late.
+/// What a row that arrives at the expire operator does: become live, cancel its key, or arrive too
+/// late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpireEvent {
     /// The row becomes live until this tick.
@@ -162,12 +163,12 @@ impl ExpiryQueue {
         }
     }
 
-    /// The number of live rows.
+    /// The number of live rows in the expiry queue.
     pub fn len(&self) -> usize {
         self.live.len()
     }
 
-    /// Whether there are no live rows.
+    /// Whether the expiry queue has no live rows.
     pub fn is_empty(&self) -> bool {
         self.live.is_empty()
     }
@@ -187,7 +188,7 @@ struct StoredRow {
     cancels: bool,
 }
 
-/// The columns of the input of `expire`, by index, and the longest time to live.
+/// The columns of the expire operator's input, by index, and the longest time to live.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpireColumns {
     /// The key.
@@ -214,7 +215,8 @@ pub struct Expire {
 }
 
 impl Expire {
-    /// The schemas of the changelog and of the port `late`, for an input of the schema `input`.
+    /// The schemas of the expire operator's changelog and of its port `late`, for an input of the
+    /// schema `input`.
     pub fn schemas(input: &Schema, output_count: usize) -> [SchemaRef; 2] {
         let mut fields: Vec<Field> =
             input.fields()[..output_count].iter().map(|field| decoded_field(field)).collect();
@@ -224,7 +226,7 @@ impl Expire {
         [Arc::new(Schema::new(fields)), late]
     }
 
-    /// Returns an operator without live rows, for an input of the schema `input`.
+    /// Returns an expire operator without live rows, for an input of the schema `input`.
     ///
     /// # Panics
     /// If the first column of `input` is not the tick.
@@ -239,7 +241,8 @@ impl Expire {
         }
     }
 
-    /// The schema of the snapshot: the live rows and the cancellations, the key second.
+    /// The schema of the expire operator's snapshot: the live rows and the cancellations, the key
+    /// second.
     ///
     /// The output's columns are followed by the tick at which the row expires or is dropped, its
     /// event time (at most its tick), and whether it is a cancellation.
@@ -257,7 +260,7 @@ impl Expire {
         Tick::new(end, 0).expect("in the range of a tick")
     }
 
-    /// The number of live rows.
+    /// The number of live rows of the expire operator.
     pub fn live_count(&self) -> usize {
         self.queue.len()
     }

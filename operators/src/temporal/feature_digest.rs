@@ -12,15 +12,15 @@ use tidegate_facts::{Digest, columns};
 use crate::core::column_appender::ColumnAppender;
 use crate::core::rows::{digest_column, ticks_of};
 
-/// The name of the canonical form that is hashed; the form contains it.
+/// The name of the canonical form that a feature digest hashes; the form contains it.
 pub const FORM: &str = "tidegate.snapshot.v2";
 
-/// The field of the column that [`FeatureDigests`] appends.
+/// The field of the feature digest's column, which [`FeatureDigests`] appends.
 pub fn feature_digest_field() -> Field {
     Field::new("snapshot_digest", DataType::FixedSizeBinary(32), false)
 }
 
-/// Appends to each row the digest of its features.
+/// Appends to each row its feature digest.
 pub struct FeatureDigests {
     /// The indexes of the feature columns.
     features: Range<usize>,
@@ -28,7 +28,7 @@ pub struct FeatureDigests {
 }
 
 impl FeatureDigests {
-    /// For the features in the columns with indexes `features`.
+    /// An appender of the digest of the features in the columns with indexes `features`.
     pub fn new(features: Range<usize>) -> FeatureDigests {
         FeatureDigests { features, appender: ColumnAppender::new([feature_digest_field()]) }
     }

@@ -35,7 +35,7 @@ use crate::core::keys::{NULL_KEY, owner};
 use crate::core::rows::{RowStream, Rows, from_ipc, to_ipc};
 use crate::temporal::timeline::{TimelineBatch, TimelineTrace, batches, timeline_order};
 
-/// The requests of some rows of one batch to one timeline.
+/// The look-up requests of some rows of one batch to one timeline.
 ///
 /// [`ReadFn`] receives them in the order of a timeline: by key, then event time, then tick.
 #[derive(Clone, Debug, Default)]
@@ -66,13 +66,16 @@ struct LookupResults {
     columns: Vec<ArrayRef>,
 }
 
-/// Returns the request of each row of a batch: its key and its event time in microseconds.
+/// Returns the temporal look-up request of each row of a batch: its key and its event time in
+/// microseconds.
 pub type RequestFn = Box<dyn FnMut(&RecordBatch) -> (Vec<KeyHash>, Vec<i64>)>;
 
-/// Reads the results from a timeline's batches: columns with one value for each request, in order.
+/// Reads the results of temporal look-ups from a timeline's batches: columns with one value for
+/// each request, in order.
 pub type ReadFn = Box<dyn FnMut(&[Arc<TimelineBatch>], &LookupRequests) -> Vec<ArrayRef>>;
 
-/// A group of results: its timeline, the requests to it, and how results are read from it.
+/// A group of results of a temporal look-up: its timeline, the requests to it, and how results are
+/// read from it.
 pub struct LookupGroup<'scope> {
     /// Returns the requests; called once for each batch.
     pub request: RequestFn,
@@ -82,7 +85,8 @@ pub struct LookupGroup<'scope> {
     pub read: ReadFn,
 }
 
-/// Joins each batch of `rows` with the results of each group, as `finish` combines them.
+/// Joins each batch of `rows` with the temporal look-up results of each group, as `finish` combines
+/// them.
 ///
 /// `finish` receives the rows and, for each group in order, its columns of results in the order of
 /// the rows.
@@ -272,18 +276,19 @@ fn read_results<'scope>(
 }
 
 impl LookupRequests {
-    /// A single request that comes from a query: of one key, at an event time, as of a tick.
+    /// A single look-up request that comes from a query: of one key, at an event time, as of a
+    /// tick.
     pub fn of_query(key: KeyHash, time: i64, tick: Tick) -> LookupRequests {
         let (keys, times, ticks) = (vec![key], vec![time], vec![tick]);
         LookupRequests { keys, times, ticks, rows: vec![0], is_query: true, ..LookupRequests::default() }
     }
 
-    /// The count of requests.
+    /// The count of look-up requests.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether there are no requests.
+    /// Whether there are no look-up requests.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }

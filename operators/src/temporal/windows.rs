@@ -79,7 +79,8 @@ impl WindowPlan {
         tick.micros().saturating_sub(time) > self.lateness_max
     }
 
-    /// The results of `requests`, one column for each window and each aggregate, in that order.
+    /// The window results of `requests`, one column for each window and each aggregate, in that
+    /// order.
     ///
     /// The windows of a request without a key are empty. A request beyond retention has nulls.
     pub fn read(&self, batches: &[Arc<TimelineBatch>], requests: &LookupRequests) -> Vec<ArrayRef> {
@@ -193,13 +194,14 @@ pub struct WindowGroup<'scope> {
     pub metrics: Arc<TimelineMetrics>,
 }
 
-/// The field of the column after the results: `BEYOND_RETENTION` for an event that is too late for
-/// results, else null.
+/// The field of the column after the window results: `BEYOND_RETENTION` for an event that is too
+/// late for results, else null.
 pub fn reason_field() -> Field {
     Field::new("features_reason", columns::dictionary(), true)
 }
 
-/// Joins each row with the results of every group, and with the reason when results are missing.
+/// Joins each row with the window results of every group, and with the reason when results are
+/// missing.
 ///
 /// * Input: rows on their partition owners; the rows of each group.
 /// * Output: each row once, on its partition owner, at the time of its message.

@@ -1,6 +1,6 @@
 //! Reads the text form of `bytea`: `\x` and two hexadecimal digits for each byte.
 
-/// The bytes of a hexadecimal text; `None` if the text is not one.
+/// The bytes of a `bytea` in hexadecimal text; `None` if the text is not one.
 pub(crate) fn of_hex(text: &str) -> Option<Vec<u8>> {
     let digits = text.strip_prefix("\\x")?;
     if digits.len() % 2 != 0 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
@@ -9,7 +9,8 @@ pub(crate) fn of_hex(text: &str) -> Option<Vec<u8>> {
     (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).ok()).collect()
 }
 
-/// The bytes of a literal. A text without backslashes is its own bytes. Octal escapes are not read.
+/// The bytes of a `bytea` literal. A text without backslashes is its own bytes. Octal escapes are
+/// not read.
 pub(crate) fn of_literal(text: &str) -> Option<Vec<u8>> {
     if text.contains('\\') { of_hex(text) } else { Some(text.as_bytes().to_vec()) }
 }

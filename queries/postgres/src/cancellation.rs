@@ -14,7 +14,7 @@ use crate::error::SqlError;
 /// Process number and secret of a connection.
 type Identity = (i32, Vec<u8>);
 
-/// The cancel keys of all connections.
+/// The cancel keys of all connections, by which cancel requests are accepted.
 #[derive(Default)]
 pub(crate) struct Cancellations {
     connections: Mutex<BTreeMap<Identity, Arc<Notify>>>,

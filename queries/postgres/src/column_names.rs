@@ -2,8 +2,9 @@
 
 use datafusion::sql::sqlparser::ast::{AccessExpr, Expr, SelectItem, SetExpr, Statement, TrimWhereField};
 
-/// The names of the columns of a statement; `None` for a column that keeps its own name. Returns
-/// `None` for a statement with wildcards, since the number of their columns is unknown.
+/// The names that Postgres gives to the columns of a statement; `None` for a column that keeps its
+/// own name. Returns `None` for a statement with wildcards, since the number of their columns is
+/// unknown.
 pub(crate) fn of(statement: &Statement) -> Option<Vec<Option<String>>> {
     let Statement::Query(query) = statement else { return None };
     let mut body = query.body.as_ref();
@@ -32,7 +33,7 @@ fn is_special(name: &str) -> bool {
     name.eq_ignore_ascii_case("current_schema")
 }
 
-/// The name of an unnamed column: that of the function or the cast.
+/// The name that Postgres gives to an unnamed column: that of the function or the cast.
 pub(crate) fn name_of(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Identifier(column) => Some(column.value.clone()),

@@ -26,7 +26,7 @@ const MESSAGE_BYTES_MAX: usize = 4 * SQL_BYTES_MAX;
 /// How many bytes are read from the stream at once.
 const READ_BYTES: usize = 16 << 10;
 
-/// The size of the output buffer from which on it is sent.
+/// The size of a connection's output buffer from which on it is sent.
 pub(crate) const SEND_BYTES: usize = 64 << 10;
 
 /// The phase of a connection: which messages the client may send next.
@@ -40,7 +40,7 @@ pub(crate) enum Phase {
     Ready,
 }
 
-/// A stream of bytes that is read and written as messages.
+/// The stream of bytes of one connection, read and written as messages.
 pub(crate) struct Wire<S> {
     stream: S,
     input: BytesMut,

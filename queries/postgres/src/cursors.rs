@@ -22,7 +22,7 @@ pub(crate) fn declared(statements: &[Declare]) -> Result<(&str, Statement), SqlE
     }
 }
 
-/// How many rows a `FETCH` asks for; `None` for all.
+/// How many rows a `FETCH` from a cursor asks for; `None` for all.
 ///
 /// # Errors
 /// 0A000 for any direction but forward.

@@ -6,7 +6,7 @@ use pgwire::error::ErrorInfo;
 use pgwire::messages::PgWireBackendMessage;
 use tidegate_queries::QueryError;
 
-/// Why a statement or a connection failed.
+/// The error that a client receives when a statement or a connection failed.
 #[derive(Debug)]
 pub(crate) struct SqlError {
     /// The SQLSTATE.

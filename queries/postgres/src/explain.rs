@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 
 use crate::error::SqlError;
 
-/// The `EXPLAIN` statement of DataFusion; other statements unchanged.
+/// Translates an `EXPLAIN` into that of DataFusion; other statements are unchanged.
 ///
 /// # Errors
 /// 0A000 for an option that DataFusion does not have.

@@ -12,13 +12,13 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::error::SqlError;
 
-/// The longest time of a statement.
+/// The limit on the time of a running statement.
 pub(crate) const STATEMENT_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 
 /// The most rows of a statement.
 const ROWS_MAX: u64 = 10_000_000;
 
-/// A running statement with its deadline and its cancel signal.
+/// A running statement with its limits: its deadline and its cancel signal.
 pub(crate) struct RunningStatement {
     deadline: Instant,
     timeout: Duration,

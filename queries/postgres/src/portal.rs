@@ -13,7 +13,7 @@ use crate::error::SqlError;
 use crate::limits::RunningStatement;
 use crate::statement::Prepared;
 
-/// A statement that is bound to values.
+/// A portal: a statement that is bound to values.
 pub(crate) struct Portal {
     pub(crate) prepared: Arc<Prepared>,
     pub(crate) values: ParamValues,
@@ -33,7 +33,7 @@ pub(crate) enum PortalState {
     Finished,
 }
 
-/// A running statement and the rows that it has left.
+/// The running statement of a portal and the rows that it has left.
 pub(crate) struct OpenRows {
     pub(crate) reader: RowReader,
     pub(crate) running: RunningStatement,
@@ -41,7 +41,7 @@ pub(crate) struct OpenRows {
     pub(crate) tag: &'static str,
 }
 
-/// Reads the rows of a stream of batches.
+/// Reads the rows of a portal from a stream of batches.
 pub(crate) struct RowReader {
     columns: Columns,
     names: ObjectNames,

@@ -28,14 +28,14 @@ use crate::{column_names, time_formats};
 /// mark.
 const DUPLICATE: char = '\u{1}';
 
-/// A statement as the client wrote it, and its translation.
+/// A statement as the client wrote it, and its translation for DataFusion.
 #[derive(Clone, Debug)]
 pub(crate) struct Parsed {
     pub(crate) written: Statement,
     pub(crate) planned: Statement,
 }
 
-/// Parses the statements of a text and translates them.
+/// Parses the statements of a text and translates them from the notation of Postgres.
 ///
 /// # Errors
 /// 54000 when the text is too long, 42601 when it is not SQL, 42P01 when it reads an unknown table
@@ -365,7 +365,8 @@ fn array_of_text(expr: &mut Expr, are_numbers: bool) {
     *expr = Expr::Array(Array { elem: elements.into_iter().map(element).collect(), named: true });
 }
 
-/// The elements of a one-dimensional array literal; `None` if the text is not one.
+/// The elements of a one-dimensional array literal in the notation of Postgres; `None` if the text
+/// is not one.
 pub(crate) fn array_elements(text: &str) -> Option<Vec<Option<String>>> {
     let inside = text.trim().strip_prefix('{')?.strip_suffix('}')?;
     let mut elements = Vec::new();

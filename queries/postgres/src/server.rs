@@ -63,7 +63,8 @@ pub async fn serve(
     }
 }
 
-/// The state that all connections share: planner, keys, telemetry and cancel requests.
+/// The state that all connections of the server share: planner, keys, telemetry and cancel
+/// requests.
 pub struct Handlers {
     planner: Arc<Planner>,
     keys: Keys,

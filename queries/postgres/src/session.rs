@@ -19,7 +19,7 @@ pub(crate) const SERVER_VERSION: &str = concat!("16.6 (Tidegate ", env!("CARGO_P
 
 const STATEMENT_TIMEOUT: &str = "statement_timeout";
 
-/// A setting that the server knows.
+/// A setting of a connection that the server knows.
 pub(crate) struct Setting {
     pub(crate) name: &'static str,
     pub(crate) default: &'static str,
@@ -60,7 +60,7 @@ const fn reported(name: &'static str, default: &'static str, kind: Kind) -> Sett
     Setting { name, default, kind, is_reported: true }
 }
 
-/// All settings, in the order of their names.
+/// All settings of a connection, in the order of their names.
 pub(crate) const SETTINGS: &[Setting] = &[
     reported("application_name", "", Kind::Kept),
     setting("array_nulls", "on", Kind::Fixed(ON)),
@@ -373,14 +373,14 @@ fn options_of(options: &str) -> impl Iterator<Item = (&str, String)> {
     words.map(|(name, value)| (name, value.replace('\\', "")))
 }
 
-/// The name in a `SHOW`, its words joined by spaces.
+/// The name of the setting in a `SHOW`, its words joined by spaces.
 pub(crate) fn shown_name(statement: &Statement) -> Option<String> {
     let Statement::ShowVariable { variable } = statement else { return None };
     let words: Vec<&str> = variable.iter().map(|word| word.value.as_str()).collect();
     Some(words.join(" "))
 }
 
-/// The name of the column that shows a setting.
+/// The name of the column in which `SHOW` returns a setting.
 ///
 /// # Errors
 /// 42704 for an unknown setting.

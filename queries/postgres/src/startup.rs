@@ -23,10 +23,10 @@ use crate::session::Settings;
 /// How long a client may take from its first byte until it is authenticated.
 pub(crate) const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the answer to a wrong key is delayed.
+/// How long the answer to a wrong key is delayed at the start of a connection.
 pub(crate) const DENIAL_DELAY: Duration = Duration::from_secs(1);
 
-/// An authenticated client.
+/// A client that was authenticated at the start of its connection.
 pub(crate) struct Login {
     pub(crate) user: String,
     pub(crate) settings: Settings,
@@ -146,7 +146,7 @@ fn welcome<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>, settings: &Set
     wire.put(&PgWireBackendMessage::ReadyForQuery(ReadyForQuery::new(TransactionStatus::Idle)));
 }
 
-/// Sends a `ParameterStatus` message for each setting.
+/// Sends a `ParameterStatus` message for each setting at the start of a connection.
 pub(crate) fn put_settings<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     settings: BTreeMap<&'static str, String>,

@@ -18,7 +18,7 @@ use crate::rewrite::{self, Parsed};
 use crate::session::{self, Settings};
 use crate::{column_names, explain, parameters};
 
-/// A statement that is planned and can be bound to values.
+/// A prepared statement: it is planned and can be bound to values.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     /// Its text, for the metrics.
@@ -37,7 +37,7 @@ pub(crate) struct Prepared {
     pub(crate) hints: Vec<u32>,
 }
 
-/// Plans and runs statements.
+/// The planner of statements: parses, plans and runs them.
 pub(crate) struct Planner {
     catalogue: Arc<Catalogue>,
     database: Arc<Database>,

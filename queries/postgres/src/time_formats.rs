@@ -24,7 +24,7 @@ const PATTERNS: [(&str, &str); 17] = [
     ("AM", "%p"),
 ];
 
-/// The pattern in the notation of DataFusion.
+/// The pattern of a `to_char` in the notation of DataFusion.
 ///
 /// # Errors
 /// 0A000 for a pattern that DataFusion does not have.

@@ -7,7 +7,7 @@ use pgwire::messages::response::TransactionStatus;
 use crate::error::SqlError;
 use crate::session::Settings;
 
-/// The transaction of a connection.
+/// The transaction of a connection: its state and its savepoints.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
     state: State,

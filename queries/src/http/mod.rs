@@ -149,7 +149,7 @@ fn server() -> hyper::server::conn::http1::Builder {
     server
 }
 
-/// The calls of a service, for callers that bring their own connections.
+/// The HTTP calls of a service, for callers that bring their own connections.
 pub struct Calls(axum::Router);
 
 impl Calls {
@@ -165,7 +165,8 @@ impl Calls {
     }
 }
 
-/// Serves HTTP on `listener` until `stop` turns true, then lets open calls finish.
+/// Serves the HTTP calls of a service on `listener` until `stop` turns true, then lets open calls
+/// finish.
 pub async fn serve(service: Arc<Service>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
     let telemetry = Arc::clone(&service.telemetry);
     let router = router(service);

@@ -39,7 +39,7 @@ pub(super) fn feature_nodes(plan: &Plan) -> Vec<&str> {
     steps.map(|step| step.name.as_str()).collect()
 }
 
-/// The operator or sink of this name.
+/// The operator or sink of this name among the nodes of a plan.
 pub(super) fn step_of<'p>(plan: &'p Plan, node: &str) -> Option<&'p Step> {
     plan.steps.iter().find(|step| step.name == node)
 }
@@ -66,7 +66,7 @@ pub(super) fn decision_node_of(plan: &Plan, table: &str) -> Option<String> {
     None
 }
 
-/// Whether a node decides.
+/// Whether a node of a plan decides.
 pub(super) fn decides(step: &Step) -> bool {
     matches!(step.node.summary(), Some(Summary::Decisions))
 }

@@ -15,10 +15,10 @@ use super::error::ApiError;
 /// The timeout for reading the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The most bytes that the body of a request may have.
+/// The most bytes that the body of an HTTP request may have.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
 
-/// The query parameters of a request, parsed as `T`.
+/// The query parameters of an HTTP request, parsed as `T`.
 pub(super) struct QueryParams<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
@@ -38,7 +38,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T>
     }
 }
 
-/// Reads the body of a request; an error if it is too long or comes too slowly.
+/// Reads the body of an HTTP request; an error if it is too long or comes too slowly.
 pub(super) async fn read_body(request: Request) -> Result<(Parts, Vec<u8>), ApiError> {
     let (head, body) = request.into_parts();
     match tokio::time::timeout(BODY_TIMEOUT, read_bytes(body)).await {
@@ -69,7 +69,7 @@ async fn read_bytes(body: Body) -> Result<Vec<u8>, ApiError> {
     Ok(bytes)
 }
 
-/// Reads a JSON body; `form` shows its form in the error.
+/// Reads the JSON body of an HTTP request; `form` shows its form in the error.
 pub(super) async fn read_json<T: for<'de> Deserialize<'de>>(
     request: Request,
     form: &str,

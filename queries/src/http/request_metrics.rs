@@ -71,7 +71,7 @@ impl Drop for CallTimer {
     }
 }
 
-/// A layer that measures a call and logs it if it is refused.
+/// A layer that measures each HTTP request and logs it if it is refused.
 pub(super) async fn measure(
     State((service, routes)): State<(Arc<Service>, Arc<Routes>)>,
     request: Request,
@@ -88,7 +88,8 @@ pub(super) async fn measure(
 /// Logs a refused call with its route, status and key. The answer alone has the details, since they
 /// may hold the caller's data.
 fn log_refusal(call: &CallTimer, response: &Response) {
-    let is_refusal = matches!(call.status, 401 | 403 | 408 | 413 | 429 | 500..);
+    // 503 is an ordinary answer of `/readyz`, which is polled.
+    let is_refusal = call.path != "/readyz" && matches!(call.status, 401 | 403 | 408 | 413 | 429 | 500..);
     let Some(suppressed) = is_refusal.then(|| call.service.telemetry.rate_limit_log()).flatten() else {
         return;
     };

@@ -14,7 +14,7 @@ use crate::access::Keys;
 use crate::catalogue::Catalogue;
 use crate::telemetry::Telemetry;
 
-/// A running topology and everything that HTTP calls use of it.
+/// The HTTP service of a running topology: everything that calls use of it.
 pub struct Service {
     /// The plan of the topology.
     pub plan: Arc<Plan>,

@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, FixedSizeBinaryBuilder, RecordBatch, RecordBatchOpt
 use arrow::datatypes::SchemaRef;
 use tidegate_facts::Tick;
 
-/// Up to which ticks a scan reads the log.
+/// The visible range of a log's tables: up to which ticks a scan reads the log.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct VisibleRange {
     /// Facts before this tick are visible, and their receipts; without it, all of them.
@@ -15,14 +15,15 @@ pub(super) struct VisibleRange {
     pub(super) others: Option<Tick>,
 }
 
-/// Splits rows into batches of at most `rows_max` rows.
+/// Splits rows of a log's table into batches of at most `rows_max` rows.
 pub(super) fn split_rows(rows: &RecordBatch, rows_max: usize) -> impl Iterator<Item = RecordBatch> {
     (0..rows.num_rows())
         .step_by(rows_max)
         .map(move |from| rows.slice(from, rows_max.min(rows.num_rows() - from)))
 }
 
-/// Builds a batch of `rows` rows: the columns that `schema` names, each built by `column`.
+/// Builds a batch of a log's table with `rows` rows: the columns that `schema` names, each built by
+/// `column`.
 pub(super) fn build_batch(
     schema: &SchemaRef,
     rows: usize,
@@ -36,7 +37,7 @@ pub(super) fn build_batch(
         .map_err(|error| format!("has columns of other types ({error})"))
 }
 
-/// Builds a column of 32-byte digests; `None` becomes null.
+/// Builds a column of 32-byte digests for a batch of a log's table; `None` becomes null.
 pub(super) fn digest_column<'d>(items: impl ExactSizeIterator<Item = Option<&'d [u8]>>) -> ArrayRef {
     let mut column = FixedSizeBinaryBuilder::with_capacity(items.len(), 32);
     for item in items {

@@ -2,7 +2,7 @@
 
 use tidegate_sinks::archive::ArchiveError;
 
-/// Why the log, or its archive, could not be read as a table.
+/// Why the log, or its archive, could not be read as one of the log's tables.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The log or its archive cannot be read.

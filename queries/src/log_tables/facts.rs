@@ -51,7 +51,8 @@ pub(super) fn schema() -> SchemaRef {
     ]))
 }
 
-/// The facts of a group before the tick `before`, with the columns of `schema`.
+/// The rows of the table `facts`: the facts of a group before the tick `before`, with the columns
+/// of `schema`.
 pub(super) fn batches(
     group: &Group,
     schema: &SchemaRef,

@@ -35,7 +35,8 @@ pub(super) fn schema() -> SchemaRef {
     ]))
 }
 
-/// The steps of a group before the tick `before`, with the columns of `schema`.
+/// The rows of the table `governance`: the steps of a group before the tick `before`, with the
+/// columns of `schema`.
 pub(super) fn batches(
     group: &Group,
     schema: &SchemaRef,

@@ -84,7 +84,8 @@ fn digest(name: &str, nullable: bool) -> Field {
     Field::new(name, DataType::FixedSizeBinary(32), nullable)
 }
 
-/// Reads receipts group by group, with the state that receipts take from the groups before theirs.
+/// Reads the rows of the tables `receipts` and `quarantine` group by group, with the state that
+/// receipts take from the groups before theirs.
 #[derive(Default)]
 pub(super) struct ReceiptReader {
     policy: Option<PolicyRev>,

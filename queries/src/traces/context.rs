@@ -78,7 +78,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Generates unique ids: digests of a random seed and a counter.
+/// Generates unique ids of traces and spans: digests of a random seed and a counter.
 #[derive(Debug)]
 pub(super) struct IdGenerator {
     seed: [u8; 32],
@@ -104,7 +104,7 @@ impl IdGenerator {
     }
 }
 
-/// Decides which traces are sampled.
+/// Decides from the context of a trace whether it is sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampler {
     /// Whether the caller's sampling decision counts.

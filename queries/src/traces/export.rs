@@ -37,14 +37,14 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most bytes of the collector's response that are read.
 const RESPONSE_BYTES_MAX: usize = 64 << 10;
 
-/// The sending end of the queue of spans.
+/// The sending end of the queue of spans that are exported to a collector.
 #[derive(Debug)]
 pub(super) struct SpanQueue {
     spans: mpsc::Sender<Span>,
     counts: Arc<ExportCounts>,
 }
 
-/// The number of spans that were sent, and that were dropped.
+/// What was exported: the number of spans that were sent, and that were dropped.
 #[derive(Debug, Default)]
 pub(super) struct ExportCounts {
     pub(super) sent: AtomicU64,

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::context::{SpanId, TraceId, hex};
 
-/// A span: a named interval of time in a trace.
+/// A span, as OTLP encodes it: a named interval of time in a trace.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Span {
@@ -38,7 +38,7 @@ pub(super) enum SpanKind {
     Server = 2,
 }
 
-/// A related span in another trace.
+/// A related span in another trace, as OTLP encodes it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SpanLink {
@@ -59,7 +59,7 @@ impl SpanStatus {
     pub(super) const FAILED: SpanStatus = SpanStatus { code: 2 };
 }
 
-/// An attribute of a span: a name and a value.
+/// An OTLP attribute of a span: a name and a value.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Attribute {
     key: &'static str,
@@ -97,7 +97,7 @@ impl Attribute {
     }
 }
 
-/// The resource of all spans: the service and its version.
+/// The OTLP resource of all spans: the service and its version.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Resource {
     pub(super) attributes: Vec<Attribute>,
@@ -129,7 +129,7 @@ struct InstrumentationScope {
     version: &'static str,
 }
 
-/// The body of a request that carries spans.
+/// The OTLP body of a request that carries spans.
 pub(super) fn body(resource: &Resource, spans: &[Span]) -> Vec<u8> {
     let scope = InstrumentationScope { name: "tidegate", version: env!("CARGO_PKG_VERSION") };
     let request =

@@ -81,7 +81,8 @@ const DECISION_ATTRIBUTES: [(&str, &str); 8] = [
     ("snapshot_digest", "tidegate.snapshot_digest"),
 ];
 
-/// The span of a call, and its child spans. They are sent when it is dropped.
+/// The span of an HTTP call that submits records, and its child spans. They are sent when it is
+/// dropped.
 pub(crate) struct CallSpan {
     traces: Arc<Traces>,
     trace: TraceId,

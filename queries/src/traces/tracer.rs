@@ -19,7 +19,7 @@ use super::settings::Settings;
 /// The most facts that may wait for their commit.
 const PENDING_MAX: usize = 16_384;
 
-/// Traces submitted records, and sends the spans to a collector.
+/// The tracer: traces submitted records, and sends their spans to a collector.
 #[derive(Debug)]
 pub struct Traces {
     pub(super) ids: IdGenerator,
@@ -32,7 +32,7 @@ pub struct Traces {
     evicted: AtomicU64,
 }
 
-/// Counts of sent and dropped spans, and of facts that wait for their commit.
+/// What the tracer counts: sent and dropped spans, and facts that wait for their commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceCounts {
     /// Spans that a collector accepted.
@@ -45,7 +45,7 @@ pub struct TraceCounts {
     pub evicted: u64,
 }
 
-/// A traced fact that no commit has yet.
+/// A traced fact that the tracer keeps until a commit has it.
 #[derive(Debug)]
 pub(super) struct PendingSeal {
     pub(super) trace: TraceId,
@@ -168,7 +168,7 @@ fn seal_attributes(commit: &Commit, tick: Tick) -> Vec<Attribute> {
     ]
 }
 
-/// One reading of both clocks, so that the times of a call's spans nest exactly.
+/// One reading of both clocks by the tracer, so that the times of a call's spans nest exactly.
 #[derive(Clone, Copy)]
 pub(super) struct ClockReading {
     wall: SystemTime,

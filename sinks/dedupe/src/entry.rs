@@ -2,7 +2,7 @@
 
 use tidegate_facts::Tick;
 
-/// The first fact of an event, as the index stores it.
+/// The entry of an event in the dedupe index: its first fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FirstSeen {
     /// The first half of the digest of the fact's payload.

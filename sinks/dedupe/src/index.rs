@@ -25,7 +25,7 @@ const RUNS_MAX: usize = 32;
 /// The smallest table, so that the index works with whatever memory it gets.
 const BUCKETS_MIN: u64 = 64;
 
-/// The index of all facts by the key of their event.
+/// The dedupe index: the first fact of each event, by the dedupe key of the event.
 ///
 /// Its folder belongs to one index at a time; the lock of the log that it is derived from ensures
 /// that.
@@ -151,7 +151,7 @@ impl DedupeIndex {
         Ok((index, covered))
     }
 
-    /// The first fact with this key.
+    /// The first fact with this dedupe key.
     ///
     /// # Errors
     /// When a run cannot be read, or is damaged.

@@ -11,7 +11,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::files::{FileMetadata, Files, OpenFile, OpenMode};
 
-/// The file system of the operating system.
+/// The file system of the operating system, with files on its disks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DiskFiles;
 

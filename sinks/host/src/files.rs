@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
 
-/// A file system. Errors are those of the operating system; nothing is retried.
+/// The interface to the files of a machine. Errors are those of the operating system; nothing is
+/// retried.
 pub trait Files: Send + Sync + fmt::Debug {
     /// Opens the file at `path`.
     ///
@@ -90,7 +91,7 @@ pub trait Files: Send + Sync + fmt::Debug {
     }
 }
 
-/// How a file is opened.
+/// How [`Files::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
     /// For reading. The file must exist.

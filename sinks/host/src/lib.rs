@@ -32,7 +32,8 @@ pub use random::{Random, SeededRandom, SystemRandom};
 pub use stepped_tasks::SteppedTasks;
 pub use tasks::{Job, JobQueue, JoinTask, Task, Tasks, Threads, spawn};
 
-/// The machine that a component runs on. A clone is a handle on the same machine.
+/// The host of a component: the files, clocks, threads and random bytes of its machine. A clone is
+/// a handle on the same machine.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// The file system.
@@ -57,7 +58,7 @@ impl Host {
     }
 }
 
-/// A machine in memory, with the handles by which a simulator drives it.
+/// A simulated host: a machine in memory, with the handles by which a simulator drives it.
 ///
 /// ```
 /// use tidegate_host::{Files, OpenMode, SimulatedHost};

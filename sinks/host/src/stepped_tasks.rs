@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::tasks::{Job, JobQueue, Task, Tasks};
 
-/// Tasks of which none runs by itself.
+/// Stepped tasks, of which none runs by itself: a simulator steps or joins them.
 ///
 /// A simulator draws from [`SteppedTasks::runnable`] and calls [`SteppedTasks::step`]. A task that
 /// is joined, or a queue that is waited for, runs then and there, so nothing can wait for ever.

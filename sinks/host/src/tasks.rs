@@ -9,10 +9,11 @@ use std::{fmt, io, thread};
 
 use parking_lot::Mutex;
 
-/// Work for a thread.
+/// A job that a task or a job queue runs on its thread.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// Starts threads. What a job computes never depends on when it runs.
+/// Starts tasks and job queues on threads of their own. What a job computes never depends on when
+/// it runs.
 pub trait Tasks: Send + Sync + fmt::Debug {
     /// Runs `job` on a thread of its own, which has this name.
     ///
@@ -27,7 +28,7 @@ pub trait Tasks: Send + Sync + fmt::Debug {
     fn queue(&self, name: &str) -> io::Result<Box<dyn JobQueue>>;
 }
 
-/// A job on a thread of its own. The thread goes on when this is dropped.
+/// A task: a job on a thread of its own. The thread goes on when this is dropped.
 pub trait Task: Send + Sync {
     /// Whether [`Task::join`] would return at once.
     fn is_finished(&self) -> bool;
@@ -39,7 +40,7 @@ pub trait Task: Send + Sync {
     fn join(self: Box<Self>) -> thread::Result<()>;
 }
 
-/// A thread that runs jobs in the order in which they are pushed.
+/// A job queue: a thread that runs jobs in the order in which they are pushed.
 ///
 /// When this is dropped, the thread runs what was pushed, and ends; nobody waits for it.
 pub trait JobQueue: Send + Sync {
@@ -62,7 +63,8 @@ pub struct JoinTask<T> {
     result: Arc<Mutex<Option<T>>>,
 }
 
-/// Runs `job` on a thread of its own, which has this name, and gives its value to whoever joins it.
+/// Runs `job` as a task on a thread of its own, which has this name, and gives its value to whoever
+/// joins it.
 ///
 /// # Errors
 /// When the operating system starts no more threads.
@@ -93,7 +95,7 @@ impl<T> JoinTask<T> {
     }
 }
 
-/// The operating system's threads.
+/// Tasks and job queues on the operating system's threads.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Threads;
 

@@ -7,7 +7,7 @@ use parquet::errors::ParquetError;
 use crate::log::LogError;
 use crate::store::StoreError;
 
-/// Why the archive could not be written or read.
+/// Why the archive could not be written, read or used to prune a log.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveError {

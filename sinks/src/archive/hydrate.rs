@@ -9,7 +9,7 @@ use super::range_reader::{Bound, Preference, read_range};
 use crate::log::{LogCopy, LogOptions, LogPosition, LogReader};
 use crate::store::Store;
 
-/// What [`hydrate`] rebuilt.
+/// What hydrating rebuilt from the archive: the positions, rows and bytes of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hydrated {
     /// The position in front of its first group.
@@ -22,8 +22,9 @@ pub struct Hydrated {
     pub bytes: u64,
 }
 
-/// Creates the folder `out` with a log of the groups between the bounds. They come from the archive
-/// and, after its end, from `log`. The folder must not exist before; `host` has it.
+/// Hydrates a log: creates the folder `out` with a log of the groups between the bounds. They come
+/// from the archive and, after its end, from `log`. The folder must not exist before; `host` has
+/// it.
 ///
 /// # Errors
 /// [`ArchiveError::Missing`] when a group is in neither; [`ArchiveError::Empty`] when no group is

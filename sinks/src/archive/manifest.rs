@@ -38,7 +38,8 @@ pub struct ArchivedRange {
     pub groups: Vec<ArchivedGroup>,
 }
 
-/// One file of an archived range: the rows of the frames of one name and one set of columns.
+/// One file in the manifest of an archived range: the rows of the frames of one name and one set of
+/// columns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchivedFile {
@@ -58,7 +59,7 @@ pub struct ArchivedFile {
     pub dictionaries: Vec<Vec<usize>>,
 }
 
-/// One group of an archived range.
+/// One group in the manifest of an archived range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchivedGroup {
@@ -78,7 +79,7 @@ pub struct ArchivedGroup {
     pub patch: Vec<(u64, String)>,
 }
 
-/// One frame of an archived group.
+/// One frame of a group in the manifest of an archived range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchivedFrame {

@@ -47,7 +47,7 @@ pub use write::{ArchiveReport, write};
 const MANIFESTS: &str = "archive/manifests";
 const RANGES: &str = "archive/ranges";
 
-/// The manifests of an archive, each checked against the one before.
+/// The archive of a log: the manifests of its ranges, each checked against the one before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Archive {
     /// The ranges in order, without gaps.

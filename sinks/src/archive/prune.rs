@@ -11,7 +11,7 @@ use super::{Archive, ArchiveError, verify};
 use crate::log::{LockedLog, LogPosition, LogReader, Start, Until};
 use crate::store::Store;
 
-/// What a log retains. Its last segment always stays.
+/// The retention by which a log is pruned. The last segment always stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogRetention {
     /// Facts admitted in the last so much tick time stay.
@@ -20,7 +20,7 @@ pub struct LogRetention {
     pub bytes: Option<u64>,
 }
 
-/// What one call of [`prune`] removed.
+/// What pruning removed from a log that is archived.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
     /// The number of removed segments.
@@ -35,7 +35,8 @@ pub struct Pruned {
     pub base: LogPosition,
 }
 
-/// Removes the segments of a log that `retention` releases and that the archive in `store` has.
+/// Prunes a log: removes the segments that `retention` releases and that the archive in `store`
+/// has.
 ///
 /// # Errors
 /// When a range with a group that would be removed does not verify, or differs from the log. Then

@@ -10,7 +10,7 @@ use super::{Archive, ArchiveError};
 use crate::log::{Groups, LogPosition, LogReader, LoggedGroup, RawGroup, Start, Until};
 use crate::store::Store;
 
-/// One end of a range of the log.
+/// One bound of a range that is read from log and archive as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// In front of the group of this number.
@@ -20,7 +20,7 @@ pub enum Bound {
     Tick(Tick),
 }
 
-/// Which of log and archive is read where both have a group.
+/// Which of log and archive a range reader reads where both have a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preference {
     /// The log, whose groups need not be rebuilt.
@@ -29,7 +29,8 @@ pub enum Preference {
     Archive,
 }
 
-/// The groups of a range of the log, in order, from log and archive. Nothing follows an error.
+/// A reader of a range of the log: its groups in order, from log and archive as one. Nothing
+/// follows an error.
 pub struct RangeReader<'l> {
     log: &'l dyn LogReader,
     archive: Archive,
@@ -61,8 +62,8 @@ enum Source {
     Log(Groups),
 }
 
-/// The groups of `log`, and of the archive in `store` if there is one, from one bound to the other,
-/// or to the end of both if there is no second bound.
+/// Reads the groups of `log`, and of the archive in `store` if there is one, from one bound to the
+/// other, or to the end of both if there is no second bound.
 ///
 /// # Errors
 /// [`ArchiveError::Missing`] when neither has the first group; any other error when log or archive

@@ -7,7 +7,8 @@ use super::{Archive, ArchiveError};
 use crate::log::{Frame, LogReader};
 use crate::store::Store;
 
-/// The frames of a topic: those of pruned groups from the archive in `store`, then those of `log`.
+/// Reads the frames of one topic from archive and log: those of pruned groups from the archive in
+/// `store`, then those of `log`.
 ///
 /// Reading ends where a group is missing. Reading the groups themselves ([`super::read_range`])
 /// then says which one it is.

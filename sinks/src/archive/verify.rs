@@ -11,7 +11,7 @@ use super::{ArchiveError, MANIFESTS, RANGES};
 use crate::log::{LogPosition, LogReader, Start, Until};
 use crate::store::Store;
 
-/// The outcome of checking an archive.
+/// The outcome of verifying an archive of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ArchiveCheck {
     /// The number of ranges.
@@ -31,8 +31,8 @@ pub struct ArchiveCheck {
     pub unclaimed: Vec<String>,
 }
 
-/// Rebuilds every group of the archive in `store`, and compares it with that of `log` if the log
-/// has it.
+/// Verifies the archive in `store`: rebuilds every group, and compares it with that of `log` if the
+/// log has it.
 ///
 /// # Errors
 /// When the store cannot be listed or the log cannot be read. Faults of the archive are in the

@@ -19,7 +19,7 @@ const RANGE_BYTES: u64 = 64 << 20;
 /// The number of groups at which a range ends.
 const RANGE_GROUPS: usize = 4096;
 
-/// What one call of [`write`] archived.
+/// The report of what was written to the archive of a log, and of what waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ArchiveReport {
     /// The number of new ranges.
@@ -38,7 +38,7 @@ pub struct ArchiveReport {
     pub waiting: u64,
 }
 
-/// Archives every complete range of a log up to `until` that is not archived yet.
+/// Writes every complete range of a log up to `until` that is not archived yet to the archive.
 ///
 /// The groups up to `until` must be durable: the caller holds the log's lock or appends to it.
 ///

@@ -14,7 +14,7 @@ use tidegate_facts::{Digest, Tick, columns};
 use super::{SealedRange, TableError, TableFile, TableFileFormat, encode_file};
 use crate::store::Store;
 
-/// The rows of one table on one worker that no commit boundary has passed.
+/// The buffer of one table on one worker: the rows that no commit boundary has passed.
 pub struct TableBuffer {
     table: String,
     schema: SchemaRef,
@@ -26,7 +26,8 @@ pub struct TableBuffer {
     chains: Option<BTreeMap<u16, Chain>>,
 }
 
-/// The rows of one table and partition in one interval, in their final order and form.
+/// A slice that a commit boundary cuts from a table's buffer: the rows of one partition in one
+/// interval, in their final order and form.
 #[derive(Clone, Debug)]
 pub struct TableSlice {
     /// The table.
@@ -84,8 +85,8 @@ impl TableSlice {
     }
 }
 
-/// Concatenates many small batches. It takes milliseconds while calls wait for a core, so it yields
-/// the thread after each column.
+/// Concatenates many small batches of a table's uncommitted rows. It takes milliseconds while calls
+/// wait for a core, so it yields the thread after each column.
 ///
 /// # Panics
 /// When the batches do not have the columns of `schema`.
@@ -125,7 +126,7 @@ impl TableBuffer {
         TableBuffer { chains: Some(chains), ..self }
     }
 
-    /// Whether it has no rows.
+    /// Whether the buffer has no rows.
     pub fn is_empty(&self) -> bool {
         self.partitions.values().all(Vec::is_empty)
     }
@@ -213,7 +214,7 @@ impl TableBuffer {
     }
 }
 
-/// The digests of the records of a sealed table, from its own column.
+/// The digests of the records of a sealed table, from the column of its buffered or committed rows.
 ///
 /// # Panics
 /// When the rows have no [`columns::RECORD_DIGEST`].

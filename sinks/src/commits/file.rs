@@ -30,7 +30,7 @@ pub(super) const TABLES: &str = "tables";
 /// How many digits of its digest a file's name has.
 const NAME_DIGITS: usize = 16;
 
-/// The form of a table's files.
+/// The format of a committed table's files: Parquet or JSON lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableFileFormat {
     /// Parquet, compressed with zstd, with statistics of each chunk.
@@ -49,7 +49,7 @@ impl TableFileFormat {
     }
 }
 
-/// One file of a table, as a commit names it.
+/// One table file, as a commit names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TableFile {
     /// The table.
@@ -69,7 +69,7 @@ pub struct TableFile {
     pub seal: Option<SealedRange>,
 }
 
-/// The seal of the rows of one file.
+/// The seal of the rows of one table file, as a commit states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SealedRange {
     /// The hash chain of the table's partition after these rows.
@@ -163,7 +163,7 @@ fn writer_properties(schema: &SchemaRef) -> WriterProperties {
     properties.build()
 }
 
-/// All rows of a Parquet file of a table, in the named columns or in all of them.
+/// Reads all rows of a table file in Parquet, in the named columns or in all of them.
 ///
 /// # Errors
 /// A sentence, when they cannot be read.
@@ -211,7 +211,8 @@ fn numbered(field: &FieldRef, last: &mut i32) -> FieldRef {
     Arc::new(field.as_ref().clone().with_data_type(data_type).with_metadata(metadata))
 }
 
-/// The schema without the field ids of a Parquet file, as its rows had it before they were written.
+/// The schema of a table file without the field ids of Parquet, as its rows had it before they were
+/// written.
 pub fn without_field_ids(schema: &Schema) -> Schema {
     let fields: Vec<FieldRef> = schema.fields().iter().map(plain).collect();
     Schema::new_with_metadata(fields, schema.metadata().clone())

@@ -43,7 +43,7 @@ pub use sweep::Swept;
 
 /// The folder of commits in a store.
 const COMMITS: &str = "commits";
-/// The recipe of a commit, which it names.
+/// The name of the form of a commit's manifest, which every manifest states.
 pub const MANIFEST: &str = "tidegate.manifest.v1";
 
 /// The build of the program that wrote a commit. No record depends on it.
@@ -65,7 +65,7 @@ impl BuildInfo {
     }
 }
 
-/// The manifest of one interval: the files of all tables, published at once.
+/// A commit: the manifest of one interval, with the files of all tables, published at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
     /// Always [`MANIFEST`].
@@ -105,20 +105,20 @@ impl Commit {
         Commit { signature: None, ..self.clone() }.text()
     }
 
-    /// The value that `check` must have.
+    /// The value that the commit's `check` must have.
     pub fn computed_check(&self) -> Digest {
         let text = Commit { check: Digest::default(), signature: None, ..self.clone() }.text();
         Digest::of(text.as_bytes())
     }
 
-    /// The canonical form.
+    /// The canonical form of the commit.
     pub fn text(&self) -> String {
         let text = serde_json::to_string(self).expect("a commit has a JSON form");
         tidegate_facts::strict_json::canonical(&text).expect("its numbers are small")
     }
 }
 
-/// Why a table could not be written or read.
+/// Why a table or a commit of a store could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// The store failed.
@@ -146,7 +146,7 @@ pub enum TableError {
     },
 }
 
-/// What one commit is to publish.
+/// The interval that a commit is to publish: its upper tick, plan, log heads and table files.
 #[derive(Clone, Debug)]
 pub struct CommitInterval {
     /// The first tick after the interval.

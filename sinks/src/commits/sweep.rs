@@ -13,7 +13,7 @@ use crate::store::{Store, StoreError};
 /// which they do: a day.
 const AGE_MICROS_MIN: i64 = 24 * 60 * 60 * 1_000_000;
 
-/// What a sweep removed.
+/// What a sweep removed from a store: table files that no commit names, and unfinished files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// The names of the table files that no commit names, sorted.

@@ -10,7 +10,7 @@ use super::reader::LogReader;
 use super::segment::LogOptions;
 use super::writer::LogWriter;
 
-/// A log that a run reads and appends to.
+/// An appendable log: a run reads it, and opens it for appending by one writer.
 pub trait AppendableLog: LogReader {
     /// Opens the log for appending, or begins one. The writer's epoch begins with
     /// [`LogWriter::open`].

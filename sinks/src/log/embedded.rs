@@ -30,7 +30,8 @@ const LOCK: &str = "LOCK";
 const LOCK_TRIES: u32 = 50;
 const LOCK_WAIT: Duration = Duration::from_millis(2);
 
-/// The log of a data folder, open for appending. At most one is open at a time.
+/// The embedded log of a data folder, open for appending to its segment files. At most one is open
+/// at a time.
 ///
 /// A group is durable when [`LogWriter::append`] returns.
 pub struct EmbeddedLog {
@@ -51,7 +52,7 @@ pub struct EmbeddedLog {
     poisoned: bool,
 }
 
-/// What opening a log for appending found.
+/// What recovery found when a log, such as the embedded one, was opened for appending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovery {
     /// The number of groups.

@@ -5,8 +5,8 @@ use tidegate_facts::{Tick, Topic};
 
 use super::position::GroupLink;
 
-/// What becomes durable together: the facts of `[lower, upper)`, and what the gate reports with
-/// them.
+/// A group of the log, which becomes durable as a whole: the facts of `[lower, upper)`, and what
+/// the gate reports with them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// The rows, in the order in which they are read again.
@@ -20,7 +20,7 @@ pub struct Group {
     pub commit: bool,
 }
 
-/// Rows of one topic and one name.
+/// A frame of a group in the log: rows of one topic and one name.
 ///
 /// Rows with the columns `_tick` and `_offset` are facts, and their ticks ascend. Rows without them
 /// belong to partition 0, and the log counts their offsets.
@@ -35,7 +35,7 @@ pub struct Frame {
     pub rows: RecordBatch,
 }
 
-/// A group as a reader gets it: with its link.
+/// A group as a reader of the log gets it: with its link.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoggedGroup {
     /// How the group is tied into the log.

@@ -12,7 +12,7 @@ use super::segment;
 /// The name of the log's folder in a data folder.
 const NAME: &str = "log";
 
-/// The folder of an embedded log, on the machine that holds it. A clone is cheap.
+/// The location of an embedded log: its folder, on the machine that holds it. A clone is cheap.
 ///
 /// It reads the log, as a [`LogReader`]; [`LogFolder::open`] opens the log for appending.
 #[derive(Clone, Debug)]

@@ -11,14 +11,15 @@ use super::location::LogFolder;
 use super::position::LogPosition;
 use super::segment;
 
-/// An embedded log whose lock is held, and whose every whole group is durable.
+/// A locked log: an embedded log to which nobody else can append, and whose every whole group is
+/// durable.
 pub struct LockedLog {
     log: LogFolder,
     base: Base,
     _lock: Arc<dyn OpenFile>,
 }
 
-/// A segment file of an embedded log.
+/// A segment file of a locked log, which pruning can remove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// The number of its first group.

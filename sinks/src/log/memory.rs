@@ -38,7 +38,7 @@ pub struct MemoryLog {
     random: Arc<dyn Random>,
 }
 
-/// The writer of one epoch of a [`MemoryLog`].
+/// The writer of one epoch of a log in memory, [`MemoryLog`].
 pub struct MemoryWriter {
     log: MemoryLog,
     /// `None` before the epoch has begun.

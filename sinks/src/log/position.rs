@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_facts::{Digest, Tick, Topic};
 use tidegate_host::Random;
 
-/// Names one epoch of a log: the groups that one start of a writer appended. 16 random bytes,
-/// written as 32 hexadecimal digits.
+/// The id of an epoch in log positions: it names the groups that one start of a writer appended. 16
+/// random bytes, written as 32 hexadecimal digits.
 ///
 /// The id of a log's first epoch is the identity of the log. It is all zeros where there is no
 /// epoch.
@@ -37,7 +37,8 @@ pub struct LogPosition {
     pub ends: Vec<(Topic, u16, u64)>,
 }
 
-/// How a group is tied into its log: what its header says beside the group itself.
+/// The position of one group in its log: its number, its offset, its epoch and the digest of the
+/// group before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupLink {
     /// The number of the group, from 0 on without gaps.

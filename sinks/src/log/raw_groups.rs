@@ -15,7 +15,7 @@ use super::group::{Frame, Group, LoggedGroup};
 use super::offsets::EndOffsets;
 use super::position::{EpochId, GroupLink, LogPosition};
 
-/// A group whose every byte matches its checksums, with its rows not yet decoded.
+/// A raw group: its bytes in the log, which match their checksums, with its rows not yet decoded.
 pub struct RawGroup {
     header: Header,
     entries: Vec<Entry>,

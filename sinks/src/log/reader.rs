@@ -19,7 +19,7 @@ use super::group::{Frame, LoggedGroup};
 use super::position::{EpochId, LogPosition};
 use super::raw_groups::RawGroup;
 
-/// A log that is read. Each call finds what is durable at that moment.
+/// The interface by which a log is read. Each call finds what is durable at that moment.
 pub trait LogReader: Send + Sync + fmt::Debug {
     /// The id of the log's first epoch. The archive, a copy and a restored log have the same.
     ///
@@ -85,7 +85,8 @@ pub trait LogReader: Send + Sync + fmt::Debug {
     }
 }
 
-/// A group at the end of a log that was never acknowledged, because it is not whole.
+/// The torn end that a log reader may find: a last group that was never acknowledged, because it is
+/// not whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TornEnd {
     /// The segment file.
@@ -98,7 +99,7 @@ pub struct TornEnd {
     pub detail: String,
 }
 
-/// The first group to read.
+/// The first group that a log reader returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// The group of this number.
@@ -110,7 +111,7 @@ pub enum Start {
     Offset(Topic, u16, u64),
 }
 
-/// Where reading ends.
+/// Where a log reader stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
     /// In front of the group of this number, up to which the log is durable: a group that is
@@ -157,7 +158,7 @@ impl Start {
     }
 }
 
-/// Where [`Groups`] come from: the part of a reader that differs from log to log.
+/// The source of a log reader's [`Groups`]: the part of a reader that differs from log to log.
 pub trait GroupSource: Send {
     /// The next group, and nothing where reading ends for now.
     ///
@@ -172,8 +173,8 @@ pub trait GroupSource: Send {
     fn next_group(&self) -> u64;
 }
 
-/// Groups in the order in which they were appended. After `None`, more may come: see
-/// [`Groups::read_until`].
+/// The groups that a log reader returns, in the order in which they were appended. After `None`,
+/// more may come: see [`Groups::read_until`].
 ///
 /// Columns refer to the bytes in which the group was read: whoever keeps one keeps the bytes of the
 /// whole group in memory. Nothing follows an error.
@@ -230,8 +231,8 @@ pub(super) fn frames_of(raw: &RawGroup, topic: Topic) -> Result<Vec<Frame>, LogE
     of_topic.map(|entry| entry.frame(raw.body()).map_err(|detail| raw.damaged(detail))).collect()
 }
 
-/// Rows of one partition of a topic, those of each frame apart, in the order in which they were
-/// appended.
+/// The rows of one partition of a topic that a log reader returns, those of each frame apart, in
+/// the order in which they were appended.
 ///
 /// In a group with frames of several names, rows are in the order of their frames and not of their
 /// offsets. After `None`, more may come: see [`PartitionRows::read_until`].
@@ -243,7 +244,7 @@ pub struct PartitionRows {
     ready: VecDeque<Frame>,
 }
 
-/// The rows of one partition of a log whose offset is `from_offset` or above.
+/// Reads the rows of one partition of a log whose offset is `from_offset` or above.
 ///
 /// # Errors
 /// [`LogError::Pruned`] when the log begins behind that offset; else when it cannot be read.

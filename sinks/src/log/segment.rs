@@ -16,7 +16,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tidegate_host::{Files, Host, JobQueue, OpenFile, OpenMode};
 
-/// Sizes of the embedded log. They change no answer.
+/// The sizes of an embedded log's segment files. They change no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
     /// The length to which a segment file grows. A greater group gets a segment of its own.

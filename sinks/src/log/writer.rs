@@ -10,7 +10,7 @@ use super::error::LogError;
 use super::group::Group;
 use super::position::{EpochId, GroupLink, LogPosition};
 
-/// The one writer of a log.
+/// The interface of the one writer of a log.
 ///
 /// Groups become durable in the order in which they are appended. A writer that fails, or that
 /// another writer has replaced, is lost: no group that it had not reported as durable counts as
@@ -66,7 +66,7 @@ pub trait LogWriter: Send {
     fn prune_before(&mut self, position: &LogPosition) -> Result<(), LogError>;
 }
 
-/// The outcome of a group that was appended: durable, or the writer is lost.
+/// The pending outcome of a group that a log writer appended: durable, or the writer is lost.
 #[derive(Debug)]
 #[must_use = "a group is durable only once this says so"]
 pub struct Pending(State);

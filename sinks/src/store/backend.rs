@@ -10,8 +10,8 @@ use object_store::ObjectStore;
 
 use super::url::StoreUrl;
 
-/// A place for objects, which are created once each and never changed. Only what can be derived
-/// again, such as a checkpoint, is ever replaced, and always as a whole.
+/// The backend of a store: a place for objects, which are created once each and never changed. Only
+/// what can be derived again, such as a checkpoint, is ever replaced, and always as a whole.
 ///
 /// The interface is synchronous, and each call makes one attempt: [`super::Store`] tries again. A
 /// call must end in bounded time, so a backend behind a network has its own limit and reports
@@ -92,7 +92,7 @@ pub trait ObjectBackend: Debug + Send + Sync {
     }
 }
 
-/// What a store knows of an object without reading it.
+/// What a store's backend knows of an object without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {
     /// Its size in bytes.

@@ -19,7 +19,8 @@ use super::url::StoreUrl;
 /// Part of the name of every file that is not an object yet.
 const UNFINISHED: &str = ".unfinished-";
 
-/// The objects of a local folder. An object's name is the relative path of its file.
+/// The backend of a store whose objects are the files of a local folder. An object's name is the
+/// relative path of its file.
 #[derive(Debug)]
 pub struct LocalBackend {
     root: PathBuf,

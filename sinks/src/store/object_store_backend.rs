@@ -29,7 +29,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// By how much each MiB that a call transfers prolongs its time limit.
 const MIB_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Objects behind a client of the crate `object_store`.
+/// The backend of a store whose objects are behind a client of the crate `object_store`.
 pub struct ObjectStoreBackend {
     url: StoreUrl,
     client: Arc<dyn ObjectStore>,

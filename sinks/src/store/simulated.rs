@@ -21,7 +21,7 @@ use super::url::StoreUrl;
 /// How long a call takes that stalls.
 const STALL: Duration = Duration::from_millis(5);
 
-/// One way in which a call to a backend can go wrong.
+/// A fault of a store's simulated backend: one way in which a call can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreFault {
     /// It does nothing and reports a failure that may pass.
@@ -52,7 +52,7 @@ impl StoreFault {
     ];
 }
 
-/// Which calls to a backend go wrong, and how.
+/// The schedule of faults in a store's simulated backend: which calls go wrong, and how.
 #[derive(Clone, Debug)]
 pub struct FaultSchedule(Schedule);
 
@@ -65,7 +65,7 @@ enum Schedule {
 }
 
 impl FaultSchedule {
-    /// No faults.
+    /// A schedule without faults.
     pub fn none() -> FaultSchedule {
         FaultSchedule::script(&[])
     }
@@ -107,7 +107,7 @@ fn next_random(state: &mut u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// A backend whose calls meet the faults of a schedule.
+/// A simulated backend of a store, whose calls meet the faults of a schedule.
 #[derive(Debug)]
 pub struct SimulatedBackend {
     inner: Arc<dyn ObjectBackend>,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Where a store is.
+/// The URL of a store: a local folder, or a store behind a network or in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreUrl {
     /// A local folder.
@@ -20,7 +20,7 @@ pub enum StoreUrl {
 }
 
 impl StoreUrl {
-    /// Reads a URL. A text without `://` is the path of a folder.
+    /// Reads the URL of a store. A text without `://` is the path of a folder.
     pub fn parse(text: &str) -> StoreUrl {
         match text.split_once("://") {
             None => StoreUrl::Folder(PathBuf::from(text)),

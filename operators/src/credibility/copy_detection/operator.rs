@@ -21,7 +21,8 @@ use crate::core::rows::ticks_of;
 use crate::core::snapshotting::SnapshotOperator;
 use crate::core::tick_ordered::{Exchange, OperatorOutput, TickOperator};
 
-/// The columns of copy detection's evidence input, by index. The first column is the tick.
+/// The columns of the copy-detection operator's evidence input, by index. The first column is the
+/// tick.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyDetectionColumns {
     /// The claim.
@@ -123,7 +124,8 @@ impl CopyDetectionLayouts {
 }
 
 impl CopyDetection {
-    /// The outputs, for evidence of the schema `input`: the findings and the port `pairs`.
+    /// The outputs of the copy-detection operator, for evidence of the schema `input`: the findings
+    /// and the port `pairs`.
     pub fn outputs(input: &Schema, columns: CopyDetectionColumns) -> [OperatorOutput; 2] {
         let CopyDetectionLayouts { findings, pairs, .. } = CopyDetectionLayouts::of(input, columns);
         [
@@ -138,7 +140,8 @@ impl CopyDetection {
         ]
     }
 
-    /// The snapshot's columns and the order of its rows, and to which workers a restart sends them.
+    /// The columns and the row order of the copy-detection operator's snapshot, and to which
+    /// workers a restart sends its rows.
     pub fn snapshot_output(input: &Schema, columns: CopyDetectionColumns) -> (OperatorOutput, Exchange) {
         let layout = CopyDetectionLayouts::of(input, columns).snapshot;
         let order = ["_kind", "_claim", "_stream", "_other"].map(|name| layout.index_of(name));
@@ -146,7 +149,7 @@ impl CopyDetection {
         (output, Exchange::Single)
     }
 
-    /// Returns an operator without reports; `input` is the schema of the evidence.
+    /// Returns a copy-detection operator without reports; `input` is the schema of the evidence.
     pub fn new(input: &Schema, columns: CopyDetectionColumns, config: CopyConfig) -> CopyDetection {
         let data_type = |index: usize| input.field(index).data_type().clone();
         CopyDetection {

@@ -20,7 +20,8 @@ use tidegate_facts::KeyHash;
 use super::fixed_point::{ONE, ratio};
 use super::{Measurement, Observation, Statistic};
 
-/// The joint-failure statistic. A fact is a failure if its value is not zero.
+/// The joint-failure statistic of drift detection: how correlated the failures of a key's members
+/// are. A fact is a failure if its value is not zero.
 pub struct JointFailure;
 
 impl Statistic for JointFailure {

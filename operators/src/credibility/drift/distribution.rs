@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::fixed_point::{log2, ratio};
 use super::{Measurement, Observation, Statistic};
 
-/// A histogram: the counts of values up to each edge and above the edge before it.
+/// A histogram for distribution drift: the counts of values up to each edge and above the edge
+/// before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
     /// The upper edges of all bins but the last, in millionths, ascending.
@@ -21,33 +22,35 @@ pub struct Histogram {
     pub counts: Vec<u64>,
 }
 
-/// The population stability index.
+/// The population stability index, a statistic of distribution drift.
 pub struct Psi {
     /// The declared reference; without it the first period is the reference.
     pub declared: Option<Histogram>,
 }
 
-/// The Kolmogorov-Smirnov distance.
+/// The Kolmogorov-Smirnov distance, a statistic of distribution drift.
 pub struct KolmogorovSmirnov {
     /// The declared reference; without it the first period is the reference.
     pub declared: Option<Histogram>,
 }
 
-/// The values of one pane; sorted once prepared.
+/// The values of one pane for distribution drift; sorted once prepared.
 #[derive(Default)]
 pub struct PopulationPane {
     values: Vec<i64>,
     missing: u64,
 }
 
-/// The reference of the population stability index: a histogram, and the number of missing values.
+/// The distribution with which the population stability index compares: a histogram, and the number
+/// of missing values.
 #[derive(Serialize, Deserialize)]
 pub struct BinReference {
     histogram: Histogram,
     missing: u64,
 }
 
-/// The reference of the Kolmogorov-Smirnov distance: the cumulative counts of a period's values.
+/// The distribution with which the Kolmogorov-Smirnov distance compares: the cumulative counts of a
+/// period's values.
 #[derive(Serialize, Deserialize)]
 pub struct CumulativeReference {
     /// Each distinct value, ascending, and how many values are at most this one.

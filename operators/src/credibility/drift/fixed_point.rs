@@ -4,10 +4,10 @@
 //! A statistic decides what is sealed, so it must not depend on the logarithm of a machine's
 //! floats.
 
-/// One, in millionths.
+/// One as a fixed-point number, in millionths.
 pub const ONE: i64 = 1_000_000;
 
-/// The logarithm to base 2 in millionths, rounded down.
+/// The fixed-point logarithm to base 2, in millionths, rounded down.
 ///
 /// # Panics
 /// If the number is zero.
@@ -28,7 +28,7 @@ pub fn log2(number: u64) -> i64 {
     i64::from(whole) * ONE + ((u128::from(bits) * 1_000_000) >> 40) as i64
 }
 
-/// The entropy of a histogram in millionths of a bit; zero if the histogram is empty.
+/// The fixed-point entropy of a histogram, in millionths of a bit; zero if the histogram is empty.
 pub fn entropy(counts: impl Iterator<Item = u64>) -> i64 {
     let (mut total, mut sum) = (0, 0);
     for count in counts.filter(|count| *count > 0) {
@@ -38,7 +38,7 @@ pub fn entropy(counts: impl Iterator<Item = u64>) -> i64 {
     if total == 0 { 0 } else { log2(total) - (sum / i128::from(total)) as i64 }
 }
 
-/// `above / below` in millionths, rounded toward zero.
+/// The fixed-point ratio `above / below`, in millionths, rounded toward zero.
 ///
 /// # Panics
 /// If `below` is zero.

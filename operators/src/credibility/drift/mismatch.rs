@@ -4,13 +4,15 @@
 use super::fixed_point::ratio;
 use super::{Measurement, Observation, Statistic};
 
-/// The mismatch statistic. A fact's value is its signed distance from the beacon.
+/// The mismatch statistic of drift detection. A fact's value is its signed distance from the
+/// beacon.
 pub struct Mismatch {
     /// The greatest distance at which times agree.
     pub tolerance: i64,
 }
 
-/// The distances of one pane: their number, how many are beyond the tolerance, and the greatest.
+/// The distances from the beacon in one pane, for the mismatch statistic: their number, how many
+/// are beyond the tolerance, and the greatest.
 #[derive(Default)]
 pub struct Distances {
     count: i128,

@@ -24,7 +24,7 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// Returns an operator without facts, with one input for each measure.
+    /// Returns a drift operator without facts, with one input for each measure.
     pub fn new(configs: Vec<MeasureConfig>) -> Drift {
         let measures = configs.iter().cloned().map(DriftMeasure::new).collect();
         Drift { configs, measures }
@@ -104,17 +104,17 @@ struct SnapshotRow {
     learned: String,
 }
 
-/// The fields of a measure's input: tick, key and event time, then the others.
+/// The fields of each input of the drift operator: tick, key and event time, then the others.
 pub fn input_fields() -> Vec<Field> {
     InputRow::fields()
 }
 
-/// To which workers the rows of a measure's input go: to those that own their keys.
+/// To which workers the rows of the drift operator's inputs go: to those that own their keys.
 pub fn input_exchange() -> Exchange {
     Exchange::Key(index_of(&InputRow::schema(), "key"))
 }
 
-/// The outputs: drift events, and the rows of closed periods.
+/// The outputs of the drift operator: drift events, and the rows of closed periods.
 pub fn outputs() -> [OperatorOutput; 2] {
     [EventRow::schema(), PeriodRow::schema()].map(|schema| {
         let order = ["measure", "key", "period_to"].map(|name| index_of(&schema, name)).to_vec();
@@ -122,7 +122,8 @@ pub fn outputs() -> [OperatorOutput; 2] {
     })
 }
 
-/// The snapshot's columns and the order of its rows, and to which workers a restart sends them.
+/// The columns and the row order of the drift operator's snapshot, and to which workers a restart
+/// sends its rows.
 pub fn snapshot_output() -> (OperatorOutput, Exchange) {
     let tick = columns::tick_field(columns::TICK);
     let fields: Vec<Field> = [tick].into_iter().chain(SnapshotRow::fields()).collect();

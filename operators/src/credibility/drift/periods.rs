@@ -41,7 +41,7 @@ pub struct PeriodConfig {
     pub warm_up: Option<Span>,
 }
 
-/// The periods of every key, for one statistic.
+/// The periods of every key, for one drift statistic.
 pub struct Periods<S: Statistic> {
     config: MeasureConfig,
     statistic: S,
@@ -60,8 +60,8 @@ struct KeyPeriods<S: Statistic> {
     recurrence: Recurrence,
 }
 
-/// What a measure learned about a key and stores for ever: its reference and the end of its
-/// warm-up.
+/// What a drift measure learned from a key's periods and stores for ever: its reference and the end
+/// of its warm-up.
 #[derive(Serialize, Deserialize)]
 pub struct LearnedReference<R> {
     /// Periods that begin before this have no row, in microseconds.
@@ -318,7 +318,7 @@ impl<S: Statistic> KeyPeriods<S> {
     }
 }
 
-/// The id of a revision of a period's row.
+/// The id of a revision of a drift period's row.
 pub fn row_id(measure: &str, key: &str, from: i64, to: i64, revision: u32) -> Digest {
     let (from, to, revision) = (from.to_le_bytes(), to.to_le_bytes(), revision.to_le_bytes());
     Digest::of_parts("tidegate.drift.v1", &[measure.as_bytes(), key.as_bytes(), &from, &to, &revision])

@@ -17,7 +17,7 @@ use tidegate_facts::{Digest, Tick};
 
 use super::StatisticKind;
 
-/// The level of a value: green, yellow or red, by its bounds.
+/// The drift level of a value: green, yellow or red, by its bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DriftLevel {
     /// Within bounds.
@@ -28,7 +28,8 @@ pub enum DriftLevel {
     Red,
 }
 
-/// The yellow and the red bound of a measure, in millionths. Neither is [`super::BEYOND`].
+/// The bounds of drift severity: beyond which values a measure is yellow and red, in millionths.
+/// Neither is [`super::BEYOND`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Values beyond this one are yellow.
@@ -74,14 +75,14 @@ pub struct DriftEvent {
     pub supersedes: Option<Digest>,
 }
 
-/// The events of one fingerprint in the last 24 hours.
+/// The drift events of one fingerprint in the last 24 hours, whose recurrence raises the severity.
 #[derive(Default)]
 pub struct Recurrence {
     /// When each event was detected, in microseconds, and the number of its period.
     events: VecDeque<(i64, i64)>,
 }
 
-/// How long an event counts, in microseconds.
+/// How long an earlier drift event counts toward the severity of later ones, in microseconds.
 pub const RECURRENCE: i64 = 86_400_000_000;
 
 named_column!(DriftLevel);
@@ -164,7 +165,7 @@ impl StatisticKind {
         }
     }
 
-    /// The type of patch to consider first.
+    /// The type of patch to consider first after a drift event of the category.
     pub fn patch(&self) -> &'static str {
         match self {
             StatisticKind::TimingEntropy => "dte_change",

@@ -9,10 +9,11 @@
 use super::fixed_point::entropy;
 use super::{Measurement, Observation, Statistic};
 
-/// The timing-entropy statistic. A fact's value is its lag.
+/// The timing-entropy statistic of drift detection. A fact's value is its lag.
 pub struct TimingEntropy;
 
-/// The bin of a duration in microseconds: 0 for zero or less, then two bins per octave.
+/// The bin of an interval or lag for timing entropy, in microseconds: 0 for zero or less, then two
+/// bins per octave.
 pub fn bin_of(micros: i64) -> usize {
     match u64::try_from(micros) {
         Err(_) | Ok(0) => 0,

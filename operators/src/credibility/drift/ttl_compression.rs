@@ -15,10 +15,10 @@ use tidegate_facts::KeyHash;
 use super::fixed_point::ratio;
 use super::{BEYOND, Measurement, Observation, Statistic};
 
-/// The TTL-compression statistic. A fact's value is its time to live.
+/// The TTL-compression statistic of drift detection. A fact's value is its time to live.
 pub struct TtlCompression;
 
-/// The facts of one pane: their sums, and the facts of each member.
+/// The facts of one pane for TTL compression: their sums, and the facts of each member.
 #[derive(Default)]
 pub struct Refreshes {
     members: Vec<MemberFacts>,

@@ -7,10 +7,10 @@
 use super::fixed_point::ratio;
 use super::{BEYOND, Measurement, Observation, Statistic};
 
-/// The volatility statistic.
+/// The volatility statistic of drift detection.
 pub struct Volatility;
 
-/// Count, sum and sum of squares of the values of one pane.
+/// The moments of one pane's values for volatility: count, sum and sum of squares.
 #[derive(Default)]
 pub struct Moments {
     count: i128,

@@ -121,8 +121,8 @@ pub struct Credibility {
 }
 
 impl CredibilityInput {
-    /// The fields of such an input: tick, key and event time, which checkpoints read, then the
-    /// others.
+    /// The fields of such an input of the credibility operator: tick, key and event time, which
+    /// checkpoints read, then the others.
     pub fn fields(self) -> Vec<Field> {
         match self {
             CredibilityInput::Drift => DriftRow::fields(),
@@ -197,18 +197,19 @@ impl<'b> BoundInput<'b> {
 }
 
 impl Credibility {
-    /// Returns an operator whose index is 100, with inputs of these kinds.
+    /// Returns a credibility operator whose index is 100, with inputs of these kinds.
     pub fn new(config: CredibilityConfig, inputs: Vec<CredibilityInput>) -> Credibility {
         Credibility { inputs, index: CredibilityIndex::new(config) }
     }
 
-    /// The outputs: the index, a changelog of one row, and its history.
+    /// The outputs of the credibility operator: the index, a changelog of one row, and its history.
     pub fn outputs() -> [OperatorOutput; 2] {
         // One worker emits all rows, at most the old one and the new one of a tick, in this order.
         [IndexRow::schema(), HistoryRow::schema()].map(|schema| OperatorOutput { schema, order: Vec::new() })
     }
 
-    /// The snapshot's columns and the order of its rows, and to which workers a restart sends them.
+    /// The columns and the row order of the credibility operator's snapshot, and to which workers a
+    /// restart sends its rows.
     pub fn snapshot_output() -> (OperatorOutput, Exchange) {
         let tick = columns::tick_field(columns::TICK);
         let fields: Vec<Field> = [tick].into_iter().chain(SnapshotRow::fields()).collect();

@@ -68,7 +68,7 @@ pub(super) struct VoteRow {
     diff: i64,
 }
 
-/// The columns of a quorum's evidence input, by index.
+/// The columns of the quorum operator's evidence input, by index.
 #[derive(Clone, Debug)]
 pub struct EvidenceColumns {
     /// The claim.
@@ -94,7 +94,7 @@ pub struct EvidenceColumns {
     pub passthrough: Vec<usize>,
 }
 
-/// The columns of a quorum's declaration input, by index.
+/// The columns of the quorum operator's declaration input, by index.
 #[derive(Clone, Debug)]
 pub struct DeclarationColumns {
     /// The claim.
@@ -109,7 +109,7 @@ pub struct DeclarationColumns {
     pub passthrough: Vec<usize>,
 }
 
-/// The columns of a quorum's copy-family input, by index.
+/// The columns of the quorum operator's copy-family input, by index.
 #[derive(Clone, Copy, Debug)]
 pub struct FamilyColumns {
     /// The stream.
@@ -124,8 +124,8 @@ pub struct FamilyColumns {
     pub diff: usize,
 }
 
-/// The configuration of a quorum: its input columns, its default requirement and its output
-/// columns.
+/// The configuration of the quorum operator: its input columns, its default requirement and its
+/// output columns.
 #[derive(Clone, Debug)]
 pub struct QuorumConfig {
     /// The columns of the evidence.
@@ -145,7 +145,7 @@ pub struct QuorumConfig {
 }
 
 impl QuorumConfig {
-    /// The outputs: the claims, the port `flips` and the port `votes`.
+    /// The outputs of the quorum operator: the claims, the port `flips` and the port `votes`.
     pub fn outputs(&self) -> [OperatorOutput; 3] {
         let QuorumLayouts { claims, flips, votes } = self.layouts();
         let by_claim = |schema: &SchemaRef| OperatorOutput { schema: Arc::clone(schema), order: vec![CLAIM] };
@@ -211,7 +211,7 @@ pub struct Quorum {
 }
 
 impl Quorum {
-    /// Returns an operator without claims.
+    /// Returns a quorum operator without claims.
     pub fn new(config: QuorumConfig) -> Quorum {
         let [values, streams, groups] = config.types.clone().map(Interner::new);
         Quorum {

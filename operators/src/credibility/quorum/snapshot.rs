@@ -155,7 +155,8 @@ impl SnapshotRow {
 }
 
 impl QuorumConfig {
-    /// The snapshot's columns and the order of its rows, and to which workers a restart sends them.
+    /// The columns and the row order of a quorum's snapshot, and to which workers a restart sends
+    /// its rows.
     pub fn snapshot_output(&self) -> (OperatorOutput, Exchange) {
         let layout = self.snapshot_layout();
         let order = ["_kind", "_stream", "_time"].map(|name| layout.index_of(name));

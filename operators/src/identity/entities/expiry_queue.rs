@@ -17,7 +17,7 @@ use tidegate_facts::tick::PARTITION_BITS;
 /// The width of a slice: about 18 minutes of ticks.
 const SLICE_BITS: u32 = PARTITION_BITS + 30;
 
-/// Numbers, each due at a tick.
+/// An expiry queue: numbers of links or identifiers, each due at a tick.
 #[derive(Debug, Default)]
 pub(super) struct DueQueue {
     /// The entries of slices that time has reached.

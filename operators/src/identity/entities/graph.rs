@@ -44,7 +44,7 @@ pub struct EntityGraphConfig {
     pub requested: RequestedChanges,
 }
 
-/// A kind of identifiers, such as `card`.
+/// A kind of identifiers in an entity graph, such as `card`.
 #[derive(Clone, Debug)]
 pub struct EntityKind {
     /// The name of the kind.
@@ -66,7 +66,8 @@ pub struct RequestedChanges {
     pub sightings: bool,
 }
 
-/// The identifier columns of rows: the kind of each, and which of them a row links.
+/// The identifier columns of an entity graph's rows: the kind of each, and which of them a row
+/// links.
 #[derive(Clone, Debug)]
 pub struct IdentifierColumns {
     /// The kind of each column, as an index into [`EntityGraphConfig::kinds`].
@@ -75,7 +76,7 @@ pub struct IdentifierColumns {
     pub links: Vec<(usize, usize)>,
 }
 
-/// A row that names identifiers, and links or unlinks them.
+/// A row that names identifiers of an entity graph, and links or unlinks them.
 #[derive(Clone, Copy, Debug)]
 pub struct Sighting<'a> {
     /// The tick of the fact.
@@ -88,7 +89,7 @@ pub struct Sighting<'a> {
     pub unlinks: bool,
 }
 
-/// A row that states whether a subject was positive, such as a confirmed fraud.
+/// A row that states to an entity graph whether a subject was positive, such as a confirmed fraud.
 #[derive(Clone, Copy, Debug)]
 pub struct Confirmation {
     /// The tick of the fact.
@@ -116,7 +117,7 @@ pub struct Component {
     pub positives: u64,
 }
 
-/// The link counts of one identifier.
+/// The link counts of one identifier in an entity graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkCounts<'a> {
     /// The number of its links with identifiers of each kind.
@@ -140,14 +141,15 @@ pub struct GraphChanges {
 }
 
 impl GraphChanges {
-    /// Whether there are no changes.
+    /// Whether there are no changes of the entity graph.
     pub fn is_empty(&self) -> bool {
         let GraphChanges { entities, links, components, sightings } = self;
         entities.is_empty() && links.is_empty() && components.is_empty() && sightings.is_empty()
     }
 }
 
-/// A change of an identifier: it appears, disappears, or moves to another component.
+/// A change of an identifier in an entity graph: it appears, disappears, or moves to another
+/// component.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EntityChange {
     /// The tick of the change.
@@ -162,7 +164,7 @@ pub struct EntityChange {
     pub diff: i64,
 }
 
-/// A change of a link: it appears or ends.
+/// A change of a link in an entity graph: it appears or ends.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkChange {
     /// The tick of the change.
@@ -175,7 +177,8 @@ pub struct LinkChange {
     pub diff: i64,
 }
 
-/// A change of a component: it appears, disappears, or has another size or other positives.
+/// A change of a component of an entity graph: it appears, disappears, or has another size or other
+/// positives.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ComponentChange {
     /// The tick of the change.
@@ -190,7 +193,8 @@ pub struct ComponentChange {
     pub diff: i64,
 }
 
-/// The first sighting of an identifier on a day (UTC, of its tick), or since the identifier exists.
+/// The first sighting of an identifier in an entity graph on a day (UTC, of its tick), or since the
+/// identifier exists.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DailySighting {
     /// The tick of the sighting.
@@ -199,7 +203,7 @@ pub struct DailySighting {
     pub entity: EntityName,
 }
 
-/// The kind and the label of an identifier.
+/// The kind and the label of an identifier in an entity graph.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EntityName {
     /// The kind, as an index into [`EntityGraphConfig::kinds`].
@@ -287,7 +291,7 @@ const NEVER: Tick = Tick::MAX;
 const DAY_MICROS: i64 = 86_400_000_000;
 
 impl EntityGraph {
-    /// Returns an empty graph.
+    /// Returns an empty entity graph.
     pub fn new(config: EntityGraphConfig) -> EntityGraph {
         EntityGraph {
             config,
@@ -329,8 +333,8 @@ impl EntityGraph {
         }
     }
 
-    /// Applies a row. `text_of` gives the text of the identifier in a column, and is called for new
-    /// identifiers only.
+    /// Applies a row to the entity graph. `text_of` gives the text of the identifier in a column,
+    /// and is called for new identifiers only.
     pub fn apply(
         &mut self,
         columns: &IdentifierColumns,
@@ -458,17 +462,17 @@ impl EntityGraph {
         }
     }
 
-    /// Takes the changes since the last call.
+    /// Takes the changes of the entity graph since the last call.
     pub fn take_changes(&mut self) -> GraphChanges {
         std::mem::take(&mut self.changes)
     }
 
-    /// The numbers of identifiers and of links.
+    /// The numbers of identifiers and of links in the entity graph.
     pub fn counts(&self) -> (usize, usize) {
         (self.identifiers.len(), self.links.len())
     }
 
-    /// The kinds of identifiers.
+    /// The kinds of identifiers in the entity graph.
     pub fn kinds(&self) -> &[EntityKind] {
         &self.config.kinds
     }

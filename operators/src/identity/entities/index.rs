@@ -3,7 +3,7 @@
 //! It is an open-addressing hash table without pointers. It is never iterated, so its order decides
 //! nothing.
 
-/// A map from pairs of numbers to numbers.
+/// The pair index: a map from pairs of identifiers' numbers to the number of their link.
 #[derive(Debug, Default)]
 pub(super) struct PairIndex {
     /// Keys and their numbers. The length is a power of two, or zero.

@@ -19,7 +19,7 @@ use crate::core::row_layout::{INPUT_KEY, INPUT_TIME};
 use crate::core::rows::{micros_of, ticks_of};
 use crate::core::tick_ordered::{OperatorOutput, TickOperator};
 
-/// The configuration of an `entities` node: its graph, and how its inputs name identifiers.
+/// The configuration of the entities operator: its graph, and how its inputs name identifiers.
 ///
 /// Its inputs are, in this order: the rows to answer; the boundaries, of which only the tick is
 /// read; the confirmations, if there are any; and the edge streams, whose rows only link.
@@ -37,8 +37,8 @@ pub struct EntitiesConfig {
     pub edges: Vec<RowIdentifiers>,
 }
 
-/// The identifiers that rows name. The first one is the rows' key, the others are in the columns of
-/// [`identifier_column`].
+/// The identifiers that the rows of an input of the entities operator name. The first one is the
+/// rows' key, the others are in the columns of [`identifier_column`].
 #[derive(Clone, Debug)]
 pub struct RowIdentifiers {
     /// The kinds of the identifier columns, and their links.
@@ -47,18 +47,20 @@ pub struct RowIdentifiers {
     pub has_unlink: bool,
 }
 
-/// The name of the column with an identifier of a row, for all but the first.
+/// The name of the entities operator's input column with an identifier of a row, for all but the
+/// first.
 pub fn identifier_column(number: usize) -> String {
     format!("identifier_{number}")
 }
 
-/// The name of the column that states whether a row ends the links that it names.
+/// The name of the entities operator's input column that states whether a row ends the links that
+/// it names.
 pub const UNLINK_COLUMN: &str = "unlink";
 
-/// The name of the column with the subject of a confirmation.
+/// The name of the entities operator's input column with the subject of a confirmation.
 pub const SUBJECT_COLUMN: &str = "subject";
 
-/// The name of the column that states whether a confirmation is positive.
+/// The name of the entities operator's input column that states whether a confirmation is positive.
 pub const IS_POSITIVE_COLUMN: &str = "is_positive";
 
 /// A row of the port `entities`.
@@ -123,8 +125,8 @@ enum Answer {
     Positives,
 }
 
-/// The ports of the node, in the order in which [`EntitiesConfig::outputs`] has them after the
-/// answers.
+/// The ports of the entities operator, in the order in which [`EntitiesConfig::outputs`] has them
+/// after the answers.
 pub const PORTS: [&str; 4] = ["entities", "links", "components", "sightings"];
 
 impl EntitiesConfig {
@@ -179,7 +181,7 @@ impl EntitiesConfig {
         inputs.map(|rows| rows.columns.kinds.len()).max().unwrap_or(0)
     }
 
-    /// The outputs of the operator: the answers by tick, then the ports.
+    /// The outputs of the entities operator: the answers by tick, then the ports.
     pub fn outputs(&self, node: &str) -> Vec<OperatorOutput> {
         let answers = [columns::tick_field(columns::TICK)].into_iter().chain(self.answer_fields(node));
         let schemas = [Arc::new(Schema::new(answers.collect::<Vec<_>>()))].into_iter().chain(port_schemas());
@@ -187,7 +189,7 @@ impl EntitiesConfig {
         schemas.map(|schema| OperatorOutput { schema, order: Vec::new() }).collect()
     }
 
-    /// Returns an operator with an empty graph, which emits the `requested` changes.
+    /// Returns an entities operator with an empty graph, which emits the `requested` changes.
     pub fn operator(&self, node: &str, requested: RequestedChanges) -> EntitiesOperator {
         EntitiesOperator {
             graph: EntityGraph::new(EntityGraphConfig { requested, ..self.graph.clone() }),
@@ -201,7 +203,7 @@ impl EntitiesConfig {
     }
 }
 
-/// The schema of each of [`PORTS`].
+/// The schema of each of the entities operator's [`PORTS`].
 pub fn port_schemas() -> [SchemaRef; 4] {
     [EntityRow::schema(), LinkRow::schema(), ComponentRow::schema(), SightingRow::schema()]
 }

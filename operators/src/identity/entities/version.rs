@@ -7,17 +7,18 @@ use tidegate_facts::{Digest, DigestBatch};
 
 use crate::core::rows::digest_column;
 
-/// The name of the version's format, which its canonical form begins with.
+/// The name of the format of an entity graph's version, with which its canonical form begins.
 pub const GRAPH: &str = "tidegate.graph.v1";
 
-/// BLAKE3 over the canonical form of `["tidegate.graph.v1",plan,[basis]]`.
+/// The version of an entity graph for a plan and a basis: BLAKE3 over the canonical form of
+/// `["tidegate.graph.v1",plan,[basis]]`.
 pub fn graph_version(plan: &Digest, basis: &[i64]) -> Digest {
     let mut text = Vec::new();
     push_version(plan, basis, &mut text);
     Digest::of(&text)
 }
 
-/// The [`graph_version`] of the basis of each row.
+/// The entity graph's version at the basis of each row; see [`graph_version`].
 pub fn graph_versions(plan: &Digest, basis: &ListArray) -> FixedSizeBinaryArray {
     let counts = basis.values().as_primitive::<OffsetType>().values();
     let mut digests = DigestBatch::with_capacity(basis.value_offsets().len());

@@ -6,10 +6,10 @@
 
 use super::normalize::normalize;
 
-/// The similarity of equal values.
+/// The similarity of equal field values when record linkage compares them.
 pub const SIMILARITY_MAX: i64 = 1_000;
 
-/// A comparator of two field values, such as edit distance.
+/// A comparator of two field values for record linkage, such as edit distance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparator {
     /// Equality of texts.
@@ -25,7 +25,7 @@ pub enum Comparator {
 }
 
 impl Comparator {
-    /// The names of the comparators without parameters.
+    /// The names of the comparators of field values without parameters.
     pub const NAMES: [(&'static str, Comparator); 4] = [
         ("exact", Comparator::Exact),
         ("jaro_winkler", Comparator::JaroWinkler),
@@ -34,7 +34,7 @@ impl Comparator {
     ];
 }
 
-/// A field value, normalized for a comparator.
+/// A field value, normalized for a comparator of record linkage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FieldValue {
     /// No value. Its comparisons have weight zero.
@@ -67,7 +67,7 @@ impl FieldValue {
     }
 }
 
-/// The comparison of one field: its comparator and its weights.
+/// The comparison of one field of two records: its comparator and its weights.
 #[derive(Clone, Debug)]
 pub struct Comparison {
     /// The comparator.
@@ -83,7 +83,7 @@ pub struct Comparison {
     pub disagree: i64,
 }
 
-/// The weights of agreement and of disagreement, in thousandths of a bit.
+/// The weights of agreement and of disagreement of a compared field, in thousandths of a bit.
 ///
 /// `m` is the probability that two records of one thing agree, `u` that of two records of different
 /// things.
@@ -93,7 +93,7 @@ pub fn weights(m: f64, u: f64) -> (i64, i64) {
 }
 
 impl Comparison {
-    /// The weight of two values, in thousandths of a bit.
+    /// The weight of two compared field values, in thousandths of a bit.
     pub fn weight(&self, one: &FieldValue, other: &FieldValue) -> i64 {
         let Some(similarity) = similarity(self.comparator, one, other) else { return 0 };
         if similarity >= self.agree_at {
@@ -107,7 +107,8 @@ impl Comparison {
     }
 }
 
-/// The similarity of two values, from 0 to [`SIMILARITY_MAX`]; `None` if one is absent.
+/// The similarity of two compared field values, from 0 to [`SIMILARITY_MAX`]; `None` if one is
+/// absent.
 pub fn similarity(comparator: Comparator, one: &FieldValue, other: &FieldValue) -> Option<i64> {
     match (comparator, one, other) {
         (Comparator::Within(most), FieldValue::Number(one), FieldValue::Number(other)) => {

@@ -25,7 +25,7 @@ pub struct MatchRules {
     pub block_max: usize,
 }
 
-/// An earlier record that is of the same thing as the last one.
+/// An earlier record that the matcher found to be of the same thing as the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordMatch {
     /// The number of the earlier record.
@@ -34,7 +34,7 @@ pub struct RecordMatch {
     pub weight: i64,
 }
 
-/// The records, their blocks, and the matches of the last record.
+/// The record matcher's state: the records, their blocks, and the matches of the last record.
 #[derive(Debug)]
 pub struct RecordMatcher {
     rules: MatchRules,
@@ -52,7 +52,7 @@ pub struct RecordMatcher {
 }
 
 impl RecordMatcher {
-    /// Returns a matcher without records.
+    /// Returns a record matcher without records.
     pub fn new(rules: MatchRules) -> RecordMatcher {
         RecordMatcher {
             numbers: BTreeMap::new(),

@@ -1,7 +1,7 @@
 //! Text normalization for record linkage: lowercase letters without accents, digits, and single
 //! spaces.
 
-/// Normalizes a text for comparison.
+/// Normalizes a text, so that record linkage can compare it.
 ///
 /// Latin letters lose their accents. Every character that is neither a letter nor a digit separates
 /// words, except marks within a word, such as an apostrophe, which are removed.

@@ -15,8 +15,8 @@ use crate::core::row_layout::{INPUT_KEY, INPUT_TIME, RowLayout};
 use crate::core::rows::{micros_of, ticks_of};
 use crate::core::tick_ordered::{OperatorOutput, TickOperator};
 
-/// The configuration of a `linkage` node. The key of its input is the record's id; the columns of
-/// [`compared_column`] and [`block_column`] follow.
+/// The configuration of the linkage operator. The key of its input is the record's id; the columns
+/// of [`compared_column`] and [`block_column`] follow.
 #[derive(Clone, Debug)]
 pub struct LinkageConfig {
     /// The rules of the matcher.
@@ -25,15 +25,15 @@ pub struct LinkageConfig {
     pub id: DataType,
 }
 
-/// The port of the node: the blocks that are full.
+/// The port of the linkage operator: the blocks that are full.
 pub const PORTS: [&str; 1] = ["full"];
 
-/// The name of the column with a compared field of a record.
+/// The name of the linkage operator's input column with a compared field of a record.
 pub fn compared_column(number: usize) -> String {
     format!("compared_{number}")
 }
 
-/// The name of the column with a block key of a record.
+/// The name of the linkage operator's input column with a block key of a record.
 pub fn block_column(number: usize) -> String {
     format!("block_{number}")
 }
@@ -66,7 +66,7 @@ impl LinkageConfig {
         RowLayout::new(Vec::new(), ids.into())
     }
 
-    /// The outputs of the operator: the links, then the port.
+    /// The outputs of the linkage operator: the links, then the port.
     pub fn outputs(&self) -> Vec<OperatorOutput> {
         // One worker has all blocks, so rows of one tick keep its order.
         [Arc::clone(self.link_layout().schema()), FullBlockRow::schema()]
@@ -74,7 +74,7 @@ impl LinkageConfig {
             .into()
     }
 
-    /// Returns an operator without records.
+    /// Returns a linkage operator without records.
     pub fn operator(&self) -> LinkageOperator {
         LinkageOperator {
             config: self.clone(),

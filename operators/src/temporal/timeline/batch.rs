@@ -19,11 +19,11 @@ use super::metrics::{BatchGuard, Totals};
 use super::prefix_sums::PrefixSums;
 use super::rows::TimelineRows;
 
-/// The trace of a timeline.
+/// The trace of a timeline: its history of immutable batches.
 pub type TimelineTrace = TraceAgent<Spine<SharedBatch>>;
 
-/// A reference to a batch, as the trace holds it. Reader threads hold references too, so it is an
-/// `Arc`.
+/// A reference to a timeline batch, as the trace holds it. Reader threads hold references too, so
+/// it is an `Arc`.
 #[derive(Clone, Debug)]
 pub struct SharedBatch(pub Arc<TimelineBatch>);
 
@@ -109,7 +109,7 @@ impl TimelineBatch {
         *self.starts.last_mut().expect("starts at 0") += rows.len();
     }
 
-    /// The keys, ascending.
+    /// The keys of the timeline batch, ascending.
     pub fn keys(&self) -> &[KeyHash] {
         &self.keys
     }
@@ -125,17 +125,17 @@ impl TimelineBatch {
         self.starts[index]..self.starts[index + 1]
     }
 
-    /// The event time of each row.
+    /// The event time of each row of the timeline batch.
     pub fn times(&self) -> &[i64] {
         &self.times
     }
 
-    /// The tick of each row.
+    /// The tick of each row of the timeline batch.
     pub fn ticks(&self) -> &[Tick] {
         &self.ticks
     }
 
-    /// A tick that is not below the tick of any row.
+    /// A tick that is not below the tick of any row of the timeline batch.
     pub fn tick_last(&self) -> Tick {
         self.tick_last
     }
@@ -164,7 +164,8 @@ impl TimelineBatch {
     }
 }
 
-/// The permutation that sorts rows as a timeline does: by key, then event time, then tick.
+/// The permutation that sorts rows as a timeline batch is sorted: by key, then event time, then
+/// tick.
 pub fn timeline_order(keys: &[KeyHash], times: &[i64], ticks: &[Tick]) -> Vec<u32> {
     fn by_key<K: Ord>(keys: impl Iterator<Item = K>) -> Vec<u32> {
         let mut order: Vec<(K, u32)> = keys.zip(0..).collect();
@@ -212,7 +213,7 @@ pub(crate) fn first_not(range: Range<usize>, before: impl Fn(usize) -> bool) -> 
     low
 }
 
-/// Every batch of a trace that has rows, oldest first.
+/// Every batch of a timeline's trace that has rows, oldest first.
 pub fn batches(trace: &TimelineTrace) -> Vec<Arc<TimelineBatch>> {
     let mut batches = Vec::new();
     trace.map_batches(|batch| {
@@ -258,7 +259,7 @@ impl TimelineBatch {
     }
 }
 
-/// Merges two batches key by key, in as many steps as its fuel allows.
+/// Merges two timeline batches key by key, in as many steps as its fuel allows.
 pub struct TimelineMerger {
     result: TimelineBatch,
     since: Antichain<Tick>,

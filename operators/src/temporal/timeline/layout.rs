@@ -16,7 +16,8 @@ pub struct Layout {
     pub metrics: Arc<TimelineMetrics>,
 }
 
-/// What a batch stores of one measured column, besides the prefix sums of its values.
+/// The layout of one measured column in a timeline's batches: what they store besides the prefix
+/// sums of its values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MeasureLayout {
     /// Prefix sums of squares, for deviations.
@@ -25,7 +26,7 @@ pub struct MeasureLayout {
     pub nullable: bool,
 }
 
-/// The rows of a timeline that merging retains.
+/// The part of a timeline's layout that states which rows merging retains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retention {
     /// Rows whose event time is at most this many microseconds before `since`, or after it.

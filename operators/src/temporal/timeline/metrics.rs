@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What the batches of one timeline hold now, over all workers. No output depends on it.
+/// The metrics of one timeline: what its batches hold now, over all workers. No output depends on
+/// it.
 #[derive(Debug, Default)]
 pub struct TimelineMetrics {
     batches: AtomicU64,
@@ -15,7 +16,7 @@ pub struct TimelineMetrics {
     bytes: AtomicU64,
 }
 
-/// What the batches of a timeline hold at one moment.
+/// The totals of a timeline's metrics: what its batches hold at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Batches that are not empty.
@@ -29,7 +30,8 @@ pub struct Totals {
 }
 
 impl TimelineMetrics {
-    /// The current totals. They may include a part of a batch that is added or dropped meanwhile.
+    /// The current totals of the timeline's metrics. They may include a part of a batch that is
+    /// added or dropped meanwhile.
     pub fn totals(&self) -> Totals {
         Totals {
             batches: self.batches.load(Ordering::Relaxed),

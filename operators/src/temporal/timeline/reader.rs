@@ -28,7 +28,8 @@ use super::batch::{TimelineBatch, TimelineTrace, batches, first_not};
 use super::rows::{StringDictionary, TimelineRows, measure_column};
 use crate::core::keys::column_of_keys;
 
-/// The slot in which one worker publishes the newest snapshot of its part of a timeline.
+/// The slot in which one worker publishes the newest snapshot of its part of a timeline to reader
+/// threads.
 #[derive(Debug)]
 pub struct PublishedTimeline {
     snapshot: Mutex<Arc<TimelineSnapshot>>,
@@ -36,7 +37,7 @@ pub struct PublishedTimeline {
     floor: Arc<AtomicI64>,
 }
 
-/// The batches of a worker's part of a timeline at one moment.
+/// The batches of a worker's part of a timeline at one moment, which reader threads scan.
 #[derive(Clone, Debug, Default)]
 pub struct TimelineSnapshot {
     /// The batches that have rows, oldest first.
@@ -106,7 +107,7 @@ impl Publisher {
     }
 }
 
-/// Which rows and measures of a timeline a scan returns.
+/// Which rows and measures of a timeline a reader's scan returns.
 #[derive(Clone, Debug)]
 pub struct ScanSpec {
     /// Rows of these keys; of all keys for `None`.
@@ -120,7 +121,7 @@ pub struct ScanSpec {
     pub measures: Vec<usize>,
 }
 
-/// A column of the rows that a scan returns.
+/// A column of the rows that a reader's scan of a timeline returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScanColumn {
     /// The identifier that the key was made from, of this type.
@@ -133,7 +134,8 @@ pub enum ScanColumn {
     Measure(usize, DataType),
 }
 
-/// A scan of a snapshot: returns rows in the order of their keys, some keys at a time.
+/// A reader's scan of a timeline snapshot: returns rows in the order of their keys, some keys at a
+/// time.
 #[derive(Clone, Debug)]
 pub struct SnapshotScan {
     snapshot: Arc<TimelineSnapshot>,
@@ -146,7 +148,7 @@ pub struct SnapshotScan {
 }
 
 impl TimelineSnapshot {
-    /// Begins a scan.
+    /// Begins a scan of the timeline snapshot.
     pub fn scan(self: &Arc<TimelineSnapshot>, mut spec: ScanSpec) -> SnapshotScan {
         let positions = vec![0; self.batches.len()];
         if let Some(keys) = &mut spec.keys {
@@ -174,7 +176,8 @@ impl SnapshotScan {
         (!rows.is_empty()).then_some(rows)
     }
 
-    /// Like [`Self::next`], as a batch with `columns`, whose fields are those of `schema`.
+    /// Returns the rows of further keys, as [`Self::next`] does, as a batch with `columns`, whose
+    /// fields are those of `schema`.
     pub fn next_batch(
         &mut self,
         rows_min: usize,

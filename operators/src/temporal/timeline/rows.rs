@@ -43,7 +43,7 @@ pub struct TimelineRows {
     pub texts: StringDictionary,
 }
 
-/// Texts by the number that represents each in a timeline; every text is stored once.
+/// Texts by the number that represents each in a timeline's rows; every text is stored once.
 #[derive(Clone, Debug, Default)]
 pub struct StringDictionary(BTreeMap<i64, Arc<str>>);
 
@@ -90,12 +90,12 @@ impl TimelineRows {
         TimelineRows { values: vec![Vec::new(); measures], ..TimelineRows::default() }
     }
 
-    /// The count of rows.
+    /// The count of timeline rows.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether there are no rows.
+    /// Whether there are no timeline rows.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -232,7 +232,8 @@ pub fn is_measure(data_type: &DataType) -> bool {
     }
 }
 
-/// The values of a measured column as integers; texts are added to `texts`.
+/// The values of a measured column as the integers that timeline rows hold; texts are added to
+/// `texts`.
 ///
 /// # Panics
 /// For a column that [`is_measure`] refuses, or a decimal beyond 18 digits.
@@ -278,7 +279,7 @@ pub fn timeline_rows<'scope>(
     )
 }
 
-/// Converts one batch of projected rows; see [`timeline_rows`].
+/// Converts one batch of projected rows to timeline rows; see [`timeline_rows`].
 pub fn to_timeline_rows(batch: &RecordBatch, with_identifiers: bool) -> TimelineRows {
     let mut texts = StringDictionary::default();
     let keys = keys_of(batch.column(1));
@@ -308,8 +309,8 @@ pub fn to_timeline_rows(batch: &RecordBatch, with_identifiers: bool) -> Timeline
     valid
 }
 
-/// Converts the integers of a measure back to a column of its type; the inverse of
-/// [`measure_values`] except for texts.
+/// Converts the integers that timeline rows hold of a measure back to a column of its type; the
+/// inverse of [`measure_values`] except for texts.
 ///
 /// # Panics
 /// For a type that [`is_measure`] refuses, and for texts.

@@ -11,8 +11,8 @@ use tidegate_facts::Tick;
 use crate::temporal::temporal_lookup::LookupRequests;
 use crate::temporal::timeline::{TimelineBatch, measure_column};
 
-/// An aggregate function over the rows of a window; numbers are indexes of measures of the
-/// timeline.
+/// An aggregate function that accumulates the rows of a window; numbers are indexes of measures of
+/// the timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aggregate {
     /// The count of rows.

@@ -14,7 +14,7 @@ use super::plan_expressions::replace_expressions;
 use crate::bytea;
 use crate::error::SqlError;
 
-/// Replaces texts in the place of bytes by bytes.
+/// Replaces texts that are compared with bytes or cast to bytes by `bytea` literals.
 ///
 /// # Errors
 /// 22P02 for a text that is no `bytea`.

@@ -8,7 +8,7 @@ use tidegate_queries::CATALOGUE;
 use super::objects::{NAMESPACES, OWNER, OWNER_OID, PG_CATALOG};
 use super::table::{TableBuilder, batches, values};
 
-/// The number of the encoding UTF-8.
+/// The number of the encoding UTF-8 in `pg_database`.
 pub(super) const UTF8: i32 = 6;
 
 const LOCALE: &str = "C.UTF-8";
@@ -50,7 +50,7 @@ pub(super) fn pg_tablespace(schema: &SchemaRef) -> Vec<RecordBatch> {
     batches(table)
 }
 
-/// The owner of all objects. It has no rights to write either.
+/// The rows of `pg_authid`: the role that owns all objects. It has no rights to write either.
 pub(super) fn pg_authid(schema: &SchemaRef) -> Vec<RecordBatch> {
     let mut table = TableBuilder::new(schema);
     table.row(values! {
@@ -81,7 +81,7 @@ pub(super) fn pg_roles(schema: &SchemaRef) -> Vec<RecordBatch> {
     batches(table)
 }
 
-/// The owner as `pg_user` and `pg_shadow` show it.
+/// The rows of `pg_user` and `pg_shadow`: the role that owns all objects.
 pub(super) fn pg_user(schema: &SchemaRef) -> Vec<RecordBatch> {
     let mut table = TableBuilder::new(schema);
     table.row(values! {
@@ -108,7 +108,7 @@ pub(super) fn pg_language(schema: &SchemaRef) -> Vec<RecordBatch> {
     batches(table)
 }
 
-/// The names of the collations. Each compares texts by their bytes.
+/// The names of the collations in `pg_collation`. Each compares texts by their bytes.
 pub(crate) const COLLATIONS: [&str; 3] = ["default", "C", "POSIX"];
 
 pub(super) fn pg_collation(schema: &SchemaRef) -> Vec<RecordBatch> {

@@ -285,7 +285,7 @@ views 13483 v: table_catalog name, table_schema name, table_name name, view_defi
     varchar, is_trigger_deletable varchar, is_trigger_insertable_into varchar
 ";
 
-/// A table of the catalogue without its rows.
+/// A table of the catalogue without its rows: its name and columns.
 #[derive(Clone, Debug)]
 pub(crate) struct TableSpec {
     pub(crate) name: String,

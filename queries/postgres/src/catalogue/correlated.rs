@@ -47,7 +47,8 @@ pub(crate) const ARRAY_SUBQUERY: &str = "array_subquery";
 /// The most combinations of outer values for which a subquery is run.
 const RUNS_MAX: usize = 20_000;
 
-/// Replaces the subqueries of a plan that DataFusion would refuse.
+/// Replaces the subqueries of a plan that DataFusion would refuse, such as correlated ones over the
+/// catalogue.
 ///
 /// # Errors
 /// 0A000 for `ARRAY(SELECT ..)` over other tables than those of the catalogue.

@@ -56,7 +56,8 @@ pub(super) fn views(schema: &SchemaRef, objects: &Objects) -> Vec<RecordBatch> {
     batches(table)
 }
 
-/// The privileges on tables: every client may read, and none may write.
+/// The rows of `table_privileges` in `information_schema`: every client may read, and none may
+/// write.
 pub(super) fn table_privileges(schema: &SchemaRef, objects: &Objects) -> Vec<RecordBatch> {
     let mut table = TableBuilder::new(schema);
     for relation in objects.relations().filter(|relation| relation.namespace == PUBLIC) {

@@ -107,7 +107,7 @@ fn description(category: char) -> &'static str {
     }
 }
 
-/// The table function.
+/// The table function `pg_get_keywords`.
 #[derive(Debug)]
 pub(super) struct Keywords;
 

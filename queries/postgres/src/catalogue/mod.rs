@@ -53,7 +53,7 @@ pub(crate) use self::time_zones::TIMEZONE;
 use self::time_zones::Timezone;
 use self::type_names::TypeNames;
 
-/// The tables of a service together with their catalogue.
+/// The tables of a service together with their system catalogue.
 pub(crate) struct Database {
     context: SessionContext,
     objects: Arc<Objects>,

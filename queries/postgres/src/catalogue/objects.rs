@@ -20,7 +20,7 @@ pub(crate) const PUBLIC: (&str, u32) = ("public", 2200);
 pub(crate) const INFORMATION_SCHEMA: (&str, u32) = ("information_schema", 13_207);
 pub(crate) const NAMESPACES: [(&str, u32); 3] = [PG_CATALOG, PUBLIC, INFORMATION_SCHEMA];
 
-/// A table or a view.
+/// A table or a view among the objects of the database.
 #[derive(Clone, Debug)]
 pub(crate) struct Relation {
     pub(crate) oid: u32,
@@ -32,7 +32,7 @@ pub(crate) struct Relation {
     pub(crate) schema: SchemaRef,
 }
 
-/// All objects of the database.
+/// All objects of the database, found by name or by oid.
 pub(crate) struct Objects {
     relations: BTreeMap<u32, Relation>,
     /// The I/O functions of types, by oid.

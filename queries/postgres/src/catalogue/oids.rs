@@ -13,7 +13,7 @@ pub(crate) const FIRST_USER_OID: u32 = 16_384;
 /// The end of the range of oids. Some clients read an oid as a signed number.
 const OIDS_END: u32 = 1 << 31;
 
-/// Assigns an oid to each name.
+/// Assigns an oid to the name of each user table.
 pub(crate) fn assign<'n>(names: impl IntoIterator<Item = &'n str>) -> BTreeMap<String, u32> {
     assign_by(names, candidate)
 }

@@ -10,7 +10,7 @@ use crate::types::{self, PgType, oid};
 /// The oid of the access method of tables.
 const HEAP: u32 = 2;
 
-/// A row for each table and view.
+/// The rows of `pg_class`: one for each table and view.
 pub(super) fn pg_class(schema: &SchemaRef, objects: &Objects) -> Vec<RecordBatch> {
     let mut table = TableBuilder::new(schema);
     for relation in objects.relations() {
@@ -32,7 +32,7 @@ pub(super) fn pg_class(schema: &SchemaRef, objects: &Objects) -> Vec<RecordBatch
     batches(table)
 }
 
-/// A row for each column of each table and view.
+/// The rows of `pg_attribute`: one for each column of each table and view.
 pub(super) fn pg_attribute(schema: &SchemaRef, objects: &Objects) -> Vec<RecordBatch> {
     let mut table = TableBuilder::new(schema);
     for relation in objects.relations() {
@@ -60,7 +60,7 @@ pub(super) fn pg_attribute(schema: &SchemaRef, objects: &Objects) -> Vec<RecordB
     batches(table)
 }
 
-/// A row for each table.
+/// The rows of `pg_tables`: one for each table.
 pub(super) fn pg_tables(schema: &SchemaRef, objects: &Objects) -> Vec<RecordBatch> {
     let mut table = TableBuilder::new(schema);
     for relation in objects.relations().filter(|relation| relation.kind == 'r') {
@@ -77,7 +77,7 @@ pub(super) fn pg_tables(schema: &SchemaRef, objects: &Objects) -> Vec<RecordBatc
     batches(table)
 }
 
-/// A row for each view.
+/// The rows of `pg_views`: one for each view.
 pub(super) fn pg_views(schema: &SchemaRef, objects: &Objects) -> Vec<RecordBatch> {
     let mut table = TableBuilder::new(schema);
     for relation in objects.relations().filter(|relation| relation.kind == 'v') {
@@ -90,7 +90,7 @@ pub(super) fn pg_views(schema: &SchemaRef, objects: &Objects) -> Vec<RecordBatch
     batches(table)
 }
 
-/// The Postgres type of a column.
+/// The Postgres type of a column of a table or view.
 pub(super) fn type_of(field: &Field) -> &'static PgType {
     let found = types::by_oid(types::oid_of(field)).or_else(|| types::by_oid(oid::TEXT));
     found.expect("text is built in")

@@ -57,7 +57,7 @@ macro_rules! from_number {
 
 from_number!(i8, i16, i32, i64, u32);
 
-/// Collects the rows of a table.
+/// Collects the rows of a catalogue table.
 pub(super) struct TableBuilder {
     schema: SchemaRef,
     columns: Vec<Vec<Value>>,
@@ -130,7 +130,7 @@ fn scalar(value: Value, data_type: &DataType) -> ScalarValue {
     }
 }
 
-/// The rows as batches; no batch if there are no rows.
+/// The rows of a catalogue table as batches; no batch if there are no rows.
 pub(super) fn batches(builder: TableBuilder) -> Vec<RecordBatch> {
     builder.finish().into_iter().collect()
 }

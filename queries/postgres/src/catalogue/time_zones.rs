@@ -59,7 +59,7 @@ impl ScalarUDFImpl for Timezone {
     }
 }
 
-/// Replaces the calls of `timezone` by casts.
+/// Replaces the calls of `timezone`, which stand for `AT TIME ZONE`, by casts.
 ///
 /// # Errors
 /// 22023 for an unknown zone, 0A000 for a zone that is not a literal.

@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast::DataType as SqlType;
 use super::objects::PG_CATALOG;
 use crate::types::{self, oid};
 
-/// Plans casts to them.
+/// Plans the names of Postgres types in casts.
 #[derive(Debug)]
 pub(super) struct TypeNames;
 

@@ -14,7 +14,7 @@ const ARRAY_SUBSCRIPT: u32 = 6179;
 /// The language of built-in functions.
 const INTERNAL: u32 = 12;
 
-/// A row for each type.
+/// The rows of `pg_type`: one for each type.
 pub(super) fn pg_type(schema: &SchemaRef) -> Vec<RecordBatch> {
     let mut table = TableBuilder::new(schema);
     for it in types::all() {
@@ -51,7 +51,7 @@ pub(super) fn pg_type(schema: &SchemaRef) -> Vec<RecordBatch> {
     batches(table)
 }
 
-/// A row for each I/O function of a type.
+/// The rows of `pg_proc`: one for each I/O function of a type.
 pub(super) fn pg_proc(schema: &SchemaRef, objects: &Objects) -> Vec<RecordBatch> {
     let mut table = TableBuilder::new(schema);
     for (function, name) in objects.functions() {

@@ -6,8 +6,8 @@ use bytes::{BufMut, BytesMut};
 pub(crate) const EPOCH_DAYS: i64 = 10_957;
 pub(crate) const EPOCH_MICROS: i64 = EPOCH_DAYS * 86_400_000_000;
 
-/// Writes a decimal: groups of four decimal digits, the weight of the first group, the sign and the
-/// display scale.
+/// Writes a decimal in the binary format of `numeric`: groups of four decimal digits, the weight of
+/// the first group, the sign and the display scale.
 pub(super) fn numeric(unscaled: &str, scale: i16, out: &mut BytesMut) {
     let (is_negative, digits) = match unscaled.strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -46,7 +46,7 @@ pub(super) fn numeric(unscaled: &str, scale: i16, out: &mut BytesMut) {
     groups.into_iter().for_each(|group| out.put_u16(group));
 }
 
-/// Writes a NaN or an infinity as `numeric`.
+/// Writes a NaN or an infinity in the binary format of `numeric`.
 pub(super) fn special(value: f64, out: &mut BytesMut) {
     let sign = match value {
         value if value.is_nan() => 0xc000,
@@ -58,7 +58,7 @@ pub(super) fn special(value: f64, out: &mut BytesMut) {
     }
 }
 
-/// A `numeric` that was read.
+/// A `numeric` that was read from its binary format.
 pub(crate) enum Numeric {
     /// Its decimal digits as a whole number, and how many of them follow the point.
     Finite(String, u16),

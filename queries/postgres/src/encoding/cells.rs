@@ -32,7 +32,7 @@ use crate::types::{self, oid};
 /// Returns the name of an object by the oid of the type that shows it and the oid of the object.
 pub(crate) type ObjectNames = Arc<dyn Fn(u32, u32) -> String + Send + Sync>;
 
-/// The values of a column of a batch.
+/// The cells of a result: the values of a column of a batch.
 pub(super) trait Cells: Send {
     fn is_null(&self, row: usize) -> bool;
     /// Writes a value that is not null.
@@ -314,8 +314,8 @@ impl Cells for FloatsAsNumeric {
     }
 }
 
-/// Numbers of any type as `numeric`. The value of a parameter may give a column another type than
-/// the one described.
+/// The cells of numbers of any type, written as `numeric`. The value of a parameter may give a
+/// column another type than the one described.
 pub(super) fn as_numeric(array: &ArrayRef) -> Result<AnyCells, SqlError> {
     if array.data_type().is_floating() {
         let floats = cast_to(array, &DataType::Float64)?;
@@ -582,7 +582,7 @@ impl Cells for Records {
     }
 }
 
-/// Writes a value after its length; the length of a null is -1.
+/// Writes the value of a cell after its length; the length of a null is -1.
 pub(super) fn put_value(cells: &dyn Cells, row: usize, is_binary: bool, out: &mut BytesMut) {
     let at = out.len();
     out.put_i32(-1);

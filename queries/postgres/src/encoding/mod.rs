@@ -111,7 +111,7 @@ fn as_described(field: &Field, array: &ArrayRef, names: &ObjectNames) -> Result<
     }
 }
 
-/// The rows of one batch.
+/// The rows of one batch of a result, which the server sends as `DataRow` messages.
 pub(crate) struct Rows {
     cells: Vec<Box<dyn Cells>>,
     count: usize,
@@ -147,7 +147,7 @@ impl Rows {
     }
 }
 
-/// The format of each column.
+/// The format in which each column of a result is sent: text or binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Formats {
     All { is_binary: bool },

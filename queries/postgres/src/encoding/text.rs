@@ -6,7 +6,7 @@ use bytes::{BufMut, BytesMut};
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
-/// Writes a double with the fewest digits that read back as the same double.
+/// Writes a double as text, with the fewest digits that read back as the same double.
 pub(super) fn float8(value: f64, out: &mut BytesMut) {
     if value.is_finite() {
         digits(&format!("{value:e}"), 15, out);
@@ -15,7 +15,7 @@ pub(super) fn float8(value: f64, out: &mut BytesMut) {
     }
 }
 
-/// Writes a float with the fewest digits that read back as the same float.
+/// Writes a float as text, with the fewest digits that read back as the same float.
 pub(super) fn float4(value: f32, out: &mut BytesMut) {
     if value.is_finite() {
         digits(&format!("{value:e}"), 6, out);
@@ -64,7 +64,7 @@ fn digits(scientific: &str, plain_max: i32, out: &mut BytesMut) {
     }
 }
 
-/// Writes a decimal from its unscaled digits. A negative scale adds zeros at the end.
+/// Writes a decimal as text, from its unscaled digits. A negative scale adds zeros at the end.
 pub(super) fn decimal(unscaled: &str, scale: i8, out: &mut BytesMut) {
     let (sign, digits) = match unscaled.strip_prefix('-') {
         Some(digits) => ("-", digits),
@@ -94,21 +94,21 @@ pub(super) fn decimal(unscaled: &str, scale: i8, out: &mut BytesMut) {
     }
 }
 
-/// Writes a date, given as days since 1970-01-01.
+/// Writes a date, given as days since 1970-01-01, as text.
 pub(super) fn date(days: i64, out: &mut BytesMut) {
     let (year, month, day) = civil(days);
     let (shown, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
     write!(out, "{shown:04}-{month:02}-{day:02}{era}").expect("memory");
 }
 
-/// Writes a time of day, given in microseconds.
+/// Writes a time of day, given in microseconds, as text.
 pub(super) fn time(micros: i64, out: &mut BytesMut) {
     let (seconds, part) = (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000));
     write!(out, "{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60).expect("memory");
     fraction(part, out);
 }
 
-/// Writes a timestamp, given in microseconds since 1970, with `zone` after the time.
+/// Writes a timestamp, given in microseconds since 1970, as text, with `zone` after the time.
 pub(super) fn timestamp(micros: i64, zone: &str, out: &mut BytesMut) {
     let (year, month, day) = civil(micros.div_euclid(MICROS_PER_DAY));
     let (shown, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
@@ -141,7 +141,7 @@ fn civil(days: i64) -> (i64, u32, u32) {
     (year, month, day)
 }
 
-/// Writes an interval of months, days and microseconds, each with its own sign.
+/// Writes an interval as text: months, days and microseconds, each with its own sign.
 pub(super) fn interval(months: i32, days: i32, micros: i64, out: &mut BytesMut) {
     let mut parts: Vec<String> = Vec::new();
     let mut is_before_negative = false;
@@ -173,7 +173,7 @@ pub(super) fn interval(months: i32, days: i32, micros: i64, out: &mut BytesMut) 
     out.put_slice(parts.join(" ").as_bytes());
 }
 
-/// Writes bytes as `\x` and two hexadecimal digits each.
+/// Writes bytes as text: `\x` and two hexadecimal digits each.
 pub(super) fn bytes(value: &[u8], out: &mut BytesMut) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.put_slice(b"\\x");
@@ -184,7 +184,7 @@ pub(super) fn bytes(value: &[u8], out: &mut BytesMut) {
     }
 }
 
-/// Writes an element of an array, in quotes where it needs them.
+/// Writes an element of an array as text, in quotes where it needs them.
 pub(super) fn array_element(text: &[u8], out: &mut BytesMut) {
     let needs_quotes = text.is_empty()
         || text.eq_ignore_ascii_case(b"null")
@@ -203,7 +203,7 @@ pub(super) fn array_element(text: &[u8], out: &mut BytesMut) {
     out.put_u8(b'"');
 }
 
-/// Writes a field of a record, in quotes where it needs them.
+/// Writes a field of a record as text, in quotes where it needs them.
 pub(super) fn record_field(text: &[u8], out: &mut BytesMut) {
     let needs_quotes = text.is_empty()
         || text.iter().any(|byte| matches!(byte, b'(' | b')' | b',' | b'"' | b'\\') || is_space(*byte));

@@ -15,7 +15,7 @@ use super::objects::Objects;
 pub(super) use objects::{cast_from_object, cast_to_object};
 pub(super) use scalar::Function;
 
-/// All functions of the catalogue.
+/// All system functions of the catalogue.
 pub(super) fn all(objects: &Arc<Objects>) -> Vec<ScalarUDF> {
     let functions = constants::all()
         .into_iter()

@@ -145,7 +145,7 @@ impl ScalarUDFImpl for Function {
     }
 }
 
-/// The text of an argument.
+/// The text of an argument of a system function.
 ///
 /// # Errors
 /// 42883 when it is not a text.
@@ -158,7 +158,7 @@ pub(in crate::catalogue) fn text(value: &ScalarValue) -> Result<&str, SqlError> 
     })
 }
 
-/// The whole number of an argument.
+/// The whole number of an argument of a system function.
 ///
 /// # Errors
 /// 22P02 when it is not a whole number.
@@ -170,7 +170,7 @@ pub(in crate::catalogue) fn number(value: &ScalarValue) -> Result<i64, SqlError>
     }
 }
 
-/// The oid of an argument.
+/// The oid of an argument of a system function.
 ///
 /// # Errors
 /// 22P02 or 22003 when it is not an oid.

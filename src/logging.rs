@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-/// The format of the log.
+/// The format of the log on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Text for people.
@@ -18,8 +18,8 @@ pub enum LogFormat {
 /// Set once, before the first line is written.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
-/// Starts the log. `RUST_LOG` sets the level. By default the log contains warnings and, as JSON,
-/// also the info messages of Tidegate.
+/// Starts the log on standard error. `RUST_LOG` sets the level. By default the log contains
+/// warnings and, as JSON, also the info messages of Tidegate.
 pub fn begin(format: LogFormat) {
     let default = match format {
         LogFormat::Text => "warn",
@@ -39,12 +39,13 @@ pub fn begin(format: LogFormat) {
     let _ = FORMAT.set(format);
 }
 
-/// Whether the log is JSON. Then every line on standard error must be a JSON object.
+/// Whether the log on standard error is JSON. Then every line on standard error must be a JSON
+/// object.
 pub fn is_json() -> bool {
     FORMAT.get() == Some(&LogFormat::Json)
 }
 
-/// Writes an error and its causes to the log.
+/// Writes an error and its causes to the log on standard error.
 pub fn error(error: &(dyn std::error::Error + 'static)) {
     let mut causes = Vec::new();
     let mut cause = error.source();
