@@ -331,7 +331,7 @@ version = "0.0.0"
         bad.toml:5: `traffic` holds primary records, which no graph computes again; name tables that the topology derives, and correct the past by new facts
         bad.toml:5: the topology has no table `feature`; did you mean `features`?
         bad.toml:6: the declaration has no setting `colour`; there are `actor`, `basis`, `code`, `id`, `outputs`, `purpose`, `scope`, `set`, `topology`
-        bad.toml:8: `streams` leaves out `payment.v1`, and what is computed of the others may need them; leave `streams` out, or filter in the topology
+        bad.toml:8: `streams` leaves out `payment.v1`, and rows of the other streams may need them; leave `streams` out, or filter in the topology
         bad.toml:10: `to` is not behind `from`; name a range that is not empty
         bad.toml:11: there is no partition 7; the topology has 0 to 1
         bad.toml:12: the gate lets no stream `payment.v2` in; did you mean `payment.v1`?

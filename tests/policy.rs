@@ -242,6 +242,15 @@ fn rules_set_in_the_topology_of_a_replay_decide_every_payment() {
     std::fs::create_dir(world.path("shadow/log")).unwrap(); // A query needs a folder with a log and a store.
     let strict = world.run_separately("strict", &set);
     assert_eq!(decisions(&world.path("shadow"), 0..PAYMENTS), decisions(&strict, 0..PAYMENTS));
+
+    // Neither the output of another plan nor the data folder is overwritten.
+    let own = world.plan(&[]);
+    for (out, message) in
+        [("shadow/store", "contains the output of an earlier run"), ("data/again", "is in the data folder")]
+    {
+        let refused = replay(&own, &world.path("data"), &world.path(out), 1, &harness::metrics(&own));
+        assert!(refused.unwrap_err().to_string().contains(message), "{out}");
+    }
 }
 
 /// How many episodes of a folder were decided under each bundle and policy revision.
@@ -427,11 +436,11 @@ fn every_step_is_a_fact_with_a_receipt_and_a_row() {
         +-----------------------------+--------+-----------+----------+-----------+------------------------+-------+------------+--------+--------+---------+------+
         | taken_at_utc                | kind   | node      | scope    | step      | family                 | actor | reason     | before | after  | version | text |
         +-----------------------------+--------+-----------+----------+-----------+------------------------+-------+------------+--------+--------+---------+------+
-        | 2026-01-02T02:52:03.000001Z | bundle | decisions | payments | proposed  | BUNDLE_PUBLISHED       | ann   | test       | 71efd0 | ca2372 | 2       | 309  |
-        | 2026-01-02T02:52:03.000002Z | bundle | decisions | payments | approved  | BUNDLE_APPROVED        | bob   | fine       | 71efd0 | ca2372 | 2       |      |
-        | 2026-01-02T02:52:03.000003Z | bundle | decisions | payments | activated | BUNDLE_PROMOTED_ACTIVE | ann   | now        | 71efd0 | ca2372 | 2       |      |
-        | 2026-01-02T02:52:03.000004Z | bundle | decisions | payments | proposed  | BUNDLE_PUBLISHED       | ann   | test       | ca2372 | 15de68 | 3       | 309  |
-        | 2026-01-02T02:52:03.000005Z | bundle | decisions | payments | withdrawn | BUNDLE_RETIRED         | ann   | not needed | ca2372 | 15de68 | 3       |      |
+        | 2026-01-02T02:52:03.000001Z | bundle | decisions | payments | proposed  | BUNDLE_PUBLISHED       | ann   | test       | adfc0f | c65b7e | 2       | 309  |
+        | 2026-01-02T02:52:03.000002Z | bundle | decisions | payments | approved  | BUNDLE_APPROVED        | bob   | fine       | adfc0f | c65b7e | 2       |      |
+        | 2026-01-02T02:52:03.000003Z | bundle | decisions | payments | activated | BUNDLE_PROMOTED_ACTIVE | ann   | now        | adfc0f | c65b7e | 2       |      |
+        | 2026-01-02T02:52:03.000004Z | bundle | decisions | payments | proposed  | BUNDLE_PUBLISHED       | ann   | test       | c65b7e | d8be3c | 3       | 309  |
+        | 2026-01-02T02:52:03.000005Z | bundle | decisions | payments | withdrawn | BUNDLE_RETIRED         | ann   | not needed | c65b7e | d8be3c | 3       |      |
         +-----------------------------+--------+-----------+----------+-----------+------------------------+-------+------------+--------+--------+---------+------+"#]].assert_eq(&harness::table(&data, steps));
     let facts = "SELECT topic, partition, \"offset\", event_type, producer, schema_version, scenario_run_id IS NOT NULL AS pins \
                  FROM facts WHERE topic = 'control' ORDER BY _tick";
@@ -492,10 +501,10 @@ fn steps_that_break_the_rules_are_refused() {
         ],
         &expect![[r#"
             node `features` has no bundle and no policy to revise; name one of `decisions`, `admitted` (the gate)
-            the bundle of `decisions` already has another revision payments-rules 1 (71efd0d0a44f); give the new one its own version
+            the bundle of `decisions` already has another revision payments-rules 1 (adfc0faa2bcf); give the new one its own version
             the step has no actor; give the actor with --actor
             there is no proposal 3f; nothing was proposed yet: begin with `tidegate policy propose`
-            payments-rules 1 (71efd0d0a44f) has been in force for the bundle of `decisions` since the beginning; there is nothing to roll back to
+            payments-rules 1 (adfc0faa2bcf) has been in force for the bundle of `decisions` since the beginning; there is nothing to roll back to
         "#]],
     );
     assert!(files == harness::files(&world.path("data/log")), "a refused step must not change the log");
@@ -523,16 +532,16 @@ fn steps_that_break_the_rules_are_refused() {
             world.take_step("ann", "why", named),
         ],
         &expect![[r#"
-            proposal 67e75326de1b was proposed by ann, so it cannot be activated; have it approved first
-            ann proposed 67e75326de1b, so someone else must approve it; ask a colleague, or set `four_eyes = false` in [governance] of a new topology
+            proposal 6b4b85ec8e2c was proposed by ann, so it cannot be activated; have it approved first
+            ann proposed 6b4b85ec8e2c, so someone else must approve it; ask a colleague, or set `four_eyes = false` in [governance] of a new topology
             taken: approved
             taken: approved
             taken: approved
             taken: activated
-            the step was made for the bundle of `decisions` when 71efd0d0a44f was in force, but now payments-rules 2 (ca237236e481) is; review the changes, then propose it again
-            proposal 67e75326de1b was activated by bob, so it cannot be withdrawn; roll it back instead
-            payments-rules 2 (ca237236e481) is already in force for the bundle of `decisions`; there is nothing to change
-            the step was made for the bundle of `decisions` when 15de686d9997 was in force, but now payments-rules 2 (ca237236e481) is; review the changes, then propose it again
+            the step was made for the bundle of `decisions` when adfc0faa2bcf was in force, but now payments-rules 2 (c65b7e1fc68f) is; review the changes, then propose it again
+            proposal 6b4b85ec8e2c was activated by bob, so it cannot be withdrawn; roll it back instead
+            payments-rules 2 (c65b7e1fc68f) is already in force for the bundle of `decisions`; there is nothing to change
+            the step was made for the bundle of `decisions` when d8be3ced1238 was in force, but now payments-rules 2 (c65b7e1fc68f) is; review the changes, then propose it again
         "#]],
     );
 }
@@ -582,11 +591,11 @@ fn a_revision_that_cannot_run_is_refused_with_all_its_faults() {
             the revision cannot come into force:
               revision.toml:1: payload field `terminal_id` (Int32) is missing, and the graph was built with it; keep it, with `?` behind its type if records may lack it
             the revision cannot come into force:
-              revision.toml:1: event type `payment.v1` would be of class case and is of class traffic, by which its events are told apart from others; keep its class
+              revision.toml:1: event type `payment.v1` would be of class case and is of class traffic, which is part of the identity of its events; keep its class
             the revision cannot come into force:
-              tests/topologies/payments.toml:19: the policy knows no event type `payment.v1`; did you mean `payment.v2`?
+              tests/topologies/payments.toml:19: the policy has no event type `payment.v1`; did you mean `payment.v2`?
             the revision cannot come into force:
-              revision.toml:1: event type `governance.policy.v1` is the gate's own, by which bundles and policies come into force; leave it out
+              revision.toml:1: event type `governance.policy.v1` is reserved for revisions of bundles and policies; leave it out
             the revision cannot come into force:
               revision.toml:1: `id` is missing; add a stable name such as id = "gate.cards"
               revision.toml:1: no event type is declared; add a table such as [event."card.transaction.v1"]
@@ -703,8 +712,8 @@ fn the_command_prints_the_changes_and_the_next_step() {
     policy(&[&["rollback", "--node", "admitted", "--format", "json"][..], &who("bob")].concat());
     expect![[r#"
         $ policy propose -> 0
-        proposal 7aff6c59af19f1982f1d1a7e7da8d9fe3f5fca025b5e943179cabed4b00cb55c
-        payments-rules 2 (ca237236e481) of decisions would change
+        proposal 27c03c4a13ef6ba3622207a58e438105a8f11a3b5925669a8fa7189fb746dedb
+        payments-rules 2 (c65b7e1fc68f) of decisions would change
           ~ version: 1
                    > 2
           ~ score: cast(payments_1h as double) + cast(amount as double) / 1000
@@ -715,17 +724,17 @@ fn the_command_prints_the_changes_and_the_next_step() {
           ~ order of rules: many-in-an-hour, large
                           > many-in-an-hour, terminal-watched
           - rule large: BLOCK (AMOUNT) when amount > 250
-        next: tidegate policy approve payments.toml --data /data --id 7aff6c59af19 --actor .. --reason ..
+        next: tidegate policy approve payments.toml --data /data --id 27c03c4a13ef --actor .. --reason ..
 
         $ policy approve -> 2
-        tidegate: ann proposed 7aff6c59af19, so someone else must approve it; ask a colleague, or set `four_eyes = false` in [governance] of a new topology
+        tidegate: ann proposed 27c03c4a13ef, so someone else must approve it; ask a colleague, or set `four_eyes = false` in [governance] of a new topology
 
         $ policy approve -> 0
-        payments-rules 2 (ca237236e481) of decisions is approved by bob
-        next: tidegate policy activate payments.toml --data /data --id 7aff6c59af19 --actor .. --reason ..
+        payments-rules 2 (c65b7e1fc68f) of decisions is approved by bob
+        next: tidegate policy activate payments.toml --data /data --id 27c03c4a13ef --actor .. --reason ..
 
         $ policy activate -> 0
-        payments-rules 2 (ca237236e481) of decisions is in force from 2026-01-01T13:17:53.000003Z on
+        payments-rules 2 (c65b7e1fc68f) of decisions is in force from 2026-01-01T13:17:53.000003Z on
           ~ version: 1
                    > 2
           ~ score: cast(payments_1h as double) + cast(amount as double) / 1000
@@ -738,31 +747,31 @@ fn the_command_prints_the_changes_and_the_next_step() {
           - rule large: BLOCK (AMOUNT) when amount > 250
 
         $ policy activate -> 0
-        proposal 7aff6c59af19 was already activated by ann at 2026-01-01T13:17:53.000003Z; nothing was changed
+        proposal 27c03c4a13ef was already activated by ann at 2026-01-01T13:17:53.000003Z; nothing was changed
 
         $ policy list -> 0
         node       in force                         since                        by
-        decisions  payments-rules 2 (ca237236e481)  2026-01-01T13:17:53.000003Z  proposal 7aff6c59af19
+        decisions  payments-rules 2 (c65b7e1fc68f)  2026-01-01T13:17:53.000003Z  proposal 27c03c4a13ef
         admitted   payments-gate 1 (c9dc29347aa6)   the beginning                the topology
 
         proposal      node       revision                         state
-        7aff6c59af19  decisions  payments-rules 2 (ca237236e481)  in force
+        27c03c4a13ef  decisions  payments-rules 2 (c65b7e1fc68f)  in force
 
         at                           proposal      step       actor  reason
-        2026-01-01T13:17:53.000001Z  7aff6c59af19  proposed   ann    fewer chargebacks
-        2026-01-01T13:17:53.000002Z  7aff6c59af19  approved   bob    fewer chargebacks
-        2026-01-01T13:17:53.000003Z  7aff6c59af19  activated  ann    fewer chargebacks
+        2026-01-01T13:17:53.000001Z  27c03c4a13ef  proposed   ann    fewer chargebacks
+        2026-01-01T13:17:53.000002Z  27c03c4a13ef  approved   bob    fewer chargebacks
+        2026-01-01T13:17:53.000003Z  27c03c4a13ef  activated  ann    fewer chargebacks
 
         $ policy show -> 0
-        proposal 7aff6c59af19f1982f1d1a7e7da8d9fe3f5fca025b5e943179cabed4b00cb55c
-        payments-rules 2 (ca237236e481) of decisions: in force
+        proposal 27c03c4a13ef6ba3622207a58e438105a8f11a3b5925669a8fa7189fb746dedb
+        payments-rules 2 (c65b7e1fc68f) of decisions: in force
 
         at                           step       actor  reason
         2026-01-01T13:17:53.000001Z  proposed   ann    fewer chargebacks
         2026-01-01T13:17:53.000002Z  approved   bob    fewer chargebacks
         2026-01-01T13:17:53.000003Z  activated  ann    fewer chargebacks
 
-        against 71efd0d0a44f
+        against adfc0faa2bcf
           ~ version: 1
                    > 2
           ~ score: cast(payments_1h as double) + cast(amount as double) / 1000
@@ -791,7 +800,7 @@ fn the_command_prints_the_changes_and_the_next_step() {
         reason = "TERMINAL_WATCHED"
 
         $ policy rollback -> 0
-        payments-rules 1 (71efd0d0a44f) of decisions is in force again from 2026-01-01T13:17:53.000004Z on
+        payments-rules 1 (adfc0faa2bcf) of decisions is in force again from 2026-01-01T13:17:53.000004Z on
           ~ version: 2
                    > 1
           ~ score: cast(payments_1d as double)

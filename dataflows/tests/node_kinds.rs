@@ -385,6 +385,14 @@ fn tested(kind: &dyn NodeKind) -> Table {
 
 /// The faults of a topology with `NODES` and one more node.
 fn faults_of(node: &Table, value: Option<&str>) -> Vec<String> {
+    match plan_of(text_of(node, value)) {
+        Ok(_) => Vec::new(),
+        Err(faults) => faults,
+    }
+}
+
+/// The text of a topology with `NODES` and a node, with `value` in place of the placeholder.
+fn text_of(node: &Table, value: Option<&str>) -> String {
     static RULES: LazyLock<PathBuf> = LazyLock::new(|| {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("node_kinds_rules.toml");
         std::fs::write(&file, BUNDLE).unwrap();
@@ -395,11 +403,7 @@ fn faults_of(node: &Table, value: Option<&str>) -> Vec<String> {
     let mut nodes = Table::new();
     nodes.insert("node".to_owned(), Value::Array(vec![Value::Table(node)]));
     let nodes = nodes.to_string().replace(&format!("\"{PLACEHOLDER}\""), value.unwrap_or_default());
-    let text = format!("{ADMITTED}\n{NODES}\n{nodes}").replace("RULES", RULES.to_str().unwrap());
-    match plan_of(text) {
-        Ok(_) => Vec::new(),
-        Err(faults) => faults,
-    }
+    format!("{ADMITTED}\n{NODES}\n{nodes}").replace("RULES", RULES.to_str().unwrap())
 }
 
 /// The faults of a topology with `NODES` and the node of `TESTED`, one of whose settings has
@@ -415,6 +419,31 @@ fn faults_with(kind: &dyn NodeKind, key: &str, value: Option<&str>) -> Vec<Strin
 fn plan_of(text: String) -> Result<Plan, Vec<String>> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("inputs.toml");
     Plan::parse(&file, text).map_err(|faults| faults.into_iter().map(|fault| fault.message).collect())
+}
+
+/// A recorded plan states every setting, those that the topology left out too.
+#[test]
+fn the_plan_of_every_kind_is_read_back_with_and_without_each_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let mut planned = 0;
+    for kind in kinds_behind_the_gate() {
+        let node = tested(kind);
+        let without = node.keys().map(|left_out| {
+            let mut node = node.clone();
+            node.remove(left_out);
+            node
+        });
+        for node in without.chain([node.clone()]) {
+            let Ok(plan) = plan_of(text_of(&node, None)) else { continue };
+            plan.record(&store).unwrap();
+            let read = Plan::from_store(&plan.digest, &store, &[]);
+            let read = read.unwrap_or_else(|error| panic!("{}: {node}: {error}", kind.name()));
+            assert_eq!(read.digest, plan.digest, "{}: {node}", kind.name());
+            planned += 1;
+        }
+    }
+    assert!(planned > 2 * TESTED.len(), "{planned} plans");
 }
 
 #[test]
@@ -698,5 +727,28 @@ fn the_reference_has_a_page_for_every_kind() {
             "{} is not what the registry says; run UPDATE_REFERENCE=1 cargo test --release --workspace --test node_kinds",
             file.display()
         );
+    }
+}
+
+#[test]
+fn a_computed_column_cannot_have_the_name_of_a_column_of_tidegate() {
+    let project = tidegate_dataflows::nodes::kind_of("project").expect("a kind of this name");
+    let faults = faults_with(project, "columns", Some("{ _diff = \"cast(-1 as bigint)\" }"));
+    assert!(faults.iter().any(|fault| fault.contains("column `_diff` begins with `_`")), "{faults:?}");
+}
+
+#[test]
+fn a_table_cannot_have_the_name_of_another_that_a_service_shows() {
+    let sink = tidegate_dataflows::nodes::kind_of("sink.parquet").expect("a kind of this name");
+    for (name, part) in [
+        ("facts", "already"),
+        ("frontier", "already"),
+        ("stored", "already"),
+        ("stored_changes", "already"),
+        ("pg_class", "begins with `pg_`"),
+        ("Facts", "cannot name a table"),
+    ] {
+        let faults = faults_with(sink, "table", Some(&format!("\"{name}\"")));
+        assert!(faults.iter().any(|fault| fault.contains(part)), "{name}: {faults:?}");
     }
 }

@@ -51,6 +51,12 @@ pub enum ReplayError {
         /// The folder.
         path: PathBuf,
     },
+    /// The output folder is the data folder or lies in it.
+    #[error("`{path}` is in the data folder, whose files a replay must not change; choose another folder")]
+    InDataFolder {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The revisions in the log cannot be read.
     #[error(transparent)]
     Governance(#[from] Box<GovernanceError>),
@@ -96,8 +102,15 @@ pub fn replay_to(
     workers: usize,
     metrics: &RunMetrics,
 ) -> Result<(u64, Commits), ReplayError> {
+    if resolved(out).starts_with(resolved(data)) {
+        return Err(ReplayError::InDataFolder { path: out.to_owned() });
+    }
     let store = Store::open(out)?;
     store.probe()?;
+    // A replay that was stopped goes on, but not with the output of another plan.
+    if Commits::read(&store)?.list.iter().any(|commit| commit.plan != plan.digest) {
+        return Err(ReplayError::Occupied { path: out.to_owned() });
+    }
     table_catalog::declare(&plan.tables(), &store)?;
     graph_catalog::declare(&entity_graphs(plan), &store)?;
     let output = CommitContext::to_store(store.clone(), plan.digest, None)?;
@@ -106,6 +119,17 @@ pub fn replay_to(
     let facts =
         run_log(plan, &LogFolder::of_data(&Host::real(), data), &archive, &output, to, workers, metrics)?;
     Ok((facts, Commits::read(&store)?))
+}
+
+/// A path without links and relative parts, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for ancestor in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) {
+            return real.join(rest);
+        }
+    }
+    path
 }
 
 /// Replays the groups of a log that begin before `to` through `plan`, into `output`. Returns the

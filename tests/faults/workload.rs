@@ -151,8 +151,11 @@ fn undisturbed(
     Workload { name, topology, set, one_row_a_fact, records, outputs, ledger, objects, groups }
 }
 
-/// The output files of a store, without those that were never finished.
+/// The output files of a store, without those that were never finished and the recorded plans,
+/// which a replay does not write.
 pub fn outputs(store: &Path) -> Outputs {
-    let unfinished = |name: &str| name.contains(".unfinished-") || name.starts_with("probe-");
-    harness::committed(store).into_iter().filter(|(name, _)| !unfinished(name)).collect()
+    let is_output = |name: &str| {
+        !name.contains(".unfinished-") && !name.starts_with("probe-") && !name.starts_with("plans/")
+    };
+    harness::committed(store).into_iter().filter(|(name, _)| is_output(name)).collect()
 }

@@ -684,7 +684,9 @@ fn decimal(value: &TomlSpanned<DeValue<'_>>) -> Option<f64> {
 
 /// Writes resolved settings, in the form of [`Section::resolved`], as an inline value of TOML.
 pub fn toml_of(value: &Value) -> String {
-    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    // The escapes of JSON are escapes of a TOML string on one line, which a key must be. TOML has
+    // to escape one more character.
+    let quoted = |text: &str| Value::String(text.to_owned()).to_string().replace('\u{7f}', "\\u007f");
     let table = |pairs: Vec<(String, String)>| {
         let pairs: Vec<String> = pairs.into_iter().map(|(key, value)| format!("{key} = {value}")).collect();
         format!("{{ {} }}", pairs.join(", "))

@@ -69,7 +69,7 @@ impl NodeKind for AsOfKind {
 
     fn about(&self) -> &'static str {
         "Adds to each row the values that a keyed timeline had at the row's tick: those of the row with the \
-         latest effective time among the rows that were admitted before it. `NAME_status` is RESOLVED, NOT_FOUND, \
+         latest effective time among the rows that were admitted before it or with it. `NAME_status` is RESOLVED, NOT_FOUND, \
          or CONFLICT when rows of one effective time disagree; `NAME_tick` is the tick of the row that was found."
     }
 

@@ -95,6 +95,15 @@ impl Spec {
             }
         }
         for (name, sql) in &self.columns {
+            if name.value.starts_with('_') {
+                // A computed `_diff` would make a changelog of rows that are facts.
+                let what = format!(
+                    "column `{}` begins with `_`, as only Tidegate's own columns do; give it another name",
+                    name.value
+                );
+                cx.fault(name.line, what);
+                is_complete = false;
+            }
             match cx.expression(sql, input, None) {
                 Some(planned) => {
                     let nullable = planned.expr.physical.nullable(input).unwrap_or(true);

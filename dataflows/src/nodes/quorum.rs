@@ -247,7 +247,6 @@ impl NodeKind for QuorumKind {
             claim,
             stream: section.required_text("stream", "the column that names the voting stream"),
             value: section.required_text("value", "the column with the value it votes for"),
-            has_time: section.has("time"),
             time: section.text_or("time", columns::TS_UTC),
             group: section.text("group"),
             out_of_band: section.text("out_of_band"),
@@ -266,7 +265,6 @@ struct Spec {
     value: Spanned,
     time: Spanned,
     /// Whether the file names a time column.
-    has_time: bool,
     group: Option<Spanned>,
     out_of_band: Option<Spanned>,
     eligible: Option<Spanned>,
@@ -300,8 +298,10 @@ impl NodeSpec for Spec {
         let stream = cx.retained_column(&self.stream, input, of);
         let value = cx.retained_column(&self.value, input, of);
         // A changelog has the order of its ticks; it needs no time of its own.
+        // The default may be written out, as in a recorded plan, and means the same.
+        let is_default = self.time.value == columns::TS_UTC;
         let is_changelog = input.index_of(columns::DIFF).is_ok();
-        let time = if is_changelog && !self.has_time {
+        let time = if is_changelog && is_default {
             input.index_of(&self.time.value).is_ok().then(|| cx.time_column(&self.time, input, of))
         } else {
             Some(cx.time_column(&self.time, input, of))

@@ -23,8 +23,9 @@ use crate::topology::{Node, Topology};
 /// The name of the table that the planner reserves for rows on which expressions failed.
 pub const ERRORS_TABLE: &str = "errors";
 
-/// Tables that every folder has, whose names no sink may take.
-const RESERVED_TABLES: [&str; 5] = [ERRORS_TABLE, "facts", "receipts", "quarantine", "governance"];
+/// Tables that every folder or service has, whose names no sink may take.
+const RESERVED_TABLES: [&str; 6] =
+    [ERRORS_TABLE, "facts", "receipts", "quarantine", "governance", "frontier"];
 
 /// Names that receipts give as a source although no source has them, and which receipts do.
 const RESERVED_SOURCES: [(&str, &str); 2] = [
@@ -383,7 +384,7 @@ impl<'t> Planner<'t> {
 
     /// Checks that every table has a name of its own.
     fn check_table_names(&self) {
-        let mut taken = BTreeSet::from(RESERVED_TABLES);
+        let mut taken: BTreeSet<String> = RESERVED_TABLES.map(str::to_owned).into();
         for node in &self.topology.nodes {
             let Some(name) = node.spec.as_ref().and_then(|spec| spec.table()) else { continue };
             if name.is_absent() {
@@ -395,7 +396,18 @@ impl<'t> Planner<'t> {
                     format!("`{}` cannot name a table; use lower-case letters, digits and `_`", name.value);
                 self.fault(name.line, what);
             }
-            if !taken.insert(&name.value) {
+            if name.value.starts_with("pg_") {
+                let what = format!(
+                    "`{}` begins with `pg_`, as the tables of the Postgres catalogue do; give `table` of {} another name",
+                    name.value,
+                    node.called("node")
+                );
+                self.fault(name.line, what);
+            }
+            // A changelog is also served whole, under its name with a suffix.
+            let is_new = taken.insert(name.value.clone());
+            taken.insert(format!("{}_changes", name.value));
+            if !is_new {
                 let what = format!(
                     "there is a table named `{}` already; give `table` of {} another name",
                     name.value,
