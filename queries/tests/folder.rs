@@ -737,11 +737,11 @@ fn a_file_named_by_a_commit_must_exist_and_be_whole() {
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..100]).unwrap();
     expect![[r#"
-        error: file `DATA/store/tables/decisions/0000/00000000000000000000-06236327127040000000.parquet` of table `decisions` has 100 bytes where its commit names 2249; restore it from a copy, or run the topology on the log with a new store
+        error: file `DATA/store/tables/decisions/00000000000000000000-00389770445440000000-3e212e6ff129b6f7.parquet` of table `decisions` has 100 bytes where its commit names 2874; restore it from a copy, or run the topology on the log with a new store
     "#]].assert_eq(&answer(Format::Table, data.path(), "select 1"));
     std::fs::remove_file(&path).unwrap();
     expect![[r#"
-        error: file `DATA/store/tables/decisions/0000/00000000000000000000-06236327127040000000.parquet` of table `decisions` cannot be read, and a commit names it; restore it from a copy, or run the topology on the log with a new store
+        error: file `DATA/store/tables/decisions/00000000000000000000-00389770445440000000-3e212e6ff129b6f7.parquet` of table `decisions` cannot be read, and a commit names it; restore it from a copy, or run the topology on the log with a new store
     "#]].assert_eq(&answer(Format::Table, data.path(), "select 1"));
 }
 
@@ -1062,7 +1062,10 @@ fn a_wrong_graph_call_gets_a_message_with_the_valid_choices() {
         ),
         ("select * from profile('card', '1', limit => 3)", "has no argument `limit`"),
         ("select * from neighbours('card', '1', limit => 'all')", "takes a number of rows"),
-        ("select * from neighbours('card', '1', as_of => 'long ago')", "neither a tick nor a time"),
+        (
+            "select * from neighbours('card', '1', as_of => 'long ago')",
+            "takes a literal tick or time for `as_of`",
+        ),
         ("select * from neighbours('card', (select '1'))", "takes literals and parameters only"),
         ("select * from neighbours('card', '1', 5, limit => 5)", "has `limit` twice"),
         ("select * from graph_version('grph')", "there is no graph `grph`"),
