@@ -179,6 +179,12 @@ fn mutations() -> Vec<Mutation> {
             Box::new(move |data| redecide(data, &name, row)),
         );
     }
+    let plans = names(|n| n.starts_with("store/plans/") && n.ends_with(".json"));
+    let name = plans[0].clone();
+    let cut = move |data: &Path| write(data, &name, |bytes| bytes[..bytes.len() / 2].to_vec());
+    add("truncate", &plans[0], Box::new(cut));
+    let name = plans[0].clone();
+    add("drop", &plans[0], Box::new(move |data| std::fs::remove_file(data.join(&name)).unwrap()));
     let stray = "store/tables/decisions/00000000000000000001-00000000000000000002-0123456789abcdef.parquet";
     let from = sealed[0].clone();
     let add_file = move |data: &Path| std::fs::copy(data.join(&from), data.join(stray)).map(drop).unwrap();

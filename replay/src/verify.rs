@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use arrow::array::{Array, AsArray, RecordBatch};
+use tidegate_dataflows::Plan;
+use tidegate_dataflows::plan::RecordedPlanError;
 use tidegate_facts::jcs::ObjectWriter;
 use tidegate_facts::seal::{Chain, merkle_root};
 use tidegate_facts::{Digest, Tick, Topic, columns};
@@ -86,6 +88,7 @@ pub fn verify(log: &dyn LogReader, store: &Store, keys: &[PublicKey]) -> Result<
         }
     }
     check.unnamed_files(store, &commits)?;
+    check.plans(store, &commits)?;
     check.schemas(store)?;
     let mut verified = check.verified;
     verified.findings.sort();
@@ -117,28 +120,32 @@ impl Check {
     /// those that can be read.
     fn commits(&mut self, store: &Store, keys: &[PublicKey]) -> Result<Vec<Commit>, StoreError> {
         let names: BTreeSet<String> = store.list("commits")?.into_iter().collect();
-        let last = names.iter().rev().find_map(|name| number_in(name));
         let mut commits: Vec<Commit> = Vec::new();
         // The digest and the upper end of the previous commit, if it could be read.
         let mut before = Some((Digest::default(), Tick::ZERO));
-        let expected: Vec<String> = last.map_or(0..0, |last| 0..last + 1).map(Commit::name).collect();
-        for name in names.iter().filter(|name| !expected.contains(name)) {
-            self.find(name, None, "is not a commit: the name of a commit is its number in 20 digits");
-        }
-        for (number, name) in expected.iter().enumerate() {
-            self.verified.commits += 1;
-            if !names.contains(name) {
-                self.find(name, None, format!("is missing, but commit {} follows it", number + 1));
-                before = None;
+        let mut next = 0;
+        for name in &names {
+            let Some(number) = number_in(name) else {
+                self.find(name, None, "is not a commit: the name of a commit is its number in 20 digits");
                 continue;
+            };
+            if number > next {
+                let missing = match number - next {
+                    1 => "is missing".to_owned(),
+                    count => format!("and the next {} are missing", count - 1),
+                };
+                self.find(Commit::name(next), None, format!("{missing}, but commit {number} follows"));
+                before = None;
             }
-            let commit = match read_commit(store, name, number as u64) {
+            next = number.saturating_add(1);
+            self.verified.commits += 1;
+            let commit = match read_commit(store, name, number) {
                 Ok((commit, digest)) => {
                     self.signature(name, &commit, keys);
                     if let Some((previous, upper)) = before
                         && (commit.previous, commit.lower) != (previous, upper)
                     {
-                        let earlier = number.checked_sub(1).map_or(name, |earlier| &expected[earlier]);
+                        let earlier = number.checked_sub(1).map_or_else(|| name.clone(), Commit::name);
                         let what = format!(
                             "is not the commit that `{name}` follows: its digest is {previous}, and the one named \
                              there is {}; one of the two was changed or replaced",
@@ -462,6 +469,25 @@ impl Check {
             if !declared.iter().any(|graph| name == format!("graphs/{}.json", graph.node)) {
                 self.find(name, None, "does not contain the tables of an entity graph");
             }
+        }
+        Ok(())
+    }
+
+    /// Checks that the recorded plans of the commits are as they were recorded, if the store has any.
+    /// The output of a replay or a backfill has none.
+    fn plans(&mut self, store: &Store, commits: &[Commit]) -> Result<(), StoreError> {
+        if store.list("plans")?.is_empty() {
+            return Ok(());
+        }
+        for digest in commits.iter().map(|commit| commit.plan).collect::<BTreeSet<_>>() {
+            let damage = match Plan::from_store(&digest, store, &[]) {
+                // Another version of the program may have recorded it.
+                Ok(_) | Err(RecordedPlanError::OtherVersion { .. } | RecordedPlanError::Faults { .. }) => {
+                    continue;
+                }
+                Err(damage) => damage,
+            };
+            self.find(format!("plans/{digest}.json"), None, format!("cannot be read: {damage}"));
         }
         Ok(())
     }
