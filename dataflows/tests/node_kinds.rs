@@ -564,9 +564,12 @@ fn every_input_of_every_kind_refuses_what_it_does_not_accept() {
     assert!(tried >= 24, "{tried} inputs were tried");
 }
 
+/// A setting and its other value.
+type Change = (&'static str, &'static str);
+
 /// For each input of each kind: a setting with which a key of it meets a key of another type;
 /// `None` when no key of the input meets another.
-const KEYS_OF_TWO_TYPES: &[(&str, &str, Option<(&str, &str)>)] = &[
+const KEYS_OF_TWO_TYPES: &[(&str, &str, Option<Change>)] = &[
     ("filter", "input", None),
     ("project", "input", None),
     ("union", "inputs", Some(("inputs", "[\"facts\", \"admitted\"]"))),
@@ -615,7 +618,7 @@ fn keys_of_two_types_are_refused_at_every_input_where_keys_meet() {
 
 /// For each kind: a setting with which one of its outputs, or its table, would have two columns of
 /// one name; `None` when its outputs have the columns of its input or its own alone.
-const TWO_COLUMNS_OF_ONE_NAME: &[(&str, Option<(&str, &str)>)] = &[
+const TWO_COLUMNS_OF_ONE_NAME: &[(&str, Option<Change>)] = &[
     ("filter", None),
     ("project", Some(("passthrough", "[\"amount\", \"amount\"]"))),
     ("union", None),
