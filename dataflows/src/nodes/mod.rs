@@ -14,7 +14,6 @@ mod gate;
 mod linkage;
 mod project;
 mod quorum;
-mod sample;
 mod seal;
 mod sink_jsonl;
 mod sink_parquet;
@@ -38,7 +37,6 @@ pub static KINDS: &[&dyn NodeKind] = &[
     &gate::Gate,
     &filter::Filter,
     &project::Project,
-    &sample::Sample,
     &union::Union,
     &windows::Windows,
     &as_of::AsOfKind,
