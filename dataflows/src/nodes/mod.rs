@@ -14,6 +14,7 @@ mod gate;
 mod linkage;
 mod project;
 mod quorum;
+mod sample;
 mod seal;
 mod sink_jsonl;
 mod sink_parquet;
@@ -37,6 +38,7 @@ pub static KINDS: &[&dyn NodeKind] = &[
     &gate::Gate,
     &filter::Filter,
     &project::Project,
+    &sample::Sample,
     &union::Union,
     &windows::Windows,
     &as_of::AsOfKind,
