@@ -473,7 +473,7 @@ impl Check {
         Ok(())
     }
 
-    /// Checks that the recorded plans of the commits are as they were recorded, if the store has any.
+    /// Checks that the plans of the commits are as they were recorded, if the store has any.
     /// The output of a replay or a backfill has none.
     fn plans(&mut self, store: &Store, commits: &[Commit]) -> Result<(), StoreError> {
         if store.list("plans")?.is_empty() {
