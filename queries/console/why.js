@@ -51,7 +51,7 @@ export async function showWhy(main, { argument: id, filters }, signal) {
       el("div.stack",
         el("section.card", el("div.head", el("h2", "Seal and proof"), el("span.spring"), verify), seal,
           note("Prove it without this console:"),
-          command(`tidegate verify --data ${shellWord(status.latest()?.data ?? "DATA")} --episode ${isDigest(decision.decision_id) ? decision.decision_id : "ID"}`)),
+          command(`tidegate verify --public-key FILE --data ${shellWord(status.latest()?.data ?? "DATA")} --episode ${isDigest(decision.decision_id) ? decision.decision_id : "ID"}`)),
         basedOn(decision), factCard(fact, decision))));
   if (!answer.sealed) sealLater(reload, signal);
 }
@@ -157,7 +157,7 @@ function featuresCard(decision) {
   const row = (name) => el("tr", el("th", { scope: "row" }, breakable(name)), el("td", { class: isCount(decision[name]) ? "number" : null }, value(decision[name])));
   const half = Math.ceil(names.length / 2);
   const part = (some) => el("table.pairs", { "aria-label": "Features" }, el("tbody", some.map(row)));
-  return card("What was seen", el("div.halves", part(names.slice(0, half)), part(names.slice(half))));
+  return card("What the decision read", el("div.halves", part(names.slice(0, half)), part(names.slice(half))));
 }
 
 const isCount = (of) => /^-?\d+(\.\d+)?$/.test(of);
