@@ -1,35 +1,17 @@
 //! A run on a log in memory commits what a run on segment files commits.
 
-use std::path::Path;
+mod small_world;
+
 use std::sync::Arc;
 
-use tidegate_dataflows::Plan;
 use tidegate_dataflows::governance::{DataFolder, GovernanceError};
-use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_dataflows::run::{Options, run, run_on};
-use tidegate_dataflows::topology::Override;
 use tidegate_facts::Digest;
 use tidegate_host::SeededRandom;
 use tidegate_sinks::log::{LogFolder, LogReader, MemoryLog};
 use tidegate_sinks::store::Store;
 
-fn plan() -> Arc<Plan> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fraud.toml");
-    let set = [
-        "transactions.world.days=20",
-        "transactions.world.customers=100",
-        "transactions.world.terminals=50",
-        "commit_rows=200",
-    ];
-    let set: Vec<Override> = set.iter().map(|text| Override::parse(text).unwrap()).collect();
-    Arc::new(Plan::read(&file, &set).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}")))
-}
-
-fn metrics(plan: &Plan) -> RunMetrics {
-    let sources: Vec<String> = plan.sources.iter().map(|source| source.name.clone()).collect();
-    let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
-    RunMetrics::new(&sources, &nodes)
-}
+use small_world::{metrics, plan};
 
 #[test]
 fn a_run_on_a_log_in_memory_commits_what_a_run_on_segment_files_commits() {

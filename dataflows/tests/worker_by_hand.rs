@@ -1,5 +1,7 @@
 //! A worker that is driven turn by turn, with a writer whose jobs are stepped, commits what threads commit.
 
+mod small_world;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -7,33 +9,15 @@ use std::sync::mpsc::sync_channel;
 use tidegate_dataflows::Plan;
 use tidegate_dataflows::commit::CommitContext;
 use tidegate_dataflows::ingest::log_feed::LogFeed;
-use tidegate_dataflows::metrics::RunMetrics;
 use tidegate_dataflows::render::workers::{GraphWorker, WorkerInput, WorkerStatus};
 use tidegate_dataflows::run::{Options, run};
-use tidegate_dataflows::topology::Override;
 use tidegate_host::{Host, SteppedTasks};
 use tidegate_sinks::archive::{Bound, Preference, read_range};
 use tidegate_sinks::commits::Commits;
 use tidegate_sinks::log::LogFolder;
 use tidegate_sinks::store::Store;
 
-fn plan() -> Arc<Plan> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fraud.toml");
-    let set = [
-        "transactions.world.days=20",
-        "transactions.world.customers=100",
-        "transactions.world.terminals=50",
-        "commit_rows=200",
-    ];
-    let set: Vec<Override> = set.iter().map(|text| Override::parse(text).unwrap()).collect();
-    Arc::new(Plan::read(&file, &set).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}")))
-}
-
-fn metrics(plan: &Plan) -> RunMetrics {
-    let sources: Vec<String> = plan.sources.iter().map(|source| source.name.clone()).collect();
-    let nodes: Vec<String> = plan.steps.iter().map(|step| step.name.clone()).collect();
-    RunMetrics::new(&sources, &nodes)
-}
+use small_world::{metrics, plan};
 
 /// Drives one worker over the log of `data`. A job of the writer runs after every `stride` turns.
 fn drive(plan: &Arc<Plan>, data: &Path, out: &Path, stride: usize) -> Commits {

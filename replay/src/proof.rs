@@ -19,7 +19,7 @@ use tidegate_sinks::log::LogReader;
 use tidegate_sinks::signing::PublicKey;
 use tidegate_sinks::store::{Store, StoreError};
 
-use crate::find_fact::archived_row_at;
+use crate::find_fact::{archived_row_at, possible_event_ids};
 
 /// The column with the id of a decision.
 const DECISION_ID: &str = "decision_id";
@@ -227,12 +227,6 @@ fn find<'c>(
     matching.pop().ok_or_else(|| ProofError::Unknown { id: id.to_owned() })
 }
 
-/// The event ids that `id` may contain: itself, and what follows each colon, because both event
-/// types and event ids may contain colons.
-fn possible_event_ids(id: &str) -> Vec<&str> {
-    [id].into_iter().chain(id.match_indices(':').map(|(at, _)| &id[at + 1..])).collect()
-}
-
 /// The files of sealed tables in the order of the commits. With a tick, only those of the commit
 /// whose interval contains it.
 fn sealed_files(commits: &Commits, at: Option<Tick>) -> impl Iterator<Item = (&Commit, &TableFile)> {
@@ -279,11 +273,7 @@ fn select<'c>(
 impl SealedDecision<'_> {
     /// `TYPE:ID` of its fact; `None` if neither the log nor the archive in `store` holds the fact.
     fn exact_id(&self, store: &Store, log: &dyn LogReader) -> Result<Option<String>, ArchiveError> {
-        match archived_row_at(log, store, self.tick) {
-            Ok(fact) => Ok(fact.map(|fact| format!("{}:{}", fact.event_type, self.event_id))),
-            Err(ArchiveError::Missing { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(archived_row_at(log, store, self.tick)?.map(|fact| fact.exact_id(&self.event_id)))
     }
 
     fn candidate(
@@ -489,12 +479,6 @@ pub fn story_of(values: &[(String, String)]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_event_id_may_begin_after_any_colon() {
-        assert_eq!(possible_event_ids("p-1"), ["p-1"]);
-        assert_eq!(possible_event_ids("pay.v1:till:7"), ["pay.v1:till:7", "till:7", "7"]);
-    }
 
     #[test]
     fn the_error_names_the_candidates() {

@@ -13,9 +13,8 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidegate_facts::{Digest, Tick, columns};
-use tidegate_replay::find_fact::{LocatedFact, archived_row_at};
+use tidegate_replay::find_fact::{LocatedFact, archived_row_at, possible_event_ids};
 use tidegate_replay::proof::{EpisodeProof, ProofError, prove_at, story_of};
-use tidegate_sinks::archive::ArchiveError;
 use tidegate_sinks::commits::Commits;
 use utoipa::{IntoParams, ToSchema};
 
@@ -131,8 +130,7 @@ pub(super) async fn decision(
 /// The SQL condition that finds every decision that an id may refer to.
 fn condition_of(id: &str) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
-    let suffixes = id.match_indices(':').map(|(at, _)| &id[at + 1..]);
-    let ids: Vec<String> = [id].into_iter().chain(suffixes).map(quoted).collect();
+    let ids: Vec<String> = possible_event_ids(id).into_iter().map(quoted).collect();
     let by_event = format!("event_id IN ({})", ids.join(", "));
     match Digest::from_hex(id) {
         Some(_) => format!("{by_event} OR {DECISION_ID} = X{}", quoted(id)),
@@ -230,7 +228,7 @@ impl DecidedFact {
 
     /// The event type and event id; `None` if the fact, and so its type, is unknown.
     fn exact_id(&self) -> Option<String> {
-        self.fact.as_ref().map(|fact| format!("{}:{}", fact.event_type, self.event_id))
+        self.fact.as_ref().map(|fact| fact.exact_id(&self.event_id))
     }
 
     /// Whether a caller that gives this id may mean the fact, whatever its event type.
@@ -251,11 +249,7 @@ impl DecidedFact {
 
 /// The fact of a tick; `None` if neither the log nor the archive holds it.
 fn fact_of(service: &Service, tick: Tick) -> Result<Option<LocatedFact>, ApiError> {
-    match archived_row_at(service.log.as_ref(), &service.store, tick) {
-        Ok(fact) => Ok(fact),
-        Err(ArchiveError::Missing { .. }) => Ok(None),
-        Err(error) => Err(ApiError::internal(error)),
-    }
+    archived_row_at(service.log.as_ref(), &service.store, tick).map_err(ApiError::internal)
 }
 
 /// Chooses the decision that a query refers to, and explains it.
